@@ -1,0 +1,160 @@
+"""What a model folder says about itself: the one contract between training (writes it) and the service (reads it).
+
+`models/<name>/<version>/manifest.json` is a `ForecastManifest` or a `TextManifest`. This module imports nothing of ours
+and knows nothing of PyTorch, ONNX Runtime or HTTP.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+MANIFEST_FILE = "manifest.json"
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
+DType = Literal["float32", "float64", "int64"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tensor(_Frozen):
+    """An input or output of the graph. `shape` leaves out the batch axis, which is always axis 0; "T" is time."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | Literal["T"], ...]
+
+
+class State(_Frozen):
+    """A recurrent state tensor: what a sequence carries from one call to the next.
+
+    `shape` is per sequence (the batch axis, axis 0, left out) and constant. The graph takes it as input `name` and
+    returns it as output `output`. A fresh sequence starts with every element at `initial`.
+    """
+
+    name: str
+    output: str
+    dtype: DType
+    shape: tuple[int, ...]
+    initial: float = 0.0
+
+
+class Graph(_Frozen):
+    """The ONNX file, beside the manifest."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    opset: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    state: tuple[State, ...]
+    max_steps: int = Field(gt=0, description="most time steps in one call of the graph; longer input goes in chunks")
+
+
+class DataSource(_Frozen):
+    """A file that the model was trained on."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Provenance(_Frozen):
+    """How the model came to be, so that it can be made again."""
+
+    command: str
+    seed: int
+    created_at: str = Field(description="UTC, ISO 8601")
+    duration_seconds: float = Field(ge=0)
+    data: tuple[DataSource, ...]
+    cell: str
+    layers: int = Field(gt=0)
+    hidden: int = Field(gt=0)
+    parameters: int = Field(gt=0)
+    versions: dict[str, str] = Field(description="python, torch, onnx, carry")
+
+
+class _Model(_Frozen):
+    format: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN)
+    version: int = Field(ge=1)
+    description: str = ""
+    graph: Graph
+    metrics: dict[str, float] = Field(description="on the test part; the card says how they were measured")
+    provenance: Provenance
+
+
+class ForecastManifest(_Model):
+    """A forecaster of numeric series.
+
+    Graph inputs, besides the state: `values` float64 (B, T, F), unscaled, anything finite where missing; `mask`
+    float32 (B, T, F), 1 = observed, 0 = missing; `lengths` int64 (B,), each at least 1: row b uses its first
+    lengths[b] steps. Feature 0 is the target.
+    Outputs: `quantiles` float64 (B, H, Q), unscaled, ascending along Q, for the H values after the last step;
+    `one_step` float64 (B, T, Q), the quantiles of the value after each step given.
+    """
+
+    kind: Literal["forecast"] = "forecast"
+    features: tuple[str, ...] = Field(min_length=1, description="names in the order of axis F; the first is the target")
+    horizon: int = Field(gt=0, description="H: values forecast by one call of the graph")
+    quantile_levels: tuple[float, ...] = Field(min_length=1, description="ascending, each in (0, 1), 0.5 among them")
+    context: int = Field(gt=0, description="time steps per training window; at least so many give the best forecasts")
+
+    @model_validator(mode="after")
+    def _levels_ascend(self) -> "ForecastManifest":
+        levels = self.quantile_levels
+        if 0.5 not in levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
+            raise ValueError("quantile_levels must ascend strictly within (0, 1) and hold 0.5")
+        return self
+
+    @property
+    def target(self) -> str:
+        """The name of the feature that is forecast."""
+        return self.features[0]
+
+
+class TextManifest(_Model):
+    """A character model.
+
+    Graph inputs, besides the state: `tokens` int64 (B, T), indices into `vocabulary`, or 0 for any other character;
+    `lengths` int64 (B,), each at least 1.
+    Outputs: `logits` float32 (B, V), scores of the next token after each row's last; `logits_all` float32 (B, T, V),
+    after every token. Token 0 is the unknown character: it can be read but is never generated.
+    """
+
+    kind: Literal["text"] = "text"
+    vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> character; token 0, unknown, is ''")
+    replacements: dict[str, str] = Field(
+        default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"
+    )
+    context: int = Field(gt=0, description="characters per training window (truncation of backpropagation)")
+
+    @model_validator(mode="after")
+    def _vocabulary_is_characters(self) -> "TextManifest":
+        if self.vocabulary[0] != "" or any(len(c) != 1 for c in self.vocabulary[1:]):
+            raise ValueError("vocabulary must be '' (unknown) and then single characters")
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("vocabulary must not repeat a character")
+        return self
+
+
+Manifest = Annotated[ForecastManifest | TextManifest, Field(discriminator="kind")]
+_adapter: TypeAdapter[ForecastManifest | TextManifest] = TypeAdapter(Manifest)
+
+
+def read_manifest(folder: Path) -> ForecastManifest | TextManifest:
+    """Read and validate a model folder's manifest.
+
+    Raises:
+        OSError: it cannot be read.
+        pydantic.ValidationError: it is not a manifest (this is a `ValueError`).
+    """
+    return _adapter.validate_json((folder / MANIFEST_FILE).read_bytes())
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
