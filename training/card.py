@@ -1,0 +1,62 @@
+"""CARD.md: what a person should know of a model before using it, written from its manifest and its training run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.manifest import ForecastManifest, TextManifest
+from training.loop import Epoch
+
+CARD_FILE = "CARD.md"
+
+
+def figures_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """A Markdown table: a line for each method, a column for each measure."""
+    measures = list(dict.fromkeys(name for line in scores.values() for name in line))
+    rows = [["", *measures], ["---", *["---:"] * len(measures)]]
+    rows += [[name, *(f"{line[m]:.4g}" if m in line else "" for m in measures)] for name, line in scores.items()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+class ModelCard:
+    """Collects a card's sections while the model is measured."""
+
+    def __init__(self, history: Sequence[Epoch]) -> None:
+        self._history = history
+        self._sections: list[str] = []
+        self._pictures: list[str] = []
+
+    def section(self, title: str, text: str) -> None:
+        """Add a section."""
+        self._sections.append(f"## {title}\n\n{text}")
+
+    def picture(self, name: str, caption: str) -> None:
+        """Add `pictures/<name>.png`, whose data is `pictures/<name>.csv`."""
+        self._pictures.append(f"![{caption}](pictures/{name}.png)\n\n{caption} Data: `pictures/{name}.csv`.")
+
+    def write(self, folder: Path, manifest: ForecastManifest | TextManifest) -> None:
+        """Write the card into the model folder."""
+        made = manifest.provenance
+        if isinstance(manifest, ForecastManifest):
+            kind = (
+                f"Forecasts the next {manifest.horizon} values of `{manifest.target}` at the quantile levels "
+                f"{', '.join(map(str, manifest.quantile_levels))}, from the features "
+                f"{', '.join(f'`{name}`' for name in manifest.features)}."
+            )
+        else:
+            kind = f"Continues text, character by character; it knows {len(manifest.vocabulary) - 1} characters."
+        best = min(self._history, key=lambda epoch: epoch.valid_loss)
+        data = "\n".join(f"- `{source.file}`, sha256 `{source.sha256}`" for source in made.data)
+        parts = [
+            f"# {manifest.name}, version {manifest.version}",
+            manifest.description,
+            kind,
+            f"## How it was made\n\n```\n{made.command}\n```\n\n"
+            f"{made.cell.upper() if len(made.cell) < 5 else made.cell.title()} network, layers: {made.layers}, units per "
+            f"layer: {made.hidden}, parameters: {made.parameters:,}. Trained for {len(self._history)} epochs in "
+            f"{made.duration_seconds:,.0f} s (seed {made.seed}, {made.created_at}, "
+            f"{', '.join(f'{name} {version}' for name, version in made.versions.items())}). Best epoch: {best.epoch}, "
+            f"training loss {best.train_loss:.4f}, validation loss {best.valid_loss:.4f}.\n\nData:\n\n{data}",
+            *self._sections,
+            "## Pictures\n\n" + "\n\n".join(self._pictures) if self._pictures else "",
+        ]
+        (folder / CARD_FILE).write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")

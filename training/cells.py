@@ -1,0 +1,96 @@
+"""The recurrent cells, stacked: Elman, Jordan, LSTM and GRU behind one interface of inputs + state -> outputs + state.
+
+State is a flat dict of tensors (B, hidden), named as the exported graph names them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Cell = Literal["elman", "jordan", "lstm", "gru"]
+CELLS: tuple[Cell, ...] = get_args(Cell)
+
+RecurrentState = Mapping[str, Tensor]
+
+
+class JordanLayer(nn.Module):
+    """Jordan's network as a layer: its own output, not its hidden layer, is what feeds back.
+
+    h_t = tanh(W x_t + b + U y_{t-1}), y_t = tanh(V h_t + c)
+    (M. I. Jordan, "Serial order: a parallel distributed processing approach", 1986).
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.from_input = nn.Linear(inputs, hidden)
+        self.from_output = nn.Linear(hidden, hidden, bias=False)
+        self.to_output = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, inputs) and the previous output y (B, hidden) -> outputs (B, T, hidden) and the last of them."""
+        outputs = []
+        for step in self.from_input(x).unbind(dim=1):
+            y = torch.tanh(self.to_output(torch.tanh(step + self.from_output(y))))
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), y
+
+
+_LAYERS: dict[Cell, type[nn.Module]] = {"elman": nn.RNN, "jordan": JordanLayer, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class Recurrent(nn.Module):
+    """Layers of one cell. Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks."""
+
+    def __init__(self, cell: Cell, inputs: int, hidden: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.cell = cell
+        self.hidden = hidden
+        make = _LAYERS[cell]
+        options = {} if cell == "jordan" else {"batch_first": True}
+        self.layers = nn.ModuleList(make(inputs if i == 0 else hidden, hidden, **options) for i in range(layers))
+        self.dropout = nn.Dropout(dropout)
+        for layer in self.layers:
+            _initialise(layer, hidden)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state tensors, each (B, hidden), starting at zero."""
+        parts = ("h", "c") if self.cell == "lstm" else ("h",)
+        return tuple(f"layer{i}_{part}" for i in range(len(self.layers)) for part in parts)
+
+    def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, dict[str, Tensor]]:
+        """x (B, T, inputs) and the state before it -> outputs (B, T, hidden) and the state after it."""
+        after: dict[str, Tensor] = {}
+        for i, layer in enumerate(self.layers):
+            if i:
+                x = self.dropout(x)
+            h = state[f"layer{i}_h"]
+            match self.cell:
+                case "jordan":
+                    x, after[f"layer{i}_h"] = layer(x, h)
+                case "lstm":
+                    x, (last, cell_state) = layer(x, (h[None], state[f"layer{i}_c"][None]))
+                    after[f"layer{i}_h"], after[f"layer{i}_c"] = last[0], cell_state[0]
+                case _:
+                    x, last = layer(x, h[None])
+                    after[f"layer{i}_h"] = last[0]
+        return x, after
+
+
+def _initialise(layer: nn.Module, hidden: int) -> None:
+    """Orthogonal recurrent weights (Saxe et al. 2014) and an LSTM forget gate that starts open (Jozefowicz et al. 2015)."""
+    for name, parameter in layer.named_parameters():
+        if "weight_hh" in name or "from_output" in name:
+            for gate in parameter.split(hidden):
+                nn.init.orthogonal_(gate)
+        elif parameter.dim() == 2:
+            bound = math.sqrt(3 / parameter.shape[1])
+            nn.init.uniform_(parameter, -bound, bound)
+        else:
+            nn.init.zeros_(parameter)
+    if isinstance(layer, nn.LSTM):
+        with torch.no_grad():
+            layer.bias_ih_l0[hidden : 2 * hidden] = 1.0

@@ -1,0 +1,276 @@
+"""The verbs `carry train forecast`, `carry train text` and `carry evaluate`. Importable without PyTorch: what a command
+needs is imported when it runs.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.manifest import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from training.cells import Cell as CellName
+    from training.loop import LoopConfig
+    from training.provenance import Run
+
+train = typer.Typer(help="Train a model and write it as a model folder that `carry serve` loads.", no_args_is_help=True)
+
+SERIES = "CSV, Parquet or JSON lines (gzipped or not): one column per series, or unique_id, ds, y and feature columns."
+Data = Annotated[list[Path], typer.Argument(help=SERIES, show_default=False)]
+Texts = Annotated[
+    list[Path], typer.Argument(help="UTF-8 text files, or .jsonl with a field `text`, gzipped or not.", show_default=False)
+]
+Name = Annotated[str, typer.Option(help="Name of the model; a new version of it is written.", show_default=False)]
+Description = Annotated[str, typer.Option(help="A sentence for the card and for GET /models.")]
+Cell = Annotated[str, typer.Option(help="elman, jordan, lstm or gru.")]
+Layers = Annotated[int, typer.Option(min=1, help="Recurrent layers.")]
+Hidden = Annotated[int, typer.Option(min=1, help="Units per layer.")]
+Dropout = Annotated[float, typer.Option(min=0, max=0.95, help="Between layers; for text also before and after them.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the training part.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="At its highest, after the warm-up.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")]
+Patience = Annotated[int, typer.Option(min=0, help="Stop after so many epochs without a better validation loss.")]
+Rows = Annotated[int, typer.Option(min=1, help="Sequences read side by side (batch size).")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+ModelsDir = Annotated[Path, typer.Option(help="Where model folders are.")]
+RunDir = Annotated[Path | None, typer.Option(help="Checkpoint and log; an unfinished run there is resumed. [runs/NAME]")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget an unfinished run instead of resuming it.")]
+Valid = Annotated[float, typer.Option(min=0, max=0.5, help="Share held out to choose the weights.")]
+Test = Annotated[float, typer.Option(min=0, max=0.5, help="Share at the end held out to measure.")]
+Baselines = Annotated[bool, typer.Option(help="Measure fitted baselines on the same test part.")]
+
+
+@train.command("forecast")
+def train_forecast(
+    data: Data,
+    name: Name,
+    target: Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")] = None,
+    features: Annotated[str, typer.Option(help="Further columns to read, separated by commas.")] = "",
+    horizon: Annotated[int, typer.Option(min=1, help="Values forecast at once.")] = 12,
+    context: Annotated[int, typer.Option(min=2, help="Time steps per training window, e.g. 60.")] = 60,
+    quantiles: Annotated[str, typer.Option(help="Levels in (0, 1), separated by commas; 0.5 among them.")] = (
+        "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    ),
+    cell: Cell = "lstm",
+    layers: Layers = 1,
+    hidden: Hidden = 64,
+    dropout: Dropout = 0.0,
+    scaling: Annotated[
+        str, typer.Option(help="causal: each series by its own running scale. standard: constants of the training part.")
+    ] = "causal",
+    lags: Annotated[int, typer.Option(min=1, help="With causal scaling: newest values the head can mix.")] = 24,
+    synthetic: Annotated[int, typer.Option(min=0, help="Series made up by formula to train on as well.")] = 0,
+    mask_rate: Annotated[float, typer.Option(min=0, max=0.9, help="Share of values hidden while training.")] = 0.02,
+    epochs: Epochs = 30,
+    learning_rate: LearningRate = 2e-3,
+    weight_decay: WeightDecay = 0.0,
+    patience: Patience = 6,
+    rows: Rows = 32,
+    valid: Valid = 0.1,
+    test: Test = 0.1,
+    windows: Annotated[int, typer.Option(min=1, help="Most windows of the test part to measure.")] = 200,
+    baselines: Baselines = True,
+    private: Annotated[
+        bool, typer.Option("--private", help="Leave the data's own values out of the files beside the pictures.")
+    ] = False,
+    seed: Seed = 1,
+    precision: Precision = "auto",
+    description: Description = "",
+    models_dir: ModelsDir = Path("models"),
+    run_dir: RunDir = None,
+    restart: Restart = False,
+) -> None:
+    """Train a probabilistic forecaster from series.
+
+    Example: carry train forecast sales.csv --name sales --horizon 28
+    """
+    from training import train_forecast as module
+    from training.provenance import is_first_process
+    from training.series_data import DataError, read_series
+    from training.synthetic import mixed
+
+    names = tuple(part.strip() for part in features.split(",") if part.strip())
+    if names and target is None:
+        raise typer.BadParameter("needs --target, the column to forecast", param_hint="--features")
+    _one_of("--scaling", scaling, ("causal", "standard"))
+    try:
+        series, columns = read_series(data, target, names)
+        made_up = mixed(synthetic, seed) if synthetic else []
+        config = module.ForecastConfig(
+            cell=_cell(cell),
+            hidden=hidden,
+            layers=layers,
+            dropout=dropout,
+            horizon=horizon,
+            context=context,
+            quantile_levels=_levels(quantiles),
+            scaling=scaling,
+            lags=lags,
+            rows=rows,
+            valid=valid,
+            test=test,
+            mask_rate=mask_rate,
+            windows=windows,
+            baselines=baselines,
+            keep_data=not private,
+            features=columns,
+        )
+        loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision)
+        run = _run(name, description, models_dir, run_dir, data, restart)
+        folder = module.train(series, made_up, config, loop, run)
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint="DATA") from error
+    if is_first_process():
+        typer.echo(f"wrote {folder}; `carry serve` loads it")
+
+
+@train.command("text")
+def train_text(
+    texts: Texts,
+    name: Name,
+    context: Annotated[int, typer.Option(min=2, help="Characters per training window.")] = 128,
+    cell: Cell = "lstm",
+    layers: Layers = 1,
+    hidden: Hidden = 256,
+    embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character is read as.")] = 64,
+    dropout: Dropout = 0.2,
+    min_count: Annotated[int, typer.Option(min=1, help="Characters rarer than this count as unknown.")] = 1,
+    epochs: Epochs = 20,
+    learning_rate: LearningRate = 3e-3,
+    weight_decay: WeightDecay = 0.0,
+    patience: Patience = 4,
+    rows: Rows = 32,
+    valid: Valid = 0.05,
+    test: Test = 0.1,
+    baselines: Baselines = True,
+    seed: Seed = 1,
+    precision: Precision = "auto",
+    description: Description = "",
+    models_dir: ModelsDir = Path("models"),
+    run_dir: RunDir = None,
+    restart: Restart = False,
+) -> None:
+    """Train a character model from texts.
+
+    Example: carry train text letters.txt --name letters
+    """
+    from training import train_text as module
+    from training.provenance import is_first_process
+    from training.series_data import DataError
+    from training.text_data import read_texts
+
+    try:
+        config = module.TextConfig(
+            cell=_cell(cell),
+            embedding=embedding,
+            hidden=hidden,
+            layers=layers,
+            dropout=dropout,
+            context=context,
+            rows=rows,
+            valid=valid,
+            test=test,
+            min_count=min_count,
+            baselines=baselines,
+        )
+        loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision)
+        run = _run(name, description, models_dir, run_dir, texts, restart)
+        folder = module.train(read_texts(texts), config, loop, run)
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint="TEXTS") from error
+    if is_first_process():
+        typer.echo(f"wrote {folder}; `carry serve` loads it")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model folder, e.g. models/forecast/1.", show_default=False)],
+    data: Annotated[list[Path], typer.Argument(help="Series or texts that the model did not train on.")],
+    target: Annotated[str | None, typer.Option(help="Column to forecast, as for `carry train forecast`.")] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Most windows to measure.")] = 200,
+    baselines: Baselines = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure a model on data it never saw, beside baselines on the same data.
+
+    A forecaster forecasts the last values of each series from all before. Example:
+    carry evaluate models/forecast/1 sales.csv
+    """
+    from training.card import figures_table
+    from training.evaluate import evaluate_forecaster, evaluate_text
+    from training.series_data import DataError
+
+    try:
+        kind = json.loads((model / "manifest.json").read_text())["kind"]
+    except (OSError, ValueError, KeyError):
+        raise typer.BadParameter(f"{model} is no model folder", param_hint="MODEL") from None
+    try:
+        if kind == "forecast":
+            scores = evaluate_forecaster(model, data, target, windows, baselines)
+        else:
+            scores = evaluate_text(model, data)
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint="DATA") from error
+    typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores))
+
+
+def _one_of(option: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(accepted)}", param_hint=option)
+
+
+def _cell(name: str) -> "CellName":
+    from training.cells import CELLS
+
+    _one_of("--cell", name, CELLS)
+    return name  # type: ignore[return-value]  # mypy does not narrow str to Literal
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        levels = ()
+    if 0.5 not in levels or not 0 < levels[0] <= levels[-1] < 1:
+        raise typer.BadParameter("numbers in (0, 1) separated by commas, 0.5 among them", param_hint="--quantiles")
+    return levels
+
+
+def _loop(
+    epochs: int, learning_rate: float, patience: int, weight_decay: float, seed: int, precision: str
+) -> "LoopConfig":
+    from training.loop import LoopConfig
+
+    _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    return LoopConfig(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        patience=patience,
+        weight_decay=weight_decay,
+        seed=seed,
+        precision=precision,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
+    )
+
+
+def _run(name: str, description: str, models: Path, run: Path | None, data: list[Path], restart: bool) -> "Run":
+    """What the run is called and where it goes. Its command is noted without the folders of this machine."""
+    from training.provenance import Run
+    from training.series_data import DataError
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise typer.BadParameter("lower-case letters, digits, _ and -, at most 64", param_hint="--name")
+    for path in data:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    folder = run or Path("runs") / name
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    paths = {str(path): path.name for path in data}
+    command = shlex.join(["carry", *(paths.get(argument, argument) for argument in sys.argv[1:])])
+    return Run(name, description, models, folder, tuple(data), command)

@@ -1,0 +1,227 @@
+"""The training loop: truncated backpropagation with carried state, for any network whose `forward` returns a loss.
+
+Knows nothing of series or text. Everything random is a function of (seed, epoch), so that a run that was killed and
+resumed ends exactly where one that was not ends. Several processes (`torchrun`) train one network through PyTorch's
+DistributedDataParallel, each on its own share of the data.
+"""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.streams import Batch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+CHECKPOINT_FILE = "checkpoint.pt"
+LOG_FILE = "log.csv"
+
+
+class Stream(Protocol):
+    """Gives the batches of one epoch, about `steps` of them; without a generator, those of a validation pass."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def batches(self, rng: np.random.Generator | None) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A module whose `forward(*batch.arguments, state)` returns (loss, new state)."""
+
+    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how to train. `patience`: epochs without a better validation loss before it stops."""
+
+    epochs: int
+    learning_rate: float
+    patience: int
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    warmup: float = 0.02
+    seed: int = 1
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the log. Losses in the network's own unit; speed in predictions (of steps or characters) a second."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    learning_rate: float
+    seconds: float
+    speed: float
+
+
+def device_here() -> torch.device:
+    """The GPU of this process if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def autocast(precision: Precision, device: torch.device, network: nn.Module) -> Callable[[], AbstractContextManager[Any]]:
+    """bfloat16 autocast where it helps: where the processor multiplies it natively and the layers are wide enough."""
+    if precision == "auto":
+        widest = max(parameter.shape[0] for parameter in network.parameters() if parameter.dim() == 2)
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() != "AVX2"
+        precision = "bfloat16" if fast and widest >= 1024 else "float32"
+    if precision == "float32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopConfig, run: Path) -> list[Epoch]:
+    """Train in place and leave the network with its best weights on the validation part (or the last ones, without).
+
+    `run` is the folder of the checkpoint and the log; a run found there is resumed. Learning rate: linear warm-up, then
+    a cosine to a hundredth (Loshchilov and Hutter 2017). Optimiser: AdamW. Gradients are clipped by their norm.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    device = device_here()
+    network.to(device)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank = distributed.get_rank() if ranks > 1 else 0
+    trained: nn.Module = DistributedDataParallel(network) if ranks > 1 else network
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    cast = autocast(config.precision, device, network)
+
+    history: list[Epoch] = []
+    best, best_epoch, best_weights = math.inf, 0, _weights(network)
+    rate = config.learning_rate
+    checkpoint = run / CHECKPOINT_FILE
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        history = [Epoch(**line) for line in saved["history"]]
+        best, best_epoch, best_weights = saved["best"], saved["best_epoch"], saved["best_weights"]
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=rank > 0) as progress:
+        task = progress.add_task("training", total=config.epochs, completed=len(history), figures="")
+        for epoch in range(len(history), config.epochs):
+            if epoch - best_epoch > config.patience:
+                break
+            started = time.monotonic()
+            torch.manual_seed(config.seed * 1_000_003 + epoch * ranks + rank)
+            rng = np.random.default_rng([config.seed, epoch, rank])
+            total, seen = 0.0, 0
+            trained.train()
+            with _uneven_shares(trained):
+                for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng), cast)):
+                    rate = _learning_rate(config, (epoch + min(1.0, step / train.steps)) / config.epochs)
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(network.parameters(), config.clip, error_if_nonfinite=True)
+                    optimiser.step()
+                    total, seen = total + loss.item() * weight, seen + weight
+                    done = epoch + min(1.0, step / train.steps)
+                    speed = seen * ranks / (time.monotonic() - started)
+                    progress.update(task, completed=done, figures=f"loss {total / max(seen, 1):.4f}, {speed:,.0f}/s")
+            train_loss = _mean(total, seen, ranks)
+            seconds = time.monotonic() - started
+            valid_loss = evaluate(network, valid, cast) if valid is not None else train_loss
+            history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, seen * ranks / seconds))
+            if valid_loss < best or valid is None:
+                best, best_epoch, best_weights = valid_loss, epoch, _weights(network)
+            progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}, validation {valid_loss:.4f}")
+            if rank == 0:
+                state = {
+                    "network": network.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "history": [vars(line) for line in history],
+                    "best": best,
+                    "best_epoch": best_epoch,
+                    "best_weights": best_weights,
+                }
+                torch.save(state, checkpoint.with_suffix(".new"))
+                checkpoint.with_suffix(".new").replace(checkpoint)
+                write_log(history, run / LOG_FILE)
+    network.load_state_dict(best_weights)
+    return history
+
+
+def evaluate(network: nn.Module, stream: Stream, cast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> float:
+    """Mean loss over one pass of the stream, with the state carried along each row."""
+    network.eval()
+    with torch.no_grad():
+        total, seen = 0.0, 0
+        for loss, weight in _losses(network, network, stream.batches(None), cast):
+            total, seen = total + loss.item() * weight, seen + weight
+    return total / max(seen, 1)
+
+
+def write_log(history: list[Epoch], path: Path) -> None:
+    """Write the history as CSV, one line per epoch."""
+    with path.open("w", newline="") as file:
+        lines = csv.DictWriter(file, fieldnames=list(Epoch.__dataclass_fields__), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows({name: f"{value:.6g}" for name, value in vars(epoch).items()} for epoch in history)
+
+
+def _losses(
+    forward: nn.Module, network: nn.Module, batches: Iterator[Batch], cast: Callable[[], AbstractContextManager[Any]]
+) -> Iterator[tuple[Tensor, int]]:
+    """Run the batches in order, handing each row's state on and cutting the gradient between windows."""
+    assert isinstance(network, Network)
+    device = next(network.parameters()).device
+    state: dict[str, Tensor] | None = None
+    for batch in batches:
+        fresh = batch.fresh.to(device)
+        if state is None:
+            state = network.fresh_state(len(fresh), device)
+        state = {
+            name: tensor.detach().masked_fill(fresh.view(-1, *[1] * (tensor.dim() - 1)), 0.0)
+            for name, tensor in state.items()
+        }
+        with cast():
+            loss, after = forward(*(argument.to(device) for argument in batch.arguments), state)
+        state = {name: tensor.to(state[name].dtype) for name, tensor in after.items()}
+        if batch.weight:
+            yield loss, batch.weight
+
+
+def _learning_rate(config: LoopConfig, progress: float) -> float:
+    warm = min(1.0, (progress + 1e-3) / config.warmup) if config.warmup else 1.0
+    return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _uneven_shares(trained: nn.Module) -> AbstractContextManager[Any]:
+    """Lets a process that has run out of batches wait for the others (PyTorch's own Join)."""
+    return trained.join() if isinstance(trained, DistributedDataParallel) else nullcontext()
+
+
+def _mean(total: float, seen: int, ranks: int) -> float:
+    sums = torch.tensor([total, float(seen)], dtype=torch.float64, device=device_here())
+    if ranks > 1:
+        distributed.all_reduce(sums)
+    return float(sums[0] / sums[1].clamp(min=1))
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -1,0 +1,57 @@
+"""Who, what and how of a training run: the part of a manifest that lets anyone make the model again."""
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from service.manifest import DataSource, Provenance, sha256_of
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training command: the model's name, where models and checkpoints go, its data and how it was called."""
+
+    name: str
+    description: str
+    models: Path
+    folder: Path
+    data: tuple[Path, ...]
+    command: str
+    started: float = field(default_factory=time.monotonic)
+
+
+def provenance(run: Run, network: nn.Module, seed: int, cell: str, layers: int, hidden: int) -> Provenance:
+    """What the manifest says of the run, whose duration ends here."""
+    packages = {name: version(name).split("+")[0] for name in ("torch", "onnx", "carry")}
+    return Provenance(
+        command=run.command,
+        seed=seed,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_seconds=round(time.monotonic() - run.started, 1),
+        data=tuple(DataSource(file=path.name, sha256=sha256_of(path)) for path in run.data),
+        cell=cell,
+        layers=layers,
+        hidden=hidden,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        versions={"python": platform.python_version(), **packages},
+    )
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the model: the only one, or the first of those that `torchrun` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def share_of_this_process(items: Sequence[Item]) -> list[Item]:
+    """Every n-th item, where n processes train together."""
+    return list(items[int(os.environ.get("RANK", "0")) :: int(os.environ.get("WORLD_SIZE", "1"))])

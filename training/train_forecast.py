@@ -1,0 +1,198 @@
+"""Trains a forecaster from series: network, loop, export, evaluation, pictures, card; from files to a model folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.manifest import ForecastManifest, Graph
+from training import plots
+from training.baselines import Window, forecast_baselines, score_forecasts
+from training.card import ModelCard, figures_table
+from training.cells import Cell
+from training.export import build_graph, standardise, write_folder
+from training.inference import ForecastModel
+from training.loop import LoopConfig, fit
+from training.networks import Forecaster
+from training.provenance import Run, is_first_process, provenance, share_of_this_process
+from training.scaling import CausalScaler, StandardScaler
+from training.series_data import Series, Split, split
+from training.streams import SeriesStream, Stretch
+
+HISTORY_LIMIT = 2048
+VALIDATION_SERIES = 500
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """What to train. `context`: time steps per training window; `scaling`: "causal" or "standard" (see scaling.py)."""
+
+    cell: Cell
+    hidden: int
+    layers: int
+    dropout: float
+    horizon: int
+    context: int
+    quantile_levels: tuple[float, ...]
+    scaling: str
+    lags: int
+    rows: int
+    valid: float
+    test: float
+    mask_rate: float
+    windows: int
+    baselines: bool
+    keep_data: bool
+    features: tuple[str, ...]
+
+
+def train(
+    series: Sequence[Series], made_up: Sequence[Series], config: ForecastConfig, loop: LoopConfig, run: Run
+) -> Path | None:
+    """Train on the series' training parts, choose the weights on their validation parts, measure on their test parts.
+    Series that are `made_up` only train.
+
+    Returns the model folder, or None in a process that only helped to train. Series too short to hold anything out
+    train whole.
+    """
+    torch.manual_seed(loop.seed)
+    splits = [split(s, config.horizon, config.valid, config.test) for s in series]
+    parts = [s.values[: cut.train_end] if cut else s.values for s, cut in zip(series, splits, strict=True)]
+    scaler = (
+        StandardScaler(*standardise(parts))
+        if config.scaling == "standard"
+        else CausalScaler(len(config.features), config.lags)
+    )
+    network = Forecaster(
+        scaler, config.cell, config.hidden, config.layers, config.dropout, config.horizon, config.quantile_levels
+    )
+
+    def stream(stretches: Sequence[Stretch], rows: int, mask_rate: float) -> SeriesStream:
+        longest = 8 * config.context
+        return SeriesStream(stretches, config.horizon, config.context, rows, longest, mask_rate)
+
+    shared = share_of_this_process([*(Stretch(part) for part in parts), *(Stretch(s.values) for s in made_up)])
+    validation = _validation([(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None])
+    history = fit(
+        network,
+        stream(shared, config.rows, config.mask_rate),
+        stream(validation, 64, 0.0) if validation and config.valid else None,
+        loop,
+        run.folder,
+    )
+    if not is_first_process():
+        return None
+    graph = build_graph(network)
+
+    def manifest(version: int, described: Graph) -> ForecastManifest:
+        return ForecastManifest(
+            name=run.name,
+            version=version,
+            description=run.description,
+            graph=described,
+            metrics={},
+            provenance=provenance(run, network, loop.seed, config.cell, config.layers, config.hidden),
+            features=config.features,
+            horizon=config.horizon,
+            quantile_levels=config.quantile_levels,
+            context=config.context,
+        )
+
+    def fill(folder: Path, made: ForecastManifest) -> ForecastManifest:
+        model = ForecastModel.of_folder(folder, made)
+        card = ModelCard(history)
+        plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of the scale")
+        card.picture("loss", "Training and validation loss by epoch.")
+        held_out = [(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None]
+        metrics: dict[str, float] = {}
+        if held_out and config.test:
+            windows = test_windows(held_out, config.horizon, config.windows)
+            metrics = _measure(model, windows, config, card, folder)
+            metrics |= _test_part(model, *held_out[0], config, card, folder)
+        made = made.model_copy(update={"metrics": metrics})
+        card.write(folder, made)
+        return made
+
+    return write_folder(run.models, run.name, graph, manifest, fill)
+
+
+def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: int) -> list[Window]:
+    """At most `limit` windows of the test parts, evenly spaced over all that there are: a history and what followed."""
+    origins = [
+        (series, origin)
+        for series, cut in held_out
+        for origin in range(cut.valid_end, len(series.values) - horizon + 1, horizon)
+    ]
+    chosen = np.unique(np.linspace(0, len(origins) - 1, min(limit, len(origins))).astype(int)) if origins else []
+    windows = []
+    for i in chosen:
+        series, origin = origins[i]
+        history = series.values[max(0, origin - HISTORY_LIMIT) : origin]
+        truth = series.values[origin : origin + horizon, 0]
+        if np.isfinite(truth).any() and np.isfinite(history[:, 0]).sum() > 1:
+            windows.append(Window(series.id, history, truth, series.season))
+    return windows
+
+
+def _validation(held_out: Sequence[tuple[Series, Split]]) -> list[Stretch]:
+    """Each series up to the end of its validation part, of which only that part counts."""
+    chosen = np.unique(np.linspace(0, len(held_out) - 1, min(VALIDATION_SERIES, len(held_out))).astype(int))
+    stretches = []
+    for series, cut in (held_out[i] for i in chosen):
+        start = max(0, cut.train_end - 512)
+        stretches.append(Stretch(series.values[start : cut.valid_end], cut.train_end - start - 1))
+    return stretches
+
+
+def _measure(
+    model: ForecastModel, windows: Sequence[Window], config: ForecastConfig, card: ModelCard, folder: Path
+) -> dict[str, float]:
+    """Score the model and the baselines on the same windows, into the card; the model's own scores."""
+    levels = config.quantile_levels
+    forecasts = {"Carry": model.forecast([w.history for w in windows])}
+    forecasts |= forecast_baselines(windows, config.horizon, levels, fitted=config.baselines)
+    scores = {name: score_forecasts(windows, quantiles, levels) for name, quantiles in forecasts.items()}
+    card.section(
+        "Test part",
+        f"{len(windows)} windows of the test part, each {config.horizon} values after its history, the same for every "
+        "method; the baselines are statsforecast's, fitted to each history anew. The measures are defined in "
+        "`docs/training.md`; lower is better, coverage should be its nominal share.\n\n" + figures_table(scores),
+    )
+    every = max(1, len(windows) // 6)
+    panels = [
+        plots.ForecastPanel(w.id, w.history[-4 * config.horizon :, 0], w.truth, forecasts["Carry"][i])
+        for i, w in list(enumerate(windows))[::every][:6]
+    ]
+    plots.plot_forecasts(panels, levels, folder / "pictures" / "forecasts.png", config.keep_data)
+    card.picture("forecasts", "Forecasts of test windows with their quantile fan over the truth.")
+    return scores["Carry"]
+
+
+def _test_part(
+    model: ForecastModel, series: Series, cut: Split, config: ForecastConfig, card: ModelCard, folder: Path
+) -> dict[str, float]:
+    """The first series' test part: one step ahead from all values before, and going on by itself from its start."""
+    start, end = cut.valid_end, min(len(series.values), cut.valid_end + 1000)
+    quantiles = model.one_step(series.values[max(0, start - HISTORY_LIMIT) : end])[-(end - start) - 1 : -1]
+    truth = series.values[start:end, 0]
+    times = None if series.times is None else series.times[start:end].to_numpy()
+    pictures, levels = folder / "pictures", config.quantile_levels
+    title = f"{series.id}, test part: one step ahead"
+    plots.plot_test_part(times, truth, quantiles, levels, pictures / "test.png", title, config.keep_data)
+    card.picture("test", f"The test part of `{series.id}`: one-step forecasts and their quantiles over the truth.")
+    if len(config.features) > 1:
+        return {}
+    steps = min(len(truth), 10 * config.context)
+    path: NDArray[np.float64] = model.unroll(series.values[max(0, start - HISTORY_LIMIT) : start], steps)
+    error = float(np.nanmean(np.abs(path - truth[:steps])))
+    panel = plots.ForecastPanel(f"{series.id}, going on by itself", series.values[:start, 0], truth[:steps], path[:, None])
+    plots.plot_forecasts([panel], (0.5,), pictures / "free_running.png", config.keep_data)
+    card.picture(
+        "free_running",
+        f"From the start of the test part of `{series.id}` the model goes on by itself for {steps} values, each median "
+        f"fed back as if observed. Mean absolute error: {error:.4g}.",
+    )
+    return {"free_running_mae": error}
