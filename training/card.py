@@ -51,8 +51,8 @@ class ModelCard:
             manifest.description,
             kind,
             f"## How it was made\n\n```\n{made.command}\n```\n\n"
-            f"{made.cell.upper() if len(made.cell) < 5 else made.cell.title()} network, layers: {made.layers}, units per "
-            f"layer: {made.hidden}, parameters: {made.parameters:,}. Trained for {len(self._history)} epochs in "
+            f"Cell: {made.cell}, layers: {made.layers}, units per layer: {made.hidden}, parameters: "
+            f"{made.parameters:,}. Trained for {len(self._history)} epochs in "
             f"{made.duration_seconds:,.0f} s (seed {made.seed}, {made.created_at}, "
             f"{', '.join(f'{name} {version}' for name, version in made.versions.items())}). Best epoch: {best.epoch}, "
             f"training loss {best.train_loss:.4f}, validation loss {best.valid_loss:.4f}.\n\nData:\n\n{data}",

@@ -81,10 +81,10 @@ class Recurrent(nn.Module):
 
 
 def _initialise(layer: nn.Module, hidden: int) -> None:
-    """Orthogonal recurrent weights (Saxe et al. 2014) and an LSTM forget gate that starts open (Jozefowicz et al. 2015)."""
+    """Orthogonal recurrent weights (Saxe et al. 2014), LSTM forget gates that start open (Jozefowicz et al. 2015)."""
     for name, parameter in layer.named_parameters():
         if "weight_hh" in name or "from_output" in name:
-            for gate in parameter.split(hidden):
+            for gate in torch.split(parameter, hidden):
                 nn.init.orthogonal_(gate)
         elif parameter.dim() == 2:
             bound = math.sqrt(3 / parameter.shape[1])
@@ -93,4 +93,4 @@ def _initialise(layer: nn.Module, hidden: int) -> None:
             nn.init.zeros_(parameter)
     if isinstance(layer, nn.LSTM):
         with torch.no_grad():
-            layer.bias_ih_l0[hidden : 2 * hidden] = 1.0
+            layer.get_parameter("bias_ih_l0")[hidden : 2 * hidden] = 1.0

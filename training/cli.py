@@ -24,7 +24,8 @@ train = typer.Typer(help="Train a model and write it as a model folder that `car
 SERIES = "CSV, Parquet or JSON lines (gzipped or not): one column per series, or unique_id, ds, y and feature columns."
 Data = Annotated[list[Path], typer.Argument(help=SERIES, show_default=False)]
 Texts = Annotated[
-    list[Path], typer.Argument(help="UTF-8 text files, or .jsonl with a field `text`, gzipped or not.", show_default=False)
+    list[Path],
+    typer.Argument(help="UTF-8 text files, or .jsonl with a field `text`, gzipped or not.", show_default=False),
 ]
 Name = Annotated[str, typer.Option(help="Name of the model; a new version of it is written.", show_default=False)]
 Description = Annotated[str, typer.Option(help="A sentence for the card and for GET /models.")]
@@ -40,7 +41,9 @@ Rows = Annotated[int, typer.Option(min=1, help="Sequences read side by side (bat
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 ModelsDir = Annotated[Path, typer.Option(help="Where model folders are.")]
-RunDir = Annotated[Path | None, typer.Option(help="Checkpoint and log; an unfinished run there is resumed. [runs/NAME]")]
+RunDir = Annotated[
+    Path | None, typer.Option(help="Checkpoint and log; an unfinished run there is resumed. [runs/NAME]")
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget an unfinished run instead of resuming it.")]
 Valid = Annotated[float, typer.Option(min=0, max=0.5, help="Share held out to choose the weights.")]
 Test = Annotated[float, typer.Option(min=0, max=0.5, help="Share at the end held out to measure.")]
@@ -63,7 +66,8 @@ def train_forecast(
     hidden: Hidden = 64,
     dropout: Dropout = 0.0,
     scaling: Annotated[
-        str, typer.Option(help="causal: each series by its own running scale. standard: constants of the training part.")
+        str,
+        typer.Option(help="causal: each series by its own running scale. standard: constants of the training part."),
     ] = "causal",
     lags: Annotated[int, typer.Option(min=1, help="With causal scaling: newest values the head can mix.")] = 24,
     synthetic: Annotated[int, typer.Option(min=0, help="Series made up by formula to train on as well.")] = 0,

@@ -1,5 +1,6 @@
 """Writes a trained network as a model folder: checked against PyTorch first, and whole or not at all."""
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -67,7 +68,7 @@ def check_agreement(network: Forecaster | TextModel, graph: ExportedGraph, seed:
 
     state, pieces = session.fresh_state(batch), []
     cuts = [0, 1, 17, steps]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         piece = {name: array[:, start:end] for name, array in feeds.items()}
         piece["lengths"] = np.full(batch, end - start, dtype=np.int64)
         results, state = session.step(piece, state, outputs)
@@ -118,7 +119,9 @@ def write_folder(
         )
         version = 1 + max((int(f.name) for f in (models / name).iterdir() if f.name.isdecimal()), default=0)
         made = fill(partial, manifest(version, described))
-        (partial / MANIFEST_FILE).write_text(json.dumps(made.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        (partial / MANIFEST_FILE).write_text(
+            json.dumps(made.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        )
         partial.chmod(0o755)
         folder = models / name / str(version)
         partial.rename(folder)

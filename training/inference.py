@@ -2,6 +2,7 @@
 measured is what will be served. Knows nothing of HTTP; the service has its own engine.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -168,4 +169,4 @@ class CharacterModel:
                 nats -= float(logs[np.arange(len(logs)), tokens[at : at + len(logs)]].sum())
                 at += len(logs)
             count += len(tokens) - 1
-        return nats / np.log(2) / max(count, 1)
+        return nats / math.log(2) / max(count, 1)

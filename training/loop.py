@@ -77,7 +77,9 @@ def device_here() -> torch.device:
     return torch.device("cpu")
 
 
-def autocast(precision: Precision, device: torch.device, network: nn.Module) -> Callable[[], AbstractContextManager[Any]]:
+def autocast(
+    precision: Precision, device: torch.device, network: nn.Module
+) -> Callable[[], AbstractContextManager[Any]]:
     """bfloat16 autocast where it helps: where the processor multiplies it natively and the layers are wide enough."""
     if precision == "auto":
         widest = max(parameter.shape[0] for parameter in network.parameters() if parameter.dim() == 2)
@@ -136,7 +138,7 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                     for group in optimiser.param_groups:
                         group["lr"] = rate
                     optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
+                    torch.autograd.backward(loss)
                     nn.utils.clip_grad_norm_(network.parameters(), config.clip, error_if_nonfinite=True)
                     optimiser.step()
                     total, seen = total + loss.item() * weight, seen + weight
@@ -166,7 +168,9 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
     return history
 
 
-def evaluate(network: nn.Module, stream: Stream, cast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> float:
+def evaluate(
+    network: nn.Module, stream: Stream, cast: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> float:
     """Mean loss over one pass of the stream, with the state carried along each row."""
     network.eval()
     with torch.no_grad():

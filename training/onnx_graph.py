@@ -6,6 +6,7 @@ files or manifests.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,11 +34,11 @@ class Builder:
     constants: list[onnx.TensorProto] = field(default_factory=list)
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
-    def op(self, kind: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any) -> str:
         """Add one node; its (first) output is called `name`, or something unique."""
         return self.ops(kind, *inputs, names=[name] if name else [None] * outputs, **attributes)[0]
 
-    def ops(self, kind: str, *inputs: str, names: list[str | None], **attributes: object) -> list[str]:
+    def ops(self, kind: str, *inputs: str, names: list[str | None], **attributes: Any) -> list[str]:
         """Add one node with several outputs."""
         outputs = [name or f"{self.prefix}{kind.lower()}_{len(self.nodes)}_{i}" for i, name in enumerate(names)]
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
@@ -121,7 +122,7 @@ def forecast_graph(network: Forecaster) -> ExportedGraph:
     every = g.op("Transpose", every, perm=[1, 0, 2])
 
     def head(hidden: str, lagged: str, rows: int, shape: list[int]) -> str:
-        """The first `rows` horizons of the head after `hidden`, in the scale's units, sorted; shape of the leading axes."""
+        """The first `rows` horizons of the head after `hidden`, in the scale's units, sorted; `shape`: leading axes."""
         weight, bias = network.head.weight[: rows * levels].T, network.head.bias[: rows * levels]
         raw = g.op("Add", g.op("MatMul", hidden, g.const(weight)), g.const(bias))
         raw = g.op("Reshape", raw, g.const([*shape, rows, levels]))
@@ -300,12 +301,12 @@ def _recurrent(g: Builder, recurrent: Recurrent, x: str) -> tuple[str, str]:
     last = ""
     for i, layer in enumerate(recurrent.layers):
         if isinstance(layer, JordanLayer):
-            weight, bias = layer.from_input.weight, layer.from_input.bias
-            fed_back, outer = layer.from_output.weight, layer.to_output
-            x, last = _scan(g, x, i, weight, bias, fed_back, outer)
+            outside = layer.from_input
+            x, last = _scan(g, x, i, outside.weight, outside.bias, layer.from_output.weight, layer.to_output)
         elif isinstance(layer, nn.RNN):
-            bias = layer.bias_ih_l0 + layer.bias_hh_l0
-            x, last = _scan(g, x, i, layer.weight_ih_l0, bias, layer.weight_hh_l0, None)
+            own = dict(layer.named_parameters())
+            bias = own["bias_ih_l0"] + own["bias_hh_l0"]
+            x, last = _scan(g, x, i, own["weight_ih_l0"], bias, own["weight_hh_l0"], None)
         else:
             x, last = _operator(g, recurrent, layer, x, i)
     return x, last

@@ -107,8 +107,7 @@ def plot_heatmap(text: str, candidates: Sequence[Sequence[tuple[str, float]]], p
         for j, (character, probability) in enumerate(column):
             shades[j, i] = probability
             colour = "white" if probability > 0.55 else "black"
-            style = {"color": colour, "family": "monospace", "fontsize": 8}
-            axes.text(i, j, _visible(character), ha="center", va="center", **style)
+            axes.text(i, j, _visible(character), ha="center", va="center", color=colour, family="monospace", fontsize=8)
             if character == text[i]:
                 corner = (i - 0.5, j - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MODEL, lw=1.5))

@@ -98,7 +98,7 @@ class CausalScaler(nn.Module):
 
     The location is the newest value; the scale is the mean absolute difference of successive observed values, the
     denominator of MASE (Hyndman and Koehler 2006), here exponentially weighted so that it follows a series which
-    changes. Both sums are written as cumulative sums of values weighted by DECAY**-rank, which is exact and needs no loop.
+    changes. Both sums are cumulative sums of values weighted by DECAY**-rank: exact, and without a loop.
     """
 
     powers: Tensor
@@ -113,7 +113,7 @@ class CausalScaler(nn.Module):
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape per sequence of the state tensors, float64, starting at zero."""
-        per_feature = {name: (self.features,) for name in ("last", "observed", "steps", "mean_sum", "change_sum")}
+        per_feature = dict.fromkeys(("last", "observed", "steps", "mean_sum", "change_sum"), (self.features,))
         return {**per_feature, "recent": (self.lags + 1, self.features)}
 
     def _weight(self, count: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class CausalScaler(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor, state: ScalerState) -> tuple[Scaled, dict[str, Tensor]]:
         """values float64 (B, T, F), mask (B, T, F) with 1 = observed -> what the network reads, and the new state."""
-        batch, steps, features = values.shape
+        steps = values.shape[1]
         observed = mask.to(torch.float64)
         x = torch.where(observed > 0, values, 0.0)
         newest, previous, count = _last_observed(x, observed, state["last"])
@@ -139,7 +139,7 @@ class CausalScaler(nn.Module):
         unit = scale + 1e-12 * newest.abs() + 1e-30
 
         age = state["steps"][:, None] + (total > 0).to(torch.float64).cumsum(dim=1)
-        # A window of the last lags + 1 filled values before, and then these: lag k of step t stands at lags + 1 + t - k.
+        # A window of the last lags + 1 filled values before, and then these: lag k of step t is at lags + 1 + t - k.
         recent = torch.cat([state["recent"], newest], dim=1)
         ago = torch.arange(1, self.lags + 1, device=values.device)
         at = self.lags + 1 + torch.arange(steps, device=values.device)[:, None] - ago

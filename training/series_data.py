@@ -85,7 +85,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, UnicodeError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
-        raise DataError(f"{path}: not readable as {'Parquet' if path.suffix == '.parquet' else 'CSV'}: {error}") from error
+        raise DataError(
+            f"{path}: not readable as {'Parquet' if path.suffix == '.parquet' else 'CSV'}: {error}"
+        ) from error
     if table.empty:
         raise DataError(f"{path}: holds no rows")
     table.columns = [str(name) for name in table.columns]

@@ -4,7 +4,7 @@ import gzip
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +58,9 @@ class Vocabulary:
         return {old: new for old, new in REPLACEMENTS.items() if old not in known and known.issuperset(new)}
 
 
-def normalise(text: str, replacements: dict[str, str]) -> str:
+def normalise(text: str, replacements: Mapping[str, str]) -> str:
     """Rewrite single characters, as the service does with prompts."""
-    return text.translate(str.maketrans(replacements))
+    return text.translate({ord(old): new for old, new in replacements.items()})
 
 
 def read_texts(paths: Sequence[Path]) -> list[str]:

@@ -1,6 +1,6 @@
 """Trains a forecaster from series: network, loop, export, evaluation, pictures, card; from files to a model folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,10 @@ from training.series_data import Series, Split, split
 from training.streams import SeriesStream, Stretch
 
 HISTORY_LIMIT = 2048
+WARM_UP = 512
 VALIDATION_SERIES = 500
+VALIDATION_STEPS = 256
+"""So that neither many nor long series make validation slow, and none outweighs the others by its length."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: 
         for series, cut in held_out
         for origin in range(cut.valid_end, len(series.values) - horizon + 1, horizon)
     ]
-    chosen = np.unique(np.linspace(0, len(origins) - 1, min(limit, len(origins))).astype(int)) if origins else []
+    chosen: Iterable[int] = (
+        np.unique(np.linspace(0, len(origins) - 1, min(limit, len(origins))).astype(int)) if origins else []
+    )
     windows = []
     for i in chosen:
         series, origin = origins[i]
@@ -142,8 +147,8 @@ def _validation(held_out: Sequence[tuple[Series, Split]]) -> list[Stretch]:
     chosen = np.unique(np.linspace(0, len(held_out) - 1, min(VALIDATION_SERIES, len(held_out))).astype(int))
     stretches = []
     for series, cut in (held_out[i] for i in chosen):
-        start = max(0, cut.train_end - 512)
-        stretches.append(Stretch(series.values[start : cut.valid_end], cut.train_end - start - 1))
+        start, end = max(0, cut.train_end - WARM_UP), min(cut.valid_end, cut.train_end + VALIDATION_STEPS)
+        stretches.append(Stretch(series.values[start:end], cut.train_end - start - 1))
     return stretches
 
 
@@ -188,7 +193,9 @@ def _test_part(
     steps = min(len(truth), 10 * config.context)
     path: NDArray[np.float64] = model.unroll(series.values[max(0, start - HISTORY_LIMIT) : start], steps)
     error = float(np.nanmean(np.abs(path - truth[:steps])))
-    panel = plots.ForecastPanel(f"{series.id}, going on by itself", series.values[:start, 0], truth[:steps], path[:, None])
+    panel = plots.ForecastPanel(
+        f"{series.id}, going on by itself", series.values[:start, 0], truth[:steps], path[:, None]
+    )
     plots.plot_forecasts([panel], (0.5,), pictures / "free_running.png", config.keep_data)
     card.picture(
         "free_running",

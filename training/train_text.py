@@ -1,4 +1,4 @@
-"""Trains a character model from texts: network, loop, export, evaluation, pictures, card; from files to a model folder."""
+"""Trains a character model, from texts to a model folder: network, loop, export, evaluation, pictures, card."""
 
 import math
 from collections.abc import Sequence
@@ -88,21 +88,21 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
         )
 
     def fill(folder: Path, made: TextManifest) -> TextManifest:
-        return _measure(CharacterModel.of_folder(folder, made), (tokens, valid, test), parts[2], config, history, folder)
+        return _measure(CharacterModel.of_folder(folder, made), tokens, test, parts[2], config, history, folder)
 
     return write_folder(run.models, run.name, graph, manifest, fill)
 
 
 def _measure(
     model: CharacterModel,
-    tokens: tuple[Sequence[NDArray[np.int64]], ...],
+    train: Sequence[NDArray[np.int64]],
+    test: Sequence[NDArray[np.int64]],
     test_texts: Sequence[str],
     config: TextConfig,
     history: list[Epoch],
     folder: Path,
 ) -> TextManifest:
     """Measure on the test part beside the baselines, draw the pictures and write the card."""
-    train, valid, test = tokens
     size = len(model.manifest.vocabulary)
     bits = model.bits_per_character(test)
     scores = {"Carry": _line(bits)}

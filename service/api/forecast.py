@@ -1,0 +1,101 @@
+"""POST /forecast."""
+
+import numpy as np
+from fastapi import APIRouter
+from numpy.typing import NDArray
+
+from service.api.problems import documented
+from service.api.schemas import ForecastAnswer, ForecastBody, History, ModelId
+from service.api.state import CarryState
+from service.errors import InvalidRequestError, LimitExceededError
+from service.forecasting import ForecastRequest, check_levels, forecast
+from service.manifest import ForecastManifest
+from service.settings import Settings
+from service.timestamps import timestamps_after
+
+router = APIRouter(tags=["series"])
+
+
+@router.post("/forecast", responses=documented(400, 404, 409, 413, 422))
+async def post_forecast(body: ForecastBody, state: CarryState) -> ForecastAnswer:
+    """Forecast the values that follow a series, with quantiles."""
+    model = state.registry.find_kind(body.model, "forecast")
+    manifest = model.manifest
+    assert isinstance(manifest, ForecastManifest)
+    values = _values(body, manifest, state.settings)
+    if body.horizon > state.settings.max_horizon:
+        raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
+    levels = _levels(body, manifest)
+    timestamps = None
+    if body.start is not None and body.freq is not None:
+        timestamps = timestamps_after(body.start, body.freq, len(values), body.horizon)
+    elif body.start is not None or body.freq is not None:
+        missing = "freq" if body.freq is None else "start"
+        raise InvalidRequestError("timestamps need both `start` and `freq`", f"$.{missing}")
+    request = ForecastRequest(values, body.horizon, levels, body.include_history, body.non_negative)
+    found = await model.engine.run(lambda runner: forecast(runner, manifest, request))
+    state.metrics.read.labels(model.label).inc(len(values))
+    state.metrics.predicted.labels(model.label).inc(body.horizon)
+    return ForecastAnswer(
+        model=ModelId(name=manifest.name, version=manifest.version),
+        horizon=body.horizon,
+        quantiles=_by_level(levels, found.quantiles),
+        median=found.median.tolist(),
+        timestamps=timestamps,
+        history=None if found.history is None else _history(levels, found.history),
+    )
+
+
+def _values(body: ForecastBody, manifest: ForecastManifest, settings: Settings) -> NDArray[np.float64]:
+    """The series as (T, F), NaN where missing."""
+    features = manifest.features
+    given = body.series
+    if isinstance(given, list):
+        if len(features) > 1:
+            needed = ", ".join(features)
+            raise InvalidRequestError(f"{manifest.name} needs an object with a list for each of: {needed}", "$.series")
+        columns, paths = [given], ["$.series"]
+    else:
+        # A model of one feature has no use for its name.
+        names = list(given) if len(features) == 1 and len(given) == 1 else list(features)
+        odd = [*(name for name in names if name not in given), *(name for name in given if name not in names)]
+        if odd:
+            needed = ", ".join(features)
+            what = "missing" if odd[0] not in given else "unknown"
+            raise InvalidRequestError(
+                f"{what} feature; {manifest.name} needs a list for each of: {needed}", f"$.series.{odd[0]}"
+            )
+        columns, paths = [given[name] for name in names], [f"$.series.{name}" for name in names]
+    for column, path in zip(columns, paths, strict=True):
+        if len(column) > settings.max_series_length:
+            raise LimitExceededError(f"at most {settings.max_series_length} values are read at once", path)
+        if len(column) != len(columns[0]):
+            raise InvalidRequestError(f"has {len(column)} values, {paths[0]} has {len(columns[0])}", path)
+    values = np.array(columns, dtype=np.float64).T
+    if np.isnan(values[:, 0]).all():
+        raise InvalidRequestError("holds no number, only nulls; at least one value is needed", paths[0])
+    return values
+
+
+def _levels(body: ForecastBody, manifest: ForecastManifest) -> tuple[float, ...]:
+    """The quantile levels asked for, ascending, each once."""
+    if body.quantiles is not None and body.levels is not None:
+        raise InvalidRequestError("give `quantiles` or `levels`, not both", "$.levels")
+    levels = manifest.quantile_levels
+    if body.quantiles is not None:
+        levels = tuple(sorted(set(body.quantiles)))
+        check_levels(levels, manifest, "$.quantiles")
+    elif body.levels is not None:
+        tails = [(100 - level) / 200 for level in body.levels]
+        levels = tuple(sorted({round(q, 10) for tail in tails for q in (tail, 1 - tail)}))
+        check_levels(levels, manifest, "$.levels")
+    return levels
+
+
+def _by_level(levels: tuple[float, ...], quantiles: NDArray[np.float64]) -> dict[str, list[float]]:
+    return {f"{level:g}": quantiles[:, i].tolist() for i, level in enumerate(levels)}
+
+
+def _history(levels: tuple[float, ...], quantiles: NDArray[np.float64]) -> History:
+    known = _by_level(levels, quantiles[1:])
+    return History(quantiles={level: [None, *values] for level, values in known.items()})

@@ -1,0 +1,49 @@
+"""GET /health/live, GET /health/ready, GET /metrics: for whoever keeps the service up."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+
+from service.api.problems import documented
+from service.api.schemas import Answer
+from service.api.state import CarryState
+from service.errors import NotReadyError
+
+router = APIRouter(tags=["operation"])
+
+
+class Live(Answer):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(Answer):
+    """Models answer."""
+
+    status: Literal["ready"] = "ready"
+    models: int
+
+
+@router.get("/health/live")
+async def get_live() -> Live:
+    """Whether the process answers at all."""
+    return Live()
+
+
+@router.get("/health/ready", responses=documented(503))
+async def get_ready(state: CarryState) -> Ready:
+    """Whether models are loaded and their last real step went well."""
+    models = state.registry.models
+    if not models:
+        raise NotReadyError("no model is loaded; GET /models tells why")
+    failed = [model.label for model in models if model.engine.failed]
+    if failed:
+        raise NotReadyError(f"the last step failed of: {', '.join(failed)}")
+    return Ready(models=len(models))
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def get_metrics(state: CarryState) -> Response:
+    """Counters and histograms for Prometheus."""
+    return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

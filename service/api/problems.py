@@ -1,0 +1,96 @@
+"""Turns every error into application/problem+json (RFC 9457). Never shows the input or an unexpected error's text."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import Problem
+from service.errors import CarryError, InvalidRequestError, MalformedBodyError
+
+PROBLEM = "application/problem+json"
+
+_HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
+
+
+def problem(status: int, code: str, detail: str, request_id: str, errors: Sequence[dict[str, str]] = ()) -> Response:
+    """One problem document."""
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+    if errors:
+        document["errors"] = list(errors)
+    return Response(orjson.dumps(document), status, media_type=PROBLEM)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems of a route, for OpenAPI."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {PROBLEM: {}}}
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+
+    @app.exception_handler(CarryError)
+    async def _ours(request: Request, error: CarryError) -> Response:
+        if error.status >= 500:
+            structlog.get_logger().error("model failed", exc_info=error)
+        errors = [{"path": error.path, "message": error.detail}] if error.path else []
+        return problem(error.status, error.code, error.detail, _id(request), errors)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        if any(item["type"] == "json_invalid" for item in found):
+            return problem(400, MalformedBodyError.code, "the body is not valid JSON", _id(request))
+        errors = [{"path": json_path(item["loc"]), "message": _message(item)} for item in found[:20]]
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        detail = f"{errors[0]['path']}: {errors[0]['message']}{more}"
+        return problem(422, InvalidRequestError.code, detail, _id(request), errors)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # what FastAPI raises for a body that it cannot even try to parse
+            return problem(400, MalformedBodyError.code, "the body is not valid JSON in UTF-8", _id(request))
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        answer = problem(error.status_code, code, HTTPStatus(error.status_code).phrase, _id(request))
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def _message(item: dict[str, Any]) -> str:
+    """pydantic's words, and ours where its say too little of what is accepted."""
+    if "series" in item["loc"]:
+        if item["type"] in ("float_type", "finite_number"):
+            return "must be a finite number, or null where the value is missing"
+        if item["type"] in ("list_type", "too_short"):
+            return "must be a list of at least one number or null, or an object of such lists by feature name"
+    return str(item["msg"])
+
+
+def json_path(location: Sequence[int | str]) -> str:
+    """A pydantic location as a JSON path: ("body", "series", 3) -> $.series[3]."""
+    path = "$"
+    for part in location[1:] if location and location[0] in ("body", "query", "path") else location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith("<"):  # the tags of schemas.ForecastBody.series
+            path += f".{part}"
+    return path
+
+
+def _id(request: Request) -> str:
+    return str(request.scope.get("carry.request_id", ""))

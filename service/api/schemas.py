@@ -1,0 +1,211 @@
+"""The JSON of requests and answers. Unknown fields are refused, so that a mistyped option is never silently dropped."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
+Values = Annotated[list[Number | None], Field(min_length=1)]
+ModelName = Annotated[
+    str | None, Field(max_length=80, description="`name` or `name@version`; the default model if absent.")
+]
+
+
+class Body(BaseModel):
+    """A request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelId(Answer):
+    """The model that answered."""
+
+    name: str
+    version: int
+
+
+def _layout(series: Any) -> str:
+    return "<features>" if isinstance(series, dict) else "<values>"
+
+
+class ForecastBody(Body):
+    """A series, and what to forecast of it."""
+
+    series: Annotated[
+        Annotated[Values, Tag("<values>")] | Annotated[dict[str, Values], Field(min_length=1), Tag("<features>")],
+        Discriminator(_layout),
+    ] = Field(
+        description="The values, oldest first, `null` where missing; or such a list for each feature, by name.",
+        examples=[[112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118]],
+    )
+    horizon: Annotated[int, Field(strict=True, ge=1)] = Field(
+        default=12, description="How many values to forecast. May be longer than the model's own horizon."
+    )
+    model: ModelName = None
+    quantiles: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1, max_length=99)] | None = Field(
+        default=None, description="Quantile levels, within those of the model. All of the model's if absent."
+    )
+    levels: Annotated[list[Annotated[Number, Field(gt=0, lt=100)]], Field(min_length=1, max_length=49)] | None = Field(
+        default=None, description="Instead of `quantiles`: central intervals in percent, e.g. 80 for 0.1 and 0.9."
+    )
+    include_history: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="Also give the one-step-ahead quantiles of each value given."
+    )
+    non_negative: Annotated[bool, Field(strict=True)] = Field(default=False, description="Raise negative values to 0.")
+    start: Annotated[str, Field(max_length=40)] | None = Field(
+        default=None, description="ISO 8601 date or time of the first value; with `freq`, timestamps come back."
+    )
+    freq: Annotated[str, Field(max_length=10)] | None = Field(
+        default=None, description="Y, Q, M, W, D, B, H, min or S, with a count before it if need be (15min)."
+    )
+
+
+class History(Answer):
+    """One-step-ahead quantiles of the values given; `null` for the first, which nothing precedes."""
+
+    quantiles: dict[str, list[float | None]]
+
+
+class ForecastAnswer(Answer):
+    """The forecast."""
+
+    model: ModelId
+    horizon: int
+    quantiles: dict[str, list[float]] = Field(description="By level, each a list of `horizon` values.")
+    median: list[float]
+    timestamps: list[str] | None
+    history: History | None
+
+
+Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
+
+
+class GenerateBody(Body):
+    """A prompt, and how to continue it."""
+
+    prompt: str = Field(description="The text to continue; may be empty.", examples=["ROMEO:\n"])
+    max_length: Annotated[int, Field(strict=True, ge=1)] = Field(
+        default=200, description="Most characters to generate."
+    )
+    temperature: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)] = Field(
+        default=0.8, description="0 always takes the most probable character."
+    )
+    top_k: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="Keep the k most probable; 0: all.")
+    top_p: Annotated[Share, Field(gt=0)] = Field(default=1.0, description="Keep the fewest whose mass reaches p.")
+    min_p: Share = Field(default=0.0, description="Keep those at least min_p times as probable as the best.")
+    repetition_penalty: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=10)] = Field(
+        default=1.0, description="Above 1: characters that already occurred become less likely."
+    )
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=16)] = Field(
+        default=[], description="End before any of these texts."
+    )
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
+        default=None, description="The same request with the same seed gives the same text. Random if absent."
+    )
+    n: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(default=1, description="How many texts.")
+    logprobs: Annotated[int, Field(strict=True, ge=0, le=100)] = Field(
+        default=0, description="Tell so many candidates at each character, with log-probabilities."
+    )
+    model: ModelName = None
+
+
+class CandidateLog(Answer):
+    """A character and the natural logarithm of its probability."""
+
+    character: str
+    logprob: float
+
+
+class ChosenLog(CandidateLog):
+    """A generated character beside the most probable ones in its place."""
+
+    top: list[CandidateLog]
+
+
+class Choice(Answer):
+    """One generated text."""
+
+    text: str
+    finish_reason: Literal["length", "stop"]
+    logprobs: list[ChosenLog] | None
+
+
+class Usage(Answer):
+    """What was read and written."""
+
+    prompt_characters: int
+    generated_characters: int
+
+
+class GenerateAnswer(Answer):
+    """The generated text; with `n` above 1, the first of `choices`."""
+
+    model: ModelId
+    text: str
+    finish_reason: Literal["length", "stop"]
+    logprobs: list[ChosenLog] | None
+    choices: list[Choice] | None
+    seed: int
+    usage: Usage
+    unknown_characters: list[str] = Field(description="Those of the prompt that the model does not know.")
+
+
+class PredictBody(Body):
+    """A text, to see what the model expects next."""
+
+    text: str = Field(description="May be empty.", examples=["To be, or not to b"])
+    top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(default=5, description="How many candidates.")
+    per_position: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="Tell them after each character, and the text's bits per character."
+    )
+    model: ModelName = None
+
+
+class CandidateProbability(Answer):
+    """A character and its probability."""
+
+    character: str
+    probability: float
+
+
+class PositionAnswer(Answer):
+    """A character of the text, the probability it had (`null` for the first), and what the model expects next."""
+
+    character: str
+    probability: float | None
+    next: list[CandidateProbability]
+
+
+class PredictAnswer(Answer):
+    """What the model expects next."""
+
+    model: ModelId
+    next: list[CandidateProbability]
+    positions: list[PositionAnswer] | None
+    bits_per_character: float | None
+    unknown_characters: list[str]
+
+
+class FieldError(Answer):
+    """What is wrong with one field."""
+
+    path: str = Field(examples=["$.series[3]"])
+    message: str
+
+
+class Problem(Answer):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] = []

@@ -1,0 +1,26 @@
+"""What the routes share: one typed object, made by app.py and kept on the application."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class State:
+    """The settings, the models and the instruments of one application."""
+
+    settings: Settings
+    registry: Registry
+    metrics: Metrics
+
+
+async def _state(request: Request) -> State:
+    return cast(State, request.app.state.carry)
+
+
+CarryState = Annotated[State, Depends(_state)]

@@ -1,0 +1,183 @@
+"""The command line `carry`. Its verbs `train` and `evaluate` are found by name: the service runs without them."""
+
+import csv
+import json
+import math
+import secrets
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from service.errors import CarryError
+from service.settings import Settings
+
+app = typer.Typer(
+    name="carry",
+    help="Trains recurrent networks and serves their predictions: forecasts of series, continuations of text.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str | None, typer.Option(help="name or name@version; the default model if absent.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    for verb in entry_points(group="carry.verbs"):
+        loaded = verb.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=verb.name)
+        else:
+            app.command(verb.name)(loaded)
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        _fail(f"this verb needs {error.name}, which is not installed: pip install 'carry[training]'")
+    except CarryError as error:
+        _fail(error.detail)
+
+
+@app.command()
+def serve() -> None:
+    """Serve the models over HTTP. Settings come from the environment: CARRY_PORT, CARRY_MODELS_DIR, ..."""
+    import uvicorn
+
+    from service.app import create_app
+    from service.logs import configure_logs
+
+    settings = _settings()
+    configure_logs(settings)
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False, workers=1
+    )
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the model folders: what is loaded, how well it measured, what is refused and why."""
+    from service.app import open_registry
+
+    registry = open_registry(_settings())
+    if as_json:
+        loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in registry.models]
+        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in registry.refused]}, indent=1))
+    else:
+        for model in registry.models:
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in model.manifest.metrics.items())
+            typer.echo(f"{model.label:16} {model.manifest.kind:9} {model.manifest.description} [{measured}]")
+        for refused in registry.refused:
+            typer.echo(f"{refused.name}@{refused.version}: refused: {refused.reason}")
+    registry.close()
+
+
+_SHOWN = {"name", "version", "kind", "description", "metrics"}
+
+
+@app.command()
+def forecast(
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header line; - for standard input.")],
+    column: Annotated[str | None, typer.Option(help="Column to forecast; the last one if absent.")] = None,
+    horizon: Annotated[int, typer.Option(min=1, help="How many values.")] = 12,
+    model: ModelOption = None,
+    as_json: Json = False,
+) -> None:
+    """Forecast what follows a column of a CSV file, without a server. An empty cell is a missing value."""
+    import numpy as np
+
+    from service.app import open_registry
+    from service.forecasting import ForecastRequest
+    from service.forecasting import forecast as forecast_on
+    from service.manifest import ForecastManifest
+
+    registry = open_registry(_settings())
+    found = registry.find_kind(model, "forecast")
+    manifest = found.manifest
+    assert isinstance(manifest, ForecastManifest)
+    names = manifest.features if len(manifest.features) > 1 else (column,)
+    lines = _lines(file)
+    values = np.array([_numbers(lines, name, str(file)) for name in names]).T
+    if not np.isfinite(values[:, 0]).any():
+        _fail(f"{file}: the column holds no number")
+    request = ForecastRequest(values, horizon, manifest.quantile_levels)
+    answer = found.engine.run_now(lambda runner: forecast_on(runner, manifest, request))
+    registry.close()
+    levels = [f"{level:g}" for level in manifest.quantile_levels]
+    if as_json:
+        quantiles = dict(zip(levels, answer.quantiles.T.tolist(), strict=True))
+        typer.echo(json.dumps({"median": answer.median.tolist(), "quantiles": quantiles}))
+        return
+    typer.echo("step " + " ".join(f"{level:>12}" for level in levels))
+    for step, row in enumerate(answer.quantiles, 1):
+        typer.echo(f"{step:4} " + " ".join(f"{value:12.6g}" for value in row))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    max_length: Annotated[int, typer.Option(min=1, help="Most characters to generate.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, max=10, help="0 takes the most probable character.")] = 0.8,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text.")] = None,
+    model: ModelOption = None,
+) -> None:
+    """Continue a text, without a server."""
+    from service.app import open_registry
+    from service.generation import GenerateRequest
+    from service.generation import generate as generate_on
+    from service.manifest import TextManifest
+    from service.sampling import SamplingParams
+
+    registry = open_registry(_settings())
+    found = registry.find_kind(model, "text")
+    manifest = found.manifest
+    assert isinstance(manifest, TextManifest)
+    drawn = secrets.randbits(53) if seed is None else seed
+    request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
+    [answer] = found.engine.run_now(lambda runner: generate_on(runner, manifest, request))
+    registry.close()
+    typer.echo(prompt + answer.text)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        _fail(f"CARRY_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return (sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8-sig")).splitlines()
+    except (OSError, UnicodeDecodeError):
+        _fail(f"{file}: cannot be read as UTF-8 text")
+
+
+def _numbers(lines: list[str], name: str | None, where: str) -> list[float]:
+    rows = list(csv.reader(lines))
+    if len(rows) < 2:
+        _fail(f"{where}: needs a header line and at least one value")
+    header = rows[0]
+    if name is not None and name not in header:
+        _fail(f"{where}: no column {name!r}; its columns are {', '.join(header)}")
+    at = header.index(name) if name is not None else len(header) - 1
+    values = []
+    for number, row in enumerate(rows[1:], 2):
+        cell = row[at].strip() if at < len(row) else ""
+        try:
+            values.append(float(cell) if cell else math.nan)
+        except ValueError:
+            _fail(f"{where}, line {number}: {cell!r} is not a number")
+        if cell and not math.isfinite(values[-1]):
+            _fail(f"{where}, line {number}: {cell!r} is not a finite number; leave a missing value empty")
+    return values
+
+
+def _fail(message: str) -> NoReturn:
+    """Say what is wrong in one line and end with status 2."""
+    typer.echo(f"carry: {message}", err=True)
+    raise SystemExit(2)

@@ -1,0 +1,116 @@
+"""One batched step of one ONNX graph. The only user of ONNX Runtime; knows tensors, not text or series."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.errors import ModelFailedError
+from service.manifest import Graph
+
+Array = NDArray[Any]
+States = dict[str, Array]
+"""Recurrent state by name, each array (B, ...)."""
+
+CHUNK = 512
+"""Most steps of input in one call of the graph: more gains nothing, and would keep other callers waiting."""
+
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+
+
+class GraphMismatchError(Exception):
+    """The ONNX file is not the graph that the manifest describes."""
+
+
+class Runner:
+    """An open graph."""
+
+    def __init__(self, folder: Path, graph: Graph, threads: int) -> None:
+        """Open the graph.
+
+        Raises:
+            GraphMismatchError: it is no ONNX model, or its inputs and outputs are not those of the manifest.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Threads that spin while they wait take a core from everybody else.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / graph.file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise GraphMismatchError(f"{graph.file} is not a model that ONNX Runtime can load") from error
+        self._run_options = onnxruntime.RunOptions()
+        # An output that nobody asked for costs nothing.
+        self._run_options.only_execute_path_to_fetches = True
+        self._graph = graph
+        self._chunk = min(CHUNK, graph.max_steps)
+        self._check()
+
+    def fresh(self, batch: int) -> States:
+        """The state of `batch` sequences of which nothing was read yet."""
+        return {s.name: np.full((batch, *s.shape), s.initial, dtype=s.dtype) for s in self._graph.state}
+
+    def step(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Array], outputs: Sequence[str]
+    ) -> tuple[list[Array], States]:
+        """One call: inputs (B, T, ...), all rows of the same length T -> the outputs asked for, and the new state.
+
+        Raises:
+            ModelFailedError: ONNX Runtime could not run it.
+        """
+        batch, steps = next(iter(inputs.values())).shape[:2]
+        lengths = np.full(batch, steps, dtype=np.int64)
+        names = [*outputs, *(s.output for s in self._graph.state)]
+        try:
+            found = self._session.run(names, {**inputs, "lengths": lengths, **states}, self._run_options)
+        except Exception as error:  # as above
+            raise ModelFailedError("the model failed to run") from error
+        after = {s.name: array for s, array in zip(self._graph.state, found[len(outputs) :], strict=True)}
+        return found[: len(outputs)], after
+
+    def read(
+        self, inputs: Mapping[str, Array], states: States, outputs: Sequence[str]
+    ) -> Iterator[tuple[list[Array], States]]:
+        """Read inputs (B, T, ...) in chunks; each chunk's outputs and the state after it."""
+        steps = next(iter(inputs.values())).shape[1]
+        for start in range(0, steps, self._chunk):
+            piece = {name: array[:, start : start + self._chunk] for name, array in inputs.items()}
+            found, states = self.step(piece, states, outputs)
+            yield found, states
+
+    def prefill(self, inputs: Mapping[str, Array], states: States, output: str) -> tuple[Array, States]:
+        """Read all of the inputs; what `output` is after the last chunk, and the state."""
+        *_, ([found], after) = self.read(inputs, states, [output])
+        return found, after
+
+    def _check(self) -> None:
+        graph = self._graph
+        expected_inputs = {t.name: (t.dtype, len(t.shape)) for t in graph.inputs}
+        expected_inputs |= {s.name: (s.dtype, len(s.shape)) for s in graph.state}
+        expected_outputs = {t.name: (t.dtype, len(t.shape)) for t in graph.outputs}
+        expected_outputs |= {s.output: (s.dtype, len(s.shape)) for s in graph.state}
+        for what, ports, expected in (
+            ("inputs", self._session.get_inputs(), expected_inputs),
+            ("outputs", self._session.get_outputs(), expected_outputs),
+        ):
+            found = {port.name: (_DTYPES.get(port.type, port.type), len(port.shape) - 1) for port in ports}
+            if found != expected:
+                odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+                raise GraphMismatchError(f"{graph.file} and the manifest disagree on the {what} {', '.join(odd)}")
+
+
+def fork(states: Mapping[str, Array], rows: int) -> States:
+    """One sequence's state (1, ...) as `rows` equal ones (rows, ...)."""
+    return {name: np.repeat(array, rows, axis=0) for name, array in states.items()}
+
+
+def take(states: Mapping[str, Array], rows: NDArray[np.int64]) -> States:
+    """The state of some of the sequences."""
+    return {name: array[rows] for name, array in states.items()}

@@ -1,0 +1,93 @@
+"""Every way a request can fail, as one tree: a stable code and an HTTP status each. Knows nothing of the web framework.
+
+CarryError
+├── MalformedBodyError      400  the body is no JSON
+├── InvalidRequestError     422  a field's value is not acceptable
+│   ├── LimitExceededError  422  a field is longer or larger than the settings allow
+│   ├── WrongModelKindError 422  a text model asked to forecast, or the other way round
+│   └── NotPredictableError 422  the model gives no finite numbers for this input
+├── BodyTooLargeError       413  the body is larger than the settings allow
+├── ModelNotFoundError      404  no model of that name (and version)
+├── ModelRefusedError       409  the model's folder failed its checks
+├── NotReadyError           503  no model is ready
+└── ModelFailedError        500  the model itself failed: our fault, never the caller's
+"""
+
+
+class CarryError(Exception):
+    """Something a caller is told, in words that are safe to show. `path` is the JSON path of the offending field."""
+
+    code = "error"
+    status = 500
+
+    def __init__(self, detail: str, path: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.path = path
+
+
+class MalformedBodyError(CarryError):
+    """The body is not JSON."""
+
+    code = "malformed_body"
+    status = 400
+
+
+class InvalidRequestError(CarryError):
+    """A field's value is not acceptable."""
+
+    code = "invalid_request"
+    status = 422
+
+
+class LimitExceededError(InvalidRequestError):
+    """A field is longer or larger than the settings allow."""
+
+    code = "limit_exceeded"
+
+
+class WrongModelKindError(InvalidRequestError):
+    """The model named is of the other kind."""
+
+    code = "wrong_model_kind"
+
+
+class NotPredictableError(InvalidRequestError):
+    """The model gives no finite numbers for this input."""
+
+    code = "not_predictable"
+
+
+class BodyTooLargeError(CarryError):
+    """The body is larger than the settings allow."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class ModelNotFoundError(CarryError):
+    """No model of that name and version."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class ModelRefusedError(CarryError):
+    """The model's folder failed its checks; the detail says which."""
+
+    code = "model_refused"
+    status = 409
+
+
+class NotReadyError(CarryError):
+    """No model is ready to answer."""
+
+    code = "not_ready"
+    status = 503
+
+
+class ModelFailedError(CarryError):
+    """The model failed while it ran."""
+
+    code = "model_failed"
+    status = 500

@@ -1,0 +1,164 @@
+"""Finds the model folders, checks them, opens them. A folder that fails its checks is refused and harms no other."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from service.engine.engine import Engine
+from service.engine.runner import Array, GraphMismatchError, Runner
+from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
+from service.manifest import MANIFEST_FILE, ForecastManifest, TextManifest, read_manifest, sha256_of
+
+Kind = Literal["forecast", "text"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that answers."""
+
+    manifest: ForecastManifest | TextManifest
+    engine: Engine
+
+    @property
+    def label(self) -> str:
+        """name@version."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A model folder that failed its checks, and why."""
+
+    name: str
+    version: str
+    reason: str
+
+
+class _RefusalError(Exception):
+    """Why a folder is refused."""
+
+
+class Registry:
+    """The models of one folder."""
+
+    def __init__(self, folder: Path, threads: int, defaults: dict[Kind, str]) -> None:
+        self._defaults = defaults
+        self.models: list[Model] = []
+        self.refused: list[Refused] = []
+        for path in _folders(folder):
+            try:
+                self.models.append(_load(path, threads))
+            except _RefusalError as refusal:
+                self.refused.append(Refused(path.parent.name, path.name, str(refusal)))
+        self.models.sort(key=lambda model: (model.manifest.name, -model.manifest.version))
+
+    def default(self, kind: Kind) -> str | None:
+        """The name of the model that answers where a request names none."""
+        names = {model.manifest.name for model in self.models if model.manifest.kind == kind}
+        if self._defaults[kind] in names:
+            return self._defaults[kind]
+        return names.pop() if len(names) == 1 else None
+
+    def find(self, name: str) -> Model:
+        """The model "name" (its newest version that loaded) or "name@version".
+
+        Raises:
+            ModelNotFoundError: there is none.
+            ModelRefusedError: there is only one that was refused.
+        """
+        wanted, _, version = name.partition("@")
+        for model in self.models:
+            if model.manifest.name == wanted and version in ("", str(model.manifest.version)):
+                return model
+        for refused in self.refused:
+            if refused.name == wanted and version in ("", refused.version):
+                reason = f"{refused.name}@{refused.version} was refused: {refused.reason}"
+                raise ModelRefusedError(f"model {reason}", "$.model")
+        there = ", ".join(model.label for model in self.models) or "none"
+        raise ModelNotFoundError(f"no such model; those loaded are: {there}", "$.model")
+
+    def find_kind(self, name: str | None, kind: Kind) -> Model:
+        """As `find`, of one kind; without a name, the kind's default.
+
+        Raises:
+            ModelNotFoundError, ModelRefusedError: as `find`.
+            WrongModelKindError: it is of the other kind.
+        """
+        name = name or self.default(kind)
+        if name is None:
+            choices = ", ".join(model.label for model in self.models if model.manifest.kind == kind) or "none"
+            raise ModelNotFoundError(f"no default {kind} model; name one of those loaded: {choices}", "$.model")
+        model = self.find(name)
+        if model.manifest.kind != kind:
+            there = ", ".join(m.label for m in self.models if m.manifest.kind == kind) or "none"
+            raise WrongModelKindError(
+                f"{model.label} is a {model.manifest.kind} model; {kind} models loaded: {there}", "$.model"
+            )
+        return model
+
+    def close(self) -> None:
+        """End the engines."""
+        for model in self.models:
+            model.engine.close()
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Each <name>/<version>/ that holds anything; what begins with a dot is an export at work."""
+    if not folder.is_dir():
+        return
+    for name in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        yield from sorted(path for path in name.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _load(path: Path, threads: int) -> Model:
+    try:
+        manifest = read_manifest(path)
+    except OSError:
+        raise _RefusalError(f"{MANIFEST_FILE} cannot be read") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise _RefusalError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from None
+    if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
+        raise _RefusalError(
+            f"the manifest is of {manifest.name}@{manifest.version}, the folder {path.parent.name}/{path.name}"
+        )
+    graph = manifest.graph
+    try:
+        found = sha256_of(path / graph.file)
+    except OSError:
+        raise _RefusalError(f"{graph.file} cannot be read") from None
+    if found != graph.sha256:
+        raise _RefusalError(
+            f"{graph.file} is not the file that was exported: its sha256 is {found}, not {graph.sha256}"
+        )
+    try:
+        runner = Runner(path, graph, threads)
+        _try_out(runner, manifest)
+    except (GraphMismatchError, CarryError) as error:
+        raise _RefusalError(str(error)) from error
+    return Model(manifest, Engine(manifest.name, runner))
+
+
+def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest) -> None:
+    """Two real steps, so that a graph which cannot run, or answers in another shape, is refused and not ready."""
+    inputs: dict[str, Array]
+    outputs: dict[str, tuple[int, ...]]
+    if isinstance(manifest, ForecastManifest):
+        shape = (1, 2, len(manifest.features))
+        inputs = {"values": np.ones(shape), "mask": np.ones(shape, dtype=np.float32)}
+        outputs = {
+            "quantiles": (1, manifest.horizon, len(manifest.quantile_levels)),
+            "one_step": (1, 2, len(manifest.quantile_levels)),
+        }
+    else:
+        inputs = {"tokens": np.zeros((1, 2), dtype=np.int64)}
+        outputs = {"logits": (1, len(manifest.vocabulary)), "logits_all": (1, 2, len(manifest.vocabulary))}
+    found, _ = runner.step(inputs, runner.fresh(1), list(outputs))
+    for array, (name, expected) in zip(found, outputs.items(), strict=True):
+        if array.shape != expected:
+            raise GraphMismatchError(f"{manifest.graph.file}: {name} has the shape {array.shape}, not {expected}")
