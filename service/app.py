@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -29,6 +30,15 @@ def open_registry(settings: Settings) -> Registry:
     )
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        made = self.openapi_schema is None
+        openapi = super().openapi()
+        if made:
+            problems.document(openapi)
+        return openapi
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The service; its models are loaded when it starts, and closed when it stops."""
     metrics = Metrics()
@@ -39,6 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
         log = structlog.get_logger()
         for model in registry.models:
             log.info("model loaded", model=model.label, kind=model.manifest.kind)
+        if not registry.models:
+            log.warning("no model is loaded", models_dir=str(settings.models_dir))
         for refused in registry.refused:
             log.warning("model refused", model=f"{refused.name}@{refused.version}", reason=refused.reason)
         metrics.models.labels("loaded").set(len(registry.models))
@@ -47,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         registry.close()
 
-    app = FastAPI(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
+    app = _Application(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
     for module in (forecast, text, models, health):
         app.include_router(module.router)

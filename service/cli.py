@@ -29,7 +29,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 def main() -> None:
     """Run the command line."""
     for verb in entry_points(group="carry.verbs"):
-        loaded = verb.load()
+        try:
+            loaded = verb.load()
+        except ModuleNotFoundError:
+            app.command(verb.name, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_absent)
+            continue
         if isinstance(loaded, typer.Typer):
             app.add_typer(loaded, name=verb.name)
         else:
@@ -42,9 +46,15 @@ def main() -> None:
         _fail(error.detail)
 
 
+def _absent() -> None:
+    """Not installed: pip install 'carry[training]'."""
+    _fail("this verb is not installed: pip install 'carry[training]'")
+
+
 @app.command()
 def serve() -> None:
     """Serve the models over HTTP. Settings come from the environment: CARRY_PORT, CARRY_MODELS_DIR, ..."""
+    import structlog
     import uvicorn
 
     from service.app import create_app
@@ -52,9 +62,12 @@ def serve() -> None:
 
     settings = _settings()
     configure_logs(settings)
-    uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False, workers=1
+    config = uvicorn.Config(
+        create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False
     )
+    listening = config.bind_socket()
+    structlog.get_logger().info("listening", host=settings.host, port=listening.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 @app.command()
@@ -62,7 +75,10 @@ def models(as_json: Json = False) -> None:
     """List the model folders: what is loaded, how well it measured, what is refused and why."""
     from service.app import open_registry
 
-    registry = open_registry(_settings())
+    settings = _settings()
+    registry = open_registry(settings)
+    if not registry.models and not registry.refused:
+        typer.echo(f"carry: no model folders in {settings.models_dir}", err=True)
     if as_json:
         loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in registry.models]
         typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in registry.refused]}, indent=1))
@@ -80,7 +96,7 @@ _SHOWN = {"name", "version", "kind", "description", "metrics"}
 
 @app.command()
 def forecast(
-    file: Annotated[Path, typer.Argument(help="A CSV file with a header line; - for standard input.")],
+    file: Annotated[Path, typer.Argument(help="A CSV file, with or without a header line; - for standard input.")],
     column: Annotated[str | None, typer.Option(help="Column to forecast; the last one if absent.")] = None,
     horizon: Annotated[int, typer.Option(min=1, help="How many values.")] = 12,
     model: ModelOption = None,
@@ -159,14 +175,15 @@ def _lines(file: Path) -> list[str]:
 
 def _numbers(lines: list[str], name: str | None, where: str) -> list[float]:
     rows = list(csv.reader(lines))
-    if len(rows) < 2:
-        _fail(f"{where}: needs a header line and at least one value")
-    header = rows[0]
-    if name is not None and name not in header:
-        _fail(f"{where}: no column {name!r}; its columns are {', '.join(header)}")
-    at = header.index(name) if name is not None else len(header) - 1
+    first = rows[0] if rows else []
+    skip = 0 if name is None and first and _is_number(first[-1]) else 1
+    if len(rows) <= skip:
+        _fail(f"{where}: holds no values")
+    if name is not None and name not in first:
+        _fail(f"{where}: no column {name!r}; its columns are {', '.join(first)}")
+    at = first.index(name) if name is not None else max(0, len(first) - 1)
     values = []
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in enumerate(rows[skip:], skip + 1):
         cell = row[at].strip() if at < len(row) else ""
         try:
             values.append(float(cell) if cell else math.nan)
@@ -175,6 +192,13 @@ def _numbers(lines: list[str], name: str | None, where: str) -> list[float]:
         if cell and not math.isfinite(values[-1]):
             _fail(f"{where}, line {number}: {cell!r} is not a finite number; leave a missing value empty")
     return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def _fail(message: str) -> NoReturn:

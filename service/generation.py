@@ -91,12 +91,11 @@ class _Row:
         self.stopped = False
 
     def stop_at(self, stops: Sequence[str]) -> None:
-        """End before the earliest stop text, if one has just been completed."""
-        for stop in stops:
-            if self.text.endswith(stop):
-                self.text = self.text[: -len(stop)]
-                self.stopped = True
-                return
+        """End before the stop text that has just been completed, if any; of several, the one that began first."""
+        completed = [len(stop) for stop in stops if self.text.endswith(stop)]
+        if completed:
+            self.text = self.text[: -max(completed)]
+            self.stopped = True
 
 
 def generate(runner: Runner, manifest: TextManifest, request: GenerateRequest) -> list[Continuation]:

@@ -141,6 +141,8 @@ def _load(path: Path, threads: int) -> Model:
         _try_out(runner, manifest)
     except (GraphMismatchError, CarryError) as error:
         raise _RefusalError(str(error)) from error
+    except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
+        raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
     return Model(manifest, Engine(manifest.name, runner))
 
 

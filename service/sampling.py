@@ -35,7 +35,7 @@ def uniforms(seeds: NDArray[np.uint64], positions: Ints) -> Floats:
 def derived_seeds(seed: int, count: int) -> NDArray[np.uint64]:
     """`count` seeds from one: the first is the seed itself."""
     first = np.array([seed], dtype=np.uint64)
-    return np.concatenate([first, _mix(first + np.arange(1, count, dtype=np.uint64))])
+    return np.concatenate([first, _mix(first + np.arange(1, count).astype(np.uint64))])
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -66,7 +66,8 @@ def sample(scores: NDArray[np.float32], params: SamplingParams, seen: NDArray[np
     if params.temperature == 0:
         greedy: Ints = scores.argmax(axis=1)
         return greedy
-    scores = (scores - scores.max(axis=1, keepdims=True)) / params.temperature
+    with np.errstate(over="ignore"):  # a tiny temperature leaves the best only, which is right
+        scores = (scores - scores.max(axis=1, keepdims=True)) / params.temperature
     if 0 < params.top_k < scores.shape[1] - 1:
         least = -np.partition(-scores, params.top_k - 1, axis=1)[:, params.top_k - 1, None]
         scores = np.where(scores >= least, scores, -np.inf)

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     max_generated_length: int = Field(default=10_000, ge=1)
     """Most characters to generate, over all `n` texts of a request."""
 
+    max_answer_items: int = Field(default=250_000, ge=1)
+    """Most quantiles of a history, or candidate characters, in one answer."""
+
     log_format: Literal["auto", "json", "console"] = "auto"
     """json: one object a line; console: for people; auto: console on a terminal, else json."""
 

@@ -42,9 +42,15 @@ _LAYERS: dict[Cell, type[nn.Module]] = {"elman": nn.RNN, "jordan": JordanLayer, 
 
 
 class Recurrent(nn.Module):
-    """Layers of one cell. Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks."""
+    """Layers of one cell.
 
-    def __init__(self, cell: Cell, inputs: int, hidden: int, layers: int, dropout: float) -> None:
+    Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks; weight dropout on the recurrent
+    weights, one mask for all steps of a window (DropConnect, as in AWD-LSTM: Merity, Keskar and Socher 2018).
+    """
+
+    def __init__(
+        self, cell: Cell, inputs: int, hidden: int, layers: int, dropout: float, weight_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.cell = cell
         self.hidden = hidden
@@ -52,6 +58,7 @@ class Recurrent(nn.Module):
         options = {} if cell == "jordan" else {"batch_first": True}
         self.layers = nn.ModuleList(make(inputs if i == 0 else hidden, hidden, **options) for i in range(layers))
         self.dropout = nn.Dropout(dropout)
+        self.weight_dropout = weight_dropout
         for layer in self.layers:
             _initialise(layer, hidden)
 
@@ -72,12 +79,26 @@ class Recurrent(nn.Module):
                 case "jordan":
                     x, after[f"layer{i}_h"] = layer(x, h)
                 case "lstm":
-                    x, (last, cell_state) = layer(x, (h[None], state[f"layer{i}_c"][None]))
+                    carried = (h[None], state[f"layer{i}_c"][None])
+                    x, last, cell_state = torch.lstm(x, carried, self._weights(layer), *self._mode)
                     after[f"layer{i}_h"], after[f"layer{i}_c"] = last[0], cell_state[0]
                 case _:
-                    x, last = layer(x, h[None])
+                    run = torch.gru if self.cell == "gru" else torch.rnn_tanh
+                    x, last = run(x, h[None], self._weights(layer), *self._mode)
                     after[f"layer{i}_h"] = last[0]
         return x, after
+
+    @property
+    def _mode(self) -> tuple[bool, int, float, bool, bool, bool]:
+        """What PyTorch's functions want after the weights: biases, layers, dropout, training, two ways, batch first."""
+        return True, 1, 0.0, self.training, False, True
+
+    def _weights(self, layer: nn.Module) -> list[Tensor]:
+        own = dict(layer.named_parameters())
+        recurrent: Tensor = own["weight_hh_l0"]
+        if self.training and self.weight_dropout:
+            recurrent = nn.functional.dropout(recurrent, self.weight_dropout)
+        return [own["weight_ih_l0"], recurrent, own["bias_ih_l0"], own["bias_hh_l0"]]
 
 
 def _initialise(layer: nn.Module, hidden: int) -> None:

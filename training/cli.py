@@ -32,7 +32,7 @@ Description = Annotated[str, typer.Option(help="A sentence for the card and for 
 Cell = Annotated[str, typer.Option(help="elman, jordan, lstm or gru.")]
 Layers = Annotated[int, typer.Option(min=1, help="Recurrent layers.")]
 Hidden = Annotated[int, typer.Option(min=1, help="Units per layer.")]
-Dropout = Annotated[float, typer.Option(min=0, max=0.95, help="Between layers; for text also before and after them.")]
+Dropout = Annotated[float, typer.Option(min=0, max=0.95, help="Between layers; for text also after the last.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the training part.")]
 LearningRate = Annotated[float, typer.Option(min=0, help="At its highest, after the warm-up.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")]
@@ -145,6 +145,10 @@ def train_text(
     hidden: Hidden = 256,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character is read as.")] = 64,
     dropout: Dropout = 0.2,
+    weight_dropout: Annotated[
+        float,
+        typer.Option(min=0, max=0.95, help="Of the recurrent weights (not for jordan): against learning by heart."),
+    ] = 0.0,
     min_count: Annotated[int, typer.Option(min=1, help="Characters rarer than this count as unknown.")] = 1,
     epochs: Epochs = 20,
     learning_rate: LearningRate = 3e-3,
@@ -177,6 +181,7 @@ def train_text(
             hidden=hidden,
             layers=layers,
             dropout=dropout,
+            weight_dropout=weight_dropout,
             context=context,
             rows=rows,
             valid=valid,

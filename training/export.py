@@ -16,9 +16,10 @@ from service.manifest import MANIFEST_FILE, DType, ForecastManifest, Graph, Stat
 from training.inference import Array, GraphSession
 from training.networks import Forecaster, TextModel
 from training.onnx_graph import OPSET, ExportedGraph, Port, forecast_graph, text_graph
-from training.scaling import MAX_STEPS
+from training.scaling import MAX_STEPS, StandardScaler
 
 GRAPH_FILE = "model.onnx"
+REFERENCE_FILE = "agreement.npz"
 TOLERANCE = 1e-4
 
 Made = TypeVar("Made", ForecastManifest, TextManifest)
@@ -36,36 +37,44 @@ def build_graph(network: Forecaster | TextModel) -> ExportedGraph:
     return graph
 
 
+def reference(network: Forecaster | TextModel, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Random input with gaps, and what PyTorch makes of it: the outputs after the last step and after every step."""
+    rng = np.random.default_rng(seed)
+    batch, steps = 3, 48
+    feeds: dict[str, Array]
+    if isinstance(network, Forecaster):
+        scaler = network.scaler
+        values = 100.0 + 10.0 * rng.normal(size=(batch, steps, scaler.features))
+        if isinstance(scaler, StandardScaler):
+            values = scaler.location.numpy() + scaler.scale.numpy() * (values - 100.0) / 10.0
+        feeds = {"values": values, "mask": (rng.random(values.shape) > 0.1).astype(np.float32)}
+    else:
+        feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
+    with torch.no_grad():
+        inputs = [torch.from_numpy(array) for array in feeds.values()]
+        if isinstance(network, Forecaster):
+            last, every, _ = network.predict(inputs[0], inputs[1], network.fresh_state(batch))
+            return feeds, {"quantiles": last.numpy(), "one_step": every.numpy()}
+        every, _ = network.predict(inputs[0], network.fresh_state(batch))
+    return feeds, {"logits": every[:, -1].numpy(), "logits_all": every.numpy()}
+
+
+def save_reference(network: Forecaster | TextModel, folder: Path) -> None:
+    """Keep an input and PyTorch's output beside the graph, so that anyone can check their agreement without PyTorch."""
+    feeds, expected = reference(network)
+    np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **feeds, **expected)
+
+
 def check_agreement(network: Forecaster | TextModel, graph: ExportedGraph, seed: int = 0) -> float:
     """Largest relative difference between PyTorch and the graph on random input with gaps, in pieces and in a batch.
 
     Raises:
         DisagreementError: it is above 1e-4.
     """
-    rng = np.random.default_rng(seed)
     session = GraphSession(graph.model.SerializeToString(), state_of(graph), MAX_STEPS)
-    batch, steps = 3, 48
-    feeds: dict[str, Array]
-    if isinstance(network, Forecaster):
-        scaler, features = network.scaler, network.scaler.features
-        level = scaler.get_buffer("location").numpy() if "location" in dict(scaler.named_buffers()) else 100.0
-        spread = scaler.get_buffer("scale").numpy() if "scale" in dict(scaler.named_buffers()) else 10.0
-        values = level + spread * rng.normal(size=(batch, steps, features))
-        feeds = {"values": values, "mask": (rng.random(values.shape) > 0.1).astype(np.float32)}
-        outputs = ["quantiles", "one_step"]
-    else:
-        feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
-        outputs = ["logits", "logits_all"]
-
-    with torch.no_grad():
-        inputs = [torch.from_numpy(array) for array in feeds.values()]
-        if isinstance(network, Forecaster):
-            last, every, _ = network.predict(inputs[0], inputs[1], network.fresh_state(batch))
-        else:
-            every, _ = network.predict(inputs[0], network.fresh_state(batch))
-            last = every[:, -1]
-    expected = [last.numpy(), every.numpy()]
-
+    feeds, expected = reference(network, seed)
+    outputs = list(expected)
+    batch, steps = next(iter(feeds.values())).shape[:2]
     state, pieces = session.fresh_state(batch), []
     cuts = [0, 1, 17, steps]
     for start, end in itertools.pairwise(cuts):
@@ -76,7 +85,7 @@ def check_agreement(network: Forecaster | TextModel, graph: ExportedGraph, seed:
     found = [pieces[-1][outputs[0]], np.concatenate([piece[outputs[1]] for piece in pieces], axis=1)]
     differences = [
         float(np.abs(a.astype(float) - b).max() / max(1e-12, np.abs(b).max()))
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(found, expected.values(), strict=True)
     ]
     worst = max(differences)
     if not worst <= TOLERANCE:

@@ -93,10 +93,19 @@ class Forecaster(nn.Module):
 class TextModel(nn.Module):
     """A character model: embedding, recurrent layers, scores of the next token. Token 0 is the unknown character."""
 
-    def __init__(self, cell: Cell, vocabulary: int, embedding: int, hidden: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        vocabulary: int,
+        embedding: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        weight_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
-        self.recurrent = Recurrent(cell, embedding, hidden, layers, dropout)
+        self.recurrent = Recurrent(cell, embedding, hidden, layers, dropout, weight_dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, vocabulary)
         nn.init.normal_(self.embedding.weight, std=0.3)
@@ -107,7 +116,7 @@ class TextModel(nn.Module):
 
     def predict(self, tokens: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (B, T) -> scores of the next token after each (B, T, V), and the new state."""
-        hidden, after = self.recurrent(self.dropout(self.embedding(tokens)), state)
+        hidden, after = self.recurrent(self.embedding(tokens), state)
         return self.head(self.dropout(hidden)), after
 
     def forward(self, tokens: Tensor, targets: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -55,7 +56,7 @@ def plot_forecasts(panels: Sequence[ForecastPanel], levels: Sequence[float], pat
             axes.plot(ahead[: len(panel.truth)], panel.truth, color=TRUTH, lw=1, ls="--", label="truth")
         _fan(axes, ahead, panel.quantiles, levels)
         axes.axvline(-0.5, color=BASELINE, lw=0.5)
-        axes.set_title(panel.title[:48], fontsize=9)
+        axes.set_title(panel.title[:48], fontsize=9, parse_math=False)
         _quiet(axes)
         for step, quantiles in enumerate(panel.quantiles):
             truth = panel.truth[step] if keep_truth and step < len(panel.truth) else ""
@@ -81,7 +82,7 @@ def plot_test_part(
     x = np.arange(len(truth)) if times is None else times
     _fan(axes, x, quantiles, levels)
     axes.plot(x, truth, color=TRUTH, lw=0.9, label="truth")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.legend(frameon=False)
     _save(figure, path)
     labels = x if times is None else np.datetime_as_string(times, unit="auto")
@@ -124,7 +125,10 @@ def plot_heatmap(text: str, candidates: Sequence[Sequence[tuple[str, float]]], p
 
 
 def _visible(character: str) -> str:
-    return {" ": "\u2423", "\n": "\u21b5"}.get(character, character)
+    """A sign for white space, and an empty box where the font has no picture of the character."""
+    shown = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"}.get(character, character)
+    font = get_font(findfont("monospace"))
+    return shown if font.get_char_index(ord(shown)) else "\u25a1"
 
 
 def _fan(axes: Axes, x: NDArray[Any], quantiles: NDArray[np.float64], levels: Sequence[float]) -> None:

@@ -2,9 +2,8 @@
 
 import os
 import platform
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeVar
 from torch import nn
 
 from service.manifest import DataSource, Provenance, sha256_of
+from training.loop import Epoch
 
 Item = TypeVar("Item")
 
@@ -27,17 +27,18 @@ class Run:
     folder: Path
     data: tuple[Path, ...]
     command: str
-    started: float = field(default_factory=time.monotonic)
 
 
-def provenance(run: Run, network: nn.Module, seed: int, cell: str, layers: int, hidden: int) -> Provenance:
-    """What the manifest says of the run, whose duration ends here."""
+def provenance(
+    run: Run, network: nn.Module, history: Sequence[Epoch], seed: int, cell: str, layers: int, hidden: int
+) -> Provenance:
+    """What the manifest says of the run; its duration is that of all epochs, those before a resume too."""
     packages = {name: version(name).split("+")[0] for name in ("torch", "onnx", "carry")}
     return Provenance(
         command=run.command,
         seed=seed,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        duration_seconds=round(time.monotonic() - run.started, 1),
+        duration_seconds=round(sum(epoch.seconds for epoch in history), 1),
         data=tuple(DataSource(file=path.name, sha256=sha256_of(path)) for path in run.data),
         cell=cell,
         layers=layers,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-SEASONS = {"Y": 1, "A": 1, "Q": 4, "M": 12, "W": 52, "D": 7, "B": 5, "H": 24, "H30": 48}
+SEASONS = {"Q": 4, "M": 12, "W": 52, "D": 7, "B": 5, "H": 24, "30MIN": 48, "30T": 48}
 ROW_NUMBER_COLUMNS = {"rownames", "index", "no", "row", "row_number"}
+TIME_COLUMNS = {"ds", "time", "date", "datetime", "timestamp"}
+"""Columns of these names are times also where they hold numbers that rise from row to row."""
+ACCEPTED = "numbers and empty cells (missing) are accepted"
 
 
 class DataError(ValueError):
@@ -73,25 +77,36 @@ def read_series(
             found += _from_table(path, _read_table(path), target, features)
     if not found:
         raise DataError(f"no series in {', '.join(map(str, paths))}")
-    for series in found:
-        if np.isinf(series.values).any():
-            raise DataError(f"series {series.id}: infinite values; numbers and empty cells (missing) are accepted")
     return found, names
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix == ".parquet" and not isinstance(table.index, pd.RangeIndex):
+            table = table.reset_index()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, UnicodeError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # pandas' and pyarrow's parse errors are ValueErrors
         raise DataError(
             f"{path}: not readable as {'Parquet' if path.suffix == '.parquet' else 'CSV'}: {error}"
         ) from error
     if table.empty:
         raise DataError(f"{path}: holds no rows")
     table.columns = [str(name) for name in table.columns]
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(f"{path}: rows have more cells than the header; cells are separated by commas, 1.5 has a point")
+    if any("." in name for name in table.columns) and all(map(_is_number, table.columns)):
+        raise DataError(f"{path}: its first row holds numbers; it must hold the names of the columns")
     return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: Sequence[str]) -> list[Series]:
@@ -101,13 +116,28 @@ def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: S
             raise DataError(f"{path}: a long table (it has unique_id) needs a time column `ds`; {_columns(table)}")
         columns = [target or "y", *features]
         _check_columns(path, table, columns)
+        table = table.assign(**{time: _parsed(table[time])})
+        if not pd.api.types.is_datetime64_any_dtype(table[time]) and not pd.api.types.is_numeric_dtype(table[time]):
+            raise DataError(f"{path}: column {time!r} holds neither dates nor numbers, e.g. {table[time].iloc[0]!r}")
+        for name in ("unique_id", time):
+            if table[name].isna().any():
+                raise DataError(f"{path}: column {name!r} has empty cells")
         if table.duplicated(["unique_id", time]).any():
             raise DataError(f"{path}: some (unique_id, {time}) occur twice; each series has one value a time")
-        table = table.assign(**{time: _parsed(table[time])}).sort_values(["unique_id", time], kind="stable")
+        table = table.sort_values(["unique_id", time], kind="stable")
         return [_series(path, str(id), part, time, columns) for id, part in table.groupby("unique_id", sort=False)]
+    if features and target is None:
+        raise DataError(f"{path}: features need a target, the column to forecast; {_columns(table)}")
     time = _time_column(table, (target, *features))
     if time is not None:
-        table = table.assign(**{time: _parsed(table[time])}).sort_values(time, kind="stable")
+        table = table.assign(**{time: _parsed(table[time])})
+        times = table[time]
+        if times.isna().any():
+            raise DataError(f"{path}: column {time!r} has empty cells")
+        # In order they may repeat: days beside a column of hours, or the hour that summer time ends with.
+        if times.duplicated().any() and not times.is_monotonic_increasing and not times.is_monotonic_decreasing:
+            raise DataError(f"{path}: the times in {time!r} start over; several series need a column `unique_id`")
+        table = table.sort_values(time, kind="stable")
     if target is not None:
         columns = [target, *features]
         _check_columns(path, table, columns)
@@ -131,48 +161,56 @@ def _series(path: Path, id: str, table: pd.DataFrame, time: str | None, columns:
         try:
             values[:, i] = pd.to_numeric(table[column]).to_numpy(dtype=np.float64, na_value=np.nan)
         except (ValueError, TypeError):
-            raise DataError(f"{path}: column {column!r} of series {id!r} is not all numbers or empty") from None
+            raise DataError(f"{path}: column {column!r} of series {id!r} holds text; {ACCEPTED}") from None
         if np.isnan(values[:, i]).all():
             raise DataError(f"{path}: column {column!r} of series {id!r} holds no value at all")
+        if np.isinf(values[:, i]).any():
+            raise DataError(f"{path}: column {column!r} of series {id!r} holds infinity; {ACCEPTED}")
     times = pd.DatetimeIndex(table[time]) if time and pd.api.types.is_datetime64_any_dtype(table[time]) else None
     return Series(id, values, times, _season(times))
 
 
 def _time_column(table: pd.DataFrame, taken: Sequence[str | None]) -> str | None:
-    """The first column of text or dates, not named otherwise, that reads as times."""
-    for name in table.columns:
+    """The first column, not named otherwise, of dates, or of rising numbers under a name that says so."""
+    for name in map(str, table.columns):
         column = table[name]
-        if name in taken or pd.api.types.is_numeric_dtype(column):
+        if name in taken:
             continue
-        if pd.api.types.is_datetime64_any_dtype(_parsed(column)):
-            return str(name)
+        if pd.api.types.is_numeric_dtype(column):
+            if name.lower() in TIME_COLUMNS and column.is_monotonic_increasing and column.is_unique:
+                return name
+        elif pd.api.types.is_datetime64_any_dtype(_parsed(column)):
+            return name
     return None
 
 
 def _parsed(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """As times where all of it reads so, else as it is (`ds` may also be whole numbers)."""
+    """As times, in UTC where they name a zone, if all of it reads so; else as it is (`ds` may be whole numbers)."""
     if pd.api.types.is_numeric_dtype(column):
         return column
     try:
-        return pd.to_datetime(column, format="mixed" if column.dtype == object else None)
+        times = pd.to_datetime(column, format="mixed" if column.dtype == object else None, utc=True)
     except (ValueError, TypeError):
         return column
+    return times.dt.tz_localize(None)
 
 
 def _season(times: pd.DatetimeIndex | None) -> int:
+    """Values per season of dates as regular as pandas can tell, or daily with gaps (exchanges close at weekends)."""
     if times is None or len(times) < 3:
         return 1
     freq = pd.infer_freq(times)
-    if freq is None:
-        # Daily series that leave out weekends and holidays, as exchanges do.
-        step = np.diff(times.to_numpy()).astype("timedelta64[h]").astype(int)
-        return 5 if np.median(step) == 24 and step.max() > 24 else 1
+    if freq is not None:
+        return _season_of(freq)
+    if np.median(np.diff(times.to_numpy())) == np.timedelta64(1, "D"):
+        return 5 if times.dayofweek.max() < 5 else 7
+    return 1
+
+
+def _season_of(freq: str) -> int:
+    """Values per season of pandas' name for a frequency, such as MS, QE-DEC, W-SUN or 30min."""
     name = freq.split("-")[0].upper()
-    if name in ("30MIN", "30T"):
-        return 48
-    for suffix in ("MS", "ME", "QS", "QE", "YS", "YE"):
-        name = suffix[0] if name == suffix else name
-    return SEASONS.get(name, 1)
+    return SEASONS.get(name[0] if name in ("MS", "ME", "QS", "QE") else name, 1)
 
 
 def _check_columns(path: Path, table: pd.DataFrame, wanted: Sequence[str]) -> None:
@@ -192,17 +230,25 @@ def _read_json_lines(path: Path) -> list[Series]:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
-                try:
-                    record = json.loads(line)
-                    values = np.array(record.get("values", record.get("train")), dtype=np.float64)
-                except (ValueError, TypeError, AttributeError):
-                    values = np.empty(0)
-                if values.ndim != 1 or not np.isfinite(values).any():
-                    raise DataError(f"{path}, line {number}: needs `values` (or `train`), a list of numbers and nulls")
-                id = str(record.get("id", f"{path.name}:{number}"))
-                found.append(Series(id, values[:, None], None, int(record.get("season", 1))))
+                found.append(_from_record(f"{path}, line {number}", line, f"{path.name}:{number}"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
         raise DataError(f"{path}: not readable as JSON lines: {error}") from error
     return found
+
+
+def _from_record(place: str, line: str, default_id: str) -> Series:
+    try:
+        record = json.loads(line)
+        values = np.array(record.get("values", record.get("train")), dtype=np.float64)
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        values = np.empty(0)
+    if values.ndim != 1 or not np.isfinite(values).any() or np.isinf(values).any():
+        raise DataError(f"{place}: needs `values` (or `train`), a list of finite numbers and nulls")
+    season = record.get("season")
+    if season is None:
+        season = _season_of(str(record.get("freq")))
+    if not isinstance(season, int) or season < 1:
+        raise DataError(f"{place}: `season` must be a whole number from 1, the values per season")
+    return Series(str(record.get("id", default_id)), values[:, None], None, season)

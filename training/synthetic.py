@@ -58,11 +58,11 @@ def _one(rng: np.random.Generator, steps: int) -> NDArray[np.float64]:
 
 
 def sine() -> dict[str, NDArray[np.float64]]:
-    """sin(0), sin(1), ... sin(35): one series of 36 values."""
-    return {"sine": np.sin(np.arange(36.0))}
+    """sin(0), sin(1), ... sin(71): the first 36 values to train on, the others to go on by itself for."""
+    return {"sine": np.sin(np.arange(72.0))}
 
 
-def walk(count: int = 200, steps: int = 120, seed: int = 5) -> dict[str, NDArray[np.float64]]:
+def walk(count: int = 500, steps: int = 120, seed: int = 5) -> dict[str, NDArray[np.float64]]:
     """Random walks with steps N(0, 0.1): the best forecast of the next value is the newest, its squared error 0.01."""
     walks = np.random.default_rng(seed).normal(0, 0.1, (count, steps)).cumsum(axis=1)
     return {f"walk{i}": row for i, row in enumerate(walks)}

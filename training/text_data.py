@@ -3,6 +3,7 @@
 import gzip
 import json
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,12 +75,12 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
     for path in paths:
         try:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            content = raw.decode("utf-8-sig")
+            content = raw.decode("utf-8").removeprefix("\ufeff")
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8 first") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not readable: {error}") from error
         documents = _json_texts(path, content) if path.name.endswith((".jsonl", ".jsonl.gz")) else [content]
         cleaned = [unicodedata.normalize("NFC", text.replace("\r\n", "\n")) for text in documents]

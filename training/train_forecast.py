@@ -13,7 +13,7 @@ from training import plots
 from training.baselines import Window, forecast_baselines, score_forecasts
 from training.card import ModelCard, figures_table
 from training.cells import Cell
-from training.export import build_graph, standardise, write_folder
+from training.export import build_graph, save_reference, standardise, write_folder
 from training.inference import ForecastModel
 from training.loop import LoopConfig, fit
 from training.networks import Forecaster
@@ -97,7 +97,7 @@ def train(
             description=run.description,
             graph=described,
             metrics={},
-            provenance=provenance(run, network, loop.seed, config.cell, config.layers, config.hidden),
+            provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             features=config.features,
             horizon=config.horizon,
             quantile_levels=config.quantile_levels,
@@ -105,6 +105,7 @@ def train(
         )
 
     def fill(folder: Path, made: ForecastManifest) -> ForecastManifest:
+        save_reference(network, folder)
         model = ForecastModel.of_folder(folder, made)
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of the scale")

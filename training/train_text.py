@@ -14,7 +14,7 @@ from training import plots
 from training.baselines import hmm_bits_per_character, ngram_bits_per_character
 from training.card import ModelCard, figures_table
 from training.cells import Cell
-from training.export import build_graph, write_folder
+from training.export import build_graph, save_reference, write_folder
 from training.inference import CharacterModel
 from training.loop import Epoch, LoopConfig, fit
 from training.networks import TextModel
@@ -35,6 +35,7 @@ class TextConfig:
     hidden: int
     layers: int
     dropout: float
+    weight_dropout: float
     context: int
     rows: int
     valid: float
@@ -59,7 +60,13 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
     replacements = vocabulary.replacements()
     tokens, valid, test = ([vocabulary.encode(normalise(text, replacements)) for text in part] for part in parts)
     network = TextModel(
-        config.cell, len(vocabulary.characters), config.embedding, config.hidden, config.layers, config.dropout
+        config.cell,
+        len(vocabulary.characters),
+        config.embedding,
+        config.hidden,
+        config.layers,
+        config.dropout,
+        config.weight_dropout,
     )
     stretches = np.array_split(np.concatenate(tokens), config.rows)
     shared = np.concatenate(share_of_this_process(stretches))
@@ -81,14 +88,16 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
             description=run.description,
             graph=described,
             metrics={},
-            provenance=provenance(run, network, loop.seed, config.cell, config.layers, config.hidden),
+            provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             vocabulary=vocabulary.characters,
             replacements=replacements,
             context=config.context,
         )
 
     def fill(folder: Path, made: TextManifest) -> TextManifest:
-        return _measure(CharacterModel.of_folder(folder, made), tokens, test, parts[2], config, history, folder)
+        save_reference(network, folder)
+        model = CharacterModel.of_folder(folder, made)
+        return _measure(model, tokens, test, parts[2], config, history, folder)
 
     return write_folder(run.models, run.name, graph, manifest, fill)
 

@@ -1,7 +1,10 @@
 """POST /forecast."""
 
+from typing import Annotated
+
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
+from fastapi.openapi.models import Example
 from numpy.typing import NDArray
 
 from service.api.problems import documented
@@ -15,9 +18,28 @@ from service.timestamps import timestamps_after
 
 router = APIRouter(tags=["series"])
 
+EXAMPLES: dict[str, Example] = {
+    "a series": {
+        "summary": "Six values after monthly ones, one of which is missing, with an interval of 80 %",
+        "value": {
+            "series": [112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118],
+            "horizon": 6,
+            "levels": [80],
+            "start": "1949-01-01",
+            "freq": "MS",
+        },
+    },
+    "with history": {
+        "summary": "Also what would have been forecast for each value before it came",
+        "value": {"series": [3, 4, 6, 5, 7, 8, 8, 9], "horizon": 2, "quantiles": [0.5], "include_history": True},
+    },
+}
+
 
 @router.post("/forecast", responses=documented(400, 404, 409, 413, 422))
-async def post_forecast(body: ForecastBody, state: CarryState) -> ForecastAnswer:
+async def post_forecast(
+    body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)], state: CarryState
+) -> ForecastAnswer:
     """Forecast the values that follow a series, with quantiles."""
     model = state.registry.find_kind(body.model, "forecast")
     manifest = model.manifest
@@ -26,6 +48,11 @@ async def post_forecast(body: ForecastBody, state: CarryState) -> ForecastAnswer
     if body.horizon > state.settings.max_horizon:
         raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
     levels = _levels(body, manifest)
+    if body.include_history and len(values) * len(levels) > state.settings.max_answer_items:
+        most = state.settings.max_answer_items
+        raise LimitExceededError(
+            f"at most {most} quantiles: ask for fewer levels, or give a shorter series", "$.include_history"
+        )
     timestamps = None
     if body.start is not None and body.freq is not None:
         timestamps = timestamps_after(body.start, body.freq, len(values), body.horizon)
@@ -83,11 +110,11 @@ def _levels(body: ForecastBody, manifest: ForecastManifest) -> tuple[float, ...]
         raise InvalidRequestError("give `quantiles` or `levels`, not both", "$.levels")
     levels = manifest.quantile_levels
     if body.quantiles is not None:
-        levels = tuple(sorted(set(body.quantiles)))
+        levels = tuple(sorted({round(level, 6) for level in body.quantiles}))
         check_levels(levels, manifest, "$.quantiles")
     elif body.levels is not None:
         tails = [(100 - level) / 200 for level in body.levels]
-        levels = tuple(sorted({round(q, 10) for tail in tails for q in (tail, 1 - tail)}))
+        levels = tuple(sorted({round(q, 6) for tail in tails for q in (tail, 1 - tail)}))
         check_levels(levels, manifest, "$.levels")
     return levels
 

@@ -67,7 +67,7 @@ async def get_models(state: CarryState) -> ModelsAnswer:
     return ModelsAnswer(models=[shown(m) for m in registry.models], refused=_refused(registry.refused))
 
 
-@router.get("/{name}", responses=documented(404, 409))
+@router.get("/{name}", responses=documented(404, 409, 422))
 async def get_model(name: str, state: CarryState) -> ModelAnswer:
     """A model's manifest: what it takes and gives, how it was made, how well it measured. `name` or `name@version`."""
     model = state.registry.find(name)

@@ -2,19 +2,43 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
-Values = Annotated[list[Number | None], Field(min_length=1)]
+# Without fail_fast, a body of a million wrong values would be a million errors.
+Values = Annotated[list[Number | None], Field(min_length=1, fail_fast=True)]
+MOST_FIELDS = 64
 ModelName = Annotated[
-    str | None, Field(max_length=80, description="`name` or `name@version`; the default model if absent.")
+    str | None, Field(min_length=1, max_length=80, description="`name` or `name@version`; the default model if absent.")
 ]
+
+
+def _is_unicode(text: str) -> str:
+    """JSON can write half a surrogate pair, which is no character."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("not valid unicode: half of a surrogate pair")
+    return text
+
+
+def _has_few_fields(data: Any) -> Any:
+    """Each wrong field would be an error of its own, and a body has room for a million."""
+    if isinstance(data, dict) and len(data) > MOST_FIELDS:
+        raise ValueError(f"has more than {MOST_FIELDS} fields")
+    return data
+
+
+Text = Annotated[str, AfterValidator(_is_unicode)]
 
 
 class Body(BaseModel):
     """A request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, data: Any) -> Any:
+        return _has_few_fields(data)
 
 
 class Answer(BaseModel):
@@ -38,7 +62,8 @@ class ForecastBody(Body):
     """A series, and what to forecast of it."""
 
     series: Annotated[
-        Annotated[Values, Tag("<values>")] | Annotated[dict[str, Values], Field(min_length=1), Tag("<features>")],
+        Annotated[Values, Tag("<values>")]
+        | Annotated[dict[str, Values], BeforeValidator(_has_few_fields), Field(min_length=1), Tag("<features>")],
         Discriminator(_layout),
     ] = Field(
         description="The values, oldest first, `null` where missing; or such a list for each feature, by name.",
@@ -89,7 +114,7 @@ Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 class GenerateBody(Body):
     """A prompt, and how to continue it."""
 
-    prompt: str = Field(description="The text to continue; may be empty.", examples=["ROMEO:\n"])
+    prompt: Text = Field(description="The text to continue; may be empty.", examples=["ROMEO:\n"])
     max_length: Annotated[int, Field(strict=True, ge=1)] = Field(
         default=200, description="Most characters to generate."
     )
@@ -99,7 +124,7 @@ class GenerateBody(Body):
     top_k: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="Keep the k most probable; 0: all.")
     top_p: Annotated[Share, Field(gt=0)] = Field(default=1.0, description="Keep the fewest whose mass reaches p.")
     min_p: Share = Field(default=0.0, description="Keep those at least min_p times as probable as the best.")
-    repetition_penalty: Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=10)] = Field(
+    repetition_penalty: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)] = Field(
         default=1.0, description="Above 1: characters that already occurred become less likely."
     )
     stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=16)] = Field(
@@ -159,7 +184,7 @@ class GenerateAnswer(Answer):
 class PredictBody(Body):
     """A text, to see what the model expects next."""
 
-    text: str = Field(description="May be empty.", examples=["To be, or not to b"])
+    text: Text = Field(description="May be empty.", examples=["To be, or not to b"])
     top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(default=5, description="How many candidates.")
     per_position: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="Tell them after each character, and the text's bits per character."

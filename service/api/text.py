@@ -3,8 +3,10 @@
 import math
 import secrets
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
+from fastapi.openapi.models import Example
 
 from service.api.problems import documented
 from service.api.schemas import (
@@ -29,14 +31,35 @@ from service.sampling import SamplingParams
 
 router = APIRouter(tags=["text"])
 
+GENERATE_EXAMPLES: dict[str, Example] = {
+    "sampled": {
+        "summary": "The same seed gives the same text",
+        "value": {"prompt": "ROMEO:\n", "max_length": 120, "temperature": 0.7, "seed": 7},
+    },
+    "greedy": {
+        "summary": "The most probable character each time, with the five most probable ones told",
+        "value": {"prompt": "To be, or ", "max_length": 20, "temperature": 0, "logprobs": 5},
+    },
+}
+PREDICT_EXAMPLES: dict[str, Example] = {
+    "next": {"summary": "What comes next", "value": {"text": "To be, or not to b", "top_k": 3}},
+    "each": {
+        "summary": "What was expected after each character, and the bits per character",
+        "value": {"text": "To be", "top_k": 2, "per_position": True},
+    },
+}
+
 
 @router.post("/generate", responses=documented(400, 404, 409, 413, 422))
-async def post_generate(body: GenerateBody, state: CarryState) -> GenerateAnswer:
+async def post_generate(
+    body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)], state: CarryState
+) -> GenerateAnswer:
     """Continue a text, character by character."""
     model, manifest = _model(state, body.model, body.prompt, "$.prompt")
     if body.max_length * body.n > state.settings.max_generated_length:
         most = state.settings.max_generated_length
         raise LimitExceededError(f"at most {most} characters are generated at once, over all n texts", "$.max_length")
+    _check_candidates(body.max_length * body.n, body.logprobs, state, "$.logprobs")
     seed = secrets.randbits(53) if body.seed is None else body.seed
     request = GenerateRequest(
         prompt=body.prompt,
@@ -65,9 +88,13 @@ async def post_generate(body: GenerateBody, state: CarryState) -> GenerateAnswer
 
 
 @router.post("/predict", responses=documented(400, 404, 409, 413, 422))
-async def post_predict(body: PredictBody, state: CarryState) -> PredictAnswer:
+async def post_predict(
+    body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)], state: CarryState
+) -> PredictAnswer:
     """See which characters the model expects next, after a text or after each of its characters."""
     model, manifest = _model(state, body.model, body.text, "$.text")
+    if body.per_position:
+        _check_candidates(len(body.text), min(body.top_k, len(manifest.vocabulary)), state, "$.top_k")
     found = await model.engine.run(lambda runner: predict(runner, manifest, body.text, body.top_k, body.per_position))
     state.metrics.read.labels(model.label).inc(len(body.text))
     positions = None
@@ -91,6 +118,14 @@ def _model(state: State, name: str | None, text: str, path: str) -> tuple[Model,
     if len(text) > state.settings.max_text_length:
         raise LimitExceededError(f"at most {state.settings.max_text_length} characters are read at once", path)
     return model, model.manifest
+
+
+def _check_candidates(positions: int, count: int, state: State, path: str) -> None:
+    most = state.settings.max_answer_items
+    if positions * count > most:
+        raise LimitExceededError(
+            f"at most {most} candidates in one answer: ask for fewer, or for fewer characters", path
+        )
 
 
 def _choice(continuation: Continuation, logprobs: int) -> Choice:

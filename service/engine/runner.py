@@ -92,18 +92,23 @@ class Runner:
 
     def _check(self) -> None:
         graph = self._graph
-        expected_inputs = {t.name: (t.dtype, len(t.shape)) for t in graph.inputs}
-        expected_inputs |= {s.name: (s.dtype, len(s.shape)) for s in graph.state}
-        expected_outputs = {t.name: (t.dtype, len(t.shape)) for t in graph.outputs}
-        expected_outputs |= {s.output: (s.dtype, len(s.shape)) for s in graph.state}
+        expected_inputs = {t.name: (t.dtype, _known(t.shape)) for t in graph.inputs}
+        expected_inputs |= {s.name: (s.dtype, _known(s.shape)) for s in graph.state}
+        expected_outputs = {t.name: (t.dtype, _known(t.shape)) for t in graph.outputs}
+        expected_outputs |= {s.output: (s.dtype, _known(s.shape)) for s in graph.state}
         for what, ports, expected in (
             ("inputs", self._session.get_inputs(), expected_inputs),
             ("outputs", self._session.get_outputs(), expected_outputs),
         ):
-            found = {port.name: (_DTYPES.get(port.type, port.type), len(port.shape) - 1) for port in ports}
+            found = {port.name: (_DTYPES.get(port.type, port.type), _known(port.shape[1:])) for port in ports}
             if found != expected:
                 odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
                 raise GraphMismatchError(f"{graph.file} and the manifest disagree on the {what} {', '.join(odd)}")
+
+
+def _known(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
+    """A shape with None for what varies from call to call."""
+    return tuple(size if isinstance(size, int) else None for size in shape)
 
 
 def fork(states: Mapping[str, Array], rows: int) -> States:

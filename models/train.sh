@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Trains the models that Carry ships, each by one `carry train` command with a fixed seed.
+#   DATA=/path/to/series TEXT=/path/to/texts models/train.sh [sine] [walk] [stock] [forecast] [text]
+# `sine` and `walk` make their own data. The other files, and where they come from: docs/training.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p runs # also of the checkpoints: the same command goes on where it was stopped
+
+for name in "${@:-sine walk stock forecast text}"; do
+  for model in $name; do
+    case $model in
+      sine)
+        python -m training.synthetic sine > runs/sine.csv
+        carry train forecast runs/sine.csv --name sine \
+          --description "LSTM of 16 units trained on sin(0) ... sin(35) only; the 36 values after are the test part." \
+          --horizon 1 --context 36 --quantiles 0.5 --cell lstm --hidden 16 --scaling standard --mask-rate 0 --rows 1 \
+          --valid 0 --test 0.5 --epochs 3000 --learning-rate 1e-2 --no-baselines --seed 1 ;;
+      walk)
+        python -m training.synthetic walk > runs/walk.csv
+        carry train forecast runs/walk.csv --name walk \
+          --description "Elman network of 64 tanh units on random walks with steps N(0, 0.1); no forecast can have a smaller mean squared error than 0.01." \
+          --horizon 1 --context 60 --cell elman --hidden 64 --scaling standard --mask-rate 0 --rows 20 \
+          --epochs 120 --patience 30 --learning-rate 3e-3 --windows 2400 --no-baselines --seed 1 ;;
+      stock)
+        carry train forecast "${DATA:?the folder of series}/csv/google-stock-train.csv.gz" --name stock \
+          --description "The classic exercise: the next daily closing price of Google from 60 days of close, open and volume." \
+          --target Close --features Open,Volume --horizon 1 --context 60 --cell lstm --hidden 50 --lags 5 --rows 8 \
+          --dropout 0 --epochs 40 --patience 10 --windows 120 --private --seed 1 ;;
+      forecast)
+        data=${DATA:?the folder of series}
+        carry train forecast "$data"/{m3,m1,nn3,nngc1,australia-panels,currencies-monthly,gefcom2012,daily-and-faster}.jsonl.gz \
+          --name forecast \
+          --description "A global forecaster of series of any unit, level and season up to 24." \
+          --synthetic 4000 --horizon 24 --context 64 --cell lstm --layers 2 --hidden 128 --dropout 0.1 --lags 24 \
+          --rows 64 --epochs 18 --patience 5 --learning-rate 1.5e-3 --weight-decay 0.01 --windows 200 --private --seed 1 ;;
+      text)
+        carry train text "${TEXT:?the folder of texts}/tinyshakespeare.txt.gz" --name text \
+          --description "Continues text in the manner of Shakespeare's plays." \
+          --cell lstm --hidden 512 --embedding 128 --dropout 0.3 --weight-dropout 0.3 --context 100 --rows 32 \
+          --valid 0.02 --epochs 24 --learning-rate 3e-3 --seed 1 ;;
+      *) echo "no model $model; there are sine, walk, stock, forecast, text" >&2; exit 2 ;;
+    esac
+  done
+done

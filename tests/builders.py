@@ -1,0 +1,77 @@
+"""Small models with random weights, exported as real ones are."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from service.manifest import ForecastManifest, Graph, TextManifest
+from training.cells import Cell
+from training.export import build_graph, write_folder
+from training.networks import Forecaster, TextModel
+from training.provenance import Run, provenance
+from training.scaling import CausalScaler, StandardScaler
+from training.text_data import Vocabulary
+
+LEVELS = (0.1, 0.5, 0.9)
+CHARACTERS = Vocabulary.of(["\n !,.'?abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+
+
+def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", horizon: int = 4) -> Forecaster:
+    """A forecaster that was never trained."""
+    torch.manual_seed(3)
+    scaler = (
+        CausalScaler(features, lags=3)
+        if scaling == "causal"
+        else StandardScaler(torch.full((features,), 5.0), torch.full((features,), 2.0))
+    )
+    network = Forecaster(scaler, cell, 12, 2, 0.0, horizon, LEVELS)
+    if network.mixing is not None:
+        nn.init.normal_(network.mixing.weight, std=0.1)
+    return network.eval()
+
+
+def character_model(cell: Cell = "lstm") -> TextModel:
+    """A character model that was never trained."""
+    torch.manual_seed(4)
+    network = TextModel(cell, len(CHARACTERS.characters), 8, 24, 2, 0.0)
+    nn.init.normal_(network.head.weight, std=1.0)
+    return network.eval()
+
+
+def write_model(network: Forecaster | TextModel, models: Path, name: str) -> Path:
+    """Write a model folder as `carry train` does, without its card."""
+    run = Run(name, "made by a test", models, models, (), "carry train")
+    made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
+    graph = build_graph(network)
+    if isinstance(network, Forecaster):
+        features = tuple(f"f{i}" for i in range(network.scaler.features))
+
+        def of_forecaster(version: int, described: Graph) -> ForecastManifest:
+            return ForecastManifest(
+                name=name,
+                version=version,
+                graph=described,
+                metrics={},
+                provenance=made_by,
+                features=features,
+                horizon=network.horizon,
+                quantile_levels=LEVELS,
+                context=8,
+            )
+
+        return write_folder(models, name, graph, of_forecaster, lambda _, made: made)
+
+    def of_text(version: int, described: Graph) -> TextManifest:
+        return TextManifest(
+            name=name,
+            version=version,
+            graph=described,
+            metrics={},
+            provenance=made_by,
+            vocabulary=CHARACTERS.characters,
+            replacements=CHARACTERS.replacements(),
+            context=8,
+        )
+
+    return write_folder(models, name, graph, of_text, lambda _, made: made)

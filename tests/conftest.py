@@ -1,0 +1,54 @@
+"""Fixtures: a folder of small models, and the real application on it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+from tests.builders import character_model, forecaster, write_model
+
+# Shared machines pause; a property does not fail for having been slow once.
+settings.register_profile("carry", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("carry")
+torch.set_num_threads(1)
+
+SHIPPED = Path(__file__).parent.parent / "models"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """forecast (one feature), weather (two), text."""
+    folder = tmp_path_factory.mktemp("models")
+    write_model(forecaster(), folder, "forecast")
+    write_model(forecaster(features=2), folder, "weather")
+    write_model(character_model(), folder, "text")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def client(models: Path) -> Iterator[TestClient]:
+    """The application on small models, with small limits."""
+    chosen = Settings(
+        models_dir=models,
+        max_body_bytes=100_000,
+        max_series_length=5000,
+        max_horizon=100,
+        max_text_length=5000,
+        max_generated_length=400,
+        max_answer_items=10_000,
+    )
+    with TestClient(create_app(chosen), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Iterator[TestClient]:
+    """The application on the models that Carry ships."""
+    with TestClient(create_app(Settings(models_dir=SHIPPED)), raise_server_exceptions=False) as opened:
+        yield opened

@@ -1,0 +1,180 @@
+"""As a user does it: from a data file through `carry train` to an answer over HTTP, with the real commands."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SHIPPED
+
+CARRY = Path(sys.executable).parent / "carry"
+SERVICE_PYTHON = Path(os.environ.get("CARRY_SERVICE_PYTHON", ".venv/bin/python"))
+
+
+def carry(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
+    command = [str(CARRY), *arguments]
+    return subprocess.run(command, check=check, env=settings, capture_output=True, text=True, timeout=300)
+
+
+@contextmanager
+def served(models: Path, command: list[str]) -> Iterator[str]:
+    """The service as a process of its own, on a port of its choice; its address."""
+    settings = os.environ | {"CARRY_PORT": "0", "CARRY_MODELS_DIR": str(models), "CARRY_LOG_FORMAT": "json"}
+    with subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = (json.loads(line) for line in process.stderr)
+        port = next(line["port"] for line in lines if line["event"] == "listening")
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A forecaster of a season with a gap and a second column, and a text model, trained by the commands."""
+    folder = tmp_path_factory.mktemp("user")
+    rows = ["ds,sales,price"]
+    for day in range(400):
+        value = 50 + 10 * math.sin(2 * math.pi * day / 7) + 0.01 * day
+        price = 3 + (day % 7)
+        rows.append(
+            f"2023-{1 + day // 28:02d}-{1 + day % 28:02d},{'' if day == 50 else value:.6},{price}" if day < 336 else ""
+        )
+    (folder / "sales.csv").write_text("\n".join(filter(None, rows)) + "\n")
+    (folder / "letters.txt").write_text("she sells sea shells by the sea shore.\n" * 200)
+    runs = ["--models-dir", str(folder / "models"), "--run-dir"]
+    series = ["train", "forecast", str(folder / "sales.csv"), "--target", "sales", "--features", "price"]
+    shape = ["--horizon", "7", "--context", "28", "--hidden", "24", "--lags", "14", "--quantiles", "0.1,0.5,0.9"]
+    effort = ["--epochs", "60", "--rows", "4", "--learning-rate", "0.01", "--windows", "4", "--seed", "5"]
+    carry(*series, "--name", "sales", *shape, *effort, *runs, str(folder / "run1"))
+    text = ["train", "text", str(folder / "letters.txt"), "--name", "letters", "--cell", "gru", "--no-baselines"]
+    small = [
+        "--hidden",
+        "48",
+        "--embedding",
+        "16",
+        "--context",
+        "32",
+        "--rows",
+        "8",
+        "--epochs",
+        "12",
+        "--dropout",
+        "0",
+    ]
+    carry(*text, *small, "--learning-rate", "0.01", *runs, str(folder / "run2"))
+    return folder / "models"
+
+
+def test_what_was_trained_is_served(trained: Path) -> None:
+    with served(trained, [str(CARRY), "serve"]) as url:
+        days = range(84)
+        sales = [50 + 10 * math.sin(2 * math.pi * day / 7) for day in days]
+        body = {"series": {"sales": sales, "price": [3 + day % 7 for day in days]}, "horizon": 10}
+        median = post(f"{url}/forecast", body)["median"]
+        expected = [50 + 10 * math.sin(2 * math.pi * day / 7) for day in range(84, 94)]
+        assert max(abs(a - b) for a, b in zip(median, expected, strict=True)) < 4
+        text = post(f"{url}/generate", {"prompt": "she sells ", "max_length": 28, "temperature": 0})["text"]
+        assert text == "sea shells by the sea shore."
+        bits = post(f"{url}/predict", {"text": "she sells sea shells", "per_position": True})["bits_per_character"]
+        assert bits < 0.8
+
+
+def test_a_model_folder_tells_what_it_is_and_how_well_it_measured(trained: Path) -> None:
+    folder = trained / "sales/1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["features"] == ["sales", "price"]
+    assert {"mase", "smape", "scaled_quantile_loss", "coverage_80"} <= set(manifest["metrics"])
+    card = (folder / "CARD.md").read_text()
+    for method in ("Carry", "SeasonalNaive", "AutoETS", "AutoTheta"):
+        assert f"| {method} |" in card
+    assert manifest["provenance"]["command"].startswith("carry train forecast sales.csv --target sales")
+    assert str(trained.parent) not in manifest["provenance"]["command"].replace(str(trained), "").split("--run-dir")[0]
+    for name in ("loss", "forecasts", "test"):
+        assert (folder / f"pictures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len((folder / f"pictures/{name}.csv").read_text().splitlines()) > 2
+    assert (trained / "letters/1/pictures/next_character.png").exists()
+    assert [path.name for path in (trained / "sales").iterdir()] == ["1"]
+
+
+def test_evaluate_measures_beside_baselines(trained: Path, tmp_path: Path) -> None:
+    text = tmp_path / "other.txt"
+    text.write_text("she sells shells\n" * 5)
+    found = json.loads(carry("evaluate", str(trained / "letters/1"), str(text), "--json").stdout)
+    assert 0 < found["letters"]["bits_per_character"] < 4
+    data = trained.parent / "sales.csv"
+    scores = json.loads(carry("evaluate", str(trained / "sales/1"), str(data), "--json", "--no-baselines").stdout)
+    assert scores["sales"]["mase"] < scores["Naive"]["mase"]
+
+
+def test_verbs_that_need_no_server(trained: Path, tmp_path: Path) -> None:
+    listed = carry("models", CARRY_MODELS_DIR=str(trained)).stdout
+    assert "sales@1" in listed
+    assert "letters@1" in listed
+    generated = carry("generate", "by the ", "--temperature", "0", "--max-length", "9", CARRY_MODELS_DIR=str(trained))
+    assert generated.stdout == "by the sea shore\n"
+    source = str(trained.parent / "sales.csv")
+    printed = carry("forecast", source, "--horizon", "3", "--json", CARRY_MODELS_DIR=str(trained)).stdout
+    assert len(json.loads(printed)["median"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "forecast", "nothing.csv", "--name", "x"], "no such file"),
+        (["train", "forecast", "pyproject.toml", "--name", "X!"], "lower-case letters"),
+        (["train", "text", "README.md", "--name", "x", "--cell", "transformer"], "elman, jordan, lstm, gru"),
+        (["train", "forecast", "a.csv", "--name", "x", "--quantiles", "0.1"], "0.5 among them"),
+        (["forecast", "nothing.csv"], "cannot be read"),
+        (["generate", "x", "--model", "nobody"], "no such model"),
+        (["evaluate", "nowhere", "README.md"], "no model folder"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(arguments: list[str], message: str) -> None:
+    found = carry(*arguments, check=False, CARRY_MODELS_DIR=str(SHIPPED))
+    assert found.returncode == 2
+    assert message in " ".join(found.stderr.replace("│", " ").split())
+    assert "Traceback" not in found.stderr
+
+
+def test_a_bad_setting_is_told_in_a_line() -> None:
+    found = carry("serve", check=False, CARRY_PORT="eighty")
+    assert found.returncode == 2
+    assert found.stderr.startswith("carry: CARRY_PORT: ")
+
+
+def test_the_service_runs_and_says_what_is_missing_without_torch() -> None:
+    """In the environment of `make run`, which is not this one."""
+    assert SERVICE_PYTHON.exists(), "made by `make test`"
+    for module in ("torch", "onnx", "pandas"):
+        missing = subprocess.run([SERVICE_PYTHON, "-c", f"import {module}"], capture_output=True, text=True)
+        assert "ModuleNotFoundError" in missing.stderr
+    command = str(SERVICE_PYTHON.parent / "carry")
+    assert "forecast" in subprocess.run([command, "train", "--help"], check=True, capture_output=True, text=True).stdout
+    asked = [command, "train", "text", "README.md", "--name", "x"]
+    train = subprocess.run(asked, capture_output=True, text=True)
+    assert train.returncode == 2
+    assert train.stderr.splitlines() == [train.stderr.strip()]
+    assert "pip install 'carry[training]'" in train.stderr
+    with served(SHIPPED, [command, "serve"]) as url:
+        assert len(post(f"{url}/forecast", {"series": [1, 2, 3, 4], "horizon": 2})["median"]) == 2

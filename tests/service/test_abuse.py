@@ -1,0 +1,58 @@
+"""Small bodies that ask for much work: each is refused at once, before the model or a list of errors is made."""
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "message"),
+    [
+        ('{"series":[' + "[]," * 20_000 + "[]]}", "$.series[0]", "finite number"),
+        ("{" + ",".join(f'"{i}":0' for i in range(8000)) + "}", "$", "more than 64 fields"),
+        ('{"series":{' + ",".join(f'"{i}":0' for i in range(8000)) + "}}", "$.series", "more than 64 fields"),
+    ],
+)
+def test_a_body_full_of_errors_is_told_the_first_ones(client: TestClient, body: str, path: str, message: str) -> None:
+    answer = client.post("/forecast", content=body, headers=JSON)
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["path"] == path
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "path"),
+    [
+        ("/predict", {"text": "ab" * 2500, "per_position": True, "top_k": 1000}, "$.top_k"),
+        ("/generate", {"prompt": "a", "max_length": 100, "n": 4, "logprobs": 100}, "$.logprobs"),
+        ("/forecast", {"series": [1.0] * 5000, "include_history": True}, "$.include_history"),
+    ],
+)
+def test_an_answer_of_too_many_numbers_is_refused(
+    client: TestClient, route: str, body: dict[str, Any], path: str
+) -> None:
+    answer = client.post(route, json=body)
+    assert answer.status_code == 422, answer.text[:300]
+    problem = answer.json()
+    assert problem["code"] == "limit_exceeded"
+    assert problem["errors"][0]["path"] == path
+
+
+def test_a_body_that_is_not_said_to_be_json_is_told_what_to_say(client: TestClient) -> None:
+    answer = client.post("/forecast", content='{"series":[1]}', headers={"content-type": "text/plain"})
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+def test_problems_are_documented_as_problems(client: TestClient) -> None:
+    for path in client.get("/openapi.json").json()["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert answer["content"] == {
+                        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+                    }

@@ -1,0 +1,145 @@
+"""The command line, in this process; what the shell would see."""
+
+import io
+import json
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import typer
+
+from service import cli
+
+
+def carry(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["carry", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return code if isinstance(code, int) else 0, out, err
+
+
+@pytest.fixture(autouse=True)
+def _environment(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARRY_MODELS_DIR", str(models))
+    commands = cli.app.registered_commands
+    monkeypatch.setattr(cli.app, "registered_commands", commands.copy())
+    monkeypatch.setattr(cli.app, "registered_groups", cli.app.registered_groups.copy())
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = carry("--help", capsys=capsys)
+    assert status == 0
+    for verb in ("serve", "models", "forecast", "generate", "train", "evaluate"):
+        assert verb in out
+
+
+@pytest.mark.parametrize("content", ["1\n2\n\n4\n5\n", "y\n1\n2\n\n4\n5\n", "ds,y\na,1\nb,2\nc,\nd,4\ne,5\n"])
+def test_forecast_reads_a_column_with_or_without_a_header(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    file = tmp_path / "series.csv"
+    file.write_text(content)
+    status, out, _ = carry("forecast", str(file), "--horizon", "3", "--json", capsys=capsys)
+    assert status == 0
+    (tmp_path / "same.csv").write_text("y\n1\n2\n\n4\n5\n")
+    _, expected, _ = carry("forecast", str(tmp_path / "same.csv"), "--horizon", "3", "--json", capsys=capsys)
+    assert json.loads(out) == json.loads(expected)
+    assert len(json.loads(out)["median"]) == 3
+
+
+def test_forecast_reads_standard_input_and_prints_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n3\n"))
+    status, out, _ = carry("forecast", "-", "--horizon", "2", capsys=capsys)
+    assert status == 0
+    header, *rows = out.splitlines()
+    assert header.split() == ["step", "0.1", "0.5", "0.9"]
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("", [], "holds no values"),
+        ("y\n", [], "holds no values"),
+        ("y\n\n", [], "holds no number"),
+        ("y\n1\nx\n", [], "line 3: 'x' is not a number"),
+        ("y\n1\nnan\n", [], "not a finite number"),
+        ("y\n1\n", ["--column", "z"], "no column 'z'; its columns are y"),
+        ("y\n1\n", ["--model", "nobody"], "no such model"),
+        ("y\n1\n", ["--model", "text"], "is a text model"),
+    ],
+)
+def test_what_cannot_be_forecast_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, arguments: list[str], message: str
+) -> None:
+    file = tmp_path / "series.csv"
+    file.write_text(content)
+    status, _, err = carry("forecast", str(file), *arguments, capsys=capsys)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_generate_prints_the_prompt_and_its_continuation(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = carry("generate", "Once", "--max-length", "9", "--seed", "4", capsys=capsys)
+    assert status == 0
+    assert out.startswith("Once")
+    assert out == carry("generate", "Once", "--max-length", "9", "--seed", "4", capsys=capsys)[1]
+
+
+def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "forecast@1" in carry("models", capsys=capsys)[1]
+    found = json.loads(carry("models", "--json", capsys=capsys)[1])
+    assert [model["name"] for model in found["models"]] == ["forecast", "text", "weather"]
+
+
+def test_a_folder_without_models_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CARRY_MODELS_DIR", str(tmp_path))
+    assert str(tmp_path) in carry("models", capsys=capsys)[2]
+
+
+@pytest.mark.parametrize("verb", ["serve", "models"])
+def test_a_bad_setting_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setenv("CARRY_PORT", "eighty")
+    status, _, err = carry(verb, capsys=capsys)
+    assert status == 2
+    assert err.startswith("carry: CARRY_PORT: ")
+    assert err.count("\n") == 1
+
+
+def test_a_verb_that_needs_more_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def needs_torch() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(EntryPoint, "load", lambda self: needs_torch)
+    status, _, err = carry("evaluate", capsys=capsys)
+    assert (status, err) == (
+        2,
+        "carry: this verb needs torch, which is not installed: pip install 'carry[training]'\n",
+    )
+
+
+def test_a_verb_that_is_absent_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(_: EntryPoint) -> typer.Typer:
+        raise ModuleNotFoundError("No module named 'training'", name="training")
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    status, _, err = carry("train", "forecast", "x.csv", "--name", "x", capsys=capsys)
+    assert status == 2
+    assert err.endswith("pip install 'carry[training]'\n")
+    assert carry("models", capsys=capsys)[0] == 0

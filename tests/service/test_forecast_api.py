@@ -1,0 +1,190 @@
+"""POST /forecast, through the real application."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+SERIES = [10.0, 11, 12.5, None, 12, 13, 14, 13.5, 15]
+
+
+def post(client: TestClient, status: int = 200, **body: Any) -> dict[str, Any]:
+    answer = client.post("/forecast", json=body)
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_forecast_has_ascending_quantiles_for_every_step(client: TestClient) -> None:
+    found = post(client, series=SERIES, horizon=3)
+    assert found["model"] == {"name": "forecast", "version": 1}
+    assert list(found["quantiles"]) == ["0.1", "0.5", "0.9"]
+    rows = np.array(list(found["quantiles"].values()))
+    assert rows.shape == (3, 3)
+    assert (np.diff(rows, axis=0) >= 0).all()
+    assert found["median"] == found["quantiles"]["0.5"]
+
+
+@pytest.mark.parametrize("horizon", [4, 5, 9, 100])
+def test_a_longer_horizon_begins_with_the_shorter_one(client: TestClient, horizon: int) -> None:
+    short = post(client, series=SERIES, horizon=4)["median"]
+    longer = post(client, series=SERIES, horizon=horizon)["median"]
+    assert len(longer) == horizon
+    assert longer[:4] == short
+
+
+def test_quantiles_between_the_models_levels_lie_between_its_quantiles(client: TestClient) -> None:
+    own = post(client, series=SERIES, horizon=2)["quantiles"]
+    found = post(client, series=SERIES, horizon=2, quantiles=[0.3, 0.1])["quantiles"]
+    assert list(found) == ["0.1", "0.3"]
+    assert found["0.1"] == own["0.1"]
+    assert np.allclose(found["0.3"], (np.array(own["0.1"]) + own["0.5"]) / 2)
+
+
+def test_levels_are_central_intervals(client: TestClient) -> None:
+    own = post(client, series=SERIES, horizon=2)["quantiles"]
+    assert post(client, series=SERIES, horizon=2, levels=[80])["quantiles"] == {"0.1": own["0.1"], "0.9": own["0.9"]}
+
+
+def test_history_is_what_was_forecast_for_each_value_before_it_came(client: TestClient) -> None:
+    found = post(client, series=SERIES, horizon=1, include_history=True)["history"]["quantiles"]["0.5"]
+    assert len(found) == len(SERIES)
+    assert found[0] is None
+    for given_so_far in (1, 4, 8):
+        alone = post(client, series=SERIES[:given_so_far], horizon=1)["median"][0]
+        assert found[given_so_far] == pytest.approx(alone, rel=1e-4)
+
+
+def test_timestamps_follow_the_series(client: TestClient) -> None:
+    found = post(client, series=SERIES, horizon=3, start="2024-01-31", freq="M")
+    assert found["timestamps"] == ["2024-10-31", "2024-11-30", "2024-12-31"]
+
+
+def test_non_negative_raises_every_number_to_zero(client: TestClient) -> None:
+    series = [0.1, -3, 0.2, -4, 0, -5]
+    assert min(post(client, series=series, horizon=5)["quantiles"]["0.1"]) < 0
+    found = post(client, series=series, horizon=5, non_negative=True, include_history=True)
+    numbers = [*found["median"], *found["quantiles"]["0.1"], *found["history"]["quantiles"]["0.1"][1:]]
+    assert min(numbers) >= 0
+
+
+def test_several_features_by_name(client: TestClient) -> None:
+    series = {"f1": [5, 6, None, 8], "f0": [1, 2, 3, 4]}
+    found = post(client, model="weather", series=series, horizon=9)
+    swapped = post(client, model="weather", series={"f0": [1, 2, 3, 4], "f1": [5, 6, None, 8]}, horizon=9)
+    assert found == swapped
+    assert found["median"] != post(client, model="weather", series=series | {"f1": [1, 9, 1, 9]}, horizon=9)["median"]
+
+
+def test_a_constant_series_is_forecast_to_stay(client: TestClient) -> None:
+    assert post(client, series=[7.5] * 30, horizon=6)["median"] == [7.5] * 6
+
+
+@given(
+    shift=st.sampled_from([0.0, 1e3, -1e6]),
+    scale=st.sampled_from([1e-3, 1.0, 1e5]),
+    steps=st.lists(st.floats(-1, 1), min_size=8, max_size=20),
+)
+def test_the_unit_of_a_series_does_not_matter(
+    client: TestClient, shift: float, scale: float, steps: list[float]
+) -> None:
+    """Not shifts: the level over the scale is one of the inputs. But units."""
+    series = (np.cumsum(steps) + shift).tolist()
+    one = np.array(post(client, series=series, horizon=4)["median"])
+    other = np.array(post(client, series=(np.array(series) * scale).tolist(), horizon=4)["median"])
+    size = 1e-3 * (np.ptp(series) + 1e-9 * abs(shift) + 1e-12)
+    np.testing.assert_allclose(other / scale, one, atol=size, rtol=1e-6)
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "empty": ({"series": []}, "$.series", "at least one"),
+    "only nulls": ({"series": [None, None]}, "$.series", "only nulls"),
+    "a string": ({"series": "1,2,3"}, "$.series", "list"),
+    "null": ({"series": None}, "$.series", "list"),
+    "a string inside": ({"series": [1, "2"]}, "$.series[1]", "finite number"),
+    "a boolean inside": ({"series": [1, True]}, "$.series[1]", "finite number"),
+    "a list inside": ({"series": [1, [2]]}, "$.series[1]", "finite number"),
+    "too large a number": ({"series": [1, 1e31]}, "$.series[1]", "less than or equal to"),
+    "an integer without end": ({"series": [10**400]}, "$.series[0]", "finite number"),
+    "too long": ({"series": [1.0] * 5001}, "$.series", "at most 5000"),
+    "no series": ({}, "$.series", "required"),
+    "no features": ({"series": {}}, "$.series", "at least one"),
+    "horizon zero": ({"series": [1], "horizon": 0}, "$.horizon", "greater than or equal to 1"),
+    "horizon too far": ({"series": [1], "horizon": 101}, "$.horizon", "at most 100"),
+    "horizon a fraction": ({"series": [1], "horizon": 1.5}, "$.horizon", "integer"),
+    "unknown field": ({"series": [1], "horizons": 3}, "$.horizons", "not permitted"),
+    "a level outside": ({"series": [1], "quantiles": [0.05]}, "$.quantiles", "0.1 to 0.9"),
+    "an interval outside": ({"series": [1], "levels": [95]}, "$.levels", "80 %"),
+    "both": ({"series": [1], "levels": [80], "quantiles": [0.5]}, "$.levels", "not both"),
+    "start alone": ({"series": [1], "start": "2024-01-01"}, "$.freq", "both"),
+    "a bad start": ({"series": [1], "start": "yesterday", "freq": "D"}, "$.start", "ISO 8601"),
+    "a bad freq": ({"series": [1], "start": "2024-01-01", "freq": "fortnight"}, "$.freq", "accepted"),
+    "past the calendar": ({"series": [1], "start": "9999-06-01", "freq": "Y"}, "$.start", "9999"),
+    "a feature missing": ({"series": {"f0": [1]}, "model": "weather"}, "$.series.f1", "missing"),
+    "a feature too many": ({"series": {"f0": [1], "f1": [1], "x": [1]}, "model": "weather"}, "$.series.x", "unknown"),
+    "unequal features": ({"series": {"f0": [1, 2], "f1": [1]}, "model": "weather"}, "$.series.f1", "has 1 values"),
+    "one list for two": ({"series": [1, 2], "model": "weather"}, "$.series", "f0, f1"),
+    "a text model": ({"series": [1], "model": "text"}, "$.model", "is a text model"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_the_field_and_what_is_accepted(client: TestClient, name: str) -> None:
+    body, path, message = BAD[name]
+    answer = client.post("/forecast", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == 422
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    errors = {error["path"]: error["message"] for error in problem["errors"]}
+    assert message in errors[path]
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_know_are_refused(client: TestClient, literal: str) -> None:
+    answer = client.post(
+        "/forecast", content=f'{{"series":[1,{literal}]}}', headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["path"] == "$.series[1]"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[[[[", b"\xff\xfe", b"[" * 50_000, b'{"series": [1,]}', b"nul"])
+def test_what_is_no_json_is_told_so(client: TestClient, body: bytes) -> None:
+    answer = client.post("/forecast", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("model", "status"), [("nobody", 404), ("forecast@7", 404), ("forecast@1", 200)])
+def test_models_are_found_by_name_and_version(client: TestClient, model: str, status: int) -> None:
+    post(client, status, series=[1, 2], model=model)
+
+
+def test_a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes(client: TestClient) -> None:
+    body = b"[" + b"1," * 60_000 + b"1]"
+    told = client.post("/forecast", content=body)
+    streamed = client.post("/forecast", content=(body[i : i + 1000] for i in range(0, len(body), 1000)))
+    for answer in (told, streamed):
+        assert answer.status_code == 413
+        assert answer.json()["code"] == "body_too_large"
+
+
+@given(body=st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["series", "horizon", "model", "levels", "freq", "start", "x"]), inner, max_size=5
+    ),
+    max_leaves=12,
+))  # fmt: skip
+def test_no_body_whatever_makes_the_service_fail(client: TestClient, body: Any) -> None:
+    import json
+
+    content = json.dumps(body)  # NaN and Infinity too
+    for route in ("/forecast", "/generate", "/predict"):
+        answer = client.post(route, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code in (200, 400, 404, 422)

@@ -1,0 +1,133 @@
+"""Model folders: what is loaded, what is refused and why, and that a refused one harms no other."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.manifest import sha256_of
+from service.settings import Settings
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(content[: len(content) // 2])
+
+
+def rehash(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    edit(folder, graph=manifest["graph"] | {"sha256": sha256_of(folder / "model.onnx")})
+
+
+def tamper(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+
+
+def truncate_and_rehash(folder: Path) -> None:
+    truncate(folder)
+    rehash(folder)
+
+
+def rename_an_output(folder: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    model.graph.output[0].name = model.graph.node[-1].output[0]
+    onnx.save(model, folder / "model.onnx")
+    rehash(folder)
+
+
+def claim_a_longer_horizon(folder: Path) -> None:
+    edit(folder, horizon=99)
+
+
+def describe_a_state(folder: Path, *shape: int) -> None:
+    graph = json.loads((folder / "manifest.json").read_text())["graph"]
+    graph["state"][0]["shape"] = shape
+    edit(folder, graph=graph)
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "cannot be read"),
+    "no json": (lambda folder: (folder / "manifest.json").write_text("{"), "Invalid JSON"),
+    "an unknown field": (lambda folder: edit(folder, colour="red"), "colour"),
+    "a missing field": (lambda folder: edit(folder, graph=None), "graph"),
+    "descending levels": (lambda folder: edit(folder, quantile_levels=[0.9, 0.5]), "ascend"),
+    "another name": (lambda folder: edit(folder, name="other"), "the folder"),
+    "a wrong hash": (
+        lambda folder: edit(
+            folder, graph=json.loads((folder / "manifest.json").read_text())["graph"] | {"sha256": "0" * 64}
+        ),
+        "sha256",
+    ),
+    "no graph": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx cannot be read"),
+    "a tampered graph": (tamper, "not the file that was exported"),
+    "a truncated graph": (truncate, "not the file that was exported"),
+    "a truncated graph with its hash": (truncate_and_rehash, "not a model that ONNX Runtime can load"),
+    "an output renamed": (rename_an_output, "disagree on the outputs"),
+    "a horizon that the graph has not": (claim_a_longer_horizon, "the shape"),
+    "a state of another size": (lambda folder: describe_a_state(folder, 3), "disagree on the inputs"),
+    "a state beyond all memory": (lambda folder: describe_a_state(folder, 10**15), "disagree on the inputs"),
+    "a state of negative size": (lambda folder: describe_a_state(folder, -1), "disagree on the inputs"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_folder_is_refused_with_its_reason_and_harms_no_other(name: str, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    breaks, reason = BROKEN[name]
+    breaks(tmp_path / "models/forecast/1")
+    with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
+        found = client.get("/models").json()
+        assert [model["name"] for model in found["models"]] == ["text", "weather"]
+        [refused] = found["refused"]
+        assert (refused["name"], refused["version"]) == ("forecast", "1")
+        assert reason in refused["reason"]
+        asked = client.post("/forecast", json={"series": [1, 2], "model": "forecast"})
+        assert asked.status_code == 409
+        assert asked.json()["code"] == "model_refused"
+        assert client.get("/models/forecast").status_code == 409
+        assert client.post("/forecast", json={"series": {"f0": [1], "f1": [2]}}).status_code == 200
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_the_newest_version_that_loads_answers(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    for version in (2, 10, 11):
+        shutil.copytree(models / "forecast/1", tmp_path / f"models/forecast/{version}")
+        edit(tmp_path / f"models/forecast/{version}", version=version)
+    truncate(tmp_path / "models/forecast/11")
+    with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
+        answer = client.post("/forecast", json={"series": [1, 2]}).json()
+        assert answer["model"] == {"name": "forecast", "version": 10}
+        shown = client.get("/models/forecast").json()
+        assert shown["versions"] == [10, 2, 1]
+        assert [refused["version"] for refused in shown["refused"]] == ["11"]
+        assert client.get("/models/forecast@2").json()["manifest"]["version"] == 2
+
+
+def test_without_models_the_service_lives_but_is_not_ready(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(models_dir=tmp_path / "nothing"))) as client:
+        assert client.get("/health/live").json() == {"status": "live"}
+        ready = client.get("/health/ready")
+        assert ready.status_code == 503
+        assert ready.json()["code"] == "not_ready"
+        assert client.post("/forecast", json={"series": [1]}).status_code == 404
+
+
+def test_an_export_at_work_is_not_looked_at(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    (tmp_path / "models/forecast/.partial-x").mkdir()
+    with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
+        assert client.get("/models").json()["refused"] == []

@@ -1,0 +1,104 @@
+"""The models that Carry ships do what their cards say."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from service.manifest import read_manifest
+from tests.conftest import SHIPPED
+
+# What followed examples/co2.csv, the monthly carbon dioxide at Mauna Loa, from 1969 on (Keeling and Whorf). None of the
+# shipped models was trained on it.
+AFTER = [
+    323.83, 324.26, 325.47, 326.5, 327.21, 326.54, 325.72, 323.5, 322.22, 321.62, 322.69, 323.95,
+    324.89, 325.82, 326.77, 327.97, 327.91, 327.5, 326.18, 324.53, 322.93, 322.9, 323.85, 324.96,
+]  # fmt: skip
+
+
+def post(client: TestClient, route: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(route, json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_all_are_loaded_and_none_refused(shipped: TestClient) -> None:
+    found = shipped.get("/models").json()
+    assert found["refused"] == []
+    assert {m["name"] for m in found["models"]} == {"sine", "walk", "stock", "forecast", "text"}
+    assert {m["name"] for m in found["models"] if m["default"]} == {"forecast", "text"}
+
+
+def test_sine_goes_on_by_itself(shipped: TestClient) -> None:
+    given = [math.sin(i) for i in range(36)]
+    found = post(shipped, "/forecast", model="sine", series=given, horizon=36)["median"]
+    error = np.abs(np.array(found) - np.sin(np.arange(36, 72))).mean()
+    assert error <= 0.05
+
+
+def test_walk_is_close_to_the_best_possible(shipped: TestClient) -> None:
+    rng = np.random.default_rng(99)
+    steps = rng.normal(0, 0.1, (40, 100))
+    walks = steps.cumsum(axis=1)
+    errors = []
+    for walk in walks:
+        body = {"model": "walk", "series": walk.tolist(), "horizon": 1, "quantiles": [0.5], "include_history": True}
+        history = post(shipped, "/forecast", **body)["history"]["quantiles"]["0.5"]
+        errors.append((np.array(history[1:]) - walk[1:]) ** 2)
+    best = (steps[:, 1:] ** 2).mean()
+    assert np.mean(errors) < 1.25 * best
+
+
+def test_forecast_beats_the_seasonal_naive_on_a_series_it_never_saw(shipped: TestClient) -> None:
+    lines = (SHIPPED.parent / "examples/co2.csv").read_text().splitlines()[1:]
+    series = [float(line.split(",")[1]) for line in lines]
+    found = post(shipped, "/forecast", series=series, horizon=24)
+    truth = np.array(AFTER)
+    naive = np.array(series[-12:] * 2)
+    assert np.abs(np.array(found["median"]) - truth).mean() < np.abs(naive - truth).mean()
+    inside = (truth >= found["quantiles"]["0.1"]) & (truth <= found["quantiles"]["0.9"])
+    assert inside.mean() >= 0.5
+
+
+def test_text_spells_words_of_its_author(shipped: TestClient) -> None:
+    found = post(shipped, "/generate", prompt="ROMEO:\n", max_length=200, seed=7)
+    words = [word for word in found["text"].lower().replace("\n", " ").split() if word.isalpha()]
+    common = {
+        "the",
+        "and",
+        "to",
+        "of",
+        "i",
+        "you",
+        "my",
+        "a",
+        "that",
+        "in",
+        "is",
+        "not",
+        "me",
+        "it",
+        "be",
+        "with",
+        "he",
+        "his",
+    }
+    assert len(common & set(words)) >= 4
+    metrics = read_manifest(SHIPPED / "text" / "1").metrics
+    assert metrics["nats_per_character"] <= 1.60
+
+
+@pytest.mark.parametrize("name", ["sine", "walk", "stock", "forecast", "text"])
+def test_a_card_tells_how_the_model_was_made_and_measured(name: str) -> None:
+    folder = SHIPPED / name / "1"
+    card = (folder / "CARD.md").read_text()
+    manifest = read_manifest(folder)
+    assert manifest.provenance.command in card
+    assert "## Test part" in card
+    assert manifest.metrics
+    for picture in (folder / "pictures").glob("*.png"):
+        assert f"pictures/{picture.name}" in card
+        assert picture.with_suffix(".csv").exists()

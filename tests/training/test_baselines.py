@@ -1,0 +1,72 @@
+"""The baselines and the measures, against their definitions."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.baselines import (
+    Window,
+    forecast_baselines,
+    hmm_bits_per_character,
+    ngram_bits_per_character,
+    score_forecasts,
+)
+
+TEXTS = st.lists(st.integers(0, 4), min_size=7, max_size=60)
+
+
+@given(train=TEXTS, test=TEXTS, order=st.integers(1, 5))
+def test_ngrams_are_witten_bells(train: list[int], test: list[int], order: int) -> None:
+    counts = Counter(tuple(train[i : i + n]) for n in range(1, 6) for i in range(len(train) - n + 1))
+
+    def probability(history: tuple[int, ...], token: int) -> float:
+        shorter = probability(history[1:], token) if history else 1 / 5
+        seen = [counts[(*history, w)] for w in range(5)]
+        kinds = sum(count > 0 for count in seen)
+        if not kinds:
+            return shorter
+        return (counts[(*history, token)] + kinds * shorter) / (sum(seen) + kinds)
+
+    nats = [math.log2(probability(tuple(test[max(0, i - order + 1) : i]), test[i])) for i in range(1, len(test))]
+    found = ngram_bits_per_character([np.array(train)], [np.array(test)], order, 5)
+    assert found == pytest.approx(-sum(nats) / len(nats))
+
+
+def test_a_hidden_markov_model_learns_an_order() -> None:
+    train, test = np.arange(4000) % 3, np.arange(100) % 3
+    assert hmm_bits_per_character([train], [test], states=3, vocabulary=4, seed=1) < 0.8 * math.log2(3)
+
+
+def test_measures_are_what_they_are_called() -> None:
+    window = Window("a", np.array([[1.0], [3], [2], [4]]), np.array([5.0, np.nan, 7]))
+    quantiles = np.array([[[4.0, 6, 9], [0, 0, 0], [1, 4, 6]]])
+    scores = score_forecasts([window], quantiles, [0.1, 0.5, 0.9])
+    scale = (2 + 1 + 2) / 3
+    assert scores["mae"] == pytest.approx(2)
+    assert scores["mse"] == pytest.approx(5)
+    assert scores["mase"] == pytest.approx(2 / scale)
+    assert scores["smape"] == pytest.approx(200 * (1 / 11 + 3 / 11) / 2)
+    pinball = [(0.1 * 1 + 0.1 * 6) / 2, (0.5 * 1 + 0.5 * 3) / 2, (0.1 * 4 + 0.9 * 1) / 2]
+    assert scores["scaled_quantile_loss"] == pytest.approx(2 * np.mean(pinball) / scale)
+    assert scores["coverage_80"] == pytest.approx(0.5)
+
+
+def test_baselines_forecast_the_same_windows() -> None:
+    rng = np.random.default_rng(0)
+    season = np.tile([10.0, 20, 30, 20], 12)
+    seasonal = (season + rng.normal(0, 0.5, 48))[:, None]
+    seasonal[5] = np.nan
+    walk = rng.normal(size=(40, 1)).cumsum(axis=0)
+    windows = [Window("s", seasonal, season[:4], 4), Window("w", walk, np.zeros(4), 1)]
+    found = forecast_baselines(windows, 4, (0.1, 0.5, 0.9))
+    assert set(found) == {"Naive", "SeasonalNaive", "AutoETS", "AutoTheta"}
+    for name, quantiles in found.items():
+        assert quantiles.shape == (2, 4, 3)
+        assert (np.diff(quantiles, axis=2) >= 0).all()
+        if name != "Naive":
+            np.testing.assert_allclose(quantiles[0, :, 1], season[:4], atol=3)
+    np.testing.assert_allclose(found["Naive"][1, :, 1], walk[-1, 0])

@@ -1,0 +1,140 @@
+"""The training loop: it learns, it resumes exactly, it stops early, and several processes train together."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import CHARACTERS, character_model
+from training import loop
+from training.loop import LoopConfig, evaluate, fit
+from training.networks import TextModel
+from training.streams import SeriesStream, Stretch, TextStream
+
+TOKENS = CHARACTERS.encode("the cat sat on the mat and the dog sat on the cat. " * 40)
+CONFIG = LoopConfig(epochs=4, learning_rate=5e-3, patience=10, seed=3, precision="float32")
+
+
+def streams() -> tuple[TextStream, TextStream]:
+    return TextStream(TOKENS, 20, 8, 0.01), TextStream(TOKENS[:500], 50, 2)
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    network = character_model()
+    train, valid = streams()
+    before = evaluate(network, valid)
+    history = fit(network, train, valid, CONFIG, tmp_path)
+    best = min(epoch.valid_loss for epoch in history)
+    assert best < 0.7 * before
+    assert evaluate(network, valid) == pytest.approx(best, rel=1e-5)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(history)
+
+
+def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = character_model()
+    fit(whole, *streams(), CONFIG, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    write_log = loop.write_log
+
+    def killed(history: Any, path: Path) -> None:
+        write_log(history, path)
+        if len(history) == 2:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_log", killed)
+        with pytest.raises(KilledError):
+            fit(character_model(), *streams(), CONFIG, tmp_path / "killed")
+    resumed = character_model()
+    history = fit(resumed, *streams(), CONFIG, tmp_path / "killed")
+    assert [epoch.epoch for epoch in history] == [1, 2, 3, 4]
+    for expected, found in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_it_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    network = character_model()
+    train, _ = streams()
+    noise = TextStream(np.random.default_rng(0).integers(1, 50, 400), 50, 2)
+    config = replace(CONFIG, epochs=40, patience=1, learning_rate=2e-2)
+    assert len(fit(network, train, noise, config, tmp_path)) < 40
+
+
+def test_every_character_is_a_target_once_with_the_state_carried() -> None:
+    stream = TextStream(TOKENS[:103], 7, 4)
+    batches = list(stream.batches(None))
+    assert sum(batch.weight for batch in batches) == 102
+    rows = torch.cat([batch.arguments[1] for batch in batches], dim=1)
+    targets = rows[rows >= 0].numpy()
+    np.testing.assert_array_equal(targets, TOKENS[1:103])
+    assert [bool(batch.fresh.any()) for batch in batches] == [True] + [False] * (len(batches) - 1)
+
+
+def test_series_windows_follow_each_other_and_see_no_future() -> None:
+    series = [Stretch(np.arange(start, start + length, dtype=float)[:, None]) for start, length in ((0, 23), (100, 9))]
+    stream = SeriesStream(series, horizon=3, context=5, rows=2, longest=100)
+    read: dict[int, list[float]] = {0: [], 1: []}
+    for batch in stream.batches(None):
+        values, mask, targets, counted = batch.arguments
+        for b in range(2):
+            seen = values[b, :, 0][mask[b, :, 0] > 0]
+            read[b] += seen.tolist()
+            for t in range(int(mask[b].sum())):
+                ahead = targets[b, t][counted[b, t] > 0]
+                assert torch.equal(ahead, values[b, t, 0] + torch.arange(1, len(ahead) + 1))
+    assert read == {0: list(range(23)), 1: list(range(100, 109))}
+
+
+def test_validation_counts_only_what_follows_the_training_part() -> None:
+    series = [Stretch(np.arange(30.0)[:, None], count_from=19)]
+    stream = SeriesStream(series, horizon=1, context=7, rows=1, longest=100)
+    counted = [
+        float(target)
+        for batch in stream.batches(None)
+        for target, counts in zip(batch.arguments[2].flatten(), batch.arguments[3].flatten(), strict=True)
+        if counts
+    ]
+    assert counted == [float(value) for value in range(20, 30)]
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from tests.training.test_loop import CONFIG, streams
+from tests.builders import character_model
+from training.loop import fit
+network = character_model()
+fit(network, *streams(), CONFIG, Path(sys.argv[1]))
+torch.save(network.state_dict(), Path(sys.argv[1]) / f"weights{torch.distributed.get_rank()}.pt")
+"""
+
+
+def test_processes_started_by_torchrun_train_one_network(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, env=environment, capture_output=True)
+    first, second = (torch.load(tmp_path / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name])
+    trained = character_model()
+    trained.load_state_dict(first)
+    assert isinstance(trained, TextModel)
+    assert evaluate(trained, streams()[1]) < 0.7 * evaluate(character_model(), streams()[1])
