@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test lint models clean
+.PHONY: run test lint models footprint clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -19,6 +19,9 @@ lint: $(DEV)/installed
 
 models: $(DEV)/installed
 	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" ./models/train.sh $(NAMES)
+
+footprint: $(SERVICE)/installed
+	$(PYTHON) benchmarks/footprint.py $(SERVICE)
 
 clean:
 	rm -rf $(SERVICE) $(DEV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import secrets
+import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -67,6 +68,8 @@ def serve() -> None:
     )
     listening = config.bind_socket()
     structlog.get_logger().info("listening", host=settings.host, port=listening.getsockname()[1])
+    # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.Server(config).run(sockets=[listening])
 
 

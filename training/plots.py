@@ -52,9 +52,9 @@ def plot_forecasts(panels: Sequence[ForecastPanel], levels: Sequence[float], pat
     for axes, panel in zip(grid.flat, panels, strict=False):
         past, ahead = np.arange(-len(panel.history), 0), np.arange(len(panel.quantiles))
         axes.plot(past, panel.history, color=TRUTH, lw=1)
+        _fan(axes, ahead, panel.quantiles, levels)
         if len(panel.truth):
             axes.plot(ahead[: len(panel.truth)], panel.truth, color=TRUTH, lw=1, ls="--", label="truth")
-        _fan(axes, ahead, panel.quantiles, levels)
         axes.axvline(-0.5, color=BASELINE, lw=0.5)
         axes.set_title(panel.title[:48], fontsize=9, parse_math=False)
         _quiet(axes)
