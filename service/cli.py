@@ -67,6 +67,7 @@ def serve() -> None:
         create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False
     )
     listening = config.bind_socket()
+    listening.listen(config.backlog)  # whoever comes before the models are loaded waits
     structlog.get_logger().info("listening", host=settings.host, port=listening.getsockname()[1])
     # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -95,16 +95,19 @@ def train_forecast(
 
     Example: carry train forecast sales.csv --name sales --horizon 28
     """
+    names = tuple(part.strip() for part in features.split(",") if part.strip())
+    if names and target is None:
+        raise typer.BadParameter("needs --target, the column to forecast", param_hint="--features")
+    _one_of("--scaling", scaling, ("causal", "standard"))
+    levels = _levels(quantiles)
+
     from training import train_forecast as module
     from training.provenance import is_first_process
     from training.series_data import DataError, read_series
     from training.synthetic import mixed
 
-    names = tuple(part.strip() for part in features.split(",") if part.strip())
-    if names and target is None:
-        raise typer.BadParameter("needs --target, the column to forecast", param_hint="--features")
-    _one_of("--scaling", scaling, ("causal", "standard"))
     try:
+        run = _run(name, description, models_dir, run_dir, data, restart)
         series, columns = read_series(data, target, names)
         made_up = mixed(synthetic, seed) if synthetic else []
         config = module.ForecastConfig(
@@ -114,7 +117,7 @@ def train_forecast(
             dropout=dropout,
             horizon=horizon,
             context=context,
-            quantile_levels=_levels(quantiles),
+            quantile_levels=levels,
             scaling=scaling,
             lags=lags,
             rows=rows,
@@ -127,7 +130,6 @@ def train_forecast(
             features=columns,
         )
         loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision)
-        run = _run(name, description, models_dir, run_dir, data, restart)
         folder = module.train(series, made_up, config, loop, run)
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
