@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from starlette.testclient import TestClient
 
 from service.app import create_app
@@ -14,7 +14,13 @@ from service.settings import Settings
 from tests.builders import character_model, forecaster, write_model
 
 # Shared machines pause; a property does not fail for having been slow once.
-settings.register_profile("carry", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")))
+settings.register_profile(
+    "carry",
+    deadline=None,
+    max_examples=25,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("carry")
 torch.set_num_threads(1)
 

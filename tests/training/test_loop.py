@@ -1,7 +1,6 @@
 """The training loop: it learns, it resumes exactly, it stops early, and several processes train together."""
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,10 +124,7 @@ torch.save(network.state_dict(), Path(sys.argv[1]) / f"weights{torch.distributed
 def test_processes_started_by_torchrun_train_one_network(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(script), str(tmp_path)], check=True, env=environment, capture_output=True)
     first, second = (torch.load(tmp_path / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
