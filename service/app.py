@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from service.api import forecast, health, models, problems, text
-from service.api.middleware import BodyLimitMiddleware, RequestMiddleware
+from service.api.middleware import BodyMiddleware, RequestMiddleware
 from service.api.state import State
+from service.api.streams import Wakers
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -19,15 +20,6 @@ from service.settings import Settings
 DESCRIPTION = (
     "Forecasts of series and continuations of text, by recurrent networks. Errors are problem+json (RFC 9457)."
 )
-
-
-def open_registry(settings: Settings) -> Registry:
-    """The models as the settings say."""
-    return Registry(
-        settings.models_dir,
-        settings.threads,
-        {"forecast": settings.default_forecast_model, "text": settings.default_text_model},
-    )
 
 
 class _Application(FastAPI):
@@ -45,17 +37,17 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        registry = open_registry(settings)
+        registry = Registry(settings, metrics)
         log = structlog.get_logger()
         for model in registry.models:
-            log.info("model loaded", model=model.label, kind=model.manifest.kind)
+            log.info("model loaded", model=model.label, kind=model.manifest.kind, precision=model.precision)
         if not registry.models:
             log.warning("no model is loaded", models_dir=str(settings.models_dir))
         for refused in registry.refused:
             log.warning("model refused", model=f"{refused.name}@{refused.version}", reason=refused.reason)
         metrics.models.labels("loaded").set(len(registry.models))
         metrics.models.labels("refused").set(len(registry.refused))
-        app.state.carry = State(settings, registry, metrics)
+        app.state.carry = State(settings, registry, metrics, Wakers())
         yield
         registry.close()
 
@@ -63,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for module in (forecast, text, models, health):
         app.include_router(module.router)
-    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)
+    app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=metrics)
 
     @app.get("/", include_in_schema=False)

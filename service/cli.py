@@ -3,18 +3,26 @@
 import csv
 import json
 import math
+import os
 import secrets
 import signal
+import socket
 import sys
+import tempfile
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from service.errors import CarryError
+from service.processes import CAN_FORK, listen, supervise
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.registry import Registry
 
 app = typer.Typer(
     name="carry",
@@ -55,32 +63,54 @@ def _absent() -> None:
 @app.command()
 def serve() -> None:
     """Serve the models over HTTP. Settings come from the environment: CARRY_PORT, CARRY_MODELS_DIR, ..."""
+    settings = _settings()
+    shared = settings.processes > 1 and CAN_FORK
+    # Before anything imports prometheus_client, which then keeps its figures where all processes can read them.
+    folder = tempfile.TemporaryDirectory(prefix="carry-metrics-") if shared else nullcontext()
+    with folder as metrics_folder:
+        if metrics_folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
+        _serve(settings, settings.processes if shared else 1)
+
+
+def _serve(settings: Settings, processes: int) -> None:
     import structlog
     import uvicorn
 
     from service.app import create_app
     from service.logs import configure_logs
 
-    settings = _settings()
     configure_logs(settings)
-    config = uvicorn.Config(
-        create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False
-    )
-    listening = config.bind_socket()
-    listening.listen(config.backlog)  # whoever comes before the models are loaded waits
-    structlog.get_logger().info("listening", host=settings.host, port=listening.getsockname()[1])
-    # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=[listening])
+    try:
+        sockets = listen(settings.host, settings.port, processes)
+    except OSError as error:
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    # Whoever comes before the models are loaded waits.
+    port = sockets[0].getsockname()[1]
+    structlog.get_logger().info("listening", host=settings.host, port=port, processes=processes)
+
+    def work(own: socket.socket) -> None:
+        # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        config = uvicorn.Config(
+            create_app(settings),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=settings.shutdown_grace,
+        )
+        uvicorn.Server(config).run(sockets=[own])
+
+    if processes == 1:
+        work(sockets[0])
+    else:
+        supervise(sockets, processes, work)
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the model folders: what is loaded, how well it measured, what is refused and why."""
-    from service.app import open_registry
-
     settings = _settings()
-    registry = open_registry(settings)
+    registry = _registry(settings)
     if not registry.models and not registry.refused:
         typer.echo(f"carry: no model folders in {settings.models_dir}", err=True)
     if as_json:
@@ -109,12 +139,11 @@ def forecast(
     """Forecast what follows a column of a CSV file, without a server. An empty cell is a missing value."""
     import numpy as np
 
-    from service.app import open_registry
     from service.forecasting import ForecastRequest
     from service.forecasting import forecast as forecast_on
     from service.manifest import ForecastManifest
 
-    registry = open_registry(_settings())
+    registry = _registry(_settings())
     found = registry.find_kind(model, "forecast")
     manifest = found.manifest
     assert isinstance(manifest, ForecastManifest)
@@ -124,7 +153,7 @@ def forecast(
     if not np.isfinite(values[:, 0]).any():
         _fail(f"{file}: the column holds no number")
     request = ForecastRequest(values, horizon, manifest.quantile_levels)
-    answer = found.engine.run_now(lambda runner: forecast_on(runner, manifest, request))
+    answer = found.engine.submit(forecast_on(manifest, request), request.work).result()
     registry.close()
     levels = [f"{level:g}" for level in manifest.quantile_levels]
     if as_json:
@@ -145,21 +174,25 @@ def generate(
     model: ModelOption = None,
 ) -> None:
     """Continue a text, without a server."""
-    from service.app import open_registry
-    from service.generation import GenerateRequest
+    from service.generation import GenerateRequest, continuation
     from service.generation import generate as generate_on
-    from service.manifest import TextManifest
     from service.sampling import SamplingParams
 
-    registry = open_registry(_settings())
+    registry = _registry(_settings())
     found = registry.find_kind(model, "text")
-    manifest = found.manifest
-    assert isinstance(manifest, TextManifest)
     drawn = secrets.randbits(53) if seed is None else seed
     request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
-    [answer] = found.engine.run_now(lambda runner: generate_on(runner, manifest, request))
+    [row], task = generate_on(found.tokenizer, request)
+    found.engine.submit(task, request.work).result()
     registry.close()
-    typer.echo(prompt + answer.text)
+    typer.echo(prompt + continuation(found.tokenizer, row, 0).text)
+
+
+def _registry(settings: Settings) -> "Registry":
+    from service.metrics import Metrics
+    from service.registry import Registry
+
+    return Registry(settings, Metrics())
 
 
 def _settings() -> Settings:

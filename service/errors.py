@@ -10,6 +10,8 @@ CarryError
 ├── ModelNotFoundError      404  no model of that name (and version)
 ├── ModelRefusedError       409  the model's folder failed its checks
 ├── NotReadyError           503  no model is ready
+├── QueueFullError          429  more work waits than the settings allow: come back later
+├── DeadlineExceededError   504  the request's time was up before it was done
 └── ModelFailedError        500  the model itself failed: our fault, never the caller's
 """
 
@@ -84,6 +86,24 @@ class NotReadyError(CarryError):
 
     code = "not_ready"
     status = 503
+
+
+class QueueFullError(CarryError):
+    """More work waits already than the settings allow. `retry_after`: seconds until it should be done."""
+
+    code = "queue_full"
+    status = 429
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} steps wait already; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class DeadlineExceededError(CarryError):
+    """The request's time was up before it was done."""
+
+    code = "deadline_exceeded"
+    status = 504
 
 
 class ModelFailedError(CarryError):

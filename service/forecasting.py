@@ -1,4 +1,4 @@
-"""A forecast request, from values to quantiles, on one model's graph. Knows nothing of HTTP."""
+"""A forecast request, from values to quantiles, as a task for the engine. Knows nothing of HTTP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.runner import Array, Runner, States, fork
+from service.engine.runner import Array
+from service.engine.sequence import Read, Result, Task, repeat
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
 
@@ -25,6 +26,11 @@ class ForecastRequest:
     levels: tuple[float, ...]
     include_history: bool = False
     non_negative: bool = False
+
+    @property
+    def work(self) -> int:
+        """Steps read and forecast."""
+        return len(self.values) + self.horizon
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str)
         raise InvalidRequestError(f"outside of what {manifest.name} was trained for: {accepted}", path)
 
 
-def forecast(runner: Runner, manifest: ForecastManifest, request: ForecastRequest) -> Forecast:
+def forecast(manifest: ForecastManifest, request: ForecastRequest) -> Task[Forecast]:
     """Read the series and forecast what follows it.
 
     Beyond the model's own horizon it reads on from its own forecast, one copy of the state for each quantile's path,
@@ -72,48 +78,34 @@ def forecast(runner: Runner, manifest: ForecastManifest, request: ForecastReques
     Raises:
         NotPredictableError: the model gives no finite numbers for these values.
     """
-    states = runner.fresh(1)
-    history = []
-    block: Array = np.empty(0)
-    names = ["quantiles", "one_step"] if request.include_history else ["quantiles"]
-    for found, after in runner.read(_inputs(request.values[None]), states, names):
-        block, states = found[0], after
-        if request.include_history:
-            history.append(found[1][0])
-    quantiles = _unroll(runner, manifest, block[0].astype(np.float64), states, request.horizon)
-    known = manifest.quantile_levels
-    answer = Forecast(
-        quantiles=interpolate(quantiles, known, request.levels),
-        median=quantiles[:, known.index(0.5)].copy(),
-        history=None,
-    )
-    past = None
+    names = ("quantiles", "one_step") if request.include_history else ("quantiles",)
+    read: Result = yield Read(_inputs(request.values[None]), names)
+    known, features = manifest.quantile_levels, len(manifest.features)
+    block: Floats = read.outputs["quantiles"][0].astype(np.float64)
+    blocks = [block]
+    states = repeat(read.states, len(known)) if request.horizon > len(block) else {}
+    while sum(map(len, blocks)) < request.horizon:
+        fed = np.full((len(known), len(block), features), np.nan)
+        fed[:, :, 0] = block.T
+        after: Result = yield Read(_inputs(fed), ("quantiles",), states)
+        states = after.states
+        pooled = after.outputs["quantiles"].astype(np.float64).transpose(1, 0, 2).reshape(len(block), -1)
+        block = np.quantile(pooled, known, axis=1).T
+        blocks.append(block)
+    quantiles = np.concatenate(blocks)[: request.horizon]
+    history = None
     if request.include_history:
         before = np.full((1, len(known)), np.nan)
-        past = interpolate(np.concatenate([before, *history])[:-1].astype(np.float64), known, request.levels)
-    for numbers in (answer.quantiles, answer.median, past[1:] if past is not None else None):
+        past = np.concatenate([before, read.outputs["one_step"][0]])[:-1].astype(np.float64)
+        history = interpolate(past, known, request.levels)
+    answer = Forecast(interpolate(quantiles, known, request.levels), quantiles[:, known.index(0.5)].copy(), history)
+    for numbers in (answer.quantiles, answer.median, history[1:] if history is not None else None):
         if numbers is not None:
             if not np.isfinite(numbers).all():
                 raise NotPredictableError("the model gives no finite forecast for these values", "$.series")
             if request.non_negative:
                 np.maximum(numbers, 0.0, out=numbers)
-    return Forecast(answer.quantiles, answer.median, past)
-
-
-def _unroll(runner: Runner, manifest: ForecastManifest, block: Floats, states: States, horizon: int) -> Floats:
-    """The first block (H, Q) and as many more as it takes: (horizon, Q)."""
-    levels, features = manifest.quantile_levels, len(manifest.features)
-    paths, blocks = len(levels), [block]
-    if horizon > len(block):
-        states = fork(states, paths)
-    while sum(map(len, blocks)) < horizon:
-        fed = np.full((paths, len(block), features), np.nan)
-        fed[:, :, 0] = block.T
-        found, states = runner.prefill(_inputs(fed), states, "quantiles")
-        pooled = found.astype(np.float64).transpose(1, 0, 2).reshape(len(block), -1)
-        block = np.quantile(pooled, levels, axis=1).T
-        blocks.append(block)
-    return np.concatenate(blocks)[:horizon]
+    return answer
 
 
 def _inputs(values: Floats) -> dict[str, Array]:

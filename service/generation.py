@@ -1,16 +1,17 @@
-"""A text request, from characters to characters, on one model's graph. Knows nothing of HTTP."""
+"""A text request, from characters to characters, as a task for the engine. Knows nothing of HTTP."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.runner import Runner, States, fork, take
+from service.engine.runner import Array
+from service.engine.sequence import Choice, Decode, Read, Result, Task, repeat
 from service.errors import NotPredictableError
 from service.manifest import TextManifest
-from service.sampling import SamplingParams, derived_seeds, log_softmax, sample, uniforms
+from service.sampling import SamplingBatch, SamplingParams, derived_seeds, log_softmax, sample, uniforms
 
 Candidate = tuple[str, float]
 """A character and its probability."""
@@ -21,34 +22,38 @@ class Tokenizer:
 
     def __init__(self, manifest: TextManifest) -> None:
         self._characters = manifest.vocabulary
-        self._tokens = {character: token for token, character in enumerate(manifest.vocabulary)}
         self._replacements = str.maketrans(manifest.replacements)
+        # By code point; the last one stands for all that the vocabulary does not reach.
+        self._tokens = np.zeros(2 + max(ord("\n"), *map(ord, manifest.vocabulary[1:])), dtype=np.int64)
+        self._tokens[[ord(character) for character in manifest.vocabulary[1:]]] = np.arange(1, len(self._characters))
 
     def encode(self, text: str) -> tuple[str, NDArray[np.int64]]:
         """The text with its replacements made, and its tokens (T,), 0 where unknown."""
         text = text.translate(self._replacements)
-        return text, np.fromiter((self._tokens.get(c, 0) for c in text), dtype=np.int64, count=len(text))
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        return text, self._tokens[np.minimum(points, len(self._tokens) - 1)]
 
     def unknown(self, text: str) -> list[str]:
         """The characters outside of the vocabulary, each once, in order."""
-        return [c for c in dict.fromkeys(text.translate(self._replacements)) if c not in self._tokens]
+        known = frozenset(self._characters)
+        return [c for c in dict.fromkeys(text.translate(self._replacements)) if c not in known]
 
     def start(self) -> int:
         """The token that stands for "nothing came before": a new line, where the model knows one."""
-        return self._tokens.get("\n", 0)
+        return int(self._tokens[ord("\n")])
 
-    def character(self, token: int) -> str:
-        """The character of a token; "" of the unknown one."""
-        return self._characters[token]
-
-    def candidates(self, logs: NDArray[np.float64], count: int) -> list[Candidate]:
-        """The most probable known characters of one distribution (V,), best first."""
-        count = min(count, len(logs) - 1)
-        if not count:
-            return []
-        best = 1 + np.argpartition(-logs[1:], count - 1)[:count]
-        best = best[np.argsort(-logs[best], kind="stable")]
-        return [(self._characters[token], math.exp(logs[token])) for token in best]
+    def candidates(self, logs: NDArray[np.float64], count: int) -> list[list[Candidate]]:
+        """The most probable known characters of each distribution (N, V), best first."""
+        count = min(count, logs.shape[1] - 1)
+        known = logs[:, 1:]
+        best = np.argpartition(-known, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(known, best, axis=1), axis=1, kind="stable")
+        best = np.take_along_axis(best, order, axis=1)
+        chances = np.exp(np.take_along_axis(known, best, axis=1))
+        return [
+            [(self._characters[1 + token], chance) for token, chance in zip(*row, strict=True)]
+            for row in zip(best.tolist(), chances.tolist(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     n: int = 1
     logprobs: int = 0
+
+    @property
+    def work(self) -> int:
+        """Steps at most."""
+        return len(self.prompt) + self.max_length * self.n
 
 
 @dataclass(frozen=True)
@@ -82,65 +92,143 @@ class Continuation:
     chosen: list[Chosen]
 
 
-class _Row:
+Listener = Callable[[list["Row"]], None]
+"""Told on the engine's thread, after each step, of the rows that have new text."""
+
+
+class Row:
     """A text being generated."""
 
-    def __init__(self) -> None:
-        self.text = ""
-        self.chosen: list[Chosen] = []
+    def __init__(self, request: GenerateRequest, seed: int, position: int, listener: Listener | None) -> None:
+        self.params = request.params
+        self.seed = seed
+        self.position = position
+        self.left = request.max_length
+        self.stops = request.stop
+        self.listener = listener
+        self.text: list[str] = []
+        self.ready = 0
+        """Characters that are sure to stay: all but what may be the beginning of a stop text."""
         self.stopped = False
+        self.failed = False
+        self.seen: Array = np.empty(0, dtype=bool)
+        self.scores: list[NDArray[np.float32]] | None = [] if request.logprobs else None
+        self._longest = max(map(len, request.stop), default=0)
 
-    def stop_at(self, stops: Sequence[str]) -> None:
-        """End before the stop text that has just been completed, if any; of several, the one that began first."""
-        completed = [len(stop) for stop in stops if self.text.endswith(stop)]
-        if completed:
-            self.text = self.text[: -max(completed)]
-            self.stopped = True
+    def take(self, character: str) -> bool:
+        """Add a character; whether to go on. Ends before the stop text that it completes; of several, before the one
+        that began first."""
+        self.text.append(character)
+        self.left -= 1
+        held = 0
+        if self.stops:
+            tail = "".join(self.text[-self._longest :])
+            completed = max((len(stop) for stop in self.stops if tail.endswith(stop)), default=0)
+            if completed:
+                del self.text[-completed:]
+                self.stopped = True
+            elif self.left:
+                held = next(k for k in range(len(tail), -1, -1) if not k or self._begins_stop(tail[-k:]))
+        self.ready = len(self.text) - held
+        return self.left > 0 and not self.stopped
+
+    def _begins_stop(self, text: str) -> bool:
+        return any(stop.startswith(text) for stop in self.stops)
 
 
-def generate(runner: Runner, manifest: TextManifest, request: GenerateRequest) -> list[Continuation]:
-    """Read the prompt once and continue it `n` times, as one batch whose rows leave when they stop.
+class CharacterDecoder:
+    """Chooses the next character of every row of a batch at once."""
 
-    Raises:
-        NotPredictableError: the model gives no finite scores.
+    output = "logits"
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self._characters = vocabulary
+        self._rows: list[Row] = []
+        self._arrange()
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Add rows at the end of the batch."""
+        self._rows += rows
+        self._arrange()
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Drop the other rows."""
+        self._rows = [row for row, stays in zip(self._rows, kept, strict=True) if stays]
+        self._arrange()
+
+    def choose(self, output: Array) -> Choice:
+        """One character for every row."""
+        healthy = np.asarray(np.isfinite(output).all(axis=1))
+        if not healthy.all():
+            output = np.where(healthy[:, None], output, np.float32(0))
+        tokens = sample(output, self._params, self._seen, uniforms(self._seeds, self._positions))
+        self._positions += 1
+        if self._seen is not None:
+            self._seen[np.arange(len(tokens)), tokens] = True
+        going = []
+        for i, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
+            row.position += 1
+            if not healthy[i]:
+                row.failed = True
+            elif row.scores is not None:
+                row.scores.append(output[i].copy())
+            going.append(not row.failed and row.take(self._characters[token]))
+        for listener, rows in self._listeners.items():
+            listener(rows)
+        return Choice({"tokens": tokens[:, None]}, np.array(going))
+
+    def _arrange(self) -> None:
+        rows = self._rows
+        self._params = SamplingBatch([row.params for row in rows])
+        self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
+        self._positions = np.array([row.position for row in rows], dtype=np.int64)
+        self._seen: NDArray[np.bool_] | None = None
+        if self._params.any_penalty:
+            # Rows of the array, so that what is noted there stays with each.
+            self._seen = np.array([row.seen for row in rows])
+            for row, seen in zip(rows, self._seen, strict=True):
+                row.seen = seen
+        self._listeners: dict[Listener, list[Row]] = {}
+        for row in rows:
+            if row.listener is not None:
+                self._listeners.setdefault(row.listener, []).append(row)
+
+
+def generate(
+    tokenizer: Tokenizer, request: GenerateRequest, listener: Listener | None = None
+) -> tuple[list[Row], Task[None]]:
+    """The rows of a request, and the task that reads the prompt once and continues it `n` times.
+
+    The task raises NotPredictableError if the model gives no finite scores.
     """
-    tokenizer = Tokenizer(manifest)
-    _, tokens = tokenizer.encode(request.prompt)
+    tokens = tokenizer.encode(request.prompt)[1]
     if not len(tokens):
         tokens = np.array([tokenizer.start()])
-    scores, states = runner.prefill({"tokens": tokens[None]}, runner.fresh(1), "logits")
-    rows = [_Row() for _ in range(request.n)]
-    states = fork(states, request.n)
-    scores = np.repeat(scores, request.n, axis=0)
-    seeds = derived_seeds(request.seed, request.n)
-    seen = np.zeros(scores.shape, dtype=bool)
-    seen[:, tokens] = True
-    active = np.arange(request.n)
-    for position in range(len(tokens), len(tokens) + request.max_length):
-        if not np.isfinite(scores).all():
+    seeds = derived_seeds(request.seed, request.n).tolist()
+    rows = [Row(request, seed, len(tokens), listener) for seed in seeds]
+
+    def task() -> Task[None]:
+        read: Result = yield Read({"tokens": tokens[None]}, ("logits",))
+        scores = read.outputs["logits"]
+        for row in rows:
+            row.seen = np.zeros(scores.shape[1], dtype=bool)
+            row.seen[tokens] = True
+        yield Decode(rows, np.repeat(scores, request.n, axis=0), repeat(read.states, request.n))
+        if any(row.failed for row in rows):
             raise NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
-        uniform = uniforms(seeds[active], np.full(len(active), position))
-        chosen = sample(scores, request.params, seen[active], uniform)
-        seen[active, chosen] = True
-        logs = log_softmax(scores) if request.logprobs else None
-        for i, (row, token) in enumerate(zip((rows[j] for j in active), chosen, strict=True)):
-            character = tokenizer.character(int(token))
-            row.text += character
-            if logs is not None:
-                best = tokenizer.candidates(logs[i], request.logprobs)
-                row.chosen.append(Chosen(character, math.exp(logs[i, token]), best))
-            row.stop_at(request.stop)
-        going = np.array([i for i, j in enumerate(active) if not rows[j].stopped], dtype=np.int64)
-        if not len(going) or position == len(tokens) + request.max_length - 1:
-            break
-        active = active[going]
-        scores, states = _decode(runner, chosen[going], take(states, going) if len(going) < len(chosen) else states)
-    return [Continuation(row.text, "stop" if row.stopped else "length", row.chosen[: len(row.text)]) for row in rows]
+
+    return rows, task()
 
 
-def _decode(runner: Runner, tokens: NDArray[np.int64], states: States) -> tuple[NDArray[np.float32], States]:
-    (scores,), after = runner.step({"tokens": tokens[:, None]}, states, ["logits"])
-    return scores.astype(np.float32, copy=False), after
+def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:
+    """What a row has become."""
+    text = "".join(row.text)
+    chosen = []
+    if row.scores and text:
+        logs = log_softmax(np.array(row.scores[: len(text)]))
+        own = np.exp(logs[np.arange(len(text)), tokenizer.encode(text)[1]]).tolist()
+        chosen = [Chosen(*each) for each in zip(text, own, tokenizer.candidates(logs, logprobs), strict=True)]
+    return Continuation(text, "stop" if row.stopped else "length", chosen)
 
 
 @dataclass(frozen=True)
@@ -162,32 +250,41 @@ class Prediction:
     bits_per_character: float | None
 
 
-def predict(runner: Runner, manifest: TextManifest, text: str, top_k: int, per_position: bool) -> Prediction:
-    """The next character's distribution after the text, or after each of its characters.
+def predict(tokenizer: Tokenizer, text: str, per_position: bool) -> Task[NDArray[np.float32]]:
+    """Read a text: the scores after it (1, V), or after each of its characters (T, V). See `prediction`."""
+    tokens = tokenizer.encode(text)[1]
+    if not len(tokens):
+        tokens = np.array([tokenizer.start()])
+    output = "logits_all" if per_position else "logits"
+    read: Result = yield Read({"tokens": tokens[None]}, (output,))
+    scores: NDArray[np.float32] = read.outputs[output]
+    return scores.reshape(-1, scores.shape[-1])
+
+
+def prediction(
+    tokenizer: Tokenizer, text: str, scores: NDArray[np.float32], top_k: int, per_position: bool
+) -> Prediction:
+    """What the scores that `predict` gave say.
 
     Raises:
-        NotPredictableError: the model gives no finite scores.
+        NotPredictableError: they are not finite.
     """
-    tokenizer = Tokenizer(manifest)
+    if not np.isfinite(scores).all():
+        raise NotPredictableError("the model gives no finite scores after this text", "$.text")
     text, tokens = tokenizer.encode(text)
-    if not len(tokens):
-        text, tokens = "", np.array([tokenizer.start()])
     positions: list[Position] = []
     nats = 0.0
-    logs = np.empty((0, len(manifest.vocabulary)))
-    output = "logits_all" if per_position else "logits"
-    for (scores,), _ in runner.read({"tokens": tokens[None]}, runner.fresh(1), [output]):
-        if not np.isfinite(scores).all():
-            raise NotPredictableError("the model gives no finite scores after this text", "$.text")
-        before, logs = logs[-1:], log_softmax(scores.reshape(-1, scores.shape[-1]))
-        if per_position and text:
-            expected = np.concatenate([before, logs])
-            skipped = len(expected) - len(logs)  # 1 but for the first chunk, whose first character nothing precedes
-            for i, row in enumerate(logs):
-                at = len(positions)
-                log = expected[i - 1 + skipped][tokens[at]] if at else None
-                nats -= log or 0.0
-                probability = None if log is None else math.exp(log)
-                positions.append(Position(text[at], probability, tokenizer.candidates(row, top_k)))
+    for start in range(0, len(text) if per_position else 0, 1024):
+        # With the row before, which expected the first of these characters.
+        logs = log_softmax(scores[max(0, start - 1) : start + 1024])
+        came = tokens[max(1, start) : start + 1024]
+        own: list[float | None] = logs[np.arange(len(came)), came].tolist()
+        nats -= float(logs[np.arange(len(came)), came].sum())
+        if start == 0:
+            own = [None, *own]
+        best = tokenizer.candidates(logs if start == 0 else logs[1:], top_k)
+        for character, log, candidates in zip(text[start : start + 1024], own, best, strict=True):
+            positions.append(Position(character, None if log is None else math.exp(log), candidates))
     bits = nats / math.log(2) / (len(positions) - 1) if len(positions) > 1 else None
-    return Prediction(tokenizer.candidates(logs[-1], top_k), positions if per_position else None, bits)
+    [after] = tokenizer.candidates(log_softmax(scores[-1:]), top_k)
+    return Prediction(after, positions if per_position else None, bits)

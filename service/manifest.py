@@ -13,7 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 MANIFEST_FILE = "manifest.json"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
-DType = Literal["float32", "float64", "int64"]
+DType = Literal["float32", "float64", "int64", "uint8", "bool"]
+
+PER_STEP_OUTPUTS = frozenset({"logits_all", "one_step"})
+"""Outputs with an axis T: computed only if the input `per_step` says so."""
 
 
 class _Frozen(BaseModel):
@@ -21,7 +24,8 @@ class _Frozen(BaseModel):
 
 
 class Tensor(_Frozen):
-    """An input or output of the graph. `shape` leaves out the batch axis, which is always axis 0; "T" is time."""
+    """An input or output of the graph. `shape` leaves out the batch axis, which is always axis 0; "T" is time. Only
+    `per_step` has no batch axis."""
 
     name: str
     dtype: DType
@@ -54,6 +58,20 @@ class Graph(_Frozen):
     max_steps: int = Field(gt=0, description="most time steps in one call of the graph; longer input goes in chunks")
 
 
+class Int8(_Frozen):
+    """The same network with its products in int8.
+
+    `loss`: the relative loss of quality on the test part (of bits per character, or of the scaled quantile loss), None
+    where there was no test part. `speedup`: float32's time over its own, for a batch of 16 on the machine that exported
+    it. `default`: whether it is what is served, unless the operator says otherwise.
+    """
+
+    graph: Graph
+    loss: float | None
+    speedup: float = Field(gt=0)
+    default: bool
+
+
 class DataSource(_Frozen):
     """A file that the model was trained on."""
 
@@ -77,11 +95,12 @@ class Provenance(_Frozen):
 
 
 class _Model(_Frozen):
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str = Field(pattern=NAME_PATTERN)
     version: int = Field(ge=1)
     description: str = ""
     graph: Graph
+    int8: Int8 | None = None
     metrics: dict[str, float] = Field(description="on the test part; the card says how they were measured")
     provenance: Provenance
 
@@ -91,9 +110,9 @@ class ForecastManifest(_Model):
 
     Graph inputs, besides the state: `values` float64 (B, T, F), unscaled, anything finite where missing; `mask`
     float32 (B, T, F), 1 = observed, 0 = missing; `lengths` int64 (B,), each at least 1: row b uses its first
-    lengths[b] steps. Feature 0 is the target.
+    lengths[b] steps; `per_step` bool (): whether `one_step` is wanted. Feature 0 is the target.
     Outputs: `quantiles` float64 (B, H, Q), unscaled, ascending along Q, for the H values after the last step;
-    `one_step` float64 (B, T, Q), the quantiles of the value after each step given.
+    `one_step` float64 (B, T, Q), the quantiles of the value after each step given (T = 0 if not wanted).
     """
 
     kind: Literal["forecast"] = "forecast"
@@ -119,9 +138,9 @@ class TextManifest(_Model):
     """A character model.
 
     Graph inputs, besides the state: `tokens` int64 (B, T), indices into `vocabulary`, or 0 for any other character;
-    `lengths` int64 (B,), each at least 1.
+    `lengths` int64 (B,), each at least 1; `per_step` bool (): whether `logits_all` is wanted.
     Outputs: `logits` float32 (B, V), scores of the next token after each row's last; `logits_all` float32 (B, T, V),
-    after every token. Token 0 is the unknown character: it can be read but is never generated.
+    after every token (T = 0 if not wanted). Token 0 is the unknown character: it can be read but is never generated.
     """
 
     kind: Literal["text"] = "text"

@@ -1,6 +1,23 @@
 """The Prometheus instruments. They belong to one application, not to the process."""
 
+import os
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+
+@dataclass(frozen=True)
+class EngineMetrics:
+    """One model's share of the engine's instruments."""
+
+    waiting: Gauge
+    decode_calls: Counter
+    decode_steps: Counter
+    read_calls: Counter
+    read_steps: Counter
+    cancelled: Counter
+    expired: Counter
 
 
 class Metrics:
@@ -22,8 +39,50 @@ class Metrics:
         self.predicted = Counter(
             "carry_steps_predicted", "Values forecast and characters generated.", ["model"], registry=self._registry
         )
-        self.models = Gauge("carry_models", "Model folders by status.", ["status"], registry=self._registry)
+        self.models = Gauge(
+            "carry_models",
+            "Model folders by status.",
+            ["status"],
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._waiting = Gauge(
+            "carry_engine_waiting_steps",
+            "Steps asked for and not yet answered.",
+            ["model"],
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self._calls = Counter("carry_engine_calls", "Calls of the graph.", ["model", "phase"], registry=self._registry)
+        self._steps = Counter(
+            "carry_engine_steps",
+            "Steps of rows in them; over the calls, the mean batch.",
+            ["model", "phase"],
+            registry=self._registry,
+        )
+        self._dropped = Counter(
+            "carry_engine_dropped",
+            "Requests dropped under way, by reason.",
+            ["model", "reason"],
+            registry=self._registry,
+        )
+
+    def engine(self, model: str) -> EngineMetrics:
+        """The engine's instruments, for one model."""
+        return EngineMetrics(
+            waiting=self._waiting.labels(model),
+            decode_calls=self._calls.labels(model, "decode"),
+            decode_steps=self._steps.labels(model, "decode"),
+            read_calls=self._calls.labels(model, "read"),
+            read_steps=self._steps.labels(model, "read"),
+            cancelled=self._dropped.labels(model, "cancelled"),
+            expired=self._dropped.labels(model, "deadline"),
+        )
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """All of it in Prometheus' text format; where several processes serve, of all of them."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)

@@ -2,18 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
 
-from service.engine.engine import Engine
 from service.engine.runner import Array, GraphMismatchError, Runner
+from service.engine.scheduler import CHUNK, Engine
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
-from service.manifest import MANIFEST_FILE, ForecastManifest, TextManifest, read_manifest, sha256_of
+from service.generation import CharacterDecoder, Tokenizer
+from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of
+from service.metrics import Metrics
+from service.settings import Settings
 
 Kind = Literal["forecast", "text"]
+Precision = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,14 @@ class Model:
     """A model that answers."""
 
     manifest: ForecastManifest | TextManifest
+    precision: Precision
     engine: Engine
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of a text model."""
+        assert isinstance(self.manifest, TextManifest)
+        return Tokenizer(self.manifest)
 
     @property
     def label(self) -> str:
@@ -45,13 +57,16 @@ class _RefusalError(Exception):
 class Registry:
     """The models of one folder."""
 
-    def __init__(self, folder: Path, threads: int, defaults: dict[Kind, str]) -> None:
-        self._defaults = defaults
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._defaults: dict[Kind, str] = {
+            "forecast": settings.default_forecast_model,
+            "text": settings.default_text_model,
+        }
         self.models: list[Model] = []
         self.refused: list[Refused] = []
-        for path in _folders(folder):
+        for path in _folders(settings.models_dir):
             try:
-                self.models.append(_load(path, threads))
+                self.models.append(_load(path, settings, metrics))
             except _RefusalError as refusal:
                 self.refused.append(Refused(path.parent.name, path.name, str(refusal)))
         self.models.sort(key=lambda model: (model.manifest.name, -model.manifest.version))
@@ -114,7 +129,7 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in name.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _load(path: Path, threads: int) -> Model:
+def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
     try:
         manifest = read_manifest(path)
     except OSError:
@@ -127,7 +142,7 @@ def _load(path: Path, threads: int) -> Model:
         raise _RefusalError(
             f"the manifest is of {manifest.name}@{manifest.version}, the folder {path.parent.name}/{path.name}"
         )
-    graph = manifest.graph
+    graph, precision = _chosen(manifest, settings.precision)
     try:
         found = sha256_of(path / graph.file)
     except OSError:
@@ -137,16 +152,33 @@ def _load(path: Path, threads: int) -> Model:
             f"{graph.file} is not the file that was exported: its sha256 is {found}, not {graph.sha256}"
         )
     try:
-        runner = Runner(path, graph, threads)
-        _try_out(runner, manifest)
+        runner = Runner(path, graph, settings.threads)
+        _try_out(runner, manifest, graph)
     except (GraphMismatchError, CarryError) as error:
         raise _RefusalError(str(error)) from error
     except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
         raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
-    return Model(manifest, Engine(manifest.name, runner))
+    text = isinstance(manifest, TextManifest)
+    engine = Engine(
+        manifest.name,
+        runner,
+        CharacterDecoder(manifest.vocabulary) if isinstance(manifest, TextManifest) else None,
+        any_split=text,  # a forecaster's running sums round by where they were cut
+        most_work=settings.max_waiting_steps,
+        metrics=metrics.engine(f"{manifest.name}@{manifest.version}"),
+        chunk=min(CHUNK, graph.max_steps),
+    )
+    return Model(manifest, precision, engine)
 
 
-def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest) -> None:
+def _chosen(manifest: ForecastManifest | TextManifest, wanted: str) -> tuple[Graph, Precision]:
+    """The graph to serve: as wanted where there is one, else ("auto") as the export judged."""
+    if manifest.int8 is not None and (wanted == "int8" or (wanted == "auto" and manifest.int8.default)):
+        return manifest.int8.graph, "int8"
+    return manifest.graph, "float32"
+
+
+def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: Graph) -> None:
     """Two real steps, so that a graph which cannot run, or answers in another shape, is refused and not ready."""
     inputs: dict[str, Array]
     outputs: dict[str, tuple[int, ...]]
@@ -160,7 +192,7 @@ def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest) -> None:
     else:
         inputs = {"tokens": np.zeros((1, 2), dtype=np.int64)}
         outputs = {"logits": (1, len(manifest.vocabulary)), "logits_all": (1, 2, len(manifest.vocabulary))}
-    found, _ = runner.step(inputs, runner.fresh(1), list(outputs))
+    found, _ = runner.step(inputs, np.array([2]), runner.fresh(1), list(outputs))
     for array, (name, expected) in zip(found, outputs.items(), strict=True):
         if array.shape != expected:
-            raise GraphMismatchError(f"{manifest.graph.file}: {name} has the shape {array.shape}, not {expected}")
+            raise GraphMismatchError(f"{graph.file}: {name} has the shape {array.shape}, not {expected}")

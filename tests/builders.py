@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from service.manifest import ForecastManifest, Graph, TextManifest
+from service.manifest import ForecastManifest, Graph, Int8, TextManifest
 from training.cells import Cell
-from training.export import build_graph, write_folder
+from training.export import Made, build_graphs, write_folder
 from training.networks import Forecaster, TextModel
+from training.onnx_layers import Precision
 from training.provenance import Run, provenance
 from training.scaling import CausalScaler, StandardScaler
 from training.text_data import Vocabulary
@@ -39,11 +40,15 @@ def character_model(cell: Cell = "lstm") -> TextModel:
     return network.eval()
 
 
-def write_model(network: Forecaster | TextModel, models: Path, name: str) -> Path:
-    """Write a model folder as `carry train` does, without its card."""
+def write_model(network: Forecaster | TextModel, models: Path, name: str, precision: Precision = "float32") -> Path:
+    """Write a model folder as `carry train` does, without its card; `precision` is what is served."""
     run = Run(name, "made by a test", models, models, (), "carry train")
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
-    graph = build_graph(network)
+    graphs = build_graphs(network)
+
+    def int8(folder: Path, made: Made, graph: Graph) -> Made:
+        return made.model_copy(update={"int8": Int8(graph=graph, loss=0.0, speedup=1.0, default=precision == "int8")})
+
     if isinstance(network, Forecaster):
         features = tuple(f"f{i}" for i in range(network.scaler.features))
 
@@ -60,7 +65,7 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str) -> Pat
                 context=8,
             )
 
-        return write_folder(models, name, graph, of_forecaster, lambda _, made: made)
+        return write_folder(models, name, graphs, of_forecaster, int8)
 
     def of_text(version: int, described: Graph) -> TextManifest:
         return TextManifest(
@@ -74,4 +79,4 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str) -> Pat
             context=8,
         )
 
-    return write_folder(models, name, graph, of_text, lambda _, made: made)
+    return write_folder(models, name, graphs, of_text, int8)

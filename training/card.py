@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.manifest import ForecastManifest, TextManifest
+from service.manifest import ForecastManifest, Int8, TextManifest
 from training.loop import Epoch
 
 CARD_FILE = "CARD.md"
@@ -15,6 +15,17 @@ def figures_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     rows = [["", *measures], ["---", *["---:"] * len(measures)]]
     rows += [[name, *(f"{line[m]:.4g}" if m in line else "" for m in measures)] for name, line in scores.items()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def int8_text(int8: Int8, measure: str) -> str:
+    """What the card says of the int8 graph."""
+    loss = "was not measured: there was no test part" if int8.loss is None else f"is {100 * int8.loss:+.3f} %"
+    served = "It is what is served." if int8.default else "Served is the one in float32."
+    return (
+        f"`{int8.graph.file}` is the same network with its products in int8. Its loss of quality ({measure} on the "
+        f"test part, relative to float32) {loss}. For a batch of 16, on one thread of the machine that exported it, "
+        f"float32 takes {int8.speedup:.2f} times as long. {served}"
+    )
 
 
 class ModelCard:

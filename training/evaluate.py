@@ -20,8 +20,8 @@ def evaluate_forecaster(
     Raises:
         DataError: no series is longer than the model's horizon.
     """
-    model = ForecastModel.open(folder)
-    manifest = model.manifest
+    models = ForecastModel.open(folder)
+    manifest = next(iter(models.values())).manifest
     horizon, levels = manifest.horizon, manifest.quantile_levels
     target = target or (manifest.target if len(manifest.features) > 1 else None)
     series, _ = read_series(data, target, manifest.features[1:])
@@ -34,21 +34,23 @@ def evaluate_forecaster(
         raise DataError(f"no series is longer than the model's horizon of {horizon} values")
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int))
     windows = [windows[i] for i in chosen]
-    forecasts = {manifest.name: model.forecast([w.history for w in windows])}
+    forecasts = {name: model.forecast([w.history for w in windows]) for name, model in models.items()}
     forecasts |= forecast_baselines(windows, horizon, levels, fitted=baselines)
     return {name: score_forecasts(windows, quantiles, levels) for name, quantiles in forecasts.items()}
 
 
 def evaluate_text(folder: Path, data: Sequence[Path]) -> dict[str, dict[str, float]]:
     """Bits per character over whole documents, each read once from its start."""
-    model = CharacterModel.open(folder)
-    vocabulary = Vocabulary(model.manifest.vocabulary)
-    documents = [vocabulary.encode(normalise(text, model.manifest.replacements)) for text in read_texts(data)]
+    models = CharacterModel.open(folder)
+    manifest = next(iter(models.values())).manifest
+    vocabulary = Vocabulary(manifest.vocabulary)
+    documents = [vocabulary.encode(normalise(text, manifest.replacements)) for text in read_texts(data)]
     unknown = sum(int((document == 0).sum()) for document in documents)
     return {
-        model.manifest.name: {
+        name: {
             "bits_per_character": model.bits_per_character(documents),
             "characters": float(sum(map(len, documents))),
             "unknown_characters": float(unknown),
         }
+        for name, model in models.items()
     }

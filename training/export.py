@@ -3,22 +3,27 @@
 import itertools
 import json
 import shutil
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import MANIFEST_FILE, DType, ForecastManifest, Graph, State, Tensor, TextManifest, sha256_of
+from service.manifest import MANIFEST_FILE, DType, ForecastManifest, Graph, Int8, State, Tensor, TextManifest, sha256_of
 from training.inference import Array, GraphSession
 from training.networks import Forecaster, TextModel
-from training.onnx_graph import OPSET, ExportedGraph, Port, forecast_graph, text_graph
+from training.onnx_builder import OPSET, ExportedGraph, Port
+from training.onnx_graph import forecast_graph, text_graph
 from training.scaling import MAX_STEPS, StandardScaler
 
 GRAPH_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
 REFERENCE_FILE = "agreement.npz"
 TOLERANCE = 1e-4
 
@@ -29,12 +34,23 @@ class DisagreementError(Exception):
     """The exported graph does not compute what PyTorch computes."""
 
 
-def build_graph(network: Forecaster | TextModel) -> ExportedGraph:
-    """The network as an ONNX graph, after `check_agreement`."""
+@dataclass(frozen=True)
+class Graphs:
+    """A network in both precisions."""
+
+    float32: ExportedGraph
+    int8: ExportedGraph
+
+
+def build_graphs(network: Forecaster | TextModel) -> Graphs:
+    """The network as ONNX graphs, after `check_agreement` of the one in float32."""
     network.eval().cpu()
-    graph = forecast_graph(network) if isinstance(network, Forecaster) else text_graph(network)
-    check_agreement(network, graph)
-    return graph
+    if isinstance(network, Forecaster):
+        graphs = Graphs(forecast_graph(network), forecast_graph(network, "int8"))
+    else:
+        graphs = Graphs(text_graph(network), text_graph(network, "int8"))
+    check_agreement(network, graphs.float32)
+    return graphs
 
 
 def reference(network: Forecaster | TextModel, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -96,7 +112,7 @@ def check_agreement(network: Forecaster | TextModel, graph: ExportedGraph, seed:
 def state_of(graph: ExportedGraph) -> tuple[State, ...]:
     """The manifest's description of the graph's state."""
     return tuple(
-        State(name=before.name, output=after.name, dtype=_dtype(before), shape=_sizes(before))
+        State(name=before.name, output=after.name, dtype=_dtype(before), shape=_sizes(before), initial=before.initial)
         for before, after in graph.state
     )
 
@@ -104,33 +120,24 @@ def state_of(graph: ExportedGraph) -> tuple[State, ...]:
 def write_folder(
     models: Path,
     name: str,
-    graph: ExportedGraph,
+    graphs: Graphs,
     manifest: Callable[[int, Graph], Made],
-    fill: Callable[[Path, Made], Made],
+    fill: Callable[[Path, Made, Graph], Made],
 ) -> Path:
     """Write `models/<name>/<next version>/` in one move: a killed export leaves no folder that looks like a model.
 
-    `manifest` makes the manifest from the version and the graph's description; `fill` measures what was written, adds
-    the card and the pictures, and returns the manifest with its metrics.
+    `manifest` makes the manifest from the version and the float32 graph's description; `fill` is given the int8 one's
+    too, measures what was written, adds the card and the pictures, and returns the manifest with its metrics.
     """
     (models / name).mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=models / name))
     try:
-        (partial / GRAPH_FILE).write_bytes(graph.model.SerializeToString())
-        described = Graph(
-            file=GRAPH_FILE,
-            sha256=sha256_of(partial / GRAPH_FILE),
-            opset=OPSET,
-            inputs=_tensors(graph.inputs),
-            outputs=_tensors(graph.outputs),
-            state=state_of(graph),
-            max_steps=MAX_STEPS,
+        float32, int8 = (
+            _write_graph(graph, partial / file)
+            for graph, file in ((graphs.float32, GRAPH_FILE), (graphs.int8, INT8_FILE))
         )
         version = 1 + max((int(f.name) for f in (models / name).iterdir() if f.name.isdecimal()), default=0)
-        made = fill(partial, manifest(version, described))
-        (partial / MANIFEST_FILE).write_text(
-            json.dumps(made.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-        )
+        write_manifest(partial, fill(partial, manifest(version, float32), int8))
         partial.chmod(0o755)
         folder = models / name / str(version)
         partial.rename(folder)
@@ -140,8 +147,56 @@ def write_folder(
     return folder
 
 
+def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> None:
+    """Write the manifest into a model folder."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _write_graph(graph: ExportedGraph, path: Path) -> Graph:
+    path.write_bytes(graph.model.SerializeToString())
+    return Graph(
+        file=path.name,
+        sha256=sha256_of(path),
+        opset=OPSET,
+        inputs=_tensors(graph.inputs),
+        outputs=_tensors(graph.outputs),
+        state=state_of(graph),
+        max_steps=MAX_STEPS,
+    )
+
+
+MOST_LOSS = 0.005
+"""Of quality, relative: below it the faster int8 graph is what is served."""
+
+
+def judge_int8(folder: Path, float32: Graph, int8: Graph, losses: tuple[float, float] | None) -> Int8:
+    """What the manifest says of the int8 graph, given the test loss in float32 and in int8."""
+    speedup = _seconds(folder, float32) / _seconds(folder, int8)
+    loss = None if losses is None else (losses[1] - losses[0]) / losses[0] if losses[0] else None
+    return Int8(graph=int8, loss=loss, speedup=speedup, default=loss is not None and loss < MOST_LOSS and speedup > 1)
+
+
+def _seconds(folder: Path, graph: Graph) -> float:
+    """The median time of what the graph mostly does, for a batch of 16: a step of a text, or a series of 200 values."""
+    session = GraphSession.open(folder, graph, threads=1)
+    steps = 1 if any(tensor.name == "tokens" for tensor in graph.inputs) else 200
+    feeds: dict[str, Array] = {"lengths": np.full(16, steps, dtype=np.int64)}
+    for tensor in graph.inputs:
+        if tensor.name in ("tokens", "values", "mask"):
+            shape = (16, *(steps if size == "T" else size for size in tensor.shape))
+            feeds[tensor.name] = np.random.default_rng(0).integers(1, 2, shape).astype(tensor.dtype)
+    state, output = session.fresh_state(16), graph.outputs[0].name
+    times = []
+    for _ in range(25):
+        started = time.perf_counter()
+        session.step(feeds, state, [output])
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
 def _dtype(port: Port) -> DType:
-    assert port.dtype in ("float32", "float64", "int64")
+    assert port.dtype in get_args(DType)
     return port.dtype  # type: ignore[return-value]  # mypy does not narrow str to Literal by `in`
 
 

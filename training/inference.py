@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.manifest import ForecastManifest, Graph, State, TextManifest, read_manifest
+from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
 
 Array = NDArray[np.generic]
 
@@ -18,17 +18,18 @@ Array = NDArray[np.generic]
 class GraphSession:
     """An ONNX graph with its state: feed it pieces of sequences, as the manifest describes them."""
 
-    def __init__(self, model: Path | bytes, state: Sequence[State], max_steps: int) -> None:
-        self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        self._options = onnxruntime.RunOptions()
-        self._options.only_execute_path_to_fetches = True
+    def __init__(self, model: Path | bytes, state: Sequence[State], max_steps: int, threads: int = 0) -> None:
+        """`threads`: 0 for as many as there are cores."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._state = state
         self._max_steps = max_steps
 
     @classmethod
-    def open(cls, folder: Path, graph: Graph) -> "GraphSession":
-        """The graph of a model folder."""
-        return cls(folder / graph.file, graph.state, graph.max_steps)
+    def open(cls, folder: Path, graph: Graph, threads: int = 0) -> "GraphSession":
+        """A graph of a model folder."""
+        return cls(folder / graph.file, graph.state, graph.max_steps, threads)
 
     def fresh_state(self, batch: int) -> dict[str, Array]:
         """The state of `batch` sequences of which nothing was seen yet."""
@@ -39,7 +40,8 @@ class GraphSession:
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """One call of the graph: the outputs asked for, and the state after it."""
         names = [*outputs, *(s.output for s in self._state)]
-        results = self._session.run(names, {**feeds, **state}, self._options)
+        per_step = np.array(not PER_STEP_OUTPUTS.isdisjoint(outputs))
+        results = self._session.run(names, {**feeds, **state, "per_step": per_step})
         after = {s.name: result for s, result in zip(self._state, results[len(outputs) :], strict=True)}
         return dict(zip(outputs, results, strict=False)), after
 
@@ -57,6 +59,11 @@ class GraphSession:
             yield results
 
 
+def _graphs(manifest: ForecastManifest | TextManifest) -> dict[str, Graph]:
+    graphs = {manifest.name: manifest.graph}
+    return graphs | ({f"{manifest.name}, int8": manifest.int8.graph} if manifest.int8 else {})
+
+
 class ForecastModel:
     """An exported forecaster over arrays."""
 
@@ -65,8 +72,8 @@ class ForecastModel:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: Path) -> "ForecastModel":
-        """The forecaster of a model folder.
+    def open(cls, folder: Path) -> dict[str, "ForecastModel"]:
+        """The forecaster of a model folder, by name; also in int8, where there is one.
 
         Raises:
             ValueError: the folder holds no forecaster.
@@ -74,12 +81,12 @@ class ForecastModel:
         manifest = read_manifest(folder)
         if not isinstance(manifest, ForecastManifest):
             raise ValueError(f"{folder} holds a {manifest.kind} model, not a forecaster")
-        return cls.of_folder(folder, manifest)
+        return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
 
     @classmethod
-    def of_folder(cls, folder: Path, manifest: ForecastManifest) -> "ForecastModel":
-        """The forecaster whose graph lies in a folder that has no manifest yet."""
-        return cls(GraphSession.open(folder, manifest.graph), manifest)
+    def of_folder(cls, folder: Path, manifest: ForecastManifest, graph: Graph) -> "ForecastModel":
+        """The forecaster that one of the graphs in a folder is."""
+        return cls(GraphSession.open(folder, graph), manifest)
 
     def forecast(self, histories: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Histories, each (T, F) with NaN = missing -> quantiles (N, H, Q) of the head. Similar lengths go together."""
@@ -134,8 +141,8 @@ class CharacterModel:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: Path) -> "CharacterModel":
-        """The character model of a model folder.
+    def open(cls, folder: Path) -> dict[str, "CharacterModel"]:
+        """The character model of a model folder, by name; also in int8, where there is one.
 
         Raises:
             ValueError: the folder holds no character model.
@@ -143,12 +150,12 @@ class CharacterModel:
         manifest = read_manifest(folder)
         if not isinstance(manifest, TextManifest):
             raise ValueError(f"{folder} holds a {manifest.kind} model, not a character model")
-        return cls.of_folder(folder, manifest)
+        return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
 
     @classmethod
-    def of_folder(cls, folder: Path, manifest: TextManifest) -> "CharacterModel":
-        """The character model whose graph lies in a folder that has no manifest yet."""
-        return cls(GraphSession.open(folder, manifest.graph), manifest)
+    def of_folder(cls, folder: Path, manifest: TextManifest, graph: Graph) -> "CharacterModel":
+        """The character model that one of the graphs in a folder is."""
+        return cls(GraphSession.open(folder, graph), manifest)
 
     def log_probabilities(self, tokens: NDArray[np.int64]) -> Iterable[NDArray[np.float64]]:
         """Tokens (T,) -> pieces of (t, V): natural logarithms of the next token's probabilities after each."""

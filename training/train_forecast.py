@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from service.manifest import ForecastManifest, Graph
 from training import plots
 from training.baselines import Window, forecast_baselines, score_forecasts
-from training.card import ModelCard, figures_table
+from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
-from training.export import build_graph, save_reference, standardise, write_folder
+from training.export import build_graphs, judge_int8, save_reference, standardise, write_folder
 from training.inference import ForecastModel
 from training.loop import LoopConfig, fit
 from training.networks import Forecaster
@@ -88,7 +88,7 @@ def train(
     )
     if not is_first_process():
         return None
-    graph = build_graph(network)
+    graphs = build_graphs(network)
 
     def manifest(version: int, described: Graph) -> ForecastManifest:
         return ForecastManifest(
@@ -104,23 +104,27 @@ def train(
             context=config.context,
         )
 
-    def fill(folder: Path, made: ForecastManifest) -> ForecastManifest:
+    def fill(folder: Path, made: ForecastManifest, int8: Graph) -> ForecastManifest:
         save_reference(network, folder)
-        model = ForecastModel.of_folder(folder, made)
+        model, in_int8 = (ForecastModel.of_folder(folder, made, graph) for graph in (made.graph, int8))
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of the scale")
         card.picture("loss", "Training and validation loss by epoch.")
         held_out = [(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None]
         metrics: dict[str, float] = {}
+        losses = None
         if held_out and config.test:
             windows = test_windows(held_out, config.horizon, config.windows)
             metrics = _measure(model, windows, config, card, folder)
             metrics |= _test_part(model, *held_out[0], config, card, folder)
-        made = made.model_copy(update={"metrics": metrics})
+            losses = (_loss(model, windows), _loss(in_int8, windows))
+        judged = judge_int8(folder, made.graph, int8, losses)
+        card.section("In int8", int8_text(judged, "scaled quantile loss"))
+        made = made.model_copy(update={"metrics": metrics, "int8": judged})
         card.write(folder, made)
         return made
 
-    return write_folder(run.models, run.name, graph, manifest, fill)
+    return write_folder(run.models, run.name, graphs, manifest, fill)
 
 
 def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: int) -> list[Window]:
@@ -141,6 +145,11 @@ def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: 
         if np.isfinite(truth).any() and np.isfinite(history[:, 0]).sum() > 1:
             windows.append(Window(series.id, history, truth, series.season))
     return windows
+
+
+def _loss(model: ForecastModel, windows: Sequence[Window]) -> float:
+    levels = model.manifest.quantile_levels
+    return score_forecasts(windows, model.forecast([w.history for w in windows]), levels)["scaled_quantile_loss"]
 
 
 def _validation(held_out: Sequence[tuple[Series, Split]]) -> list[Stretch]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from service.manifest import Graph, TextManifest
 from training import plots
 from training.baselines import hmm_bits_per_character, ngram_bits_per_character
-from training.card import ModelCard, figures_table
+from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
-from training.export import build_graph, save_reference, write_folder
+from training.export import build_graphs, judge_int8, save_reference, write_folder
 from training.inference import CharacterModel
 from training.loop import Epoch, LoopConfig, fit
 from training.networks import TextModel
@@ -79,7 +79,7 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
     )
     if not is_first_process():
         return None
-    graph = build_graph(network)
+    graphs = build_graphs(network)
 
     def manifest(version: int, described: Graph) -> TextManifest:
         return TextManifest(
@@ -94,16 +94,18 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
             context=config.context,
         )
 
-    def fill(folder: Path, made: TextManifest) -> TextManifest:
+    def fill(folder: Path, made: TextManifest, int8: Graph) -> TextManifest:
         save_reference(network, folder)
-        model = CharacterModel.of_folder(folder, made)
-        return _measure(model, tokens, test, parts[2], config, history, folder)
+        models = [CharacterModel.of_folder(folder, made, graph) for graph in (made.graph, int8)]
+        return _measure(models[0], models[1], int8, tokens, test, parts[2], config, history, folder)
 
-    return write_folder(run.models, run.name, graph, manifest, fill)
+    return write_folder(run.models, run.name, graphs, manifest, fill)
 
 
 def _measure(
     model: CharacterModel,
+    in_int8: CharacterModel,
+    int8: Graph,
     train: Sequence[NDArray[np.int64]],
     test: Sequence[NDArray[np.int64]],
     test_texts: Sequence[str],
@@ -137,7 +139,9 @@ def _measure(
         "A line of the test part; under each character, what the model expected there after all that came before: the "
         "darker, the more probable; what really came is framed.",
     )
-    made = model.manifest.model_copy(update={"metrics": scores["Carry"]})
+    judged = judge_int8(folder, model.manifest.graph, int8, (bits, in_int8.bits_per_character(test)))
+    card.section("In int8", int8_text(judged, "bits per character"))
+    made = model.manifest.model_copy(update={"metrics": scores["Carry"], "int8": judged})
     card.write(folder, made)
     return made
 

@@ -1,18 +1,31 @@
 """POST /forecast."""
 
+import asyncio
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from fastapi.openapi.models import Example
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from service.api.problems import documented
-from service.api.schemas import ForecastAnswer, ForecastBody, History, ModelId
-from service.api.state import CarryState
-from service.errors import InvalidRequestError, LimitExceededError
-from service.forecasting import ForecastRequest, check_levels, forecast
+from service.api.problems import documented, problem_of, refusal
+from service.api.schemas import (
+    ForecastAnswer,
+    ForecastBatchAnswer,
+    ForecastBatchBody,
+    ForecastBody,
+    History,
+    ModelId,
+    Problem,
+)
+from service.api.state import CarryState, Deadline, State
+from service.errors import CarryError, InvalidRequestError, LimitExceededError
+from service.forecasting import Forecast, ForecastRequest, check_levels, forecast
 from service.manifest import ForecastManifest
+from service.registry import Model
 from service.settings import Settings
 from service.timestamps import timestamps_after
 
@@ -34,13 +47,95 @@ EXAMPLES: dict[str, Example] = {
         "value": {"series": [3, 4, 6, 5, 7, 8, 8, 9], "horizon": 2, "quantiles": [0.5], "include_history": True},
     },
 }
+BATCH_EXAMPLES: dict[str, Example] = {
+    "two": {
+        "summary": "Two series, the second of which is too empty to forecast",
+        "value": {"requests": [{"series": [3, 4, 6, 5, 7, 8], "horizon": 2}, {"series": [None], "horizon": 2}]},
+    },
+}
 
 
-@router.post("/forecast", responses=documented(400, 404, 409, 413, 422))
+@router.post("/forecast", responses=documented(400, 404, 409, 413, 422, 429, 504))
 async def post_forecast(
-    body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)], state: CarryState
+    body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)], state: CarryState, deadline: Deadline
 ) -> ForecastAnswer:
     """Forecast the values that follow a series, with quantiles."""
+    wish = _wish(body, state)
+    found = await asyncio.wrap_future(wish.submit(deadline))
+    return wish.answer(found, state)
+
+
+@router.post("/forecast/batch", responses=documented(400, 413, 422, 429, 504))
+async def post_forecast_batch(
+    body: Annotated[ForecastBatchBody, Body(openapi_examples=BATCH_EXAMPLES)],
+    state: CarryState,
+    deadline: Deadline,
+    request: Request,
+) -> ForecastBatchAnswer:
+    """Forecast many series in one call. An item that cannot be answered gets a problem in its place; the others their
+    forecasts."""
+    most = state.settings.max_batch_requests
+    if len(body.requests) > most:
+        raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
+    wishes: list[_Wish | CarryError] = []
+    for i, item in enumerate(body.requests):
+        try:
+            wishes.append(_wish(ForecastBody.model_validate(item), state))
+        except ValidationError as error:
+            wishes.append(refusal(error, ("requests", i)))
+        except CarryError as error:
+            error.path = error.path and f"$.requests[{i}]{error.path[1:]}"
+            wishes.append(error)
+    pending: list[Future[Forecast]] = []
+    try:
+        pending = [wish.submit(deadline) for wish in wishes if isinstance(wish, _Wish)]
+        found = iter(await asyncio.gather(*map(asyncio.wrap_future, pending), return_exceptions=True))
+    except BaseException:
+        for future in pending:
+            future.cancel()
+        raise
+    results: list[ForecastAnswer | Problem] = []
+    for i, wish in enumerate(wishes):
+        outcome = next(found) if isinstance(wish, _Wish) else wish
+        if isinstance(outcome, Forecast) and isinstance(wish, _Wish):
+            results.append(wish.answer(outcome, state))
+        elif isinstance(outcome, CarryError) and outcome.status < 500:
+            if outcome is not wish:
+                outcome.path = outcome.path and f"$.requests[{i}]{outcome.path[1:]}"
+            results.append(Problem.model_validate(problem_of(outcome, request)))
+        else:
+            raise outcome  # type: ignore[misc]  # an exception: nothing in this call will do better
+    return ForecastBatchAnswer(results=results)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A request that was found acceptable."""
+
+    body: ForecastBody
+    model: Model
+    manifest: ForecastManifest
+    request: ForecastRequest
+    timestamps: list[str] | None
+
+    def submit(self, deadline: float) -> "Future[Forecast]":
+        return self.model.engine.submit(forecast(self.manifest, self.request), self.request.work, deadline)
+
+    def answer(self, found: Forecast, state: State) -> ForecastAnswer:
+        state.metrics.read.labels(self.model.label).inc(len(self.request.values))
+        state.metrics.predicted.labels(self.model.label).inc(self.request.horizon)
+        levels = self.request.levels
+        return ForecastAnswer(
+            model=ModelId(name=self.manifest.name, version=self.manifest.version),
+            horizon=self.request.horizon,
+            quantiles=_by_level(levels, found.quantiles),
+            median=found.median.tolist(),
+            timestamps=self.timestamps,
+            history=None if found.history is None else _history(levels, found.history),
+        )
+
+
+def _wish(body: ForecastBody, state: State) -> _Wish:
     model = state.registry.find_kind(body.model, "forecast")
     manifest = model.manifest
     assert isinstance(manifest, ForecastManifest)
@@ -60,17 +155,7 @@ async def post_forecast(
         missing = "freq" if body.freq is None else "start"
         raise InvalidRequestError("timestamps need both `start` and `freq`", f"$.{missing}")
     request = ForecastRequest(values, body.horizon, levels, body.include_history, body.non_negative)
-    found = await model.engine.run(lambda runner: forecast(runner, manifest, request))
-    state.metrics.read.labels(model.label).inc(len(values))
-    state.metrics.predicted.labels(model.label).inc(body.horizon)
-    return ForecastAnswer(
-        model=ModelId(name=manifest.name, version=manifest.version),
-        horizon=body.horizon,
-        quantiles=_by_level(levels, found.quantiles),
-        median=found.median.tolist(),
-        timestamps=timestamps,
-        history=None if found.history is None else _history(levels, found.history),
-    )
+    return _Wish(body, model, manifest, request, timestamps)
 
 
 def _values(body: ForecastBody, manifest: ForecastManifest, settings: Settings) -> NDArray[np.float64]:

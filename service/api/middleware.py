@@ -1,5 +1,6 @@
 """Around every request: its id, the limit on its body, its log line and its metrics. Plain ASGI."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -13,6 +14,10 @@ from service.errors import BodyTooLargeError
 from service.metrics import Metrics
 
 _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+
+
+GONE = 499
+"""Logged and counted where the caller left before there was an answer (nginx's number for it)."""
 
 
 class RequestMiddleware:
@@ -31,7 +36,7 @@ class RequestMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.match(given) else uuid.uuid4().hex
         scope["carry.request_id"] = request_id
-        status = 0
+        status = GONE
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -45,7 +50,7 @@ class RequestMiddleware:
                 await self._app(scope, receive, answer)
             except Exception:
                 structlog.get_logger().exception("unexpected error")
-                if status:
+                if status != GONE:
                     raise
                 await problem(500, "internal_error", "an unexpected error; it has been logged", request_id)(
                     scope, receive, answer
@@ -60,8 +65,9 @@ class RequestMiddleware:
                 )
 
 
-class BodyLimitMiddleware:
-    """Refuses a body over the limit: at once where the caller tells its length, else as soon as it is exceeded."""
+class BodyMiddleware:
+    """Reads the whole body, refuses one over the limit (at once where the caller tells its length, else as soon as it
+    is exceeded), and cancels the work of a caller who leaves before the answer."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -92,13 +98,37 @@ class BodyLimitMiddleware:
             if len(body) > self._limit:
                 await refusal(scope, receive, send)
                 return
-        handed_on = False
+        handed_on, answered = False, False
+        gone = asyncio.Event()
+        work = asyncio.current_task()
+        assert work is not None
 
         async def replay() -> Message:
             nonlocal handed_on
             if handed_on:
-                return await receive()
+                await gone.wait()
+                return {"type": "http.disconnect"}
             handed_on = True
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
-        await self._app(scope, replay, send)
+        async def answer(message: Message) -> None:
+            nonlocal answered
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not answered:
+                gone.set()
+                work.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            await self._app(scope, replay, answer)
+        except asyncio.CancelledError:
+            if not gone.is_set():
+                raise
+            work.uncancel()  # nobody is left to be told
+        finally:
+            watching.cancel()

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from service.api.problems import documented
 from service.api.schemas import Answer
@@ -19,6 +20,7 @@ class LoadedModel(Answer):
     name: str
     version: int
     kind: Literal["forecast", "text"]
+    precision: Literal["float32", "int8"] = Field(description="Of the graph that is served.")
     description: str
     default: bool
     metrics: dict[str, float]
@@ -59,6 +61,7 @@ async def get_models(state: CarryState) -> ModelsAnswer:
             name=manifest.name,
             version=manifest.version,
             kind=manifest.kind,
+            precision=model.precision,
             description=manifest.description,
             default=newest and registry.default(manifest.kind) == manifest.name,
             metrics=manifest.metrics,

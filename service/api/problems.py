@@ -8,10 +8,11 @@ import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import CarryError, InvalidRequestError, MalformedBodyError
+from service.errors import CarryError, InvalidRequestError, MalformedBodyError, QueueFullError
 
 PROBLEM = "application/problem+json"
 
@@ -19,7 +20,11 @@ _HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 
 def problem(status: int, code: str, detail: str, request_id: str, errors: Sequence[dict[str, str]] = ()) -> Response:
-    """One problem document."""
+    """The answer that says so."""
+    return Response(orjson.dumps(_document(status, code, detail, request_id, errors)), status, media_type=PROBLEM)
+
+
+def _document(status: int, code: str, detail: str, request_id: str, errors: Sequence[dict[str, str]]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -31,7 +36,13 @@ def problem(status: int, code: str, detail: str, request_id: str, errors: Sequen
     if errors:
         # A field's name may be no valid unicode.
         document["errors"] = [{key: _printable(text) for key, text in error.items()} for error in errors]
-    return Response(orjson.dumps(document), status, media_type=PROBLEM)
+    return document
+
+
+def problem_of(error: CarryError, request: Request) -> dict[str, Any]:
+    """The problem document of one of our errors."""
+    errors = [{"path": error.path, "message": error.detail}] if error.path else []
+    return _document(error.status, error.code, error.detail, _id(request), errors)
 
 
 def _printable(text: str) -> str:
@@ -61,19 +72,19 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(CarryError)
     async def _ours(request: Request, error: CarryError) -> Response:
-        if error.status >= 500:
+        if error.status == 500:
             structlog.get_logger().error("model failed", exc_info=error)
-        errors = [{"path": error.path, "message": error.detail}] if error.path else []
-        return problem(error.status, error.code, error.detail, _id(request), errors)
+        answer = Response(orjson.dumps(problem_of(error, request)), error.status, media_type=PROBLEM)
+        if isinstance(error, QueueFullError):
+            answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
         if any(item["type"] == "json_invalid" for item in found):
             return problem(400, MalformedBodyError.code, "the body is not valid JSON", _id(request))
-        errors = [{"path": json_path(item["loc"]), "message": _message(item)} for item in found[:20]]
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        detail = f"{errors[0]['path']}: {errors[0]['message']}{more}"
+        detail, errors = _explained(found)
         return problem(422, InvalidRequestError.code, detail, _id(request), errors)
 
     @app.exception_handler(HTTPException)
@@ -84,6 +95,19 @@ def install(app: FastAPI) -> None:
         answer = problem(error.status_code, code, HTTPStatus(error.status_code).phrase, _id(request))
         answer.headers.update(error.headers or {})
         return answer
+
+
+def refusal(error: ValidationError, prefix: tuple[int | str, ...]) -> InvalidRequestError:
+    """Why a part of the body, at `prefix`, is refused."""
+    found = [{**item, "loc": (*prefix, *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
+    _, errors = _explained(found)
+    return InvalidRequestError(errors[0]["message"], errors[0]["path"])
+
+
+def _explained(found: Sequence[Any]) -> tuple[str, list[dict[str, str]]]:
+    errors = [{"path": json_path(item["loc"]), "message": _message(item)} for item in found[:20]]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{errors[0]['path']}: {errors[0]['message']}{more}", errors
 
 
 def _message(item: dict[str, Any]) -> str:

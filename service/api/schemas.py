@@ -47,6 +47,25 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class FieldError(Answer):
+    """What is wrong with one field."""
+
+    path: str = Field(examples=["$.series[3]"])
+    message: str
+
+
+class Problem(Answer):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] = []
+
+
 class ModelId(Answer):
     """The model that answered."""
 
@@ -108,6 +127,18 @@ class ForecastAnswer(Answer):
     history: History | None
 
 
+class ForecastBatchBody(Body):
+    """Many forecast requests."""
+
+    requests: Annotated[list[Any], Field(min_length=1)] = Field(description="Each as in `POST /forecast`.")
+
+
+class ForecastBatchAnswer(Answer):
+    """For each request, in order, its forecast, or the problem with it."""
+
+    results: list[ForecastAnswer | Problem]
+
+
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 
 
@@ -136,6 +167,9 @@ class GenerateBody(Body):
     n: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(default=1, description="How many texts.")
     logprobs: Annotated[int, Field(strict=True, ge=0, le=100)] = Field(
         default=0, description="Tell so many candidates at each character, with log-probabilities."
+    )
+    stream: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="Send the text as it is written, as server-sent events."
     )
     model: ModelName = None
 
@@ -215,22 +249,3 @@ class PredictAnswer(Answer):
     positions: list[PositionAnswer] | None
     bits_per_character: float | None
     unknown_characters: list[str]
-
-
-class FieldError(Answer):
-    """What is wrong with one field."""
-
-    path: str = Field(examples=["$.series[3]"])
-    message: str
-
-
-class Problem(Answer):
-    """An error, as RFC 9457 has it."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    errors: list[FieldError] = []

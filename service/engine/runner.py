@@ -1,6 +1,6 @@
 """One batched step of one ONNX graph. The only user of ONNX Runtime; knows tensors, not text or series."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,19 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service.errors import ModelFailedError
-from service.manifest import Graph
+from service.manifest import PER_STEP_OUTPUTS, Graph
 
 Array = NDArray[Any]
 States = dict[str, Array]
 """Recurrent state by name, each array (B, ...)."""
 
-CHUNK = 512
-"""Most steps of input in one call of the graph: more gains nothing, and would keep other callers waiting."""
-
-_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
 
 
 class GraphMismatchError(Exception):
@@ -46,11 +49,8 @@ class Runner:
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise GraphMismatchError(f"{graph.file} is not a model that ONNX Runtime can load") from error
-        self._run_options = onnxruntime.RunOptions()
-        # An output that nobody asked for costs nothing.
-        self._run_options.only_execute_path_to_fetches = True
         self._graph = graph
-        self._chunk = min(CHUNK, graph.max_steps)
+        self._state_outputs = [state.output for state in graph.state]
         self._check()
 
     def fresh(self, batch: int) -> States:
@@ -58,37 +58,25 @@ class Runner:
         return {s.name: np.full((batch, *s.shape), s.initial, dtype=s.dtype) for s in self._graph.state}
 
     def step(
-        self, inputs: Mapping[str, Array], states: Mapping[str, Array], outputs: Sequence[str]
+        self,
+        inputs: Mapping[str, Array],
+        lengths: NDArray[np.int64],
+        states: Mapping[str, Array],
+        outputs: Sequence[str],
     ) -> tuple[list[Array], States]:
-        """One call: inputs (B, T, ...), all rows of the same length T -> the outputs asked for, and the new state.
+        """One call: inputs (B, T, ...), of which row b uses the first lengths[b] steps -> the outputs asked for, and
+        the new state.
 
         Raises:
             ModelFailedError: ONNX Runtime could not run it.
         """
-        batch, steps = next(iter(inputs.values())).shape[:2]
-        lengths = np.full(batch, steps, dtype=np.int64)
-        names = [*outputs, *(s.output for s in self._graph.state)]
+        per_step = np.array(not PER_STEP_OUTPUTS.isdisjoint(outputs))
+        feeds = {**inputs, "lengths": lengths, "per_step": per_step, **states}
         try:
-            found = self._session.run(names, {**inputs, "lengths": lengths, **states}, self._run_options)
+            found = self._session.run([*outputs, *self._state_outputs], feeds)
         except Exception as error:  # as above
             raise ModelFailedError("the model failed to run") from error
-        after = {s.name: array for s, array in zip(self._graph.state, found[len(outputs) :], strict=True)}
-        return found[: len(outputs)], after
-
-    def read(
-        self, inputs: Mapping[str, Array], states: States, outputs: Sequence[str]
-    ) -> Iterator[tuple[list[Array], States]]:
-        """Read inputs (B, T, ...) in chunks; each chunk's outputs and the state after it."""
-        steps = next(iter(inputs.values())).shape[1]
-        for start in range(0, steps, self._chunk):
-            piece = {name: array[:, start : start + self._chunk] for name, array in inputs.items()}
-            found, states = self.step(piece, states, outputs)
-            yield found, states
-
-    def prefill(self, inputs: Mapping[str, Array], states: States, output: str) -> tuple[Array, States]:
-        """Read all of the inputs; what `output` is after the last chunk, and the state."""
-        *_, ([found], after) = self.read(inputs, states, [output])
-        return found, after
+        return found[: len(outputs)], dict(zip(states, found[len(outputs) :], strict=True))
 
     def _check(self) -> None:
         graph = self._graph
@@ -109,13 +97,3 @@ class Runner:
 def _known(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     """A shape with None for what varies from call to call."""
     return tuple(size if isinstance(size, int) else None for size in shape)
-
-
-def fork(states: Mapping[str, Array], rows: int) -> States:
-    """One sequence's state (1, ...) as `rows` equal ones (rows, ...)."""
-    return {name: np.repeat(array, rows, axis=0) for name, array in states.items()}
-
-
-def take(states: Mapping[str, Array], rows: NDArray[np.int64]) -> States:
-    """The state of some of the sequences."""
-    return {name: array[rows] for name, array in states.items()}

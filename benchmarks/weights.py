@@ -1,0 +1,77 @@
+"""The shipped weights as PyTorch networks again, read from the float32 ONNX files, so that peers serve the same model."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from service.manifest import ForecastManifest, read_manifest
+from training.networks import Forecaster, TextModel
+from training.scaling import CausalScaler
+
+Array = NDArray[np.float32]
+
+# ONNX stacks the gates of an LSTM as i,o,f,c; PyTorch as i,f,g,o.
+_PYTORCH = [0, 2, 3, 1]
+
+
+def network_of(folder: Path) -> Forecaster | TextModel:
+    """The network of a model folder: an LSTM over text, or over series with causal scaling.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    manifest = read_manifest(folder)
+    graph = onnx.load(folder / "model.onnx").graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    if manifest.provenance.cell != "lstm":
+        raise ValueError("only LSTM models")
+    layers, hidden = manifest.provenance.layers, manifest.provenance.hidden
+    operators = [node for node in graph.node if node.op_type == "LSTM"]
+    network: Forecaster | TextModel
+    if isinstance(manifest, ForecastManifest):
+        lags = next(s.shape[0] - 1 for s in manifest.graph.state if s.name == "recent")
+        scaler = CausalScaler(len(manifest.features), lags)
+        levels = manifest.quantile_levels
+        network = Forecaster(scaler, "lstm", hidden, layers, 0.0, manifest.horizon, levels)
+        assert network.mixing is not None
+        _linear(graph, constants, network.head)
+        _linear(graph, constants, network.mixing)
+    else:
+        embedding = next(constants[n.input[0]] for n in graph.node if n.op_type == "Gather")
+        network = TextModel("lstm", len(manifest.vocabulary), embedding.shape[1], hidden, layers, 0.0)
+        network.embedding.weight.data = torch.from_numpy(embedding.copy())
+        _linear(graph, constants, network.head)
+    for layer, node in zip(network.recurrent.layers, operators, strict=True):
+        inside, across, bias = (constants[name][0] for name in node.input[1:4])
+        parameters = {
+            "weight_ih_l0": _gates(inside),
+            "weight_hh_l0": _gates(across),
+            "bias_ih_l0": _gates(bias[: 4 * hidden]),
+            "bias_hh_l0": _gates(bias[4 * hidden :]),
+        }
+        for name, value in parameters.items():
+            getattr(layer, name).data = torch.from_numpy(value)
+    return network.eval()
+
+
+def _gates(stacked: Array) -> Array:
+    blocks = stacked.reshape(4, -1, *stacked.shape[1:])
+    return np.ascontiguousarray(blocks[_PYTORCH].reshape(stacked.shape))
+
+
+def _linear(graph: onnx.GraphProto, constants: dict[str, Array], linear: torch.nn.Linear) -> None:
+    """The first product with a constant of this layer's shape, and the constant added to its result."""
+    shape = (linear.in_features, linear.out_features)
+    product = next(
+        node
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in constants and constants[node.input[1]].shape == shape
+    )
+    added = next(node for node in graph.node if node.op_type == "Add" and product.output[0] in node.input)
+    bias = next(constants[name] for name in added.input if name in constants)
+    linear.weight.data = torch.from_numpy(constants[product.input[1]].T.copy())
+    linear.bias.data = torch.from_numpy(bias.copy())

@@ -1,0 +1,363 @@
+"""Continuous batching: one thread that runs one graph for everybody who asks, joining and leaving between its steps.
+
+After BatchMaker's cellular batching (Gao et al., "Low latency RNN inference with cellular batching", EuroSys 2018).
+Each turn of the loop lets every decoding row take one step, all in one call of the graph, and then reads a bounded
+piece of what waits to be read, several requests in one call. Nobody waits for a batch to fill or to end, and as the
+graph gives each row the same bits in any company, nobody's answer shows that there was company.
+"""
+
+import itertools
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from service.engine.runner import Array, Runner, States
+from service.engine.sequence import Answer, Batch, Decode, Decoder, Read, Result, Task
+from service.errors import DeadlineExceededError, ModelFailedError, NotReadyError, QueueFullError
+from service.manifest import PER_STEP_OUTPUTS
+from service.metrics import EngineMetrics
+
+CHUNK = 512
+"""Most steps of input read in one call of the graph: more gains nothing, and would keep the others waiting."""
+LEAST_CHUNK = 8
+READ_ROWS = 16
+"""Rows read in one call: more of them fall out of the processor's cache."""
+READ_SECONDS = 0.02
+"""How long one call may read while nobody decodes; while somebody does, as long as a decoding step takes."""
+
+
+class _Request:
+    """A task under way."""
+
+    def __init__(self, task: Task[Any], work: int, deadline: float) -> None:
+        self.task = task
+        self.work = work
+        self.deadline = deadline
+        self.future: Future[Any] = Future()
+        self.rows_left = 0
+        """Of its decoding rows."""
+        self.gone = False
+
+
+class _Reading:
+    """A read under way."""
+
+    def __init__(self, request: _Request, read: Read, states: States) -> None:
+        self.request = request
+        self.inputs = read.inputs
+        self.outputs = read.outputs
+        self.states = states
+        self.rows: int
+        self.length: int
+        self.rows, self.length = next(iter(read.inputs.values())).shape[:2]
+        self.at = 0
+        self.last: dict[str, Array] = {}
+        self.pieces: dict[str, list[Array]] = {name: [] for name in read.outputs if name in PER_STEP_OUTPUTS}
+
+
+class Engine:
+    """Runs tasks on a graph, all at once, each as if it were alone.
+
+    `any_split`: the graph gives the same bits however its input is cut; otherwise input is cut every `chunk` steps
+    from its own start, whoever else is there. `most_work`: steps asked for and not yet answered beyond which new
+    requests are refused.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner,
+        decoder: Decoder | None,
+        any_split: bool,
+        most_work: int,
+        metrics: EngineMetrics,
+        chunk: int = CHUNK,
+    ) -> None:
+        self._runner = runner
+        self._decoder = decoder
+        self._any_split = any_split
+        self._most_work = most_work
+        self._metrics = metrics
+        self._chunk = chunk
+        self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._work = 0
+        self._closing = False
+        self._requests: set[_Request] = set()
+        self._reads: deque[_Reading] = deque()
+        self._batch = Batch()
+        self._owners: list[_Request] = []
+        """Whose the rows of the batch are."""
+        self._joining: list[tuple[_Request, Decode]] = []
+        self._pace: dict[int, float] = {}
+        """Seconds a step of reading takes, by the logarithm of the rows."""
+        self._decode_seconds = 0.0
+        self._seconds_per_step = 1e-4
+        self.failed = False
+        """Whether the last step failed in the model itself."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Task[Answer], work: int, deadline: float = math.inf) -> "Future[Answer]":
+        """Begin a task of `work` steps; cancelling the future drops it within one step.
+
+        deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError.
+
+        Raises:
+            QueueFullError: too much work waits already.
+            NotReadyError: the engine is closed.
+        """
+        request = _Request(task, work, deadline)
+        with self._lock:
+            if self._closing:
+                raise NotReadyError("the model is being closed")
+            # A request larger than the whole queue is taken when nothing else is there.
+            if self._work and self._work + work > self._most_work:
+                raise QueueFullError(self._work, max(1, math.ceil(self._work * self._seconds_per_step)))
+            self._work += work
+            self._metrics.waiting.set(self._work)
+            self._inbox.put(request)
+        return request.future
+
+    def close(self) -> None:
+        """Finish what was begun, then end the thread."""
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            busy = bool(self._requests)
+            try:
+                while True:
+                    request = self._inbox.get(block=not busy)
+                    if request is None:
+                        if not self._requests:
+                            return
+                        self._inbox.put(None)  # looked at again when nothing is left to do
+                        break
+                    busy = True
+                    self._requests.add(request)
+                    self._resume(request, None)
+            except queue.Empty:
+                pass
+            started, steps = time.perf_counter(), 0
+            try:
+                self._drop_gone()
+                steps = self._decode() + self._read()
+            except Exception as error:
+                structlog.get_logger().exception("the engine failed")
+                for request in [*self._requests]:
+                    self._end(request, error=error)
+                self._drop_gone()
+            if steps:
+                self._seconds_per_step += 0.05 * ((time.perf_counter() - started) / steps - self._seconds_per_step)
+
+    def _resume(self, request: _Request, result: Result | None) -> None:
+        """Let a task go on to its next wish, or to its end."""
+        try:
+            wish = request.task.send(result)
+        except StopIteration as end:
+            self._end(request, answer=end.value)
+        except Exception as error:
+            self._end(request, error=error)
+        else:
+            if isinstance(wish, Decode):
+                request.rows_left = len(wish.rows)
+                self._joining.append((request, wish))
+            else:
+                rows = len(next(iter(wish.inputs.values())))
+                self._reads.append(_Reading(request, wish, wish.states or self._runner.fresh(rows)))
+
+    def _end(self, request: _Request, answer: object = None, error: Exception | None = None) -> None:
+        request.gone = True
+        request.task.close()
+        self._requests.discard(request)
+        with self._lock:
+            self._work -= request.work
+            self._metrics.waiting.set(self._work)
+        try:
+            if error is None:
+                request.future.set_result(answer)
+            else:
+                request.future.set_exception(error)
+        except InvalidStateError:
+            pass  # cancelled meanwhile
+
+    def _drop_gone(self) -> None:
+        """Drop those whose caller has gone or whose time is up, before they cost another step."""
+        now = time.monotonic()
+        for request in [*self._requests]:
+            if request.future.cancelled():
+                self._metrics.cancelled.inc()
+                self._end(request)
+            elif now > request.deadline:
+                self._metrics.expired.inc()
+                self._end(request, error=DeadlineExceededError("not done by the deadline; nothing was changed"))
+        if any(reading.request.gone for reading in self._reads):
+            self._reads = deque(reading for reading in self._reads if not reading.request.gone)
+        self._joining = [(request, wish) for request, wish in self._joining if not request.gone]
+        if any(request.gone for request in self._owners):
+            self._keep(np.array([not request.gone for request in self._owners]))
+
+    def _keep(self, kept: NDArray[np.bool_]) -> None:
+        assert self._decoder is not None
+        self._decoder.keep(kept)
+        self._batch.keep(kept)
+        self._owners = [request for request, stays in zip(self._owners, kept, strict=True) if stays]
+
+    def _decode(self) -> int:
+        """One step of every row that decodes; how many there were."""
+        for request, wish in self._joining:
+            assert self._decoder is not None
+            self._decoder.join(wish.rows)
+            self._batch.join(wish.output, wish.states)
+            self._owners += [request] * len(wish.rows)
+        self._joining = []
+        rows = len(self._owners)
+        if not rows:
+            self._decode_seconds = 0.0
+            return 0
+        started = time.perf_counter()
+        assert self._decoder is not None
+        assert self._batch.output is not None
+        choice = self._decoder.choose(self._batch.output)
+        inputs: Mapping[str, Array] = choice.inputs
+        if not choice.going.all():
+            inputs = {name: array[choice.going] for name, array in inputs.items()}
+            ended = [request for request, going in zip(self._owners, choice.going, strict=True) if not going]
+            self._keep(choice.going)
+            for request in ended:
+                request.rows_left -= 1
+                if not request.rows_left:
+                    self._resume(request, None)
+        if self._owners:
+            try:
+                (self._batch.output,), self._batch.states = self._step(
+                    inputs, np.ones(len(self._owners), dtype=np.int64), self._batch.states, [self._decoder.output]
+                )
+            except ModelFailedError as error:
+                for request in set(self._owners):
+                    self._end(request, error=error)
+                return rows
+        self._decode_seconds = time.perf_counter() - started
+        self._metrics.decode_calls.inc()
+        self._metrics.decode_steps.inc(rows)
+        return rows
+
+    def _read(self) -> int:
+        """Read a piece for some of those who wait, the first come first; how many steps of how many rows that was."""
+        if not self._reads:
+            return 0
+        group, steps = self._next_reads()
+        lengths = [min(steps, reading.length - reading.at) for reading in group]
+        rows: int = sum(reading.rows for reading in group)
+        inputs = {name: _padded(group, name, lengths, steps) for name in group[0].inputs}
+        states = {name: np.concatenate([r.states[name] for r in group]) for name in group[0].states}
+        started = time.perf_counter()
+        try:
+            found, after = self._step(inputs, np.repeat(lengths, [r.rows for r in group]), states, group[0].outputs)
+        except ModelFailedError as error:
+            for reading in group:
+                self._end(reading.request, error=error)
+            return rows * steps
+        pace, size = (time.perf_counter() - started) / steps, rows.bit_length()
+        self._pace[size] = 0.7 * self._pace.get(size, pace) + 0.3 * pace
+        self._metrics.read_calls.inc()
+        self._metrics.read_steps.inc(sum(length * r.rows for length, r in zip(lengths, group, strict=True)))
+        first = 0
+        for reading, length in zip(group, lengths, strict=True):
+            own = slice(first, first + reading.rows)
+            first += reading.rows
+            reading.at += length
+            reading.states = {name: array[own] for name, array in after.items()}
+            for name, array in zip(reading.outputs, found, strict=True):
+                if name in reading.pieces:
+                    reading.pieces[name].append(array[own, :length])
+                else:
+                    reading.last[name] = array[own]
+            if reading.at < reading.length:
+                self._reads.append(reading)
+            else:
+                self._resume(reading.request, _result(reading))
+        return rows * steps
+
+    def _next_reads(self) -> tuple[list[_Reading], int]:
+        """Take those who are read next from the queue, and for how many steps. The first of them is first in the queue;
+        the others want the same outputs and as many steps, to a factor of two, so that little is padded."""
+        first = self._reads[0]
+        rows = max(
+            first.rows, min(READ_ROWS, sum(reading.rows for reading in itertools.islice(self._reads, READ_ROWS)))
+        )
+        most = self._chunk
+        if self._any_split:
+            allowed = (self._decode_seconds or READ_SECONDS) / self._expected_pace(rows)
+            most = min(most, max(LEAST_CHUNK, int(allowed)))
+        steps = min(most, first.length - first.at)
+        group: list[_Reading] = []
+        others: deque[_Reading] = deque()
+        taken = 0
+        while self._reads and taken < rows:
+            reading = self._reads.popleft()
+            ahead = reading.length - reading.at
+            if not self._any_split:
+                ahead = min(ahead, self._chunk)
+            fits = taken + reading.rows <= rows and reading.outputs == first.outputs
+            if fits and 2 * ahead >= steps and (self._any_split or ahead <= steps):
+                group.append(reading)
+                taken += reading.rows
+            else:
+                others.append(reading)
+        others.extend(self._reads)
+        self._reads = others
+        return group, steps
+
+    def _expected_pace(self, rows: int) -> float:
+        """Seconds a step of so many rows takes: as last time, else at most in proportion to a smaller batch."""
+        size = rows.bit_length()
+        smaller = [known for known in self._pace if known <= size]
+        if smaller:
+            return self._pace[max(smaller)] * float(2 ** (size - max(smaller)))
+        return max(self._pace.values(), default=READ_SECONDS / LEAST_CHUNK)
+
+    def _step(
+        self, inputs: Mapping[str, Array], lengths: NDArray[np.int64], states: States, outputs: Sequence[str]
+    ) -> tuple[list[Array], States]:
+        try:
+            found = self._runner.step(inputs, lengths, states, outputs)
+        except ModelFailedError:
+            self.failed = True
+            raise
+        self.failed = False
+        return found
+
+
+def _padded(group: Sequence[_Reading], name: str, lengths: Sequence[int], steps: int) -> Array:
+    """The next piece of one input of all of the group: (B, steps, ...), zero past each one's end."""
+    pieces = [r.inputs[name][:, r.at : r.at + length] for r, length in zip(group, lengths, strict=True)]
+    if len(pieces) == 1 and lengths[0] == steps:
+        return pieces[0]
+    padded = np.zeros((sum(map(len, pieces)), steps, *pieces[0].shape[2:]), dtype=pieces[0].dtype)
+    first = 0
+    for piece in pieces:
+        padded[first : first + len(piece), : piece.shape[1]] = piece
+        first += len(piece)
+    return padded
+
+
+def _result(reading: _Reading) -> Result:
+    pieces = {
+        name: found[0] if len(found) == 1 else np.concatenate(found, axis=1) for name, found in reading.pieces.items()
+    }
+    return Result(reading.last | pieces, reading.states)

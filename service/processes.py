@@ -1,0 +1,94 @@
+"""Several processes that share one port: started, watched, replaced when one dies, ended together.
+
+One single-threaded process for each core does more than one with as many threads (docs/performance.md). They are
+forked from one that has imported everything, so that most of their memory is shared, before it has any thread.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+CAN_FORK = hasattr(os, "fork")
+
+
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` listening sockets on one port, over which the system spreads the connections; one where it cannot.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    # Linux alone balances: without this first try, a second service on the port would silently share it.
+    several = count > 1 and sys.platform == "linux"
+    first = _bound(host, port, shared=False)
+    if not several:
+        first.listen(2048)
+        return [first]
+    port = first.getsockname()[1]
+    first.close()
+    sockets = [_bound(host, port, shared=True) for _ in range(count)]
+    for one in sockets:
+        one.listen(2048)
+    return sockets
+
+
+def _bound(host: str, port: int, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind((host, port))
+    except OSError:
+        one.close()
+        raise
+    one.set_inheritable(True)
+    return one
+
+
+def supervise(sockets: list[socket.socket], count: int, work: Callable[[socket.socket], None]) -> None:
+    """Run `work` in `count` forked processes until SIGTERM or SIGINT, which they are sent too.
+
+    One that dies is started again on its own socket, where callers wait meanwhile.
+    """
+    log = structlog.get_logger()
+    children: dict[int, int] = {}
+    stopping = False
+
+    def start(i: int) -> None:
+        pid = os.fork()
+        if pid:
+            children[pid] = i
+            return
+        try:
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, signal.SIG_DFL)
+            work(sockets[i % len(sockets)])
+        except SystemExit as end:
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        except BaseException:
+            log.exception("a process failed")
+            os._exit(1)
+        os._exit(0)
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for pid in children:
+            os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for i in range(count):
+        start(i)
+    while children:
+        pid, status = os.wait()
+        i = children.pop(pid)
+        if not stopping:
+            log.error("a process died; it is started again", pid=pid, status=os.waitstatus_to_exitcode(status))
+            start(i)

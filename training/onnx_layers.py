@@ -1,0 +1,350 @@
+"""Recurrent layers as ONNX operators, in float32 and in int8. Knows nothing of what the layers are used for.
+
+Two int8 forms, both with activation scales that are constants, so that no row's answer depends on its neighbours
+(why, and how fast each is: docs/decisions/0005-int8-that-is-batch-invariant.md):
+
+- `int8_layers`: any cell, written out inside a Scan; the fastest step of a large batch.
+- `int8_operators`: LSTM only, as ONNX Runtime's DynamicQuantizeLSTM; the fastest way through a long input.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from training.cells import JordanLayer, Recurrent
+from training.onnx_builder import CONTRIB, DTYPES, F32, I32, U8, Builder, Port
+
+Precision = Literal["float32", "int8"]
+Array = NDArray[np.generic]
+StatePorts = list[tuple[Port, Port]]
+
+# PyTorch stacks the gates of a layer as i,f,g,o (LSTM) and r,z,n (GRU); ONNX as i,o,f,c and z,r,h.
+_GATES = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+
+ZERO = 128
+"""The uint8 that stands for 0: an activation a in [-1, 1] is stored as 128 + round(127 a)."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What layers give: `last` (B, hidden), at each row's end, and what writes the operators of `every` (T, B, hidden);
+    in float32, or as uint8 (`precision` int8). With the state's ports."""
+
+    last: str
+    every: Callable[[Builder], str]
+    precision: Precision
+    state: StatePorts
+
+
+def linear(g: Builder, x: str, weight: Tensor, bias: Tensor, precision: Precision, name: str | None = None) -> str:
+    """x @ weight.T + bias in float32, of x (..., inputs) in float32 or uint8."""
+    if precision == "int8":
+        return _product(g, x, weight, bias, name)
+    return g.op("Add", g.op("MatMul", x, g.const(weight.T)), g.const(bias), name=name)
+
+
+def float_layers(g: Builder, recurrent: Recurrent, x: str) -> Hidden:
+    """Stacked layers over x (T, B, inputs), as PyTorch computes them."""
+    last = ""
+    for i, layer in enumerate(recurrent.layers):
+        if isinstance(layer, JordanLayer):
+            outside = layer.from_input
+            x, last = _scan(g, x, i, outside.weight, outside.bias, layer.from_output.weight, layer.to_output)
+        elif isinstance(layer, nn.RNN):
+            own = dict(layer.named_parameters())
+            bias = own["bias_ih_l0"] + own["bias_hh_l0"]
+            x, last = _scan(g, x, i, own["weight_ih_l0"], bias, own["weight_hh_l0"], None)
+        else:
+            x, last = _operator(g, recurrent, layer, x, i)
+    return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
+
+
+def _state(name: str, hidden: int, quantised: bool = False) -> tuple[Port, Port]:
+    dtype, initial = ("uint8", float(ZERO)) if quantised else ("float32", 0.0)
+    return Port(name, dtype, (hidden,), initial), Port(f"{name}_out", dtype, (hidden,), initial)
+
+
+def _operator(g: Builder, recurrent: Recurrent, layer: nn.Module, x: str, i: int) -> tuple[str, str]:
+    """An LSTM or GRU layer as ONNX's own operator."""
+    cell, hidden = recurrent.cell, recurrent.hidden
+
+    def gates(parameter: object) -> NDArray[np.generic]:
+        assert isinstance(parameter, Tensor)
+        blocks = parameter.detach().cpu().numpy().reshape(-1, hidden, *parameter.shape[1:])
+        ordered: NDArray[np.generic] = blocks[_GATES[cell]].reshape(parameter.shape)
+        return ordered
+
+    bias = np.concatenate([gates(layer.bias_ih_l0), gates(layer.bias_hh_l0)])
+    carried = [g.op("Unsqueeze", name, g.const([0])) for name in recurrent.state_names if name.startswith(f"layer{i}_")]
+    every, *after = g.ops(
+        cell.upper(),
+        x,
+        g.const(gates(layer.weight_ih_l0)[None]),
+        g.const(gates(layer.weight_hh_l0)[None]),
+        g.const(bias[None]),
+        g.op("Cast", "lengths", to=TensorProto.INT32),
+        *carried,
+        names=[None] * (1 + len(carried)),
+        hidden_size=hidden,
+        **({"linear_before_reset": 1} if cell == "gru" else {}),
+    )
+    outputs = [
+        g.op("Squeeze", state, g.const([0]), name=f"layer{i}_{part}_out")
+        for state, part in zip(after, ("h", "c"), strict=False)
+    ]
+    return g.op("Squeeze", every, g.const([1])), outputs[0]
+
+
+def _scan(
+    g: Builder, x: str, i: int, weight: Tensor, bias: Tensor, fed_back: Tensor, outer: nn.Linear | None
+) -> tuple[str, str]:
+    """An Elman layer, or with `outer` a Jordan layer, as a Scan over time in which a row stands still past its end.
+
+    ONNX has no Jordan operator, and ONNX Runtime's RNN operator rounds a lone row differently from a row in a batch.
+    """
+    inputs = g.op("Add", g.op("MatMul", x, g.const(weight.T)), g.const(bias))
+    hidden = fed_back.shape[0]
+    steps = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of(x, 0)), g.const(1))
+    inside = g.op("Less", g.op("Unsqueeze", steps, g.const([1])), g.op("Unsqueeze", "lengths", g.const([0])))
+    inside = g.op("Unsqueeze", inside, g.const([2]))
+
+    body = Builder(prefix=f"layer{i}_step_")
+    recurrence = body.op("MatMul", "before", body.const(fed_back.T))
+    y = body.op("Tanh", body.op("Add", "input", recurrence))
+    if outer is not None:
+        y = body.op("MatMul", y, body.const(outer.weight.T))
+        y = body.op("Tanh", body.op("Add", y, body.const(outer.bias)))
+    body.op("Where", "inside", y, "before", name="after")
+    body.op("Identity", "after", name="output")
+
+    def row(name: str, dtype: int, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, dtype, ["B", width])
+
+    graph = helper.make_graph(
+        body.nodes,
+        f"layer{i}_step",
+        [row("before", F32, hidden), row("input", F32, hidden), row("inside", TensorProto.BOOL, 1)],
+        [row("after", F32, hidden), row("output", F32, hidden)],
+        body.constants,
+    )
+    last, every = g.ops(
+        "Scan", f"layer{i}_h", inputs, inside, names=[f"layer{i}_h_out", None], body=graph, num_scan_inputs=2
+    )
+    return every, last
+
+
+Inputs = Callable[[slice], str]
+"""What a layer's input adds to some columns of its gates before their activation: (T, B, columns), float32."""
+
+
+def table_inputs(g: Builder, recurrent: Recurrent, embedding: Tensor) -> Inputs:
+    """The first layer of a character model, of `tokens` (B, T): all that is left to compute is a row of a table."""
+    weight, bias = _from_input(recurrent, 0)
+    table = embedding @ weight.T + bias
+    tokens = g.op("Transpose", "tokens", perm=[1, 0])
+    return lambda columns: g.op("Gather", g.const(table[:, columns]), tokens, axis=0)
+
+
+def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> Inputs:
+    """The first layer over x (T, B, inputs) of any size."""
+    weight, bias = _from_input(recurrent, 0)
+    return lambda columns: linear(g, x, weight[columns], bias[columns], "float32")
+
+
+def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
+    """Stacked layers of any cell, each a Scan over time of products in int8 and gates in float32.
+
+    A row runs on past its end; its state is taken from where it ended.
+    """
+    row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
+    ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
+    at_end = g.op("Concat", *ends, axis=1)
+    inputs, every, last, ports = first, "", "", []
+    for i in range(len(recurrent.layers)):
+        every, states = _int8_scan(g, recurrent, i, inputs)
+        last = g.op("GatherND", every, at_end)
+        for (_, after), sequence in states:
+            g.op("GatherND", sequence, at_end, name=after.name)
+        ports += [port for port, _ in states]
+        if i + 1 < len(recurrent.layers):
+            inputs = _int8_inputs(g, recurrent, i + 1, every)
+    return Hidden(last, lambda _: every, "int8", ports)
+
+
+def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, x: str) -> Inputs:
+    weight, bias = _from_input(recurrent, i)
+    return lambda columns: _product(g, x, weight[columns], bias[columns])
+
+
+def _int8_scan(
+    g: Builder, recurrent: Recurrent, i: int, inputs: Inputs
+) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
+    """One layer: its outputs (T, B, hidden) as uint8, and each state's ports with all its values (T, B, hidden)."""
+    hidden, prefix = recurrent.hidden, f"layer{i}_step_"
+    body = Builder(prefix=prefix)
+    gates = len(_from_input(recurrent, i)[0]) // hidden
+    given = [f"{prefix}input{k}" for k in range(gates)]
+    output, states = _int8_cell(body, recurrent, i, given)
+
+    def row(name: str, port: Port) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, DTYPES[port.dtype], ["B", hidden])
+
+    before = [row(port.name, port) for (port, _), _ in states]
+    before += [helper.make_tensor_value_info(name, F32, ["B", hidden]) for name in given]
+    after = [row(value, port) for (port, _), value in states]
+    # What is carried to the next step is also collected, so that each row's can be taken from where it ended.
+    collected = {value: body.op("Identity", value) for value in (output, *(value for _, value in states))}
+    dtypes = {output: U8} | {value: DTYPES[port.dtype] for (port, _), value in states}
+    after += [helper.make_tensor_value_info(copy, dtypes[value], ["B", hidden]) for value, copy in collected.items()]
+    found = g.ops(
+        "Scan",
+        *(port.name for (port, _), _ in states),
+        *(inputs(slice(k * hidden, (k + 1) * hidden)) for k in range(gates)),
+        names=[None] * len(after),
+        body=helper.make_graph(body.nodes, f"layer{i}_step", before, after, body.constants),
+        num_scan_inputs=gates,
+    )
+    sequences = dict(zip(collected, found[len(states) :], strict=True))
+    return sequences[output], [(ports, sequences[value]) for ports, value in states]
+
+
+def _int8_cell(
+    g: Builder, recurrent: Recurrent, i: int, given: list[str]
+) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
+    """One step: its output as uint8, and each state's ports with its new value."""
+    hidden, layer, h = recurrent.hidden, recurrent.layers[i], f"layer{i}_h"
+
+    def gate(k: int, x: str, weight: Tensor) -> str:
+        return g.op("Add", given[k], _product(g, x, weight[k * hidden : (k + 1) * hidden]))
+
+    def quantised(x: str) -> str:
+        return g.op("QuantizeLinear", x, g.const(1 / 127, "float32"), g.const(ZERO, "uint8"))
+
+    if isinstance(layer, JordanLayer):
+        y = quantised(g.op("Tanh", gate(0, h, layer.from_output.weight)))
+        y = quantised(g.op("Tanh", _product(g, y, layer.to_output.weight, layer.to_output.bias)))
+        return y, [(_state(h, hidden, quantised=True), y)]
+    across = layer.get_parameter("weight_hh_l0")
+    if recurrent.cell == "elman":
+        y = quantised(g.op("Tanh", gate(0, h, across)))
+        return y, [(_state(h, hidden, quantised=True), y)]
+    if recurrent.cell == "lstm":
+        c = f"layer{i}_c"
+        enter, forget, new, leave = (g.op("Tanh" if k == 2 else "Sigmoid", gate(k, h, across)) for k in range(4))
+        c_after = g.op("Add", g.op("Mul", forget, c), g.op("Mul", enter, new))
+        y = quantised(g.op("Mul", leave, g.op("Tanh", c_after)))
+        return y, [(_state(h, hidden, quantised=True), y), (_state(c, hidden), c_after)]
+    # A GRU adds to its output: it is carried exact, or small changes would be rounded away.
+    x = quantised(h)
+    reset, update = (g.op("Sigmoid", gate(k, x, across)) for k in range(2))
+    bias = layer.get_parameter("bias_hh_l0")[2 * hidden :]
+    new = g.op("Mul", reset, _product(g, x, across[2 * hidden :], bias))
+    new = g.op("Tanh", g.op("Add", given[2], new))
+    h_after = g.op("Add", new, g.op("Mul", update, g.op("Sub", h, new)))
+    return quantised(h_after), [(_state(h, hidden), h_after)]
+
+
+def _from_input(recurrent: Recurrent, i: int) -> tuple[Tensor, Tensor]:
+    """A layer's weights from its input, and all biases that can be added to the same sum."""
+    layer = recurrent.layers[i]
+    if isinstance(layer, JordanLayer):
+        return layer.from_input.weight, layer.from_input.bias
+    inside, across = layer.get_parameter("bias_ih_l0"), layer.get_parameter("bias_hh_l0")
+    if recurrent.cell == "gru":
+        across = torch.cat([across[: 2 * recurrent.hidden], torch.zeros(recurrent.hidden)])
+    return layer.get_parameter("weight_ih_l0"), inside + across
+
+
+def _quantise(weight: Array) -> tuple[Array, Array]:
+    """A matrix (inputs, outputs) as int8, symmetric, with a scale for each column."""
+    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
+    return np.round(weight / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def _product(g: Builder, x: str, weight: Tensor, bias: Tensor | None = None, name: str | None = None) -> str:
+    """x @ weight.T + bias in float32, of x (..., inputs) in uint8: summed exactly, in whole numbers."""
+    matrix, scale = _quantise(weight.detach().numpy().T)
+    inputs = [x, g.const(matrix), g.const(1 / 127, "float32"), g.const(scale), g.const(ZERO, "uint8"), ""]
+    inputs += [] if bias is None else [g.const(bias)]
+    return g.op("MatMulIntegerToFloat", *inputs, domain=CONTRIB, name=name)
+
+
+SENTINELS = 8
+"""Units and inputs added to an operator's own: so many keep its width a multiple of what processors load at once."""
+
+
+def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hidden:
+    """Stacked LSTM layers over x (T, B, inputs) as DynamicQuantizeLSTM operators; x is clipped to (-bound, bound).
+
+    The operator scales its activations by the largest and the smallest of the whole batch, so that a row's answer
+    would depend on its neighbours. Here these are always 1 and -1: added inputs, and added units whose gates never
+    move, hold them there. The scale is then a constant.
+    """
+    hidden, half = recurrent.hidden, SENTINELS // 2
+    one = np.repeat(np.array([1, -1], dtype=np.float32), half)
+    rows = g.shape_of("lengths", 0)
+    ports = [_state(name, hidden) for name in recurrent.state_names]
+    last, lengths = "", g.op("Cast", "lengths", to=I32)
+    # What is not a number would be everybody's largest.
+    x = g.op("Where", g.op("IsNaN", x), g.const(0.0, "float32"), x)
+    x = g.op("Clip", g.op("Div", x, g.const(bound, "float32")), g.const(-1.0, "float32"), g.const(1.0, "float32"))
+    for i, layer in enumerate(recurrent.layers):
+
+        def stacked(parameter: Tensor, sentinel: NDArray[np.float32] | None = None) -> Array:
+            """Gates (inputs, 4 * (hidden + SENTINELS)) as ONNX orders them, of the operator's own inputs and units."""
+            blocks = parameter.detach().numpy().reshape(4, hidden, -1)[_GATES["lstm"]]
+            blocks = np.pad(blocks, [(0, 0), (0, SENTINELS), (0, SENTINELS if sentinel is None else 0)])
+            if sentinel is not None:
+                blocks[:, hidden:, 0] = sentinel[:, None]
+            return np.ascontiguousarray(blocks.reshape(4 * (hidden + SENTINELS), -1).T)
+
+        inside = layer.get_parameter("weight_ih_l0").detach()
+        if i == 0:
+            inside = inside * bound
+        bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
+        # Input gate shut, output and forget gate open.
+        still = np.array([-100, 100, 100, 0], dtype=np.float32)
+        own_bias = stacked(bias, still)[0]
+        (w, w_scale), (r, r_scale) = _quantise(stacked(inside)), _quantise(stacked(layer.get_parameter("weight_hh_l0")))
+        zeros = np.zeros((1, len(own_bias)), dtype=np.int8)
+
+        def with_sentinels(name: str, value: NDArray[np.float32]) -> str:
+            added = g.op("Expand", g.const(value[None, None]), g.op("Concat", g.const([1]), rows, g.const([1]), axis=0))
+            return g.op("Concat", g.op("Unsqueeze", name, g.const([0])), added, axis=2)
+
+        if i == 0:
+            steps = g.op("Concat", g.shape_of(x, 0), rows, g.const([1]), axis=0)
+            x = g.op("Concat", x, g.op("Expand", g.const(one[None, None]), steps), axis=2)
+        every, *after = g.ops(
+            "DynamicQuantizeLSTM",
+            x,
+            g.const(w[None]),
+            g.const(r[None]),
+            g.const(np.concatenate([own_bias, np.zeros_like(own_bias)])[None]),
+            lengths,
+            with_sentinels(f"layer{i}_h", one),
+            with_sentinels(f"layer{i}_c", 20 * one),
+            "",
+            g.const(w_scale[None]),
+            g.const(zeros),
+            g.const(r_scale[None]),
+            g.const(zeros),
+            names=[None] * 3,
+            domain=CONTRIB,
+            hidden_size=hidden + SENTINELS,
+        )
+        outputs = [
+            g.op(
+                "Slice", g.op("Squeeze", state, g.const([0])), g.const([0]), g.const([hidden]), g.const([1]), name=name
+            )
+            for state, name in zip(after, (f"layer{i}_h_out", f"layer{i}_c_out"), strict=True)
+        ]
+        x, last = g.op("Squeeze", every, g.const([1])), outputs[0]
+    return Hidden(last, lambda b: b.op("Slice", x, b.const([0]), b.const([hidden]), b.const([2])), "float32", ports)
