@@ -82,6 +82,7 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest) -> Task[Forec
     read: Result = yield Read(_inputs(request.values[None]), names)
     known, features = manifest.quantile_levels, len(manifest.features)
     block: Floats = read.outputs["quantiles"][0].astype(np.float64)
+    _check_finite(block)
     blocks = [block]
     states = repeat(read.states, len(known)) if request.horizon > len(block) else {}
     while sum(map(len, blocks)) < request.horizon:
@@ -89,23 +90,24 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest) -> Task[Forec
         fed[:, :, 0] = block.T
         after: Result = yield Read(_inputs(fed), ("quantiles",), states)
         states = after.states
+        _check_finite(after.outputs["quantiles"])
         pooled = after.outputs["quantiles"].astype(np.float64).transpose(1, 0, 2).reshape(len(block), -1)
         block = np.quantile(pooled, known, axis=1).T
         blocks.append(block)
     quantiles = np.concatenate(blocks)[: request.horizon]
+    past = read.outputs["one_step"][0].astype(np.float64) if request.include_history else np.empty((0, len(known)))
+    _check_finite(past)
+    if request.non_negative:
+        quantiles, past = np.maximum(quantiles, 0.0), np.maximum(past, 0.0)
     history = None
     if request.include_history:
-        before = np.full((1, len(known)), np.nan)
-        past = np.concatenate([before, read.outputs["one_step"][0]])[:-1].astype(np.float64)
-        history = interpolate(past, known, request.levels)
-    answer = Forecast(interpolate(quantiles, known, request.levels), quantiles[:, known.index(0.5)].copy(), history)
-    for numbers in (answer.quantiles, answer.median, history[1:] if history is not None else None):
-        if numbers is not None:
-            if not np.isfinite(numbers).all():
-                raise NotPredictableError("the model gives no finite forecast for these values", "$.series")
-            if request.non_negative:
-                np.maximum(numbers, 0.0, out=numbers)
-    return answer
+        history = interpolate(np.concatenate([np.full((1, len(known)), np.nan), past[:-1]]), known, request.levels)
+    return Forecast(interpolate(quantiles, known, request.levels), quantiles[:, known.index(0.5)].copy(), history)
+
+
+def _check_finite(numbers: Array) -> None:
+    if not np.isfinite(numbers).all():
+        raise NotPredictableError("the model gives no finite forecast for these values", "$.series")
 
 
 def _inputs(values: Floats) -> dict[str, Array]:

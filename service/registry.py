@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
+from service.engine.engine import Engine
 from service.engine.runner import Array, GraphMismatchError, Runner
-from service.engine.scheduler import CHUNK, Engine
+from service.engine.scheduler import CHUNK
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.generation import CharacterDecoder, Tokenizer
 from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of

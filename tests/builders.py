@@ -1,11 +1,17 @@
 """Small models with random weights, exported as real ones are."""
 
+import math
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from service.manifest import ForecastManifest, Graph, Int8, TextManifest
+from service.engine.runner import Runner
+from service.engine.scheduler import CHUNK, Request, Scheduler
+from service.engine.sequence import Answer, Task
+from service.generation import CharacterDecoder
+from service.manifest import ForecastManifest, Graph, Int8, TextManifest, read_manifest
+from service.metrics import Metrics
 from training.cells import Cell
 from training.export import Made, build_graphs, write_folder
 from training.networks import Forecaster, TextModel
@@ -80,3 +86,25 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str, precis
         )
 
     return write_folder(models, name, graphs, of_text, int8)
+
+
+def open_scheduler(
+    folder: Path, precision: Precision = "float32", chunk: int = CHUNK
+) -> tuple[ForecastManifest | TextManifest, Runner, Scheduler]:
+    """A model folder's graph and a scheduler on it."""
+    manifest = read_manifest(folder)
+    assert manifest.int8 is not None
+    runner = Runner(folder, manifest.graph if precision == "float32" else manifest.int8.graph, threads=1)
+    text = isinstance(manifest, TextManifest)
+    decoder = CharacterDecoder(manifest.vocabulary) if isinstance(manifest, TextManifest) else None
+    return manifest, runner, Scheduler(runner, decoder, text, Metrics().engine("test"), chunk=chunk)
+
+
+def run(scheduler: Scheduler, task: Task[Answer]) -> Answer:
+    """A task's answer, after as many turns as it takes."""
+    request = Request(task, 1, math.inf)
+    scheduler.add(request)
+    while not request.future.done():
+        scheduler.turn()
+    answer: Answer = request.future.result()
+    return answer

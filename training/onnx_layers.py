@@ -256,10 +256,10 @@ def _from_input(recurrent: Recurrent, i: int) -> tuple[Tensor, Tensor]:
     layer = recurrent.layers[i]
     if isinstance(layer, JordanLayer):
         return layer.from_input.weight, layer.from_input.bias
-    inside, across = layer.get_parameter("bias_ih_l0"), layer.get_parameter("bias_hh_l0")
-    if recurrent.cell == "gru":
-        across = torch.cat([across[: 2 * recurrent.hidden], torch.zeros(recurrent.hidden)])
-    return layer.get_parameter("weight_ih_l0"), inside + across
+    bias: Tensor = layer.get_parameter("bias_hh_l0")
+    if recurrent.cell == "gru":  # whose last gate needs its own inside
+        bias = torch.cat([bias[: 2 * recurrent.hidden], torch.zeros(recurrent.hidden)])
+    return layer.get_parameter("weight_ih_l0"), layer.get_parameter("bias_ih_l0") + bias
 
 
 def _quantise(weight: Array) -> tuple[Array, Array]:
@@ -305,9 +305,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
                 blocks[:, hidden:, 0] = sentinel[:, None]
             return np.ascontiguousarray(blocks.reshape(4 * (hidden + SENTINELS), -1).T)
 
-        inside = layer.get_parameter("weight_ih_l0").detach()
-        if i == 0:
-            inside = inside * bound
+        inside = layer.get_parameter("weight_ih_l0") * (bound if i == 0 else 1.0)
         bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
         # Input gate shut, output and forget gate open.
         still = np.array([-100, 100, 100, 0], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Continuous batching: one thread that runs one graph for everybody who asks, joining and leaving between its steps.
+"""Continuous batching: one graph for everybody who asks, joining and leaving between its steps.
 
 After BatchMaker's cellular batching (Gao et al., "Low latency RNN inference with cellular batching", EuroSys 2018).
 Each turn of the loop lets every decoding row take one step, all in one call of the graph, and then reads a bounded
@@ -7,22 +7,18 @@ graph gives each row the same bits in any company, nobody's answer shows that th
 """
 
 import itertools
-import math
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from service.engine.runner import Array, Runner, States
-from service.engine.sequence import Answer, Batch, Decode, Decoder, Read, Result, Task
-from service.errors import DeadlineExceededError, ModelFailedError, NotReadyError, QueueFullError
+from service.engine.sequence import Batch, Decode, Decoder, Read, Result, Task
+from service.errors import DeadlineExceededError, ModelFailedError
 from service.manifest import PER_STEP_OUTPUTS
 from service.metrics import EngineMetrics
 
@@ -35,8 +31,8 @@ READ_SECONDS = 0.02
 """How long one call may read while nobody decodes; while somebody does, as long as a decoding step takes."""
 
 
-class _Request:
-    """A task under way."""
+class Request:
+    """A task under way. Cancelling its future drops it; past the deadline (on time.monotonic's clock) it fails."""
 
     def __init__(self, task: Task[Any], work: int, deadline: float) -> None:
         self.task = task
@@ -51,7 +47,7 @@ class _Request:
 class _Reading:
     """A read under way."""
 
-    def __init__(self, request: _Request, read: Read, states: States) -> None:
+    def __init__(self, request: Request, read: Read, states: States) -> None:
         self.request = request
         self.inputs = read.inputs
         self.outputs = read.outputs
@@ -64,107 +60,62 @@ class _Reading:
         self.pieces: dict[str, list[Array]] = {name: [] for name in read.outputs if name in PER_STEP_OUTPUTS}
 
 
-class Engine:
-    """Runs tasks on a graph, all at once, each as if it were alone.
+class Scheduler:
+    """Runs requests on a graph, all at once, each as if it were alone.
 
-    `any_split`: the graph gives the same bits however its input is cut; otherwise input is cut every `chunk` steps
-    from its own start, whoever else is there. `most_work`: steps asked for and not yet answered beyond which new
-    requests are refused.
+    `any_split`: the graph gives the same bits however its input is cut; otherwise input is cut every `chunk` steps from
+    its own start, whoever else is there. `ended` is told of every request that ends, before its future is.
     """
 
     def __init__(
         self,
-        name: str,
         runner: Runner,
         decoder: Decoder | None,
         any_split: bool,
-        most_work: int,
         metrics: EngineMetrics,
+        ended: Callable[[Request], None] = lambda _: None,
         chunk: int = CHUNK,
     ) -> None:
         self._runner = runner
         self._decoder = decoder
         self._any_split = any_split
-        self._most_work = most_work
         self._metrics = metrics
+        self._ended = ended
         self._chunk = chunk
-        self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._work = 0
-        self._closing = False
-        self._requests: set[_Request] = set()
+        self._requests: set[Request] = set()
         self._reads: deque[_Reading] = deque()
         self._batch = Batch()
-        self._owners: list[_Request] = []
+        self._owners: list[Request] = []
         """Whose the rows of the batch are."""
-        self._joining: list[tuple[_Request, Decode]] = []
+        self._joining: list[tuple[Request, Decode]] = []
         self._pace: dict[int, float] = {}
         """Seconds a step of reading takes, by the logarithm of the rows."""
         self._decode_seconds = 0.0
-        self._seconds_per_step = 1e-4
         self.failed = False
         """Whether the last step failed in the model itself."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
 
-    def submit(self, task: Task[Answer], work: int, deadline: float = math.inf) -> "Future[Answer]":
-        """Begin a task of `work` steps; cancelling the future drops it within one step.
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._requests)
 
-        deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError.
+    def add(self, request: Request) -> None:
+        """Let a request join at the next turn."""
+        self._requests.add(request)
+        self._resume(request, None)
 
-        Raises:
-            QueueFullError: too much work waits already.
-            NotReadyError: the engine is closed.
-        """
-        request = _Request(task, work, deadline)
-        with self._lock:
-            if self._closing:
-                raise NotReadyError("the model is being closed")
-            # A request larger than the whole queue is taken when nothing else is there.
-            if self._work and self._work + work > self._most_work:
-                raise QueueFullError(self._work, max(1, math.ceil(self._work * self._seconds_per_step)))
-            self._work += work
-            self._metrics.waiting.set(self._work)
-            self._inbox.put(request)
-        return request.future
+    def turn(self) -> int:
+        """Drop who has gone, one step for all who decode, a piece for some who read; how many steps of rows it was."""
+        self._drop_gone()
+        return self._decode() + self._read()
 
-    def close(self) -> None:
-        """Finish what was begun, then end the thread."""
-        with self._lock:
-            if not self._closing:
-                self._closing = True
-                self._inbox.put(None)
-        self._thread.join()
+    def end_all(self, error: Exception) -> None:
+        """Give up all requests."""
+        for request in [*self._requests]:
+            self._end(request, error=error)
+        self._drop_gone()
 
-    def _run(self) -> None:
-        while True:
-            busy = bool(self._requests)
-            try:
-                while True:
-                    request = self._inbox.get(block=not busy)
-                    if request is None:
-                        if not self._requests:
-                            return
-                        self._inbox.put(None)  # looked at again when nothing is left to do
-                        break
-                    busy = True
-                    self._requests.add(request)
-                    self._resume(request, None)
-            except queue.Empty:
-                pass
-            started, steps = time.perf_counter(), 0
-            try:
-                self._drop_gone()
-                steps = self._decode() + self._read()
-            except Exception as error:
-                structlog.get_logger().exception("the engine failed")
-                for request in [*self._requests]:
-                    self._end(request, error=error)
-                self._drop_gone()
-            if steps:
-                self._seconds_per_step += 0.05 * ((time.perf_counter() - started) / steps - self._seconds_per_step)
-
-    def _resume(self, request: _Request, result: Result | None) -> None:
+    def _resume(self, request: Request, result: Result | None) -> None:
         """Let a task go on to its next wish, or to its end."""
         try:
             wish = request.task.send(result)
@@ -180,13 +131,11 @@ class Engine:
                 rows = len(next(iter(wish.inputs.values())))
                 self._reads.append(_Reading(request, wish, wish.states or self._runner.fresh(rows)))
 
-    def _end(self, request: _Request, answer: object = None, error: Exception | None = None) -> None:
+    def _end(self, request: Request, answer: object = None, error: Exception | None = None) -> None:
         request.gone = True
         request.task.close()
         self._requests.discard(request)
-        with self._lock:
-            self._work -= request.work
-            self._metrics.waiting.set(self._work)
+        self._ended(request)
         try:
             if error is None:
                 request.future.set_result(answer)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.runner import Runner
-from service.forecasting import ForecastRequest, forecast, interpolate
-from service.manifest import ForecastManifest, read_manifest
+from service.engine.scheduler import Scheduler
+from service.forecasting import Forecast, ForecastRequest, forecast, interpolate
+from service.manifest import ForecastManifest
+from tests.builders import open_scheduler, run
 
 LEVELS = st.lists(st.integers(1, 99), min_size=2, max_size=9, unique=True).map(lambda found: sorted(found))
 
@@ -40,35 +41,41 @@ def test_a_model_of_the_median_alone_gives_the_median() -> None:
     assert interpolate(np.array([[3.0], [4.0]]), [0.5], [0.5]).tolist() == [[3.0], [4.0]]
 
 
+Opened = tuple[ForecastManifest, Scheduler]
+
+
 @pytest.fixture(scope="module")
-def opened(models: Path) -> tuple[ForecastManifest, Runner]:
-    manifest = read_manifest(models / "forecast/1")
+def opened(models: Path) -> Opened:
+    manifest, _, scheduler = open_scheduler(models / "forecast/1")
     assert isinstance(manifest, ForecastManifest)
-    return manifest, Runner(models / "forecast/1", manifest.graph, threads=1)
+    return manifest, scheduler
 
 
-def test_a_history_longer_than_a_chunk_has_no_seam(opened: tuple[ForecastManifest, Runner]) -> None:
-    manifest, runner = opened
+def answered(opened: Opened, request: ForecastRequest) -> Forecast:
+    return run(opened[1], forecast(opened[0], request))
+
+
+def test_a_history_longer_than_a_chunk_has_no_seam(opened: Opened) -> None:
     values = np.random.default_rng(1).normal(size=(1100, 1)).cumsum(axis=0)
-    whole = forecast(runner, manifest, ForecastRequest(values, 1, (0.5,), include_history=True)).history
+    whole = answered(opened, ForecastRequest(values, 1, (0.5,), include_history=True)).history
     assert whole is not None
     assert np.isnan(whole[0]).all()
     assert len(whole) == 1100
     for at in (1, 511, 512, 513, 1024, 1099):
-        alone = forecast(runner, manifest, ForecastRequest(values[:at], 1, (0.5,))).median[0]
+        alone = answered(opened, ForecastRequest(values[:at], 1, (0.5,))).median[0]
         assert whole[at, 0] == pytest.approx(alone, rel=1e-4, abs=1e-4)
 
 
-def test_beyond_its_horizon_the_model_reads_each_quantiles_path(opened: tuple[ForecastManifest, Runner]) -> None:
+def test_beyond_its_horizon_the_model_reads_each_quantiles_path(opened: Opened) -> None:
     """The second block, made again one path at a time."""
-    manifest, runner = opened
+    manifest, _ = opened
     values = np.array([[1.0], [3.0], [2.0], [4.0], [3.5]])
     levels = manifest.quantile_levels
-    found = forecast(runner, manifest, ForecastRequest(values, 2 * manifest.horizon, levels)).quantiles
+    found = answered(opened, ForecastRequest(values, 2 * manifest.horizon, levels)).quantiles
     first = found[: manifest.horizon]
     pooled = []
     for path in first.T:
         both = np.concatenate([values, path[:, None]])
-        pooled.append(forecast(runner, manifest, ForecastRequest(both, manifest.horizon, levels)).quantiles)
+        pooled.append(answered(opened, ForecastRequest(both, manifest.horizon, levels)).quantiles)
     expected = np.quantile(np.concatenate(pooled, axis=1), levels, axis=1).T
     np.testing.assert_allclose(found[manifest.horizon :], expected, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,16 @@
 """Sampling: each row by itself, from the distribution that was asked for."""
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from service.sampling import SamplingParams, derived_seeds, log_softmax, sample, uniforms
+from service.sampling import SamplingBatch, SamplingParams, derived_seeds, log_softmax, sample, uniforms
+
+Scores = NDArray[np.float32]
 
 PARAMS = st.builds(
     SamplingParams,
@@ -17,21 +22,72 @@ PARAMS = st.builds(
 )
 
 
-@given(seed=st.integers(0, 2**32), rows=st.integers(2, 40), tokens=st.integers(3, 70), params=PARAMS)
-def test_a_row_is_sampled_as_if_it_were_alone(seed: int, rows: int, tokens: int, params: SamplingParams) -> None:
-    rng = np.random.default_rng(seed)
+def draw(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_], uniform: NDArray[np.float64]) -> list[int]:
+    """All rows with the same controls."""
+    return [int(token) for token in sample(scores, SamplingBatch([params] * len(scores)), seen, uniform)]
+
+
+@given(seed=st.integers(0, 2**32), tokens=st.integers(3, 70), params=st.lists(PARAMS, min_size=2, max_size=20))
+def test_a_row_is_sampled_as_if_it_were_alone(seed: int, tokens: int, params: list[SamplingParams]) -> None:
+    """Whatever controls the others use."""
+    rng, rows = np.random.default_rng(seed), len(params)
     scores = rng.normal(0, 3, (rows, tokens)).astype(np.float32)
     seen, uniform = rng.random((rows, tokens)) < 0.3, rng.random(rows)
-    together = sample(scores, params, seen, uniform)
-    alone = [int(sample(scores[i : i + 1], params, seen[i : i + 1], uniform[i : i + 1])[0]) for i in range(rows)]
-    assert together.tolist() == alone
+    together = sample(scores, SamplingBatch(params), seen, uniform).tolist()
+    one = [slice(i, i + 1) for i in range(rows)]
+    alone = [draw(p, scores[i], seen[i], uniform[i])[0] for p, i in zip(params, one, strict=True)]
+    assert together == alone
     assert 0 not in alone
+
+
+@given(seed=st.integers(0, 2**32), tokens=st.integers(3, 30), params=PARAMS)
+def test_a_row_is_sampled_as_the_controls_are_defined(seed: int, tokens: int, params: SamplingParams) -> None:
+    """Against the plain way, one token after the other."""
+    rng = np.random.default_rng(seed)
+    scores, seen = rng.normal(0, 3, tokens).astype(np.float32), rng.random(tokens) < 0.3
+    uniform = rng.random()
+    left = {i: float(scores[i]) for i in range(1, tokens)}
+    if params.repetition_penalty != 1:
+        penalty = params.repetition_penalty
+        left = {i: (s / penalty if s > 0 else s * penalty) if seen[i] else s for i, s in left.items()}
+    best = max(left.values())
+    if params.temperature == 0:
+        expected = min(i for i, s in left.items() if s == best)
+    else:
+        mass = {i: math.exp((s - best) / params.temperature) for i, s in left.items()}
+        ranked = sorted(mass, key=lambda i: -mass[i])
+        if params.top_k:
+            ranked = ranked[: params.top_k]
+        if params.top_p < 1:
+            total, cumulated, kept = sum(mass[i] for i in ranked), 0.0, []
+            for i in ranked:
+                if cumulated < params.top_p * total:
+                    kept.append(i)
+                cumulated += mass[i]
+            ranked = kept
+        ranked = [i for i in ranked if mass[i] >= params.min_p]
+        share, total = 0.0, sum(mass[i] for i in ranked)
+        bounds = []
+        for i in sorted(ranked):
+            share += mass[i]
+            bounds.append((share / total, i))
+        expected = next(i for bound, i in bounds if uniform < bound or i == bounds[-1][1])
+        assume(min(abs(uniform - bound) for bound, _ in bounds) > 1e-12)
+    assert draw(params, scores[None], seen[None], np.array([uniform])) == [expected]
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-53])
+def test_the_ends_of_the_unit_interval_choose_the_first_and_the_last_token(uniform: float) -> None:
+    for seed in range(200):
+        scores = np.random.default_rng(seed).normal(0, 2, (1, 9)).astype(np.float32)
+        nothing = np.zeros(scores.shape, dtype=bool)
+        assert draw(SamplingParams(), scores, nothing, np.array([uniform])) == [8 if uniform else 1]
 
 
 def test_samples_follow_the_models_distribution() -> None:
     scores = np.log(np.array([[0.5, 0.1, 0.2, 0.2]], dtype=np.float32)).repeat(20_000, axis=0)
     uniform = uniforms(np.full(20_000, 9, dtype=np.uint64), np.arange(20_000))
-    counts = np.bincount(sample(scores, SamplingParams(), np.zeros(scores.shape, dtype=bool), uniform), minlength=4)
+    counts = np.bincount(draw(SamplingParams(), scores, np.zeros(scores.shape, dtype=bool), uniform), minlength=4)
     assert counts[0] == 0  # the unknown character is never generated
     np.testing.assert_allclose(counts[1:] / 20_000, [0.2, 0.4, 0.4], atol=0.015)
 
@@ -49,15 +105,14 @@ def test_samples_follow_the_models_distribution() -> None:
 def test_filters_keep_the_most_probable(params: SamplingParams, kept: set[int]) -> None:
     scores = np.log(np.array([[0.9, 0.1, 0.35, 0.55]], dtype=np.float32)).repeat(500, axis=0)
     uniform = np.linspace(0, 1, 500, endpoint=False)
-    assert set(sample(scores, params, np.zeros(scores.shape, dtype=bool), uniform).tolist()) == kept
+    assert set(draw(params, scores, np.zeros(scores.shape, dtype=bool), uniform)) == kept
 
 
 def test_repetition_penalty_makes_seen_tokens_rarer() -> None:
     scores = np.array([[0.0, 2.0, 1.9]], dtype=np.float32)
     seen = np.array([[False, True, False]])
-    greedy = SamplingParams(temperature=0)
-    assert sample(scores, greedy, seen, np.zeros(1)).tolist() == [1]
-    assert sample(scores, SamplingParams(temperature=0, repetition_penalty=1.5), seen, np.zeros(1)).tolist() == [2]
+    assert draw(SamplingParams(temperature=0), scores, seen, np.zeros(1)) == [1]
+    assert draw(SamplingParams(temperature=0, repetition_penalty=1.5), scores, seen, np.zeros(1)) == [2]
 
 
 @given(seed=st.integers(0, 2**63 - 1), position=st.integers(0, 2**40), company=st.integers(1, 20))
