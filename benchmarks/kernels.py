@@ -1,0 +1,221 @@
+"""What one thread does in one process, without HTTP: a step beside the bare products, the engine beside a bare loop.
+
+`python -m benchmarks.kernels` prints tables and writes results/kernels.json. The limits are measured in the same run.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from rich.console import Console
+from rich.table import Table
+
+from service.engine.engine import Engine
+from service.engine.runner import Array, Runner
+from service.forecasting import ForecastRequest, forecast
+from service.generation import CharacterDecoder, GenerateRequest, Tokenizer, generate
+from service.manifest import ForecastManifest, TextManifest, read_manifest
+from service.metrics import Metrics
+from service.sampling import SamplingBatch, SamplingParams, sample, uniforms
+from training.networks import TextModel
+from training.onnx_builder import CONTRIB, Builder
+from training.onnx_graph import text_graph
+
+BATCHES = (1, 8, 16, 32, 64, 128)
+RESULTS = Path(__file__).parent / "results"
+
+
+def median_us(work: Callable[[], object], repeats: int = 7, calls: int = 40) -> float:
+    """Median over repeats of the mean time of a call, microseconds."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(calls):
+            work()
+        times.append((time.perf_counter() - started) / calls)
+    return 1e6 * statistics.median(times)
+
+
+def opened(model: bytes) -> onnxruntime.InferenceSession:
+    """A graph on one thread, as the service opens it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def bare_products(layers: int, hidden: int, vocabulary: int) -> onnxruntime.InferenceSession:
+    """The int8 matrix products of one step of an LSTM character model, and nothing else: the floor of its time. The
+    first layer's input costs none, as it is a table; the others' input is as wide as their state."""
+    g, rng = Builder(), np.random.default_rng(0)
+    shapes = [(hidden, 4 * hidden)] * (2 * layers - 1) + [(hidden, vocabulary)]
+    inputs, outputs = [], []
+    for i, shape in enumerate(shapes):
+        weight = rng.integers(-127, 128, shape).astype(np.int8)
+        inputs.append(helper.make_tensor_value_info(f"x{i}", TensorProto.UINT8, ["B", shape[0]]))
+        g.op("MatMulInteger", f"x{i}", g.const(weight), g.const(128, "uint8"), name=f"y{i}")
+        outputs.append(helper.make_tensor_value_info(f"y{i}", TensorProto.INT32, ["B", shape[1]]))
+    graph = helper.make_graph(g.nodes, "products", inputs, outputs, g.constants)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(CONTRIB, 1)]
+    return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+def random_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) -> dict[str, Array]:
+    """Random inputs and states of a text graph, or of bare products."""
+    rng, feeds = np.random.default_rng(0), {}
+    for port in session.get_inputs():
+        shape = [{"B": batch, "T": steps}.get(size, size) for size in port.shape]
+        if port.name == "tokens":
+            feeds[port.name] = rng.integers(1, 60, shape)
+        elif port.name == "lengths":
+            feeds[port.name] = np.full(batch, steps)
+        elif port.name == "per_step":
+            feeds[port.name] = np.array(False)
+        elif port.type == "tensor(uint8)":
+            feeds[port.name] = rng.integers(1, 255, shape).astype(np.uint8)
+        else:
+            feeds[port.name] = rng.uniform(-1, 1, shape).astype(np.float32)
+    return feeds
+
+
+def decode_steps(layers: int, hidden: int, vocabulary: int) -> list[dict[str, float]]:
+    """One step of an LSTM character model of random weights, in microseconds, by batch."""
+    torch.manual_seed(0)
+    network = TextModel("lstm", vocabulary, 128, hidden, layers, 0.0).eval()
+    sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
+    products = bare_products(layers, hidden, vocabulary)
+    lines = []
+    for batch in BATCHES:
+        line: dict[str, float] = {"batch": batch}
+        for name, session in {"products": products, **sessions}.items():
+            feeds = random_feeds(session, batch, 1)
+            line[name] = median_us(lambda s=session, f=feeds: s.run(None, f))  # type: ignore[misc]
+        line["int8 / products"] = line["int8"] / line["products"]
+        lines.append(line)
+    return lines
+
+
+def reading(layers: int, hidden: int, vocabulary: int) -> list[dict[str, float]]:
+    """Reading 256 characters, in microseconds per character, by batch."""
+    torch.manual_seed(0)
+    network = TextModel("lstm", vocabulary, 128, hidden, layers, 0.0).eval()
+    sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
+    lines = []
+    for batch in (1, 16):
+        line: dict[str, float] = {"batch": batch}
+        for name, session in sessions.items():
+            feeds = random_feeds(session, batch, 256)
+            work = median_us(lambda s=session, f=feeds: s.run(None, f), repeats=3, calls=2)  # type: ignore[misc]
+            line[name] = work / 256 / batch
+        lines.append(line)
+    return lines
+
+
+def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> list[dict[str, float]]:
+    """Characters per second of the engine with so many requests always under way, and of a bare loop: the same step
+    and the same sampling, a whole batch in lockstep, nobody joining or leaving."""
+    manifest = read_manifest(folder)
+    assert isinstance(manifest, TextManifest)
+    assert manifest.int8 is not None
+    runner = Runner(folder, manifest.int8.graph, threads=1)
+    engine = Engine("text", runner, CharacterDecoder(manifest.vocabulary), True, 10**9, Metrics().engine("text@1"))
+    tokenizer, lines = Tokenizer(manifest), []
+    prompt = "What light through yonder window breaks? It is the"
+
+    def begin(seed: int) -> Any:
+        wish = GenerateRequest(prompt, length, SamplingParams(temperature=0.8), seed)
+        return engine.submit(generate(tokenizer, wish)[1], wish.work)
+
+    def loop(batch: int) -> float:
+        tokens = np.repeat(tokenizer.encode(prompt)[1][None], batch, axis=0)
+        params = SamplingBatch([SamplingParams(temperature=0.8)] * batch)
+        seeds, positions = np.arange(batch, dtype=np.uint64), np.zeros(batch, dtype=np.int64)
+        started = time.perf_counter()
+        (scores,), states = runner.step(
+            {"tokens": tokens}, np.full(batch, len(prompt)), runner.fresh(batch), ["logits"]
+        )
+        lengths = np.ones(batch, dtype=np.int64)
+        for _ in range(length):
+            chosen = sample(scores, params, None, uniforms(seeds, positions))
+            positions += 1
+            (scores,), states = runner.step({"tokens": chosen[:, None]}, lengths, states, ["logits"])
+        return batch * length / (time.perf_counter() - started)
+
+    for count in clients:
+        bare = statistics.median(loop(count) for _ in range(5))
+        speeds = []
+        for _ in range(5):
+            started, answered = time.perf_counter(), 0
+            waiting = [begin(seed) for seed in range(count)]
+            while time.perf_counter() - started < 0.6:
+                waiting.pop(0).result()
+                answered += 1
+                waiting.append(begin(answered))
+            for future in waiting:
+                future.result()
+            speeds.append((answered + count) * length / (time.perf_counter() - started))
+        engine_speed = statistics.median(speeds)
+        lines.append(
+            {"clients": count, "bare loop": bare, "engine": engine_speed, "loop / engine": bare / engine_speed}
+        )
+    engine.close()
+    return lines
+
+
+def forecasts(folder: Path) -> list[dict[str, float]]:
+    """Milliseconds of one forecast of 24 values from 200 in the engine, alone and per series of many."""
+    manifest = read_manifest(folder)
+    assert isinstance(manifest, ForecastManifest)
+    assert manifest.int8 is not None
+    lines = []
+    for precision, graph in (("float32", manifest.graph), ("int8", manifest.int8.graph)):
+        engine = Engine(
+            "forecast", Runner(folder, graph, threads=1), None, False, 10**9, Metrics().engine("forecast@1")
+        )
+        values = np.random.default_rng(0).normal(size=(200, 1)).cumsum(axis=0)
+        wish = ForecastRequest(values, 24, manifest.quantile_levels)
+
+        def ask(count: int, engine: Engine = engine, wish: ForecastRequest = wish) -> None:
+            for future in [engine.submit(forecast(manifest, wish), wish.work) for _ in range(count)]:
+                future.result()
+
+        alone = median_us(lambda ask=ask: ask(1), calls=10) / 1000  # type: ignore[misc]
+        many = median_us(lambda ask=ask: ask(512), repeats=3, calls=1) / 1000 / 512  # type: ignore[misc]
+        lines.append({"precision": precision, "alone, ms": alone, "of 512, ms each": many})  # type: ignore[dict-item]
+        engine.close()
+    return lines
+
+
+def main() -> None:
+    """Measure, print, write."""
+    models = Path(__file__).parent.parent / "models"
+    found = {
+        "one step of the text model (LSTM 1 x 512, 66 characters), microseconds, one thread": decode_steps(1, 512, 66),
+        "one step of an LSTM 2 x 512, 100 characters, microseconds, one thread": decode_steps(2, 512, 100),
+        "reading, LSTM 1 x 512, microseconds per character": reading(1, 512, 66),
+        "reading, LSTM 2 x 512, microseconds per character": reading(2, 512, 100),
+        "generating in one process, characters per second": generation(models / "text/1", (1, 8, 16, 32, 64)),
+        "forecasting in one process, 24 values from 200": forecasts(models / "forecast/1"),
+    }
+    console = Console(width=140)
+    for title, lines in found.items():
+        table = Table(title=title)
+        for name in lines[0]:
+            table.add_column(name, justify="right")
+        for line in lines:
+            table.add_row(*(f"{x:,.4g}" if isinstance(x, float) else str(x) for x in line.values()))
+        console.print(table)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "kernels.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The servers that Carry is measured beside, each written in the manner of its documentation."""

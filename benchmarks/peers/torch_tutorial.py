@@ -1,0 +1,59 @@
+"""The tutorial server: FastAPI around a PyTorch module, one request at a time.
+
+With PyTorch's default number of threads: on two cores one thread made texts slower (1,060 characters/s for 1,590), and
+forecasts no faster.
+"""
+
+import torch
+from fastapi import FastAPI
+
+from benchmarks.peers.interface import ForecastAnswer, ForecastBody, GenerateAnswer, GenerateBody, serve
+from benchmarks.peers.onnx_models import MODELS
+from benchmarks.weights import network_of
+from service.manifest import TextManifest, read_manifest
+from training.networks import Forecaster, TextModel
+
+text_model = network_of(MODELS / "text/1")
+forecaster = network_of(MODELS / "forecast/1")
+text_manifest = read_manifest(MODELS / "text/1")
+assert isinstance(text_model, TextModel)
+assert isinstance(forecaster, Forecaster)
+assert isinstance(text_manifest, TextManifest)
+characters = text_manifest.vocabulary
+token_of = {character: token for token, character in enumerate(characters)}
+app = FastAPI()
+
+
+@app.post("/generate")
+async def generate(body: GenerateBody) -> GenerateAnswer:
+    """Read the prompt, then draw one character at a time, the hidden state carried."""
+    assert isinstance(text_model, TextModel)
+    generator = torch.Generator().manual_seed(body.seed)
+    tokens = torch.tensor([[token_of.get(character, 0) for character in body.prompt]])
+    state = text_model.fresh_state(1)
+    text = ""
+    with torch.inference_mode():
+        for _ in range(body.max_length):
+            logits, state = text_model.predict(tokens, state)
+            probabilities = torch.softmax(logits[0, -1, 1:] / body.temperature, dim=-1)
+            token = 1 + int(torch.multinomial(probabilities, 1, generator=generator))
+            text += characters[token]
+            tokens = torch.tensor([[token]])
+    return GenerateAnswer(text=text)
+
+
+@app.post("/forecast")
+async def forecast(body: ForecastBody) -> ForecastAnswer:
+    """The quantiles after the last value."""
+    assert isinstance(forecaster, Forecaster)
+    values = torch.tensor(body.series, dtype=torch.float64)[None, :, None]
+    with torch.inference_mode():
+        quantiles, _, _ = forecaster.predict(values, torch.ones_like(values), forecaster.fresh_state(1))
+    rows = quantiles[0, : body.horizon].T.tolist()
+    return ForecastAnswer(
+        quantiles={f"{level:g}": row for level, row in zip(forecaster.quantile_levels, rows, strict=True)}
+    )
+
+
+if __name__ == "__main__":
+    serve(app)
