@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array
-from service.engine.sequence import Choice, Decode, Read, Result, Task, repeat
+from service.engine.sequence import Decode, Read, Result, Task, repeat
 from service.errors import NotPredictableError
 from service.manifest import TextManifest
-from service.sampling import SamplingBatch, SamplingParams, derived_seeds, log_softmax, sample, uniforms
+from service.sampling import SamplingParams, controls, derived_seeds, log_softmax, uniforms
 
 Candidate = tuple[str, float]
 """A character and its probability."""
@@ -99,10 +99,10 @@ Listener = Callable[[list["Row"]], None]
 class Row:
     """A text being generated."""
 
-    def __init__(self, request: GenerateRequest, seed: int, position: int, listener: Listener | None) -> None:
+    def __init__(self, request: GenerateRequest, seed: int, start: int, listener: Listener | None) -> None:
         self.params = request.params
         self.seed = seed
-        self.position = position
+        self.start = start
         self.left = request.max_length
         self.stops = request.stop
         self.listener = listener
@@ -111,40 +111,56 @@ class Row:
         """Characters that are sure to stay: all but what may be the beginning of a stop text."""
         self.stopped = False
         self.failed = False
-        self.seen: Array = np.empty(0, dtype=bool)
         self.scores: list[NDArray[np.float32]] | None = [] if request.logprobs else None
+        self._whole = request.max_length
         self._longest = max(map(len, request.stop), default=0)
 
-    def take(self, character: str) -> bool:
-        """Add a character; whether to go on. Ends before the stop text that it completes; of several, before the one
-        that began first."""
-        self.text.append(character)
-        self.left -= 1
-        held = 0
-        if self.stops:
+    @property
+    def written(self) -> int:
+        """Characters generated so far, before any stop text was taken away."""
+        return self._whole - self.left
+
+    def take(self, characters: Sequence[str]) -> int:
+        """Add characters, no more than are wanted; how many of them it read. Ends before a stop text that they
+        complete; of several, before the one that began first."""
+        characters = characters[: self.left]
+        if not self.stops:
+            self.text += characters
+            self.left -= len(characters)
+            self.ready = len(self.text)
+            return len(characters)
+        for count, character in enumerate(characters, 1):
+            self.text.append(character)
+            self.left -= 1
             tail = "".join(self.text[-self._longest :])
             completed = max((len(stop) for stop in self.stops if tail.endswith(stop)), default=0)
+            held = 0
             if completed:
                 del self.text[-completed:]
-                self.stopped = True
+                self.left, self.stopped = 0, True
             elif self.left:
                 held = next(k for k in range(len(tail), -1, -1) if not k or self._begins_stop(tail[-k:]))
-        self.ready = len(self.text) - held
-        return self.left > 0 and not self.stopped
+            self.ready = len(self.text) - held
+            if self.stopped:
+                return count
+        return len(characters)
 
     def _begins_stop(self, text: str) -> bool:
         return any(stop.startswith(text) for stop in self.stops)
 
 
-class CharacterDecoder:
-    """Chooses the next character of every row of a batch at once."""
+DECODE_STEPS = 8
+"""Characters in one call of the graph: what is left of Python's share is small, and nobody waits long to join."""
 
-    output = "logits"
+
+class CharacterDecoder:
+    """Texts that are being generated, all at once."""
+
+    outputs = ("tokens", "scores")
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._characters = vocabulary
         self._rows: list[Row] = []
-        self._arrange()
 
     def join(self, rows: Sequence[Row]) -> None:
         """Add rows at the end of the batch."""
@@ -156,38 +172,33 @@ class CharacterDecoder:
         self._rows = [row for row, stays in zip(self._rows, kept, strict=True) if stays]
         self._arrange()
 
-    def choose(self, output: Array) -> Choice:
-        """One character for every row."""
-        healthy = np.asarray(np.isfinite(output).all(axis=1))
-        if not healthy.all():
-            output = np.where(healthy[:, None], output, np.float32(0))
-        tokens = sample(output, self._params, self._seen, uniforms(self._seeds, self._positions))
-        self._positions += 1
-        if self._seen is not None:
-            self._seen[np.arange(len(tokens)), tokens] = True
-        going = []
-        for i, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
-            row.position += 1
-            if not healthy[i]:
-                row.failed = True
-            elif row.scores is not None:
-                row.scores.append(output[i].copy())
-            going.append(not row.failed and row.take(self._characters[token]))
+    def inputs(self) -> dict[str, Array]:
+        """Controls and random numbers of the next characters, no more than the longest wants."""
+        steps = np.arange(min(DECODE_STEPS, max(row.left for row in self._rows)))
+        return {**self._controls, "uniforms": uniforms(self._seeds, self._positions + steps[:, None]) * self._random}
+
+    def take(self, found: Sequence[Array]) -> tuple[int, NDArray[np.bool_]]:
+        """Give each row its characters."""
+        tokens, scores = found
+        finite = np.asarray(np.isfinite(scores).all(axis=2))
+        healthy = bool(finite.all())
+        for i, (row, own) in enumerate(zip(self._rows, tokens.T.tolist(), strict=True)):
+            used = row.take([self._characters[token] for token in own])
+            if not healthy and not finite[:used, i].all():
+                row.left, row.failed = 0, True
+            if row.scores is not None:
+                row.scores.append(scores[:used, i].copy())
+        self._positions += len(tokens)
         for listener, rows in self._listeners.items():
             listener(rows)
-        return Choice({"tokens": tokens[:, None]}, np.array(going))
+        return len(tokens), np.array([row.left > 0 for row in self._rows])
 
     def _arrange(self) -> None:
         rows = self._rows
-        self._params = SamplingBatch([row.params for row in rows])
+        self._controls = controls([row.params for row in rows], len(self._characters))
+        self._random = np.array([row.params.temperature > 0 for row in rows], dtype=np.float32)
         self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
-        self._positions = np.array([row.position for row in rows], dtype=np.int64)
-        self._seen: NDArray[np.bool_] | None = None
-        if self._params.any_penalty:
-            # Rows of the array, so that what is noted there stays with each.
-            self._seen = np.array([row.seen for row in rows])
-            for row, seen in zip(rows, self._seen, strict=True):
-                row.seen = seen
+        self._positions = np.array([row.start + row.written for row in rows], dtype=np.int64)
         self._listeners: dict[Listener, list[Row]] = {}
         for row in rows:
             if row.listener is not None:
@@ -209,11 +220,10 @@ def generate(
 
     def task() -> Task[None]:
         read: Result = yield Read({"tokens": tokens[None]}, ("logits",))
-        scores = read.outputs["logits"]
-        for row in rows:
-            row.seen = np.zeros(scores.shape[1], dtype=bool)
-            row.seen[tokens] = True
-        yield Decode(rows, np.repeat(scores, request.n, axis=0), repeat(read.states, request.n))
+        logits = read.outputs["logits"]
+        seen = np.zeros(logits.shape, dtype=bool)
+        seen[0, tokens] = True
+        yield Decode(rows, repeat({**read.states, "logits": logits, "seen": seen}, request.n))
         if any(row.failed for row in rows):
             raise NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
 
@@ -225,7 +235,7 @@ def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:
     text = "".join(row.text)
     chosen = []
     if row.scores and text:
-        logs = log_softmax(np.array(row.scores[: len(text)]))
+        logs = log_softmax(np.concatenate(row.scores)[: len(text)])
         own = np.exp(logs[np.arange(len(text)), tokenizer.encode(text)[1]]).tolist()
         chosen = [Chosen(*each) for each in zip(text, own, tokenizer.candidates(logs, logprobs), strict=True)]
     return Continuation(text, "stop" if row.stopped else "length", chosen)

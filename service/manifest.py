@@ -24,12 +24,12 @@ class _Frozen(BaseModel):
 
 
 class Tensor(_Frozen):
-    """An input or output of the graph. `shape` leaves out the batch axis, which is always axis 0; "T" is time. Only
-    `per_step` has no batch axis."""
+    """An input or output of a graph. `shape` leaves out axis 0, which is the batch where nothing else is said; "T" is
+    time, "B" the batch."""
 
     name: str
     dtype: DType
-    shape: tuple[int | Literal["T"], ...]
+    shape: tuple[int | Literal["T", "B"], ...]
 
 
 class State(_Frozen):
@@ -67,6 +67,7 @@ class Int8(_Frozen):
     """
 
     graph: Graph
+    decode: Graph | None = Field(default=None, description="of a text model")
     loss: float | None
     speedup: float = Field(gt=0)
     default: bool
@@ -141,9 +142,17 @@ class TextManifest(_Model):
     `lengths` int64 (B,), each at least 1; `per_step` bool (): whether `logits_all` is wanted.
     Outputs: `logits` float32 (B, V), scores of the next token after each row's last; `logits_all` float32 (B, T, V),
     after every token (T = 0 if not wanted). Token 0 is the unknown character: it can be read but is never generated.
+
+    The graph `decode` takes N steps at once, each row sampling its next token itself. Its state is that of the other
+    graph, with `logits` (B, V), from which the next token is sampled, and `seen` bool (B, V), which tokens already
+    occurred. Inputs: `uniforms` float32 (N, B) in [0, 1); `bias` (B, V), added to the scores; `temperature`, `top_k`,
+    `top_p`, `min_p`, `penalty`, each (B, 1), and `filtered` and `penalised` bool (), whether any row uses the filters
+    or the penalty (service/sampling.py). Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the logits that each
+    was sampled from.
     """
 
     kind: Literal["text"] = "text"
+    decode: Graph
     vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> character; token 0, unknown, is ''")
     replacements: dict[str, str] = Field(
         default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"

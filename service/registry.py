@@ -10,12 +10,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.engine.engine import Engine
-from service.engine.runner import Array, GraphMismatchError, Runner
-from service.engine.scheduler import CHUNK
+from service.engine.runner import Array, GraphMismatchError, Runner, States
+from service.engine.scheduler import CHUNK, Decoding
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.generation import CharacterDecoder, Tokenizer
 from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of
 from service.metrics import Metrics
+from service.sampling import SamplingParams, controls
 from service.settings import Settings
 
 Kind = Literal["forecast", "text"]
@@ -143,7 +144,34 @@ def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
         raise _RefusalError(
             f"the manifest is of {manifest.name}@{manifest.version}, the folder {path.parent.name}/{path.name}"
         )
-    graph, precision = _chosen(manifest, settings.precision)
+    graph, decode, precision = _chosen(manifest, settings.precision)
+    for file in (graph, decode):
+        if file is not None:
+            _check_file(path, file)
+    decoding = None
+    try:
+        runner = Runner(path, graph, settings.threads)
+        states = _try_out(runner, manifest, graph)
+        if isinstance(manifest, TextManifest) and decode is not None:
+            decoding = Decoding(Runner(path, decode, settings.threads), CharacterDecoder(manifest.vocabulary))
+            _try_out_decoding(decoding, states, len(manifest.vocabulary))
+    except (GraphMismatchError, CarryError) as error:
+        raise _RefusalError(str(error)) from error
+    except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
+        raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
+    engine = Engine(
+        manifest.name,
+        runner,
+        decoding,
+        any_split=isinstance(manifest, TextManifest),  # a forecaster's running sums round by where they were cut
+        most_work=settings.max_waiting_steps,
+        metrics=metrics.engine(f"{manifest.name}@{manifest.version}"),
+        chunk=min(CHUNK, graph.max_steps),
+    )
+    return Model(manifest, precision, engine)
+
+
+def _check_file(path: Path, graph: Graph) -> None:
     try:
         found = sha256_of(path / graph.file)
     except OSError:
@@ -152,34 +180,16 @@ def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
         raise _RefusalError(
             f"{graph.file} is not the file that was exported: its sha256 is {found}, not {graph.sha256}"
         )
-    try:
-        runner = Runner(path, graph, settings.threads)
-        _try_out(runner, manifest, graph)
-    except (GraphMismatchError, CarryError) as error:
-        raise _RefusalError(str(error)) from error
-    except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
-        raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
-    text = isinstance(manifest, TextManifest)
-    engine = Engine(
-        manifest.name,
-        runner,
-        CharacterDecoder(manifest.vocabulary) if isinstance(manifest, TextManifest) else None,
-        any_split=text,  # a forecaster's running sums round by where they were cut
-        most_work=settings.max_waiting_steps,
-        metrics=metrics.engine(f"{manifest.name}@{manifest.version}"),
-        chunk=min(CHUNK, graph.max_steps),
-    )
-    return Model(manifest, precision, engine)
 
 
-def _chosen(manifest: ForecastManifest | TextManifest, wanted: str) -> tuple[Graph, Precision]:
-    """The graph to serve: as wanted where there is one, else ("auto") as the export judged."""
+def _chosen(manifest: ForecastManifest | TextManifest, wanted: str) -> tuple[Graph, Graph | None, Precision]:
+    """The graphs to serve: as wanted where there are such, else ("auto") as the export judged."""
     if manifest.int8 is not None and (wanted == "int8" or (wanted == "auto" and manifest.int8.default)):
-        return manifest.int8.graph, "int8"
-    return manifest.graph, "float32"
+        return manifest.int8.graph, manifest.int8.decode, "int8"
+    return manifest.graph, manifest.decode if isinstance(manifest, TextManifest) else None, "float32"
 
 
-def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: Graph) -> None:
+def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: Graph) -> States:
     """Two real steps, so that a graph which cannot run, or answers in another shape, is refused and not ready."""
     inputs: dict[str, Array]
     outputs: dict[str, tuple[int, ...]]
@@ -193,7 +203,18 @@ def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: G
     else:
         inputs = {"tokens": np.zeros((1, 2), dtype=np.int64)}
         outputs = {"logits": (1, len(manifest.vocabulary)), "logits_all": (1, 2, len(manifest.vocabulary))}
-    found, _ = runner.step(inputs, np.array([2]), runner.fresh(1), list(outputs))
+    found, states = runner.read(inputs, np.array([2]), runner.fresh(1), list(outputs))
     for array, (name, expected) in zip(found, outputs.items(), strict=True):
         if array.shape != expected:
             raise GraphMismatchError(f"{graph.file}: {name} has the shape {array.shape}, not {expected}")
+    return states
+
+
+def _try_out_decoding(decoding: Decoding, states: States, vocabulary: int) -> None:
+    """As `_try_out`, of two characters."""
+    params = controls([SamplingParams()], vocabulary)
+    inputs = {**params, "uniforms": np.full((2, 1), 0.5, dtype=np.float32)}
+    begun = {**states, "logits": np.zeros((1, vocabulary), np.float32), "seen": np.zeros((1, vocabulary), bool)}
+    found, _ = decoding.runner.run(inputs, begun, decoding.decoder.outputs)
+    if [array.shape for array in found] != [(2, 1), (2, 1, vocabulary)]:
+        raise GraphMismatchError(f"the graph that decodes gives the shapes {[array.shape for array in found]}")

@@ -1,12 +1,15 @@
-"""How the next character is chosen from the model's scores. Knows tokens, not text; each row by itself."""
+"""The controls and random numbers by which a model's graph chooses the next character. Knows tokens, not text.
+
+The choice itself is in the graph (training/onnx_graph.py): between two calls of it, Python would cost as much again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -26,29 +29,35 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
 
-class SamplingBatch:
-    """The controls of several rows, each (B, 1); what no row uses costs nothing."""
+def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDArray[Any]]:
+    """The controls of several rows as inputs of a model's `decode` graph (manifest.TextManifest), but for `uniforms`.
 
-    def __init__(self, params: Sequence[SamplingParams]) -> None:
-        columns = np.array(
-            [(p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty) for p in params], dtype=np.float64
-        ).reshape(-1, 5, 1)
-        temperature, top_k, self.top_p, self.min_p, self.penalty = columns.transpose(1, 0, 2)
-        self.greedy = temperature[:, 0] == 0
-        self.temperature = np.where(temperature == 0, 1.0, temperature)
-        self.top_k = top_k.astype(np.int64)
-        self.any_greedy = bool(self.greedy.any())
-        self.any_top_k = bool(self.top_k.any())
-        self.any_top_p = bool((self.top_p < 1).any())
-        self.any_min_p = bool(self.min_p.any())
-        self.any_penalty = bool((self.penalty != 1).any())
+    Where one is not used, its value there keeps everything, exactly. Token 0, the unknown character, is never chosen.
+    """
+    columns = np.array(
+        [(p.temperature or TINY, p.top_p if p.top_p < 1 else 2.0, p.min_p, p.repetition_penalty) for p in params],
+        dtype=np.float32,
+    ).reshape(-1, 4, 1)
+    bias = np.zeros((len(params), vocabulary), dtype=np.float32)
+    bias[:, 0] = -np.inf
+    return {
+        **dict(zip(("temperature", "top_p", "min_p", "penalty"), columns.transpose(1, 0, 2), strict=True)),
+        "top_k": np.array([p.top_k or vocabulary for p in params], dtype=np.int64).reshape(-1, 1),
+        "bias": bias,
+        "filtered": np.array(any(p.top_k or p.top_p < 1 or p.min_p for p in params)),
+        "penalised": np.array(any(p.repetition_penalty != 1 for p in params)),
+    }
 
 
-def uniforms(seeds: NDArray[np.uint64], positions: Ints) -> Floats:
+TINY = 1e-30
+"""The temperature that leaves the best token only. With 0 for the random number, the first of several."""
+
+
+def uniforms(seeds: NDArray[np.uint64], positions: Ints) -> NDArray[np.float32]:
     """One number in [0, 1) for each (seed, position): a function of these two and nothing else, so that neither load
     nor the split of a text over calls changes what is drawn. SplitMix64's mixer (Steele, Lea and Flood 2014), twice."""
     mixed = _mix(seeds ^ _mix(positions.astype(np.uint64)))
-    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def derived_seeds(seed: int, count: int) -> NDArray[np.uint64]:
@@ -64,48 +73,9 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def log_softmax(scores: NDArray[np.float32]) -> Floats:
+def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     """Natural logarithms of the probabilities (B, V)."""
     shifted = scores.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
-
-
-def sample(scores: NDArray[np.float32], params: SamplingBatch, seen: NDArray[np.bool_] | None, uniform: Floats) -> Ints:
-    """Choose a token for each row. scores (B, V); seen (B, V): whether a token already occurred, None if no row has a
-    penalty; uniform (B,) in [0, 1).
-
-    Token 0, the unknown character, is never chosen. Every step is the identity for a row that does not use it, so that
-    a row's choice does not depend on what the others use.
-    """
-    scores = scores.astype(np.float64)
-    scores[:, 0] = -np.inf
-    if params.any_penalty:
-        assert seen is not None
-        penalised = np.where(scores > 0, scores / params.penalty, scores * params.penalty)
-        scores = np.where(seen & (params.penalty != 1), penalised, scores)
-    scores -= scores.max(axis=1, keepdims=True)
-    greedy = scores.argmax(axis=1) if params.any_greedy else None
-    with np.errstate(over="ignore"):  # a tiny temperature leaves the best only, which is right
-        scores /= params.temperature
-    if params.any_top_k:
-        descending = -np.sort(-scores, axis=1)
-        limited = (params.top_k > 0) & (params.top_k < scores.shape[1] - 1)
-        least = np.take_along_axis(descending, np.where(limited, params.top_k, 1) - 1, axis=1)
-        scores = np.where(limited & (scores < least), -np.inf, scores)
-    mass = np.exp(scores, out=scores)  # the best has 1
-    if params.any_top_p:
-        descending = -np.sort(-mass, axis=1)
-        before = descending.cumsum(axis=1) - descending
-        kept = (before < params.top_p * mass.sum(axis=1, keepdims=True)).sum(axis=1)
-        least = np.take_along_axis(descending, kept[:, None] - 1, axis=1)
-        mass = np.where((params.top_p < 1) & (mass < least), 0.0, mass)
-    if params.any_min_p:
-        mass = np.where(mass < params.min_p, 0.0, mass)
-    cumulative = mass.cumsum(axis=1)
-    # The first token whose cumulated mass is above the share drawn; rounding must not lead past the last one.
-    total = cumulative[:, -1:]
-    drawn = np.minimum(uniform[:, None] * total, np.nextafter(total, 0.0))
-    chosen: Ints = (cumulative <= drawn).sum(axis=1)
-    return chosen if greedy is None else np.where(params.greedy, greedy, chosen)

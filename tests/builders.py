@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from service.engine.runner import Runner
-from service.engine.scheduler import CHUNK, Request, Scheduler
+from service.engine.scheduler import CHUNK, Decoding, Request, Scheduler
 from service.engine.sequence import Answer, Task
 from service.generation import CharacterDecoder
-from service.manifest import ForecastManifest, Graph, Int8, TextManifest, read_manifest
+from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
 from service.metrics import Metrics
 from training.cells import Cell
-from training.export import Made, build_graphs, write_folder
+from training.export import Described, Made, build_graphs, write_folder
 from training.networks import Forecaster, TextModel
 from training.onnx_layers import Precision
 from training.provenance import Run, provenance
@@ -52,17 +52,23 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str, precis
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
     graphs = build_graphs(network)
 
-    def int8(folder: Path, made: Made, graph: Graph) -> Made:
-        return made.model_copy(update={"int8": Int8(graph=graph, loss=0.0, speedup=1.0, default=precision == "int8")})
+    def int8(folder: Path, made: Made, described: Described) -> Made:
+        return made.model_copy(
+            update={
+                "int8": Int8(
+                    graph=described.graph, decode=described.decode, loss=0.0, speedup=1.0, default=precision == "int8"
+                )
+            }
+        )
 
     if isinstance(network, Forecaster):
         features = tuple(f"f{i}" for i in range(network.scaler.features))
 
-        def of_forecaster(version: int, described: Graph) -> ForecastManifest:
+        def of_forecaster(version: int, described: Described) -> ForecastManifest:
             return ForecastManifest(
                 name=name,
                 version=version,
-                graph=described,
+                graph=described.graph,
                 metrics={},
                 provenance=made_by,
                 features=features,
@@ -73,11 +79,12 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str, precis
 
         return write_folder(models, name, graphs, of_forecaster, int8)
 
-    def of_text(version: int, described: Graph) -> TextManifest:
+    def of_text(version: int, described: Described) -> TextManifest:
         return TextManifest(
             name=name,
             version=version,
-            graph=described,
+            graph=described.graph,
+            decode=described.decode,
             metrics={},
             provenance=made_by,
             vocabulary=CHARACTERS.characters,
@@ -96,8 +103,12 @@ def open_scheduler(
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.graph if precision == "float32" else manifest.int8.graph, threads=1)
     text = isinstance(manifest, TextManifest)
-    decoder = CharacterDecoder(manifest.vocabulary) if isinstance(manifest, TextManifest) else None
-    return manifest, runner, Scheduler(runner, decoder, text, Metrics().engine("test"), chunk=chunk)
+    decoding = None
+    if isinstance(manifest, TextManifest):
+        graph = manifest.decode if precision == "float32" else manifest.int8.decode
+        assert graph is not None
+        decoding = Decoding(Runner(folder, graph, threads=1), CharacterDecoder(manifest.vocabulary))
+    return manifest, runner, Scheduler(runner, decoding, text, Metrics().engine("test"), chunk=chunk)
 
 
 def run(scheduler: Scheduler, task: Task[Answer]) -> Answer:

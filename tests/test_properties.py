@@ -63,7 +63,7 @@ def inputs(
 def step(runner: Runner, given: dict[str, Array], output: str, states: States | None = None) -> tuple[Array, States]:
     """All of it at once: the output and the state."""
     batch, steps = next(iter(given.values())).shape[:2]
-    (found,), after = runner.step(given, np.full(batch, steps), states or runner.fresh(batch), [output])
+    (found,), after = runner.read(given, np.full(batch, steps), states or runner.fresh(batch), [output])
     return found, after
 
 
@@ -124,10 +124,10 @@ def test_rows_of_other_lengths_change_no_bit(name: str, seed: int, batch: int, s
     given = inputs(manifest, rng, batch, steps)
     lengths = rng.integers(1, steps + 1, batch)
     names = [tensor.name for tensor in manifest.graph.outputs]
-    found, states = runner.step(given, lengths, runner.fresh(batch), names)
+    found, states = runner.read(given, lengths, runner.fresh(batch), names)
     for row, length in enumerate(lengths):
         one = {key: array[row : row + 1, :length] for key, array in given.items()}
-        alone, alone_states = runner.step(one, np.array([length]), runner.fresh(1), names)
+        alone, alone_states = runner.read(one, np.array([length]), runner.fresh(1), names)
         assert np.array_equal(found[0][row], alone[0][0])
         assert np.array_equal(found[1][row, :length], alone[1][0])
         for key, state in alone_states.items():
@@ -191,7 +191,7 @@ def test_a_shipped_graph_agrees_with_the_pytorch_network_it_came_from(name: str)
         given = {tensor.name: saved[tensor.name] for tensor in manifest.graph.inputs if tensor.name in saved}
         names = [tensor.name for tensor in manifest.graph.outputs]
         batch, steps = next(iter(given.values())).shape[:2]
-        found, _ = runner.step(given, np.full(batch, steps), runner.fresh(batch), names)
+        found, _ = runner.read(given, np.full(batch, steps), runner.fresh(batch), names)
         for output, array in zip(names, found, strict=True):
             assert_close(array, saved[output])
 

@@ -19,11 +19,9 @@ from service.manifest import MANIFEST_FILE, DType, ForecastManifest, Graph, Int8
 from training.inference import Array, GraphSession
 from training.networks import Forecaster, TextModel
 from training.onnx_builder import OPSET, ExportedGraph, Port
-from training.onnx_graph import forecast_graph, text_graph
+from training.onnx_graph import decode_graph, forecast_graph, text_graph
 from training.scaling import MAX_STEPS, StandardScaler
 
-GRAPH_FILE = "model.onnx"
-INT8_FILE = "model.int8.onnx"
 REFERENCE_FILE = "agreement.npz"
 TOLERANCE = 1e-4
 
@@ -40,6 +38,16 @@ class Graphs:
 
     float32: ExportedGraph
     int8: ExportedGraph
+    decode: ExportedGraph | None = None
+    int8_decode: ExportedGraph | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the manifest says of a network's graphs in one precision; `decode` of a text model."""
+
+    graph: Graph
+    decode: Graph | None
 
 
 def build_graphs(network: Forecaster | TextModel) -> Graphs:
@@ -48,7 +56,8 @@ def build_graphs(network: Forecaster | TextModel) -> Graphs:
     if isinstance(network, Forecaster):
         graphs = Graphs(forecast_graph(network), forecast_graph(network, "int8"))
     else:
-        graphs = Graphs(text_graph(network), text_graph(network, "int8"))
+        reads = text_graph(network), text_graph(network, "int8")
+        graphs = Graphs(*reads, decode_graph(network), decode_graph(network, "int8"))
     check_agreement(network, graphs.float32)
     return graphs
 
@@ -121,21 +130,18 @@ def write_folder(
     models: Path,
     name: str,
     graphs: Graphs,
-    manifest: Callable[[int, Graph], Made],
-    fill: Callable[[Path, Made, Graph], Made],
+    manifest: Callable[[int, Described], Made],
+    fill: Callable[[Path, Made, Described], Made],
 ) -> Path:
     """Write `models/<name>/<next version>/` in one move: a killed export leaves no folder that looks like a model.
 
-    `manifest` makes the manifest from the version and the float32 graph's description; `fill` is given the int8 one's
-    too, measures what was written, adds the card and the pictures, and returns the manifest with its metrics.
+    `manifest` makes the manifest from the version and the float32 graphs' description; `fill` is given the int8 ones',
+    measures what was written, adds the card and the pictures, and returns the manifest with its metrics.
     """
     (models / name).mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=models / name))
     try:
-        float32, int8 = (
-            _write_graph(graph, partial / file)
-            for graph, file in ((graphs.float32, GRAPH_FILE), (graphs.int8, INT8_FILE))
-        )
+        float32, int8 = write_graphs(partial, graphs)
         version = 1 + max((int(f.name) for f in (models / name).iterdir() if f.name.isdecimal()), default=0)
         write_manifest(partial, fill(partial, manifest(version, float32), int8))
         partial.chmod(0o755)
@@ -151,6 +157,20 @@ def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> N
     """Write the manifest into a model folder."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def write_graphs(folder: Path, graphs: Graphs) -> tuple[Described, Described]:
+    """Write the graphs' files; their descriptions, in float32 and in int8."""
+    return (
+        Described(
+            _write_graph(graphs.float32, folder / "model.onnx"),
+            _write_graph(graphs.decode, folder / "decode.onnx") if graphs.decode else None,
+        ),
+        Described(
+            _write_graph(graphs.int8, folder / "model.int8.onnx"),
+            _write_graph(graphs.int8_decode, folder / "decode.int8.onnx") if graphs.int8_decode else None,
+        ),
+    )
 
 
 def _write_graph(graph: ExportedGraph, path: Path) -> Graph:
@@ -170,11 +190,12 @@ MOST_LOSS = 0.005
 """Of quality, relative: below it the faster int8 graph is what is served."""
 
 
-def judge_int8(folder: Path, float32: Graph, int8: Graph, losses: tuple[float, float] | None) -> Int8:
+def judge_int8(folder: Path, float32: Described, int8: Described, losses: tuple[float, float] | None) -> Int8:
     """What the manifest says of the int8 graph, given the test loss in float32 and in int8."""
-    speedup = _seconds(folder, float32) / _seconds(folder, int8)
+    speedup = _seconds(folder, float32.graph) / _seconds(folder, int8.graph)
     loss = None if losses is None else (losses[1] - losses[0]) / losses[0] if losses[0] else None
-    return Int8(graph=int8, loss=loss, speedup=speedup, default=loss is not None and loss < MOST_LOSS and speedup > 1)
+    default = loss is not None and loss < MOST_LOSS and speedup > 1
+    return Int8(graph=int8.graph, decode=int8.decode, loss=loss, speedup=speedup, default=default)
 
 
 def _seconds(folder: Path, graph: Graph) -> float:
@@ -184,7 +205,7 @@ def _seconds(folder: Path, graph: Graph) -> float:
     feeds: dict[str, Array] = {"lengths": np.full(16, steps, dtype=np.int64)}
     for tensor in graph.inputs:
         if tensor.name in ("tokens", "values", "mask"):
-            shape = (16, *(steps if size == "T" else size for size in tensor.shape))
+            shape = (16, *(size if isinstance(size, int) else steps for size in tensor.shape))
             feeds[tensor.name] = np.random.default_rng(0).integers(1, 2, shape).astype(tensor.dtype)
     state, output = session.fresh_state(16), graph.outputs[0].name
     times = []

@@ -13,14 +13,15 @@ from torch import Tensor
 OPSET = 21
 IR_VERSION = 10
 
-F32, F64, I32, I64, U8 = (
+BOOL, F32, F64, I32, I64, U8 = (
+    TensorProto.BOOL,
     TensorProto.FLOAT,
     TensorProto.DOUBLE,
     TensorProto.INT32,
     TensorProto.INT64,
     TensorProto.UINT8,
 )
-DTYPES = {"float32": F32, "float64": F64, "int64": I64, "uint8": U8, "bool": TensorProto.BOOL}
+DTYPES = {"float32": F32, "float64": F64, "int64": I64, "uint8": U8, "bool": BOOL}
 
 CONTRIB = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
@@ -62,16 +63,17 @@ class Builder:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the graph; `shape` without the batch axis. A fresh state is `initial` everywhere."""
+    """An input or output of the graph; `shape` without axis 0, the batch (or None: there is none). A fresh state is
+    `initial` everywhere."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     initial: float = 0.0
-    batched: bool = True
+    axis: str | None = "B"
 
     def info(self) -> onnx.ValueInfoProto:
-        shape = ["B", *self.shape] if self.batched else self.shape
+        shape = self.shape if self.axis is None else [self.axis, *self.shape]
         return helper.make_tensor_value_info(self.name, DTYPES[self.dtype], shape)
 
 

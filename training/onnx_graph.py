@@ -12,20 +12,21 @@ import numpy as np
 from onnx import helper
 
 from training.networks import Forecaster, TextModel
-from training.onnx_builder import DTYPES, F32, F64, I64, Builder, ExportedGraph, Port, finish
+from training.onnx_builder import BOOL, DTYPES, F32, F64, I64, Builder, ExportedGraph, Port, finish
 from training.onnx_layers import (
     Precision,
     float_inputs,
     float_layers,
     int8_layers,
     int8_operators,
+    int8_step,
     linear,
     table_inputs,
 )
 from training.scaling import DECAY, LAG_LIMIT, MAX_STEPS, SQUASH, CausalScaler, StandardScaler
 
 LENGTHS = Port("lengths", "int64", ())
-PER_STEP = Port("per_step", "bool", (), batched=False)
+PER_STEP = Port("per_step", "bool", (), axis=None)
 
 
 def _if_wanted(g: Builder, port: Port, build: Callable[[Builder], str]) -> None:
@@ -33,22 +34,30 @@ def _if_wanted(g: Builder, port: Port, build: Callable[[Builder], str]) -> None:
 
     ONNX Runtime computes every output of a graph, whichever are fetched; only a branch not taken costs nothing.
     """
-    dtype = DTYPES[port.dtype]
-    wanted, unwanted = Builder(prefix=f"{port.name}_"), Builder(prefix=f"no_{port.name}_")
-    zero = helper.make_tensor("zero", dtype, [1], [0])
-    sizes = [g.shape_of("lengths", 0), *(g.const([size if isinstance(size, int) else 0]) for size in port.shape)]
-    shape = unwanted.op("Concat", *sizes, axis=0)
-    found = {
-        "then_branch": (wanted, build(wanted)),
-        "else_branch": (unwanted, unwanted.op("ConstantOfShape", shape, value=zero)),
-    }
-    branches = {
-        branch: helper.make_graph(
-            b.nodes, b.prefix, [], [helper.make_tensor_value_info(made, dtype, None)], b.constants
-        )
-        for branch, (b, made) in found.items()
-    }
-    g.op("If", PER_STEP.name, name=port.name, **branches)
+
+    def nothing(b: Builder) -> str:
+        sizes = [b.shape_of("lengths", 0), *(b.const([size if isinstance(size, int) else 0]) for size in port.shape)]
+        zero = helper.make_tensor("zero", DTYPES[port.dtype], [1], [0])
+        return b.op("ConstantOfShape", b.op("Concat", *sizes, axis=0), value=zero)
+
+    _either(g, PER_STEP.name, build, nothing, DTYPES[port.dtype], port.name)
+
+
+def _either(
+    g: Builder,
+    condition: str,
+    yes: Callable[[Builder], str],
+    no: Callable[[Builder], str],
+    dtype: int = F32,
+    name: str | None = None,
+) -> str:
+    """What `yes` writes where the condition holds, else what `no` writes."""
+    branches = {}
+    for branch, build in (("then_branch", yes), ("else_branch", no)):
+        b = Builder(prefix=f"{g.prefix}{branch}_{len(g.nodes)}_")
+        made = helper.make_tensor_value_info(build(b), dtype, None)
+        branches[branch] = helper.make_graph(b.nodes, branch, [], [made], b.constants)
+    return g.op("If", condition, name=name, **branches)
 
 
 def text_graph(network: TextModel, precision: Precision = "float32") -> ExportedGraph:
@@ -56,7 +65,8 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
     g = Builder()
     vocabulary = network.head.out_features
     if precision == "int8":
-        hidden = int8_layers(g, network.recurrent, table_inputs(g, network.recurrent, network.embedding.weight))
+        tokens = g.op("Transpose", "tokens", perm=[1, 0])
+        hidden = int8_layers(g, network.recurrent, table_inputs(g, network.recurrent, network.embedding.weight, tokens))
     else:
         embedded = g.op("Gather", g.const(network.embedding.weight), "tokens", axis=0)
         hidden = float_layers(g, network.recurrent, g.op("Transpose", embedded, perm=[1, 0, 2]))
@@ -74,6 +84,104 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
         (Port("logits", "float32", (vocabulary,)), every),
         hidden.state,
     )
+
+
+def decode_graph(network: TextModel, precision: Precision = "float32") -> ExportedGraph:
+    """Scores, controls, random numbers (N, B), state -> N sampled tokens for each row, the scores that each was sampled
+    from, those after the last, new state.
+
+    Sampling inside of the graph, several steps in one call: between the calls of a small model, Python would take as
+    long as the model.
+    """
+    g, body = Builder(), Builder(prefix="step_")
+    vocabulary = network.head.out_features
+    g.op("Expand", g.const(1), g.shape_of("logits", 0), name="lengths")
+    token = _sample(body)
+    if precision == "int8":
+        table = table_inputs(body, network.recurrent, network.embedding.weight, token)
+        hidden = int8_step(body, network.recurrent, table)
+    else:
+        embedded = body.op("Gather", body.const(network.embedding.weight), token, axis=0)
+        hidden = float_layers(body, network.recurrent, body.op("Unsqueeze", embedded, body.const([0])))
+    linear(body, hidden.last, network.head.weight, network.head.bias, hidden.precision, name="logits_out")
+    scores = Port("logits", "float32", (vocabulary,)), Port("logits_out", "float32", (vocabulary,))
+    seen = Port("seen", "bool", (vocabulary,)), Port("seen_out", "bool", (vocabulary,))
+    carried = [scores, seen, *hidden.state]
+    token_row = helper.make_tensor_value_info(body.op("Identity", token), I64, ["B"])
+    scores_row = helper.make_tensor_value_info(body.op("Identity", "logits"), F32, ["B", vocabulary])
+    step = helper.make_graph(
+        body.nodes,
+        "step",
+        [*(before.info() for before, _ in carried), helper.make_tensor_value_info("uniform", F32, ["B"])],
+        [*(after.info() for _, after in carried), token_row, scores_row],
+        body.constants,
+    )
+    g.ops(
+        "Scan",
+        *(before.name for before, _ in carried),
+        "uniforms",
+        names=[*(after.name for _, after in carried), "tokens", "scores"],
+        body=step,
+        num_scan_inputs=1,
+    )
+    controls = (
+        Port("uniforms", "float32", ("B",), axis="N"),
+        Port("bias", "float32", (vocabulary,)),
+        *(Port(name, "float32", (1,)) for name in ("temperature", "top_p", "min_p", "penalty")),
+        Port("top_k", "int64", (1,)),
+        *(Port(name, "bool", (), axis=None) for name in ("filtered", "penalised")),
+    )
+    chosen = Port("tokens", "int64", ("B",), axis="N"), Port("scores", "float32", ("B", vocabulary), axis="N")
+    return finish(g, controls, chosen, carried)
+
+
+def _sample(g: Builder) -> str:
+    """The next token of each row, from `logits` and one number in [0, 1) each, `uniform`; the name of (B,) int64.
+
+    Of exactly rounded operations and sums in order only, so that a row's choice does not depend on its neighbours.
+    """
+
+    def penalised(b: Builder) -> str:
+        positive = b.op("Greater", "logits", b.const(0.0, "float32"))
+        rarer = b.op("Where", positive, b.op("Div", "logits", "penalty"), b.op("Mul", "logits", "penalty"))
+        return b.op("Where", "seen", rarer, "logits")
+
+    scores = _either(g, "penalised", penalised, lambda b: b.op("Identity", "logits"))
+    scores = g.op("Add", scores, "bias")
+    best = g.op("ReduceMax", scores, g.const([1]), keepdims=1)
+    mass = g.op("Exp", g.op("Div", g.op("Sub", scores, best), "temperature"))
+
+    def filtered(b: Builder) -> str:
+        size = b.shape_of(mass, 1)
+        nothing = b.const(0.0, "float32")
+        ranked = b.ops("TopK", mass, size, names=[None, None], axis=-1, largest=1, sorted=1)[0]
+        limit = b.op("Min", b.op("Sub", "top_k", b.const(1)), b.op("Sub", size, b.const(1)))
+        least = b.op("GatherElements", ranked, limit, axis=1)
+        kept = b.op("Where", b.op("GreaterOrEqual", mass, least), mass, nothing)
+        ranked = b.op("Where", b.op("GreaterOrEqual", ranked, least), ranked, nothing)
+        cumulated = b.op("CumSum", ranked, b.const(1))
+        total = b.op("Gather", cumulated, b.const([-1]), axis=1)
+        inside = b.op("Less", b.op("Sub", cumulated, ranked), b.op("Mul", "top_p", total))
+        count = b.op("ReduceSum", b.op("Cast", inside, to=I64), b.const([1]), keepdims=1)
+        least = b.op("GatherElements", ranked, b.op("Sub", count, b.const(1)), axis=1)
+        kept = b.op("Where", b.op("GreaterOrEqual", kept, least), kept, nothing)
+        return b.op("Where", b.op("GreaterOrEqual", kept, "min_p"), kept, nothing)
+
+    whole = mass
+    mass = _either(g, "filtered", filtered, lambda b: b.op("Identity", whole))
+    cumulated = g.op("CumSum", mass, g.const(1))
+    total = g.op("Gather", cumulated, g.const([-1]), axis=1)
+    drawn = g.op("Mul", g.op("Unsqueeze", "uniform", g.const([1])), total)
+    passed = g.op("Cast", g.op("LessOrEqual", cumulated, drawn), to=I64)
+    token = g.op("ReduceSum", passed, g.const([1]), keepdims=0)
+
+    def noted(b: Builder) -> str:
+        size = b.shape_of("seen", 1)
+        hot = b.op("OneHot", token, b.op("Squeeze", size), b.const([0, 1]), axis=-1)
+        return b.op("Or", "seen", b.op("Cast", hot, to=BOOL))
+
+    _either(g, "penalised", noted, lambda b: b.op("Identity", "seen"), BOOL, "seen_out")
+    return token
 
 
 def forecast_graph(network: Forecaster, precision: Precision = "float32") -> ExportedGraph:

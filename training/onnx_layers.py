@@ -144,11 +144,10 @@ Inputs = Callable[[slice], str]
 """What a layer's input adds to some columns of its gates before their activation: (T, B, columns), float32."""
 
 
-def table_inputs(g: Builder, recurrent: Recurrent, embedding: Tensor) -> Inputs:
-    """The first layer of a character model, of `tokens` (B, T): all that is left to compute is a row of a table."""
+def table_inputs(g: Builder, recurrent: Recurrent, embedding: Tensor, tokens: str) -> Inputs:
+    """The first layer of a character model, of tokens of any shape: all that is left to compute is a row of a table."""
     weight, bias = _from_input(recurrent, 0)
     table = embedding @ weight.T + bias
-    tokens = g.op("Transpose", "tokens", perm=[1, 0])
     return lambda columns: g.op("Gather", g.const(table[:, columns]), tokens, axis=0)
 
 
@@ -176,6 +175,21 @@ def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
         if i + 1 < len(recurrent.layers):
             inputs = _int8_inputs(g, recurrent, i + 1, every)
     return Hidden(last, lambda _: every, "int8", ports)
+
+
+def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
+    """One step of what `int8_layers` computes, to the bit, without a loop: `first` gives (B, columns)."""
+    inputs, last, ports = first, "", []
+    for i in range(len(recurrent.layers)):
+        parts = range(len(_from_input(recurrent, i)[0]) // recurrent.hidden)
+        given = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in parts]
+        last, states = _int8_cell(g, recurrent, i, given)
+        for (_, after), value in states:
+            g.op("Identity", value, name=after.name)
+        ports += [port for port, _ in states]
+        if i + 1 < len(recurrent.layers):
+            inputs = _int8_inputs(g, recurrent, i + 1, last)
+    return Hidden(last, lambda _: last, "int8", ports)
 
 
 def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, x: str) -> Inputs:

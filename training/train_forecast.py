@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import ForecastManifest, Graph
+from service.manifest import ForecastManifest
 from training import plots
 from training.baselines import Window, forecast_baselines, score_forecasts
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
-from training.export import build_graphs, judge_int8, save_reference, standardise, write_folder
+from training.export import Described, build_graphs, judge_int8, save_reference, standardise, write_folder
 from training.inference import ForecastModel
 from training.loop import LoopConfig, fit
 from training.networks import Forecaster
@@ -90,12 +90,12 @@ def train(
         return None
     graphs = build_graphs(network)
 
-    def manifest(version: int, described: Graph) -> ForecastManifest:
+    def manifest(version: int, described: Described) -> ForecastManifest:
         return ForecastManifest(
             name=run.name,
             version=version,
             description=run.description,
-            graph=described,
+            graph=described.graph,
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             features=config.features,
@@ -104,9 +104,9 @@ def train(
             context=config.context,
         )
 
-    def fill(folder: Path, made: ForecastManifest, int8: Graph) -> ForecastManifest:
+    def fill(folder: Path, made: ForecastManifest, int8: Described) -> ForecastManifest:
         save_reference(network, folder)
-        model, in_int8 = (ForecastModel.of_folder(folder, made, graph) for graph in (made.graph, int8))
+        model, in_int8 = (ForecastModel.of_folder(folder, made, graph) for graph in (made.graph, int8.graph))
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of the scale")
         card.picture("loss", "Training and validation loss by epoch.")
@@ -118,7 +118,7 @@ def train(
             metrics = _measure(model, windows, config, card, folder)
             metrics |= _test_part(model, *held_out[0], config, card, folder)
             losses = (_loss(model, windows), _loss(in_int8, windows))
-        judged = judge_int8(folder, made.graph, int8, losses)
+        judged = judge_int8(folder, Described(made.graph, None), int8, losses)
         card.section("In int8", int8_text(judged, "scaled quantile loss"))
         made = made.model_copy(update={"metrics": metrics, "int8": judged})
         card.write(folder, made)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import Graph, TextManifest
+from service.manifest import TextManifest
 from training import plots
 from training.baselines import hmm_bits_per_character, ngram_bits_per_character
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
-from training.export import build_graphs, judge_int8, save_reference, write_folder
+from training.export import Described, build_graphs, judge_int8, save_reference, write_folder
 from training.inference import CharacterModel
 from training.loop import Epoch, LoopConfig, fit
 from training.networks import TextModel
@@ -81,12 +81,13 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
         return None
     graphs = build_graphs(network)
 
-    def manifest(version: int, described: Graph) -> TextManifest:
+    def manifest(version: int, described: Described) -> TextManifest:
         return TextManifest(
             name=run.name,
             version=version,
             description=run.description,
-            graph=described,
+            graph=described.graph,
+            decode=described.decode,
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             vocabulary=vocabulary.characters,
@@ -94,9 +95,9 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
             context=config.context,
         )
 
-    def fill(folder: Path, made: TextManifest, int8: Graph) -> TextManifest:
+    def fill(folder: Path, made: TextManifest, int8: Described) -> TextManifest:
         save_reference(network, folder)
-        models = [CharacterModel.of_folder(folder, made, graph) for graph in (made.graph, int8)]
+        models = [CharacterModel.of_folder(folder, made, graph) for graph in (made.graph, int8.graph)]
         return _measure(models[0], models[1], int8, tokens, test, parts[2], config, history, folder)
 
     return write_folder(run.models, run.name, graphs, manifest, fill)
@@ -105,7 +106,7 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
 def _measure(
     model: CharacterModel,
     in_int8: CharacterModel,
-    int8: Graph,
+    int8: Described,
     train: Sequence[NDArray[np.int64]],
     test: Sequence[NDArray[np.int64]],
     test_texts: Sequence[str],
@@ -139,7 +140,8 @@ def _measure(
         "A line of the test part; under each character, what the model expected there after all that came before: the "
         "darker, the more probable; what really came is framed.",
     )
-    judged = judge_int8(folder, model.manifest.graph, int8, (bits, in_int8.bits_per_character(test)))
+    float32 = Described(model.manifest.graph, model.manifest.decode)
+    judged = judge_int8(folder, float32, int8, (bits, in_int8.bits_per_character(test)))
     card.section("In int8", int8_text(judged, "bits per character"))
     made = model.manifest.model_copy(update={"metrics": scores["Carry"], "int8": judged})
     card.write(folder, made)

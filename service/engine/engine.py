@@ -9,8 +9,8 @@ from concurrent.futures import Future
 import structlog
 
 from service.engine.runner import Runner
-from service.engine.scheduler import CHUNK, Request, Scheduler
-from service.engine.sequence import Answer, Decoder, Task
+from service.engine.scheduler import CHUNK, Decoding, Request, Scheduler
+from service.engine.sequence import Answer, Task
 from service.errors import NotReadyError, QueueFullError
 from service.metrics import EngineMetrics
 
@@ -25,13 +25,13 @@ class Engine:
         self,
         name: str,
         runner: Runner,
-        decoder: Decoder | None,
+        decoding: Decoding | None,
         any_split: bool,
         most_work: int,
         metrics: EngineMetrics,
         chunk: int = CHUNK,
     ) -> None:
-        self._scheduler = Scheduler(runner, decoder, any_split, metrics, self._ended, chunk)
+        self._scheduler = Scheduler(runner, decoding, any_split, metrics, self._ended, chunk)
         self._most_work = most_work
         self._metrics = metrics
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()

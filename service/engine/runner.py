@@ -1,4 +1,4 @@
-"""One batched step of one ONNX graph. The only user of ONNX Runtime; knows tensors, not text or series."""
+"""One batched call of one ONNX graph. The only user of ONNX Runtime; knows tensors, not text or series."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,6 +50,7 @@ class Runner:
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise GraphMismatchError(f"{graph.file} is not a model that ONNX Runtime can load") from error
         self._graph = graph
+        self._state_names = [state.name for state in graph.state]
         self._state_outputs = [state.output for state in graph.state]
         self._check()
 
@@ -57,7 +58,7 @@ class Runner:
         """The state of `batch` sequences of which nothing was read yet."""
         return {s.name: np.full((batch, *s.shape), s.initial, dtype=s.dtype) for s in self._graph.state}
 
-    def step(
+    def read(
         self,
         inputs: Mapping[str, Array],
         lengths: NDArray[np.int64],
@@ -71,12 +72,21 @@ class Runner:
             ModelFailedError: ONNX Runtime could not run it.
         """
         per_step = np.array(not PER_STEP_OUTPUTS.isdisjoint(outputs))
-        feeds = {**inputs, "lengths": lengths, "per_step": per_step, **states}
+        return self.run({**inputs, "lengths": lengths, "per_step": per_step}, states, outputs)
+
+    def run(
+        self, inputs: Mapping[str, Array], states: Mapping[str, Array], outputs: Sequence[str]
+    ) -> tuple[list[Array], States]:
+        """One call: the graph's inputs and the state -> the outputs asked for, and the new state.
+
+        Raises:
+            ModelFailedError: ONNX Runtime could not run it.
+        """
         try:
-            found = self._session.run([*outputs, *self._state_outputs], feeds)
+            found = self._session.run([*outputs, *self._state_outputs], {**inputs, **states})
         except Exception as error:  # as above
             raise ModelFailedError("the model failed to run") from error
-        return found[: len(outputs)], dict(zip(states, found[len(outputs) :], strict=True))
+        return found[: len(outputs)], dict(zip(self._state_names, found[len(outputs) :], strict=True))
 
     def _check(self) -> None:
         graph = self._graph

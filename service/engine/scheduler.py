@@ -1,7 +1,7 @@
 """Continuous batching: one graph for everybody who asks, joining and leaving between its steps.
 
 After BatchMaker's cellular batching (Gao et al., "Low latency RNN inference with cellular batching", EuroSys 2018).
-Each turn of the loop lets every decoding row take one step, all in one call of the graph, and then reads a bounded
+Each turn lets every decoding row take a few steps, all in one call of the graph, and then reads a bounded
 piece of what waits to be read, several requests in one call. Nobody waits for a batch to fill or to end, and as the
 graph gives each row the same bits in any company, nobody's answer shows that there was company.
 """
@@ -9,15 +9,16 @@ graph gives each row the same bits in any company, nobody's answer shows that th
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array, Runner, States
-from service.engine.sequence import Batch, Decode, Decoder, Read, Result, Task
+from service.engine.sequence import Decode, Decoder, Read, Result, Task
 from service.errors import DeadlineExceededError, ModelFailedError
 from service.manifest import PER_STEP_OUTPUTS
 from service.metrics import EngineMetrics
@@ -60,6 +61,14 @@ class _Reading:
         self.pieces: dict[str, list[Array]] = {name: [] for name in read.outputs if name in PER_STEP_OUTPUTS}
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """The graph that takes several steps at once, and who knows what they mean."""
+
+    runner: Runner
+    decoder: Decoder
+
+
 class Scheduler:
     """Runs requests on a graph, all at once, each as if it were alone.
 
@@ -70,23 +79,24 @@ class Scheduler:
     def __init__(
         self,
         runner: Runner,
-        decoder: Decoder | None,
+        decoding: Decoding | None,
         any_split: bool,
         metrics: EngineMetrics,
         ended: Callable[[Request], None] = lambda _: None,
         chunk: int = CHUNK,
     ) -> None:
         self._runner = runner
-        self._decoder = decoder
+        self._decoding = decoding
         self._any_split = any_split
         self._metrics = metrics
         self._ended = ended
         self._chunk = chunk
         self._requests: set[Request] = set()
         self._reads: deque[_Reading] = deque()
-        self._batch = Batch()
         self._owners: list[Request] = []
-        """Whose the rows of the batch are."""
+        """Whose the rows are that decode."""
+        self._states: States = {}
+        """Theirs, in contiguous tensors."""
         self._joining: list[tuple[Request, Decode]] = []
         self._pace: dict[int, float] = {}
         """Seconds a step of reading takes, by the logarithm of the rows."""
@@ -161,49 +171,53 @@ class Scheduler:
             self._keep(np.array([not request.gone for request in self._owners]))
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
-        assert self._decoder is not None
-        self._decoder.keep(kept)
-        self._batch.keep(kept)
+        assert self._decoding is not None
+        self._decoding.decoder.keep(kept)
+        self._states = {name: array[kept] for name, array in self._states.items()}
         self._owners = [request for request, stays in zip(self._owners, kept, strict=True) if stays]
 
-    def _decode(self) -> int:
-        """One step of every row that decodes; how many there were."""
+    def _join(self) -> None:
+        assert self._decoding is not None
         for request, wish in self._joining:
-            assert self._decoder is not None
-            self._decoder.join(wish.rows)
-            self._batch.join(wish.output, wish.states)
+            self._decoding.decoder.join(wish.rows)
+            if self._owners:
+                self._states = {name: np.concatenate([a, wish.states[name]]) for name, a in self._states.items()}
+            else:
+                self._states = wish.states
             self._owners += [request] * len(wish.rows)
         self._joining = []
-        rows = len(self._owners)
-        if not rows:
+
+    def _decode(self) -> int:
+        """A few steps of every row that decodes; how many steps of rows that was."""
+        if self._joining:
+            self._join()
+        if not self._owners:
             self._decode_seconds = 0.0
             return 0
-        started = time.perf_counter()
-        assert self._decoder is not None
-        assert self._batch.output is not None
-        choice = self._decoder.choose(self._batch.output)
-        inputs: Mapping[str, Array] = choice.inputs
-        if not choice.going.all():
-            inputs = {name: array[choice.going] for name, array in inputs.items()}
-            ended = [request for request, going in zip(self._owners, choice.going, strict=True) if not going]
-            self._keep(choice.going)
+        assert self._decoding is not None
+        started, decoder = time.perf_counter(), self._decoding.decoder
+        try:
+            found, self._states = self._watched(
+                self._decoding.runner.run, decoder.inputs(), self._states, decoder.outputs
+            )
+        except ModelFailedError as error:
+            for request in set(self._owners):
+                self._end(request, error=error)
+            self._drop_gone()
+            return 0
+        rows = len(self._owners)
+        steps, going = decoder.take(found)
+        if not going.all():
+            ended = [request for request, goes in zip(self._owners, going, strict=True) if not goes]
+            self._keep(going)
             for request in ended:
                 request.rows_left -= 1
                 if not request.rows_left:
                     self._resume(request, None)
-        if self._owners:
-            try:
-                (self._batch.output,), self._batch.states = self._step(
-                    inputs, np.ones(len(self._owners), dtype=np.int64), self._batch.states, [self._decoder.output]
-                )
-            except ModelFailedError as error:
-                for request in set(self._owners):
-                    self._end(request, error=error)
-                return rows
         self._decode_seconds = time.perf_counter() - started
         self._metrics.decode_calls.inc()
-        self._metrics.decode_steps.inc(rows)
-        return rows
+        self._metrics.decode_steps.inc(rows * steps)
+        return rows * steps
 
     def _read(self) -> int:
         """Read a piece for some of those who wait, the first come first; how many steps of how many rows that was."""
@@ -216,7 +230,9 @@ class Scheduler:
         states = {name: np.concatenate([r.states[name] for r in group]) for name in group[0].states}
         started = time.perf_counter()
         try:
-            found, after = self._step(inputs, np.repeat(lengths, [r.rows for r in group]), states, group[0].outputs)
+            found, after = self._watched(
+                self._runner.read, inputs, np.repeat(lengths, [r.rows for r in group]), states, group[0].outputs
+            )
         except ModelFailedError as error:
             for reading in group:
                 self._end(reading.request, error=error)
@@ -280,11 +296,10 @@ class Scheduler:
             return self._pace[max(smaller)] * float(2 ** (size - max(smaller)))
         return max(self._pace.values(), default=READ_SECONDS / LEAST_CHUNK)
 
-    def _step(
-        self, inputs: Mapping[str, Array], lengths: NDArray[np.int64], states: States, outputs: Sequence[str]
-    ) -> tuple[list[Array], States]:
+    def _watched(self, run: Callable[..., tuple[list[Array], States]], *arguments: Any) -> tuple[list[Array], States]:
+        """Run the graph, and note whether it failed."""
         try:
-            found = self._runner.step(inputs, lengths, states, outputs)
+            found = run(*arguments)
         except ModelFailedError:
             self.failed = True
             raise

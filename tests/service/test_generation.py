@@ -91,17 +91,21 @@ def test_what_is_sent_early_is_never_taken_back_and_nothing_else_is_held(written
     """Against the plain way: the text ends before the first stop text; what could be the beginning of one waits."""
     row = Row(GenerateRequest("", len(written), SamplingParams(), 0, stop=stops), 0, 0, None)
     for count, character in enumerate(written, 1):
-        going = row.take(character)
+        assert row.take([character]) == 1
         so_far = written[:count]
         ends = [i for i in range(count + 1) for stop in stops if so_far[:i].endswith(stop)]
         if ends:
             longest = max(len(stop) for stop in stops if so_far[: min(ends)].endswith(stop))
             assert "".join(row.text) == so_far[: min(ends) - longest]
             assert row.stopped
-            assert row.ready == len(row.text)
+            assert (row.ready, row.left) == (len(row.text), 0)
             break
         assert "".join(row.text) == so_far
-        assert going == (count < len(written))
+        assert row.left == len(written) - count
         held = so_far[row.ready :]
         begins = [so_far[i:] for i in range(count) if any(stop.startswith(so_far[i:]) for stop in stops)]
-        assert held == (max(begins, key=len, default="") if going else "")
+        assert held == (max(begins, key=len, default="") if row.left else "")
+    several = Row(GenerateRequest("", len(written), SamplingParams(), 0, stop=stops), 0, 0, None)
+    read = several.take([*written, "x"])
+    assert (several.text, several.stopped, several.ready) == (row.text, row.stopped, row.ready)
+    assert read == count

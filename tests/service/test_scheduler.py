@@ -19,7 +19,7 @@ from service.errors import DeadlineExceededError, ModelFailedError, NotPredictab
 from service.forecasting import ForecastRequest, forecast
 from service.generation import GenerateRequest, Tokenizer, generate, predict
 from service.manifest import ForecastManifest, Graph, TextManifest
-from service.sampling import SamplingBatch, SamplingParams, derived_seeds, sample, uniforms
+from service.sampling import SamplingParams, controls, derived_seeds, uniforms
 from tests.builders import character_model, forecaster, open_scheduler, write_model
 from training.onnx_layers import Precision
 
@@ -92,25 +92,24 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
     return outcomes
 
 
-def texts_alone(runner: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
+def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
     """The plain way: read the prompt at once, then one character after the other, one text after the other."""
     tokens = Tokenizer(manifest).encode(request.prompt or "\n")[1]
-    (first,), states = runner.step({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), ["logits"])
+    (scores,), begun = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), ["logits"])
     texts = []
     for seed in derived_seeds(request.seed, request.n):
-        text, scores, state = "", first, states
         seen = np.zeros(scores.shape, dtype=bool)
         seen[0, tokens] = True
+        text, states = "", {**begun, "logits": scores, "seen": seen}
         for position in range(len(tokens), len(tokens) + request.max_length):
-            drawn = uniforms(np.array([seed]), np.array([position]))
-            token = sample(scores, SamplingBatch([request.params]), seen, drawn)
-            seen[0, token] = True
-            text += manifest.vocabulary[int(token[0])]
+            drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(request.params.temperature > 0)
+            inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": drawn}
+            (token,), states = decode.run(inputs, states, ["tokens"])
+            text += manifest.vocabulary[int(token[0, 0])]
             completed = max((len(stop) for stop in request.stop if text.endswith(stop)), default=0)
             if completed:
                 text = text[:-completed]
                 break
-            (scores,), state = runner.step({"tokens": token[None]}, np.array([1]), state, ["logits"])
         texts.append(text)
     return texts
 
@@ -133,12 +132,13 @@ def test_texts_are_what_they_are_alone(precision: Precision, arrivals: list[Arri
         if outcome is None or isinstance(outcome, DeadlineExceededError):
             assert arrival.leaves is not None
         elif isinstance(arrival.wish, GenerateRequest):
-            assert outcome == texts_alone(runner, manifest, arrival.wish)
+            assert scheduler._decoding is not None
+            assert outcome == texts_alone(runner, scheduler._decoding.runner, manifest, arrival.wish)
         else:
             text, per_position = arrival.wish
             tokens = tokenizer.encode(text)[1]
             name = "logits_all" if per_position else "logits"
-            (alone,), _ = runner.step({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), [name])
+            (alone,), _ = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), [name])
             assert np.array_equal(outcome, alone.reshape(outcome.shape))
 
 
@@ -187,10 +187,10 @@ def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
 class Failing(Runner):
     """A graph that cannot be run when a row holds a forbidden token."""
 
-    def step(self, inputs: Any, lengths: Any, states: Any, outputs: Any) -> Any:
+    def read(self, inputs: Any, lengths: Any, states: Any, outputs: Any) -> Any:
         if (inputs["tokens"] == 1).any():
             raise ModelFailedError("the model failed to run")
-        return super().step(inputs, lengths, states, outputs)
+        return super().read(inputs, lengths, states, outputs)
 
 
 def test_a_step_that_fails_ends_those_in_it_and_nobody_after() -> None:
