@@ -19,11 +19,12 @@ from rich.table import Table
 
 from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
+from service.engine.scheduler import Decoding
 from service.forecasting import ForecastRequest, forecast
 from service.generation import CharacterDecoder, GenerateRequest, Tokenizer, generate
 from service.manifest import ForecastManifest, TextManifest, read_manifest
 from service.metrics import Metrics
-from service.sampling import SamplingBatch, SamplingParams, sample, uniforms
+from service.sampling import SamplingParams, controls, uniforms
 from training.networks import TextModel
 from training.onnx_builder import CONTRIB, Builder
 from training.onnx_graph import text_graph
@@ -126,7 +127,9 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
     assert isinstance(manifest, TextManifest)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.int8.graph, threads=1)
-    engine = Engine("text", runner, CharacterDecoder(manifest.vocabulary), True, 10**9, Metrics().engine("text@1"))
+    assert manifest.int8.decode is not None
+    decoding = Decoding(Runner(folder, manifest.int8.decode, threads=1), CharacterDecoder(manifest.vocabulary))
+    engine = Engine("text", runner, decoding, True, 10**9, Metrics().engine("text@1"))
     tokenizer, lines = Tokenizer(manifest), []
     prompt = "What light through yonder window breaks? It is the"
 
@@ -136,17 +139,16 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
 
     def loop(batch: int) -> float:
         tokens = np.repeat(tokenizer.encode(prompt)[1][None], batch, axis=0)
-        params = SamplingBatch([SamplingParams(temperature=0.8)] * batch)
-        seeds, positions = np.arange(batch, dtype=np.uint64), np.zeros(batch, dtype=np.int64)
+        settings = controls([SamplingParams(temperature=0.8)] * batch, len(manifest.vocabulary))
+        seeds, positions = np.arange(batch, dtype=np.uint64), np.arange(8)[:, None]
         started = time.perf_counter()
-        (scores,), states = runner.step(
+        (logits,), states = runner.read(
             {"tokens": tokens}, np.full(batch, len(prompt)), runner.fresh(batch), ["logits"]
         )
-        lengths = np.ones(batch, dtype=np.int64)
-        for _ in range(length):
-            chosen = sample(scores, params, None, uniforms(seeds, positions))
-            positions += 1
-            (scores,), states = runner.step({"tokens": chosen[:, None]}, lengths, states, ["logits"])
+        states |= {"logits": logits, "seen": np.zeros(logits.shape, dtype=bool)}
+        for _ in range(length // 8):
+            positions = positions + 8
+            _, states = decoding.runner.run({**settings, "uniforms": uniforms(seeds, positions)}, states, ["tokens"])
         return batch * length / (time.perf_counter() - started)
 
     for count in clients:

@@ -8,12 +8,15 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
 import structlog
 
 CAN_FORK = hasattr(os, "fork")
+SHORT_LIFE = 1.0
+"""Seconds."""
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:
@@ -58,9 +61,11 @@ def supervise(sockets: list[socket.socket], count: int, work: Callable[[socket.s
     """
     log = structlog.get_logger()
     children: dict[int, int] = {}
+    started: dict[int, float] = {}
     stopping = False
 
     def start(i: int) -> None:
+        started[i] = time.monotonic()
         pid = os.fork()
         if pid:
             children[pid] = i
@@ -89,6 +94,10 @@ def supervise(sockets: list[socket.socket], count: int, work: Callable[[socket.s
     while children:
         pid, status = os.wait()
         i = children.pop(pid)
+        if stopping:
+            continue
+        log.error("a process died; it is started again", pid=pid, status=os.waitstatus_to_exitcode(status))
+        if time.monotonic() - started[i] < SHORT_LIFE:
+            time.sleep(SHORT_LIFE)  # or what dies at once would be started without end
         if not stopping:
-            log.error("a process died; it is started again", pid=pid, status=os.waitstatus_to_exitcode(status))
             start(i)

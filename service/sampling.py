@@ -35,7 +35,10 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
     Where one is not used, its value there keeps everything, exactly. Token 0, the unknown character, is never chosen.
     """
     columns = np.array(
-        [(p.temperature or TINY, p.top_p if p.top_p < 1 else 2.0, p.min_p, p.repetition_penalty) for p in params],
+        [
+            (max(p.temperature, TINY), max(p.top_p, TINY) if p.top_p < 1 else 2.0, p.min_p, p.repetition_penalty)
+            for p in params
+        ],
         dtype=np.float32,
     ).reshape(-1, 4, 1)
     bias = np.zeros((len(params), vocabulary), dtype=np.float32)
@@ -50,7 +53,8 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
 
 
 TINY = 1e-30
-"""The temperature that leaves the best token only. With 0 for the random number, the first of several."""
+"""The temperature that leaves the best token only; with 0 for the random number, the first of several. And the least
+number in single precision that is safe to divide by."""
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: Ints) -> NDArray[np.float32]:

@@ -48,6 +48,7 @@ def client(models: Path) -> Iterator[TestClient]:
         max_text_length=5000,
         max_generated_length=400,
         max_answer_items=10_000,
+        request_timeout=30,
     )
     with TestClient(create_app(chosen), raise_server_exceptions=False) as opened:
         yield opened

@@ -3,23 +3,21 @@
 import asyncio
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from service.api.json_route import JsonRoute, json_answer
 from service.api.problems import documented, problem_of, refusal
 from service.api.schemas import (
     ForecastAnswer,
     ForecastBatchAnswer,
     ForecastBatchBody,
     ForecastBody,
-    History,
-    ModelId,
-    Problem,
 )
 from service.api.state import CarryState, Deadline, State
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
@@ -29,7 +27,7 @@ from service.registry import Model
 from service.settings import Settings
 from service.timestamps import timestamps_after
 
-router = APIRouter(tags=["series"])
+router = APIRouter(tags=["series"], route_class=JsonRoute)
 
 EXAMPLES: dict[str, Example] = {
     "a series": {
@@ -55,23 +53,23 @@ BATCH_EXAMPLES: dict[str, Example] = {
 }
 
 
-@router.post("/forecast", responses=documented(400, 404, 409, 413, 422, 429, 504))
+@router.post("/forecast", response_model=ForecastAnswer, responses=documented(400, 404, 409, 413, 422, 429, 504))
 async def post_forecast(
     body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)], state: CarryState, deadline: Deadline
-) -> ForecastAnswer:
+) -> Response:
     """Forecast the values that follow a series, with quantiles."""
     wish = _wish(body, state)
     found = await asyncio.wrap_future(wish.submit(deadline))
-    return wish.answer(found, state)
+    return json_answer(wish.answer(found, state))
 
 
-@router.post("/forecast/batch", responses=documented(400, 413, 422, 429, 504))
+@router.post("/forecast/batch", response_model=ForecastBatchAnswer, responses=documented(400, 413, 422, 429, 504))
 async def post_forecast_batch(
     body: Annotated[ForecastBatchBody, Body(openapi_examples=BATCH_EXAMPLES)],
     state: CarryState,
     deadline: Deadline,
     request: Request,
-) -> ForecastBatchAnswer:
+) -> Response:
     """Forecast many series in one call. An item that cannot be answered gets a problem in its place; the others their
     forecasts."""
     most = state.settings.max_batch_requests
@@ -94,7 +92,7 @@ async def post_forecast_batch(
         for future in pending:
             future.cancel()
         raise
-    results: list[ForecastAnswer | Problem] = []
+    results: list[dict[str, Any]] = []
     for i, wish in enumerate(wishes):
         outcome = next(found) if isinstance(wish, _Wish) else wish
         if isinstance(outcome, Forecast) and isinstance(wish, _Wish):
@@ -102,10 +100,10 @@ async def post_forecast_batch(
         elif isinstance(outcome, CarryError) and outcome.status < 500:
             if outcome is not wish:
                 outcome.path = outcome.path and f"$.requests[{i}]{outcome.path[1:]}"
-            results.append(Problem.model_validate(problem_of(outcome, request)))
+            results.append(problem_of(outcome, request))
         else:
             raise outcome  # type: ignore[misc]  # an exception: nothing in this call will do better
-    return ForecastBatchAnswer(results=results)
+    return json_answer({"results": results})
 
 
 @dataclass(frozen=True)
@@ -121,18 +119,19 @@ class _Wish:
     def submit(self, deadline: float) -> "Future[Forecast]":
         return self.model.engine.submit(forecast(self.manifest, self.request), self.request.work, deadline)
 
-    def answer(self, found: Forecast, state: State) -> ForecastAnswer:
+    def answer(self, found: Forecast, state: State) -> dict[str, Any]:
+        """A `ForecastAnswer`."""
         state.metrics.read.labels(self.model.label).inc(len(self.request.values))
         state.metrics.predicted.labels(self.model.label).inc(self.request.horizon)
         levels = self.request.levels
-        return ForecastAnswer(
-            model=ModelId(name=self.manifest.name, version=self.manifest.version),
-            horizon=self.request.horizon,
-            quantiles=_by_level(levels, found.quantiles),
-            median=found.median.tolist(),
-            timestamps=self.timestamps,
-            history=None if found.history is None else _history(levels, found.history),
-        )
+        return {
+            "model": {"name": self.manifest.name, "version": self.manifest.version},
+            "horizon": self.request.horizon,
+            "quantiles": _by_level(levels, found.quantiles),
+            "median": np.ascontiguousarray(found.median),
+            "timestamps": self.timestamps,
+            "history": None if found.history is None else {"quantiles": _by_level(levels, found.history)},
+        }
 
 
 def _wish(body: ForecastBody, state: State) -> _Wish:
@@ -204,10 +203,7 @@ def _levels(body: ForecastBody, manifest: ForecastManifest) -> tuple[float, ...]
     return levels
 
 
-def _by_level(levels: tuple[float, ...], quantiles: NDArray[np.float64]) -> dict[str, list[float]]:
-    return {f"{level:g}": quantiles[:, i].tolist() for i, level in enumerate(levels)}
-
-
-def _history(levels: tuple[float, ...], quantiles: NDArray[np.float64]) -> History:
-    known = _by_level(levels, quantiles[1:])
-    return History(quantiles={level: [None, *values] for level, values in known.items()})
+def _by_level(levels: tuple[float, ...], quantiles: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Rows of numbers for JSON, where NaN, of the first value of a history, is null."""
+    rows = np.ascontiguousarray(quantiles.T)
+    return {f"{level:g}": row for level, row in zip(levels, rows, strict=True)}

@@ -32,7 +32,7 @@ CarryState = Annotated[State, Depends(_state)]
 
 
 async def _deadline(
-    state: CarryState,
+    request: Request,
     given: Annotated[
         str | None,
         Header(
@@ -41,6 +41,7 @@ async def _deadline(
         ),
     ] = None,
 ) -> float:
+    state: State = request.app.state.carry
     seconds = state.settings.request_timeout
     if given is not None:
         try:

@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
+from service.api.json_route import JsonRoute, json_answer
 from service.api.problems import documented, problem_of
 from service.api.schemas import (
     CandidateLog,
@@ -40,7 +41,7 @@ from service.manifest import TextManifest
 from service.registry import Model
 from service.sampling import SamplingParams
 
-router = APIRouter(tags=["text"])
+router = APIRouter(tags=["text"], route_class=JsonRoute)
 
 GENERATE_EXAMPLES: dict[str, Example] = {
     "sampled": {
@@ -65,13 +66,13 @@ PREDICT_EXAMPLES: dict[str, Example] = {
 }
 
 
-@router.post("/generate", responses=documented(400, 404, 409, 413, 422, 429, 504))
+@router.post("/generate", response_model=GenerateAnswer, responses=documented(400, 404, 409, 413, 422, 429, 504))
 async def post_generate(
     body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
     state: CarryState,
     deadline: Deadline,
     request: Request,
-) -> GenerateAnswer:
+) -> Response:
     """Continue a text, character by character. With `stream`, as server-sent events: `{"index","text"}` for new text,
     at the end one with `finish_reason` and `usage`, or an event `error` with a problem."""
     model, manifest = _model(state, body.model, body.prompt, "$.prompt")
@@ -121,15 +122,15 @@ async def post_generate(
             return problem_of(error, request)
 
         events = text_events(state.wakers, rows, pending, last, failed)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})  # type: ignore[return-value]  # FastAPI passes a response on as it is
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     await asyncio.wrap_future(pending)
-    return answer()
+    return json_answer(answer())
 
 
-@router.post("/predict", responses=documented(400, 404, 409, 413, 422, 429, 504))
+@router.post("/predict", response_model=PredictAnswer, responses=documented(400, 404, 409, 413, 422, 429, 504))
 async def post_predict(
     body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)], state: CarryState, deadline: Deadline
-) -> PredictAnswer:
+) -> Response:
     """See which characters the model expects next, after a text or after each of its characters."""
     model, manifest = _model(state, body.model, body.text, "$.text")
     if body.per_position:
@@ -138,7 +139,7 @@ async def post_predict(
     scores = await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.text), deadline))
     state.metrics.read.labels(model.label).inc(len(body.text))
 
-    def answer() -> PredictAnswer:
+    def answer() -> Response:
         found = prediction(model.tokenizer, body.text, scores, body.top_k, body.per_position)
         positions = None
         if found.positions is not None:
@@ -146,12 +147,14 @@ async def post_predict(
                 PositionAnswer(character=p.character, probability=p.probability, next=_probabilities(p.candidates))
                 for p in found.positions
             ]
-        return PredictAnswer(
-            model=ModelId(name=manifest.name, version=manifest.version),
-            next=_probabilities(found.candidates),
-            positions=positions,
-            bits_per_character=found.bits_per_character,
-            unknown_characters=model.tokenizer.unknown(body.text),
+        return json_answer(
+            PredictAnswer(
+                model=ModelId(name=manifest.name, version=manifest.version),
+                next=_probabilities(found.candidates),
+                positions=positions,
+                bits_per_character=found.bits_per_character,
+                unknown_characters=model.tokenizer.unknown(body.text),
+            )
         )
 
     # So much of it that others would wait for the event loop.

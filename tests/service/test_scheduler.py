@@ -1,6 +1,7 @@
 """Any schedule of joins, leaves, cancellations, deadlines and chunk sizes gives each request what it gets alone."""
 
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.scheduler import Request, Scheduler
 from service.engine.sequence import Read, Result, Task
@@ -19,6 +21,7 @@ from service.errors import DeadlineExceededError, ModelFailedError, NotPredictab
 from service.forecasting import ForecastRequest, forecast
 from service.generation import GenerateRequest, Tokenizer, generate, predict
 from service.manifest import ForecastManifest, Graph, TextManifest
+from service.metrics import Metrics
 from service.sampling import SamplingParams, controls, derived_seeds, uniforms
 from tests.builders import character_model, forecaster, open_scheduler, write_model
 from training.onnx_layers import Precision
@@ -251,3 +254,25 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
         scheduler.turn()
         turns += 1
     assert turns <= len(lengths) + 1
+
+
+@pytest.mark.parametrize("error", [ModelFailedError("the model failed to run"), KeyError("our own mistake")])
+def test_a_failing_decode_ends_those_in_it_and_nobody_after(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, runner, scheduler = open_scheduler(folder("text"))
+    assert isinstance(manifest, TextManifest)
+    assert scheduler._decoding is not None
+    engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
+    tokenizer = Tokenizer(manifest)
+
+    def asked() -> "Future[None]":
+        return engine.submit(generate(tokenizer, GenerateRequest("a", 30, SamplingParams(), 5))[1], 31)
+
+    def broken(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler._decoding.runner, "run", broken)
+        for failed in (asked(), asked()):
+            assert failed.exception(timeout=20) is error
+    assert asked().result(timeout=20) is None
+    engine.close()

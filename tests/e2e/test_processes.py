@@ -1,0 +1,96 @@
+"""Several processes on one port, as an operator sees them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.test_train_to_answer import CARRY, post
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+@contextmanager
+def serving(models: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The service with two processes; the supervisor and the address."""
+    settings = {"CARRY_PORT": "0", "CARRY_PROCESSES": "2", "CARRY_MODELS_DIR": str(models), "CARRY_LOG_FORMAT": "json"}
+    with subprocess.Popen([CARRY, "serve"], env=os.environ | settings, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = (json.loads(line) for line in process.stderr)
+        listening = next(line for line in lines if line["event"] == "listening")
+        assert listening["processes"] == 2
+        url = f"http://127.0.0.1:{listening['port']}"
+        try:
+            yield process, url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def answered(url: str) -> float:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as page:
+        families = text_string_to_metric_families(page.read().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return sum(s.value for s in samples if s.name == "carry_requests_total" and s.labels["route"] == "/forecast")
+
+
+def test_all_processes_answer_alike_and_metrics_speak_for_all(models: Path) -> None:
+    with serving(models) as (process, url):
+        body = {"prompt": "a", "max_length": 30, "seed": 5}
+        with ThreadPoolExecutor(8) as pool:
+            texts = set(pool.map(lambda _: post(f"{url}/generate", body)["text"], range(40)))
+            list(pool.map(lambda _: post(f"{url}/forecast", {"series": [1, 2, 3]}), range(60)))
+        assert len(texts) == 1
+        assert [answered(url) for _ in range(10)] == [60] * 10
+        assert len(children(process)) == 2
+
+
+def test_a_process_that_dies_is_replaced_and_nobody_is_refused(models: Path) -> None:
+    with serving(models) as (process, url):
+        post(f"{url}/forecast", {"series": [1, 2, 3]})
+        killed = children(process)[0]
+        os.kill(killed, signal.SIGKILL)
+        # A connection to the one that died waits for the one that takes its place.
+        for _ in range(40):
+            post(f"{url}/forecast", {"series": [1, 2, 3]})
+        left = children(process)
+        assert len(left) == 2
+        assert killed not in left
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = {"CARRY_PORT": str(taken.getsockname()[1]), "CARRY_MODELS_DIR": str(models), "CARRY_PROCESSES": "2"}
+        ended = subprocess.run(
+            [CARRY, "serve"], env=os.environ | settings, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert ended.returncode == 2
+    assert "cannot listen on 127.0.0.1:" in ended.stderr
+    assert "Address already in use" in ended.stderr
+
+
+def test_a_second_service_does_not_share_the_port(models: Path) -> None:
+    with serving(models) as (_, url):
+        settings = {"CARRY_PORT": url.rsplit(":", 1)[1], "CARRY_MODELS_DIR": str(models), "CARRY_PROCESSES": "2"}
+        ended = subprocess.run(
+            [CARRY, "serve"], env=os.environ | settings, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == 2
+        assert post(f"{url}/forecast", {"series": [1, 2, 3]})["horizon"] == 12
