@@ -141,6 +141,7 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         tokens = np.repeat(tokenizer.encode(prompt)[1][None], batch, axis=0)
         settings = controls([SamplingParams(temperature=0.8)] * batch, len(manifest.vocabulary))
         seeds, positions = np.arange(batch, dtype=np.uint64), np.arange(8)[:, None]
+        settings["given_tokens"] = np.full((8, batch), -1)
         started = time.perf_counter()
         (logits,), states = runner.read(
             {"tokens": tokens}, np.full(batch, len(prompt)), runner.fresh(batch), ["logits"]
@@ -148,7 +149,11 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         states |= {"logits": logits, "seen": np.zeros(logits.shape, dtype=bool)}
         for _ in range(length // 8):
             positions = positions + 8
-            _, states = decoding.runner.run({**settings, "uniforms": uniforms(seeds, positions)}, states, ["tokens"])
+            _, states = decoding.runner.run(
+                {**settings, "uniforms": uniforms(seeds, positions), "given_tokens": np.full((8, batch), -1)},
+                states,
+                ["tokens"],
+            )
         return batch * length / (time.perf_counter() - started)
 
     for count in clients:

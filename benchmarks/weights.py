@@ -1,4 +1,4 @@
-"""The shipped weights as PyTorch networks again, read from the float32 ONNX files, so that peers serve the same model."""
+"""The shipped weights as PyTorch networks again, from the float32 ONNX files: so that peers serve the same model."""
 
 from pathlib import Path
 

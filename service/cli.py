@@ -90,6 +90,7 @@ def _serve(settings: Settings, processes: int) -> None:
     structlog.get_logger().info("listening", host=settings.host, port=port, processes=processes)
 
     def work(own: socket.socket) -> None:
+        sys.setswitchinterval(0.0005)
         # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         config = uvicorn.Config(

@@ -22,6 +22,7 @@ class Tokenizer:
 
     def __init__(self, manifest: TextManifest) -> None:
         self._characters = manifest.vocabulary
+        self.size = len(manifest.vocabulary)
         self._replacements = str.maketrans(manifest.replacements)
         # By code point; the last one stands for all that the vocabulary does not reach.
         self._tokens = np.zeros(2 + max(ord("\n"), *map(ord, manifest.vocabulary[1:])), dtype=np.int64)
@@ -103,6 +104,8 @@ class Row:
         self.params = request.params
         self.seed = seed
         self.start = start
+        self.prompt: list[int] = []
+        """What it has yet to read."""
         self.left = request.max_length
         self.stops = request.stop
         self.listener = listener
@@ -149,6 +152,9 @@ class Row:
         return any(stop.startswith(text) for stop in self.stops)
 
 
+SHORT = 128
+"""A prompt of so many characters is read beside the texts that are being written, eight characters in each call: by
+itself each of its characters would cost several times as much."""
 DECODE_STEPS = 8
 """Characters in one call of the graph: what is left of Python's share is small, and nobody waits long to join."""
 
@@ -161,21 +167,30 @@ class CharacterDecoder:
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._characters = vocabulary
         self._rows: list[Row] = []
+        self._arranged = False
 
     def join(self, rows: Sequence[Row]) -> None:
         """Add rows at the end of the batch."""
         self._rows += rows
-        self._arrange()
+        self._arranged = False
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
         """Drop the other rows."""
         self._rows = [row for row, stays in zip(self._rows, kept, strict=True) if stays]
-        self._arrange()
+        self._arranged = False
 
     def inputs(self) -> dict[str, Array]:
         """Controls and random numbers of the next characters, no more than the longest wants."""
-        steps = np.arange(min(DECODE_STEPS, max(row.left for row in self._rows)))
-        return {**self._controls, "uniforms": uniforms(self._seeds, self._positions + steps[:, None]) * self._random}
+        if not self._arranged:
+            self._arrange()
+        steps = np.arange(min(DECODE_STEPS, max(len(row.prompt) + row.left for row in self._rows)))
+        given = np.full((len(steps), len(self._rows)), -1, dtype=np.int64)
+        for i, row in enumerate(self._rows):
+            if row.prompt:
+                read = row.prompt[: len(steps)]
+                given[: len(read), i] = read
+        drawn = uniforms(self._seeds, self._positions + steps[:, None]) * self._random
+        return {**self._controls, "uniforms": drawn, "given_tokens": given}
 
     def take(self, found: Sequence[Array]) -> tuple[int, NDArray[np.bool_]]:
         """Give each row its characters."""
@@ -183,11 +198,13 @@ class CharacterDecoder:
         finite = np.asarray(np.isfinite(scores).all(axis=2))
         healthy = bool(finite.all())
         for i, (row, own) in enumerate(zip(self._rows, tokens.T.tolist(), strict=True)):
-            used = row.take([self._characters[token] for token in own])
-            if not healthy and not finite[:used, i].all():
+            read = min(len(row.prompt), len(own))
+            row.prompt = row.prompt[read:]
+            written = slice(read, read + row.take([self._characters[token] for token in own[read:]]))
+            if not healthy and not finite[written, i].all():
                 row.left, row.failed = 0, True
             if row.scores is not None:
-                row.scores.append(scores[:used, i].copy())
+                row.scores.append(scores[written, i].copy())
         self._positions += len(tokens)
         for listener, rows in self._listeners.items():
             listener(rows)
@@ -195,10 +212,12 @@ class CharacterDecoder:
 
     def _arrange(self) -> None:
         rows = self._rows
+        self._arranged = True
         self._controls = controls([row.params for row in rows], len(self._characters))
         self._random = np.array([row.params.temperature > 0 for row in rows], dtype=np.float32)
         self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
-        self._positions = np.array([row.start + row.written for row in rows], dtype=np.int64)
+        # A character's random number goes by its place in the whole text.
+        self._positions = np.array([row.start + row.written - len(row.prompt) for row in rows], dtype=np.int64)
         self._listeners: dict[Listener, list[Row]] = {}
         for row in rows:
             if row.listener is not None:
@@ -219,11 +238,14 @@ def generate(
     rows = [Row(request, seed, len(tokens), listener) for seed in seeds]
 
     def task() -> Task[None]:
-        read: Result = yield Read({"tokens": tokens[None]}, ("logits",))
-        logits = read.outputs["logits"]
-        seen = np.zeros(logits.shape, dtype=bool)
+        seen = np.zeros((1, tokenizer.size), dtype=bool)
         seen[0, tokens] = True
-        yield Decode(rows, repeat({**read.states, "logits": logits, "seen": seen}, request.n))
+        if len(rows) == 1 and len(tokens) <= SHORT:
+            rows[0].prompt = tokens.tolist()
+            yield Decode(rows, {"seen": seen})
+        else:
+            read: Result = yield Read({"tokens": tokens[None]}, ("logits",))
+            yield Decode(rows, repeat({**read.states, "logits": read.outputs["logits"], "seen": seen}, request.n))
         if any(row.failed for row in rows):
             raise NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
 

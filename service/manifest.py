@@ -145,7 +145,8 @@ class TextManifest(_Model):
 
     The graph `decode` takes N steps at once, each row sampling its next token itself. Its state is that of the other
     graph, with `logits` (B, V), from which the next token is sampled, and `seen` bool (B, V), which tokens already
-    occurred. Inputs: `uniforms` float32 (N, B) in [0, 1); `bias` (B, V), added to the scores; `temperature`, `top_k`,
+    occurred. Inputs: `uniforms` float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to
+    take instead of a sampled one, or -1; `bias` (B, V), added to the scores; `temperature`, `top_k`,
     `top_p`, `min_p`, `penalty`, each (B, 1), and `filtered` and `penalised` bool (), whether any row uses the filters
     or the penalty (service/sampling.py). Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the logits that each
     was sampled from.

@@ -213,8 +213,7 @@ def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: G
 def _try_out_decoding(decoding: Decoding, states: States, vocabulary: int) -> None:
     """As `_try_out`, of two characters."""
     params = controls([SamplingParams()], vocabulary)
-    inputs = {**params, "uniforms": np.full((2, 1), 0.5, dtype=np.float32)}
-    begun = {**states, "logits": np.zeros((1, vocabulary), np.float32), "seen": np.zeros((1, vocabulary), bool)}
-    found, _ = decoding.runner.run(inputs, begun, decoding.decoder.outputs)
+    steps = {"uniforms": np.full((2, 1), 0.5, dtype=np.float32), "given_tokens": np.array([[0], [-1]])}
+    found, _ = decoding.runner.run({**params, **steps}, decoding.runner.fresh(1) | states, decoding.decoder.outputs)
     if [array.shape for array in found] != [(2, 1), (2, 1, vocabulary)]:
         raise GraphMismatchError(f"the graph that decodes gives the shapes {[array.shape for array in found]}")

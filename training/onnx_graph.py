@@ -87,16 +87,18 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
 
 
 def decode_graph(network: TextModel, precision: Precision = "float32") -> ExportedGraph:
-    """Scores, controls, random numbers (N, B), state -> N sampled tokens for each row, the scores that each was sampled
-    from, those after the last, new state.
+    """Scores, controls, random numbers and given tokens (N, B), state -> N tokens for each row, given or sampled, the
+    scores that each was sampled from, those after the last, new state.
 
     Sampling inside of the graph, several steps in one call: between the calls of a small model, Python would take as
-    long as the model.
+    long as the model. Given tokens let a row whose prompt is short read it beside others that write.
     """
     g, body = Builder(), Builder(prefix="step_")
     vocabulary = network.head.out_features
     g.op("Expand", g.const(1), g.shape_of("logits", 0), name="lengths")
-    token = _sample(body)
+    given = body.op("GreaterOrEqual", "given", body.const(0))
+    token = body.op("Where", given, "given", _sample(body))
+    _note(body, token)
     if precision == "int8":
         table = table_inputs(body, network.recurrent, network.embedding.weight, token)
         hidden = int8_step(body, network.recurrent, table)
@@ -112,7 +114,11 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
     step = helper.make_graph(
         body.nodes,
         "step",
-        [*(before.info() for before, _ in carried), helper.make_tensor_value_info("uniform", F32, ["B"])],
+        [
+            *(before.info() for before, _ in carried),
+            helper.make_tensor_value_info("uniform", F32, ["B"]),
+            helper.make_tensor_value_info("given", I64, ["B"]),
+        ],
         [*(after.info() for _, after in carried), token_row, scores_row],
         body.constants,
     )
@@ -120,12 +126,14 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
         "Scan",
         *(before.name for before, _ in carried),
         "uniforms",
+        "given_tokens",
         names=[*(after.name for _, after in carried), "tokens", "scores"],
         body=step,
-        num_scan_inputs=1,
+        num_scan_inputs=2,
     )
     controls = (
         Port("uniforms", "float32", ("B",), axis="N"),
+        Port("given_tokens", "int64", ("B",), axis="N"),
         Port("bias", "float32", (vocabulary,)),
         *(Port(name, "float32", (1,)) for name in ("temperature", "top_p", "min_p", "penalty")),
         Port("top_k", "int64", (1,)),
@@ -136,7 +144,7 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
 
 
 def _sample(g: Builder) -> str:
-    """The next token of each row, from `logits` and one number in [0, 1) each, `uniform`; the name of (B,) int64.
+    """The next token of each row, (B,) int64, from `logits` and one number in [0, 1) each, `uniform`.
 
     Of exactly rounded operations and sums in order only, so that a row's choice does not depend on its neighbours.
     """
@@ -175,13 +183,18 @@ def _sample(g: Builder) -> str:
     passed = g.op("Cast", g.op("LessOrEqual", cumulated, drawn), to=I64)
     token = g.op("ReduceSum", passed, g.const([1]), keepdims=0)
 
+    return token
+
+
+def _note(g: Builder, token: str) -> None:
+    """`seen_out`: what was seen before, and the token; only kept up where a penalty asks for it."""
+
     def noted(b: Builder) -> str:
         size = b.shape_of("seen", 1)
         hot = b.op("OneHot", token, b.op("Squeeze", size), b.const([0, 1]), axis=-1)
         return b.op("Or", "seen", b.op("Cast", hot, to=BOOL))
 
     _either(g, "penalised", noted, lambda b: b.op("Identity", "seen"), BOOL, "seen_out")
-    return token
 
 
 def forecast_graph(network: Forecaster, precision: Precision = "float32") -> ExportedGraph:

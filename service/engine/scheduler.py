@@ -180,10 +180,10 @@ class Scheduler:
         assert self._decoding is not None
         for request, wish in self._joining:
             self._decoding.decoder.join(wish.rows)
+            states = self._decoding.runner.fresh(len(wish.rows)) | wish.states
             if self._owners:
-                self._states = {name: np.concatenate([a, wish.states[name]]) for name, a in self._states.items()}
-            else:
-                self._states = wish.states
+                states = {name: np.concatenate([array, states[name]]) for name, array in self._states.items()}
+            self._states = states
             self._owners += [request] * len(wish.rows)
         self._joining = []
 

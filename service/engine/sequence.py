@@ -31,7 +31,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Decode:
-    """Let rows go on by themselves from `states` (R, ...), choosing their own input, until all have ended.
+    """Let rows go on by themselves from `states` (R, ...), choosing their own input, until all have ended. States that
+    are not given are fresh ones.
 
     There is no result: what was chosen stands in the rows.
     """

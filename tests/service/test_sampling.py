@@ -50,6 +50,7 @@ def draw_rows(
     states["seen"] = np.pad(seen, [(0, 0), (0, missing)])
     drawn = np.where([p.temperature > 0 for p in params], uniform, 0).astype(np.float32)
     inputs = {**controls(params, VOCABULARY), "uniforms": drawn[None]}
+    inputs["given_tokens"] = np.full((1, len(params)), -1)
     (tokens,), _ = sampler().run(inputs, states, ["tokens"])
     return [int(token) for token in tokens[0]]
 

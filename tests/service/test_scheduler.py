@@ -44,7 +44,7 @@ PARAMS = st.builds(
 )
 GENERATE = st.builds(
     GenerateRequest,
-    prompt=st.text("abc \n", max_size=60),
+    prompt=st.text("abc \n", max_size=60) | st.text("ab", min_size=125, max_size=140),
     max_length=st.integers(1, 25),
     params=PARAMS,
     seed=st.integers(0, 2**53),
@@ -107,6 +107,7 @@ def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request:
         for position in range(len(tokens), len(tokens) + request.max_length):
             drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(request.params.temperature > 0)
             inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": drawn}
+            inputs["given_tokens"] = np.array([[-1]])
             (token,), states = decode.run(inputs, states, ["tokens"])
             text += manifest.vocabulary[int(token[0, 0])]
             completed = max((len(stop) for stop in request.stop if text.endswith(stop)), default=0)
@@ -217,7 +218,7 @@ def test_scores_that_are_not_finite_end_their_text_only() -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = Tokenizer(manifest)
-    wishes = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b", "c")]
+    wishes = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b" * 200, "c")]
 
     def task_of(i: int) -> Task[Any]:
         rows, task = generate(tokenizer, wishes[i])

@@ -73,7 +73,7 @@ def test_answers_are_what_the_documentation_says(client: TestClient) -> None:
 
 
 @settings(max_examples=10)
-@given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(1, 700), min_size=1, max_size=30))
+@given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(1, 150), min_size=1, max_size=30))
 def test_a_batch_answers_each_as_if_it_came_alone(client: TestClient, seed: int, lengths: list[int]) -> None:
     rng = np.random.default_rng(seed)
     requests = [
