@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test lint models footprint clean
+.PHONY: run test lint models footprint bench clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -21,7 +21,12 @@ models: $(DEV)/installed
 	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" ./models/train.sh $(NAMES)
 
 footprint: $(SERVICE)/installed
-	$(PYTHON) benchmarks/footprint.py $(SERVICE)
+	$(PYTHON) -m benchmarks.footprint $(SERVICE)
+
+# About fifteen minutes on two idle cores; the peers' environments are made on the way.
+bench: $(SERVICE)/installed $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.kernels
+	$(DEV)/bin/python -m benchmarks.bench
 
 clean:
 	rm -rf $(SERVICE) $(DEV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

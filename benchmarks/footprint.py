@@ -12,6 +12,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from benchmarks.process_tree import cpu_seconds, resident_mib, tree
+
 
 def size(folder: Path) -> float:
     """MiB of all files in a folder."""
@@ -29,18 +31,6 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], float]:
         return process, time.perf_counter() - began
 
 
-def memory(pid: int) -> float:
-    """Resident MiB (Linux)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
-def busy(pid: int) -> float:
-    """Processor seconds so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def main(environment: Path) -> None:
     """Measure the environment and five starts of the service in it."""
     command = [str(environment / "bin/carry"), "serve"]
@@ -49,14 +39,15 @@ def main(environment: Path) -> None:
         process, seconds = start(command)
         times.append(seconds)
         if last:
-            before = busy(process.pid)
+            before = cpu_seconds(process.pid)
             time.sleep(10)
             figures = {
+                "processes": len(tree(process.pid)),
                 "environment_mib": round(size(environment)),
                 "models_mib": round(size(Path("models")), 1),
                 "ready_seconds": round(statistics.median(times), 2),
-                "resident_mib": round(memory(process.pid)),
-                "idle_share_of_a_core": round((busy(process.pid) - before) / 10, 4),
+                "resident_mib": round(resident_mib(process.pid)),
+                "idle_share_of_a_core": round((cpu_seconds(process.pid) - before) / 10, 4),
             }
         process.terminate()
         process.wait()

@@ -4,9 +4,11 @@
 """
 
 import json
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from service.metrics import Metrics
 from service.sampling import SamplingParams, controls, uniforms
 from training.networks import TextModel
 from training.onnx_builder import CONTRIB, Builder
-from training.onnx_graph import text_graph
+from training.onnx_graph import decode_graph, text_graph
 
 BATCHES = (1, 8, 16, 32, 64, 128)
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +75,7 @@ def random_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) 
     """Random inputs and states of a text graph, or of bare products."""
     rng, feeds = np.random.default_rng(0), {}
     for port in session.get_inputs():
-        shape = [{"B": batch, "T": steps}.get(size, size) for size in port.shape]
+        shape = [{"B": batch, "T": steps, "N": steps}.get(size, size) for size in port.shape]
         if port.name == "tokens":
             feeds[port.name] = rng.integers(1, 60, shape)
         elif port.name == "lengths":
@@ -87,19 +89,34 @@ def random_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) 
     return feeds
 
 
+def decoding_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) -> dict[str, Array]:
+    """As `random_feeds`, of a graph that decodes."""
+    vocabulary = next(port.shape[1] for port in session.get_inputs() if port.name == "logits")
+    feeds = random_feeds(session, batch, steps)
+    feeds |= controls([SamplingParams(temperature=0.8)] * batch, vocabulary)
+    feeds["uniforms"] = np.random.default_rng(0).random((steps, batch), dtype=np.float32)
+    feeds["given_tokens"] = np.full((steps, batch), -1)
+    feeds["seen"] = np.zeros((batch, vocabulary), dtype=bool)
+    return feeds
+
+
 def decode_steps(layers: int, hidden: int, vocabulary: int) -> list[dict[str, float]]:
     """One step of an LSTM character model of random weights, in microseconds, by batch."""
     torch.manual_seed(0)
     network = TextModel("lstm", vocabulary, 128, hidden, layers, 0.0).eval()
     sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
+    decode = opened(decode_graph(network, "int8").model.SerializeToString())
     products = bare_products(layers, hidden, vocabulary)
     lines = []
     for batch in BATCHES:
         line: dict[str, float] = {"batch": batch}
         for name, session in {"products": products, **sessions}.items():
             feeds = random_feeds(session, batch, 1)
-            line[name] = median_us(lambda s=session, f=feeds: s.run(None, f))  # type: ignore[misc]
+            line[name] = median_us(partial(session.run, None, feeds))
+        steps = decoding_feeds(decode, batch, 8)
+        line["int8, sampled, of 8"] = median_us(partial(decode.run, None, steps), calls=10) / 8
         line["int8 / products"] = line["int8"] / line["products"]
+        line["sampled / products"] = line["int8, sampled, of 8"] / line["products"]
         lines.append(line)
     return lines
 
@@ -114,7 +131,7 @@ def reading(layers: int, hidden: int, vocabulary: int) -> list[dict[str, float]]
         line: dict[str, float] = {"batch": batch}
         for name, session in sessions.items():
             feeds = random_feeds(session, batch, 256)
-            work = median_us(lambda s=session, f=feeds: s.run(None, f), repeats=3, calls=2)  # type: ignore[misc]
+            work = median_us(partial(session.run, None, feeds), repeats=3, calls=2)
             line[name] = work / 256 / batch
         lines.append(line)
     return lines
@@ -177,12 +194,21 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
     return lines
 
 
-def forecasts(folder: Path) -> list[dict[str, float]]:
+def generation_of_processes(folder: Path, processes: int, clients: int) -> list[dict[str, float]]:
+    """The same of several processes at once, each with a share of the clients: what the service could do at most."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        share = (folder, (clients // processes,))
+        found = pool.starmap(generation, [share] * processes)
+    speed = sum(lines[0]["engine"] for lines in found)
+    return [{"processes": processes, "clients": clients, "engines": speed}]
+
+
+def forecasts(folder: Path) -> list[dict[str, float | str]]:
     """Milliseconds of one forecast of 24 values from 200 in the engine, alone and per series of many."""
     manifest = read_manifest(folder)
     assert isinstance(manifest, ForecastManifest)
     assert manifest.int8 is not None
-    lines = []
+    lines: list[dict[str, float | str]] = []
     for precision, graph in (("float32", manifest.graph), ("int8", manifest.int8.graph)):
         engine = Engine(
             "forecast", Runner(folder, graph, threads=1), None, False, 10**9, Metrics().engine("forecast@1")
@@ -194,9 +220,9 @@ def forecasts(folder: Path) -> list[dict[str, float]]:
             for future in [engine.submit(forecast(manifest, wish), wish.work) for _ in range(count)]:
                 future.result()
 
-        alone = median_us(lambda ask=ask: ask(1), calls=10) / 1000  # type: ignore[misc]
-        many = median_us(lambda ask=ask: ask(512), repeats=3, calls=1) / 1000 / 512  # type: ignore[misc]
-        lines.append({"precision": precision, "alone, ms": alone, "of 512, ms each": many})  # type: ignore[dict-item]
+        alone = median_us(partial(ask, 1), calls=10) / 1000
+        many = median_us(partial(ask, 512), repeats=3, calls=1) / 1000 / 512
+        lines.append({"precision": precision, "alone, ms": alone, "of 512, ms each": many})
         engine.close()
     return lines
 
@@ -204,12 +230,13 @@ def forecasts(folder: Path) -> list[dict[str, float]]:
 def main() -> None:
     """Measure, print, write."""
     models = Path(__file__).parent.parent / "models"
-    found = {
+    found: dict[str, Sequence[dict[str, Any]]] = {
         "one step of the text model (LSTM 1 x 512, 66 characters), microseconds, one thread": decode_steps(1, 512, 66),
         "one step of an LSTM 2 x 512, 100 characters, microseconds, one thread": decode_steps(2, 512, 100),
         "reading, LSTM 1 x 512, microseconds per character": reading(1, 512, 66),
         "reading, LSTM 2 x 512, microseconds per character": reading(2, 512, 100),
         "generating in one process, characters per second": generation(models / "text/1", (1, 8, 16, 32, 64)),
+        "generating in two processes, characters per second": generation_of_processes(models / "text/1", 2, 32),
         "forecasting in one process, 24 values from 200": forecasts(models / "forecast/1"),
     }
     console = Console(width=140)

@@ -42,6 +42,8 @@ class Server:
     streams: bool = False
     whole: bool = True
     """Whether one start of it serves all endpoints, so that whole and streamed texts can be asked at the same time."""
+    one_core: bool = False
+    """Whether the system lets it run on one core only."""
     works: tuple[str, ...] = ()
     """What is measured; () is all it can."""
 
@@ -87,6 +89,14 @@ SERVERS = (
     ),
     Server("static", _peer("static_batching"), streams=True),
     Server("carry-1", ("carry", "serve"), environment=_SERVICE, variables={"CARRY_PROCESSES": "1"}, streams=True),
+    Server(
+        "carry-core",
+        ("carry", "serve"),
+        environment=_SERVICE,
+        variables={"CARRY_PROCESSES": "1"},
+        one_core=True,
+        works=("generate",),
+    ),
     Server("carry", ("carry", "serve"), environment=_SERVICE, streams=True),
 )
 
@@ -138,6 +148,8 @@ def started(server: Server, endpoint: str) -> Iterator[Running]:
             stderr=log,
             start_new_session=True,
         )
+        if server.one_core:
+            os.sched_setaffinity(process.pid, {0})  # before it has any other thread
         running = Running(server, port, process.pid)
         try:
             if not _await_ready(process, port, server.ready):

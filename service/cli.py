@@ -1,6 +1,7 @@
 """The command line `carry`. Its verbs `train` and `evaluate` are found by name: the service runs without them."""
 
 import csv
+import gc
 import json
 import math
 import os
@@ -90,6 +91,7 @@ def _serve(settings: Settings, processes: int) -> None:
     structlog.get_logger().info("listening", host=settings.host, port=port, processes=processes)
 
     def work(own: socket.socket) -> None:
+        # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
         sys.setswitchinterval(0.0005)
         # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -99,12 +101,17 @@ def _serve(settings: Settings, processes: int) -> None:
             access_log=False,
             timeout_graceful_shutdown=settings.shutdown_grace,
         )
+        # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         uvicorn.Server(config).run(sockets=[own])
 
     if processes == 1:
         work(sockets[0])
     else:
-        supervise(sockets, processes, work)
+        from prometheus_client.multiprocess import mark_process_dead
+
+        supervise(sockets, processes, work, mark_process_dead)
 
 
 @app.command()

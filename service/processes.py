@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -54,11 +55,18 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
     return one
 
 
-def supervise(sockets: list[socket.socket], count: int, work: Callable[[socket.socket], None]) -> None:
-    """Run `work` in `count` forked processes until SIGTERM or SIGINT, which they are sent too.
+def supervise(
+    sockets: list[socket.socket],
+    count: int,
+    work: Callable[[socket.socket], None],
+    died: Callable[[int], None],
+) -> None:
+    """Run `work` in `count` forked processes until SIGTERM or SIGINT; then they are sent SIGTERM.
 
-    One that dies is started again on its own socket, where callers wait meanwhile.
+    One that dies is started again on its own socket, where callers wait meanwhile; `died` is told its number. All end
+    if this process is killed.
     """
+    alive, held = os.pipe()  # closed by the system, with all that this process holds
     log = structlog.get_logger()
     children: dict[int, int] = {}
     started: dict[int, float] = {}
@@ -71,8 +79,11 @@ def supervise(sockets: list[socket.socket], count: int, work: Callable[[socket.s
             children[pid] = i
             return
         try:
+            os.setpgid(0, 0)  # Ctrl-C is for the parent
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, signal.SIG_DFL)
+            os.close(held)
+            threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
             work(sockets[i % len(sockets)])
         except SystemExit as end:
             os._exit(end.code if isinstance(end.code, int) else 1)
@@ -96,8 +107,15 @@ def supervise(sockets: list[socket.socket], count: int, work: Callable[[socket.s
         i = children.pop(pid)
         if stopping:
             continue
+        died(pid)
         log.error("a process died; it is started again", pid=pid, status=os.waitstatus_to_exitcode(status))
         if time.monotonic() - started[i] < SHORT_LIFE:
             time.sleep(SHORT_LIFE)  # or what dies at once would be started without end
         if not stopping:
             start(i)
+
+
+def _end_with(alive: int) -> None:
+    """Wait until nobody holds the other end of the pipe; then nobody is left to supervise."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,9 +1,10 @@
 """POST /forecast."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Body, Request, Response
@@ -28,6 +29,8 @@ from service.settings import Settings
 from service.timestamps import timestamps_after
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
+
+Made = TypeVar("Made")
 
 EXAMPLES: dict[str, Example] = {
     "a series": {
@@ -75,35 +78,58 @@ async def post_forecast_batch(
     most = state.settings.max_batch_requests
     if len(body.requests) > most:
         raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
+    wishes = await _beside(len(body.requests), _wishes, body.requests, state)
+    pending: list[Future[Forecast]] = []
+    try:
+        pending = [wish.submit(deadline) for wish in wishes if isinstance(wish, _Wish)]
+        found = await asyncio.gather(*map(asyncio.wrap_future, pending), return_exceptions=True)
+    except BaseException:
+        for future in pending:
+            future.cancel()
+        raise
+    return await _beside(len(wishes), _batch_answer, wishes, found, state, request)
+
+
+async def _beside(items: int, work: Callable[..., Made], *arguments: Any) -> Made:
+    """Do the work, on another thread if it is so much that others would wait for the event loop."""
+    return await asyncio.to_thread(work, *arguments) if items > 50 else work(*arguments)
+
+
+def _wishes(requests: Sequence[Any], state: State) -> "list[_Wish | CarryError]":
     wishes: list[_Wish | CarryError] = []
-    for i, item in enumerate(body.requests):
+    for i, item in enumerate(requests):
         try:
             wishes.append(_wish(ForecastBody.model_validate(item), state))
         except ValidationError as error:
             wishes.append(refusal(error, ("requests", i)))
         except CarryError as error:
-            error.path = error.path and f"$.requests[{i}]{error.path[1:]}"
-            wishes.append(error)
-    pending: list[Future[Forecast]] = []
-    try:
-        pending = [wish.submit(deadline) for wish in wishes if isinstance(wish, _Wish)]
-        found = iter(await asyncio.gather(*map(asyncio.wrap_future, pending), return_exceptions=True))
-    except BaseException:
-        for future in pending:
-            future.cancel()
-        raise
+            wishes.append(_placed(error, i))
+    return wishes
+
+
+def _batch_answer(
+    wishes: "Sequence[_Wish | CarryError]", found: Sequence[Forecast | BaseException], state: State, request: Request
+) -> Response:
     results: list[dict[str, Any]] = []
+    outcomes = iter(found)
     for i, wish in enumerate(wishes):
-        outcome = next(found) if isinstance(wish, _Wish) else wish
-        if isinstance(outcome, Forecast) and isinstance(wish, _Wish):
+        if isinstance(wish, CarryError):
+            results.append(problem_of(wish, request))
+            continue
+        outcome = next(outcomes)
+        if isinstance(outcome, Forecast):
             results.append(wish.answer(outcome, state))
         elif isinstance(outcome, CarryError) and outcome.status < 500:
-            if outcome is not wish:
-                outcome.path = outcome.path and f"$.requests[{i}]{outcome.path[1:]}"
-            results.append(problem_of(outcome, request))
+            results.append(problem_of(_placed(outcome, i), request))
         else:
-            raise outcome  # type: ignore[misc]  # an exception: nothing in this call will do better
+            raise outcome  # nothing in this call will do better
     return json_answer({"results": results})
+
+
+def _placed(error: CarryError, i: int) -> CarryError:
+    """An error of one item, with its path in the whole body."""
+    error.path = error.path and f"$.requests[{i}]{error.path[1:]}"
+    return error
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ class Wakers:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Row, asyncio.Event] = {}
-        self._changed: set[Row] = set()
 
     def add(self, rows: Sequence[Row], event: asyncio.Event) -> None:
         """Set the event whenever one of the rows has new text."""
@@ -29,15 +28,11 @@ class Wakers:
             self._waiting.pop(row, None)
 
     def __call__(self, rows: list[Row]) -> None:
-        """Of the engine's thread: these rows have new text."""
-        asleep = not self._changed
-        self._changed.update(rows)
-        if asleep:
-            self._loop.call_soon_threadsafe(self._wake)
+        """On the engine's thread: these rows have new text."""
+        self._loop.call_soon_threadsafe(self._wake, rows)
 
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, set()
-        for row in changed:
+    def _wake(self, rows: list[Row]) -> None:
+        for row in rows:
             if row in self._waiting:
                 self._waiting[row].set()
 

@@ -73,6 +73,18 @@ def test_a_process_that_dies_is_replaced_and_nobody_is_refused(models: Path) -> 
         assert killed not in left
 
 
+def test_no_process_outlives_one_that_was_killed(models: Path) -> None:
+    settings = {"CARRY_PORT": "0", "CARRY_PROCESSES": "2", "CARRY_MODELS_DIR": str(models), "CARRY_LOG_FORMAT": "json"}
+    with subprocess.Popen([CARRY, "serve"], env=os.environ | settings, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = (json.loads(line) for line in process.stderr)
+        port = next(line["port"] for line in lines if line["event"] == "listening")
+        post(f"http://127.0.0.1:{port}/forecast", {"series": [1, 2, 3]})
+        process.kill()
+        # Its processes hold the pipe open until they end.
+        process.communicate(timeout=30)
+
+
 def test_a_port_that_is_taken_is_told_in_one_line(models: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
