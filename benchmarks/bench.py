@@ -90,7 +90,7 @@ def measure(server: Server, plan: Plan, works: Sequence[str], note: Callable[[Re
             for clients in plan.levels:
                 measured(*measurements.forecast(running.at("forecast"), clients, plan.seconds))
         if "batch" in works and server.name == "carry":
-            size = 1000
+            size = 500
             measured(measurements.forecast_batches(running.at("forecast"), plan.batch_series, size))
             for clients in (1, 32):
                 measured(measurements.forecast_singles(running.at("forecast"), clients, plan.single_series))

@@ -122,10 +122,10 @@ def stream(
 
 
 def forecast_batches(running: Running, count: int, size: int) -> Result:
-    """`count` series in calls of `size` from two clients, each series once."""
+    """`count` series in calls of `size` from eight clients, each series once."""
     requests = [running.http(request) for request in workload.forecast_batches(count, size)]
-    answers, window = asyncio.run(_each_once(running, 2, requests))
-    result = _result(running, "forecast_batch", 2, answers, window)
+    answers, window = asyncio.run(_each_once(running, 8, requests))
+    result = _result(running, "forecast_batch", 8, answers, window)
     found = sum(len(orjson.loads(answer.body()).get("results", [])) for answer in _good(answers))
     _rates(result, found, window)
     return result

@@ -113,7 +113,7 @@ def compare(results: Sequence[Result], checks: dict[str, dict[str, Any]]) -> lis
     for clients, target in ((1, 3), (32, 12)):
         forecasts = quotient(figure("carry", "forecast", clients), figure("torch", "forecast", clients))
         rows.append((f"forecasts/s, carry / torch, at {clients} clients", ">=", target, forecasts))
-    batches = figure("carry", "forecast_batch", 2)
+    batches = figure("carry", "forecast_batch", 8)
     for clients in (1, 32):
         singles = figure("carry", "forecast_single", clients)
         rows.append(

@@ -153,9 +153,9 @@ class Row:
 
 
 SHORT = 128
-"""A prompt of so many characters is read beside the texts that are being written, eight characters in each call: by
+"""A prompt of so many characters is read beside the texts that are being written, sixteen characters in each call: by
 itself each of its characters would cost several times as much."""
-DECODE_STEPS = 8
+DECODE_STEPS = 16
 """Characters in one call of the graph: what is left of Python's share is small, and nobody waits long to join."""
 
 

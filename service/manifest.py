@@ -147,8 +147,8 @@ class TextManifest(_Model):
     graph, with `logits` (B, V), from which the next token is sampled, and `seen` bool (B, V), which tokens already
     occurred. Inputs: `uniforms` float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to
     take instead of a sampled one, or -1; `bias` (B, V), added to the scores; `temperature`, `top_k`,
-    `top_p`, `min_p`, `penalty`, each (B, 1), and `filtered` and `penalised` bool (), whether any row uses the filters
-    or the penalty (service/sampling.py). Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the logits that each
+    `top_p`, `min_p`, `penalty`, each (B, 1), and `controlled` bool (), whether any row uses one of the last four
+    (service/sampling.py). Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the logits that each
     was sampled from.
     """
 

@@ -5,7 +5,7 @@ lengths, and the state as named inputs and outputs (why: docs/decisions/0001-gra
 files or manifests.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,24 +40,25 @@ def _if_wanted(g: Builder, port: Port, build: Callable[[Builder], str]) -> None:
         zero = helper.make_tensor("zero", DTYPES[port.dtype], [1], [0])
         return b.op("ConstantOfShape", b.op("Concat", *sizes, axis=0), value=zero)
 
-    _either(g, PER_STEP.name, build, nothing, DTYPES[port.dtype], port.name)
+    _either(g, PER_STEP.name, lambda b: [build(b)], lambda b: [nothing(b)], [(DTYPES[port.dtype], port.name)])
 
 
 def _either(
     g: Builder,
     condition: str,
-    yes: Callable[[Builder], str],
-    no: Callable[[Builder], str],
-    dtype: int = F32,
-    name: str | None = None,
-) -> str:
-    """What `yes` writes where the condition holds, else what `no` writes."""
+    yes: Callable[[Builder], list[str]],
+    no: Callable[[Builder], list[str]],
+    results: Sequence[tuple[int, str | None]],
+) -> list[str]:
+    """What `yes` writes where the condition holds, else what `no` writes; of each result, type and name."""
     branches = {}
     for branch, build in (("then_branch", yes), ("else_branch", no)):
         b = Builder(prefix=f"{g.prefix}{branch}_{len(g.nodes)}_")
-        made = helper.make_tensor_value_info(build(b), dtype, None)
-        branches[branch] = helper.make_graph(b.nodes, branch, [], [made], b.constants)
-    return g.op("If", condition, name=name, **branches)
+        outputs = [
+            helper.make_tensor_value_info(made, dtype, None) for made, (dtype, _) in zip(build(b), results, strict=True)
+        ]
+        branches[branch] = helper.make_graph(b.nodes, branch, [], outputs, b.constants)
+    return g.ops("If", condition, names=[name for _, name in results], **branches)
 
 
 def text_graph(network: TextModel, precision: Precision = "float32") -> ExportedGraph:
@@ -96,9 +97,7 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
     g, body = Builder(), Builder(prefix="step_")
     vocabulary = network.head.out_features
     g.op("Expand", g.const(1), g.shape_of("logits", 0), name="lengths")
-    given = body.op("GreaterOrEqual", "given", body.const(0))
-    token = body.op("Where", given, "given", _sample(body))
-    _note(body, token)
+    token = _sample(body)
     if precision == "int8":
         table = table_inputs(body, network.recurrent, network.embedding.weight, token)
         hidden = int8_step(body, network.recurrent, table)
@@ -137,64 +136,61 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
         Port("bias", "float32", (vocabulary,)),
         *(Port(name, "float32", (1,)) for name in ("temperature", "top_p", "min_p", "penalty")),
         Port("top_k", "int64", (1,)),
-        *(Port(name, "bool", (), axis=None) for name in ("filtered", "penalised")),
+        Port("controlled", "bool", (), axis=None),
     )
     chosen = Port("tokens", "int64", ("B",), axis="N"), Port("scores", "float32", ("B", vocabulary), axis="N")
     return finish(g, controls, chosen, carried)
 
 
 def _sample(g: Builder) -> str:
-    """The next token of each row, (B,) int64, from `logits` and one number in [0, 1) each, `uniform`.
+    """The next token of each row, (B,) int64, given or sampled from `logits` by one number in [0, 1) each, `uniform`;
+    `seen_out`, where a penalty asks for it.
 
     Of exactly rounded operations and sums in order only, so that a row's choice does not depend on its neighbours.
     """
 
-    def penalised(b: Builder) -> str:
+    def mass_of(b: Builder, scores: str) -> str:
+        best = b.op("ReduceMax", scores, b.const([1]), keepdims=1)
+        return b.op("Exp", b.op("Div", b.op("Sub", scores, best), "temperature"))
+
+    def drawn(b: Builder, mass: str) -> str:
+        cumulated = b.op("CumSum", mass, b.const(1))
+        total = b.op("Gather", cumulated, b.const([-1]), axis=1)
+        passed = b.op("LessOrEqual", cumulated, b.op("Mul", b.op("Unsqueeze", "uniform", b.const([1])), total))
+        token = b.op("ReduceSum", b.op("Cast", passed, to=I64), b.const([1]), keepdims=0)
+        return b.op("Where", b.op("Less", "given", b.const(0)), token, "given")
+
+    def plain(b: Builder) -> list[str]:
+        return [drawn(b, mass_of(b, b.op("Add", "logits", "bias"))), b.op("Identity", "seen")]
+
+    def controlled(b: Builder) -> list[str]:
         positive = b.op("Greater", "logits", b.const(0.0, "float32"))
         rarer = b.op("Where", positive, b.op("Div", "logits", "penalty"), b.op("Mul", "logits", "penalty"))
-        return b.op("Where", "seen", rarer, "logits")
+        scores = b.op("Add", b.op("Where", "seen", rarer, "logits"), "bias")
+        token = drawn(b, _filtered(b, mass_of(b, scores)))
+        size = b.op("Squeeze", b.shape_of("seen", 1))
+        hot = b.op("Cast", b.op("OneHot", token, size, b.const([0, 1]), axis=-1), to=BOOL)
+        return [token, b.op("Or", "seen", hot)]
 
-    scores = _either(g, "penalised", penalised, lambda b: b.op("Identity", "logits"))
-    scores = g.op("Add", scores, "bias")
-    best = g.op("ReduceMax", scores, g.const([1]), keepdims=1)
-    mass = g.op("Exp", g.op("Div", g.op("Sub", scores, best), "temperature"))
+    # One branch for all: each costs as much as a small operator of a small batch.
+    return _either(g, "controlled", controlled, plain, [(I64, None), (BOOL, "seen_out")])[0]
 
-    def filtered(b: Builder) -> str:
-        size = b.shape_of(mass, 1)
-        nothing = b.const(0.0, "float32")
-        ranked = b.ops("TopK", mass, size, names=[None, None], axis=-1, largest=1, sorted=1)[0]
-        limit = b.op("Min", b.op("Sub", "top_k", b.const(1)), b.op("Sub", size, b.const(1)))
-        least = b.op("GatherElements", ranked, limit, axis=1)
-        kept = b.op("Where", b.op("GreaterOrEqual", mass, least), mass, nothing)
-        ranked = b.op("Where", b.op("GreaterOrEqual", ranked, least), ranked, nothing)
-        cumulated = b.op("CumSum", ranked, b.const(1))
-        total = b.op("Gather", cumulated, b.const([-1]), axis=1)
-        inside = b.op("Less", b.op("Sub", cumulated, ranked), b.op("Mul", "top_p", total))
-        count = b.op("ReduceSum", b.op("Cast", inside, to=I64), b.const([1]), keepdims=1)
-        least = b.op("GatherElements", ranked, b.op("Sub", count, b.const(1)), axis=1)
-        kept = b.op("Where", b.op("GreaterOrEqual", kept, least), kept, nothing)
-        return b.op("Where", b.op("GreaterOrEqual", kept, "min_p"), kept, nothing)
 
-    whole = mass
-    mass = _either(g, "filtered", filtered, lambda b: b.op("Identity", whole))
-    cumulated = g.op("CumSum", mass, g.const(1))
+def _filtered(g: Builder, mass: str) -> str:
+    """The mass that top-k, top-p and min-p leave, in this order."""
+    size, nothing = g.shape_of(mass, 1), g.const(0.0, "float32")
+    ranked = g.ops("TopK", mass, size, names=[None, None], axis=-1, largest=1, sorted=1)[0]
+    limit = g.op("Min", g.op("Sub", "top_k", g.const(1)), g.op("Sub", size, g.const(1)))
+    least = g.op("GatherElements", ranked, limit, axis=1)
+    kept = g.op("Where", g.op("GreaterOrEqual", mass, least), mass, nothing)
+    ranked = g.op("Where", g.op("GreaterOrEqual", ranked, least), ranked, nothing)
+    cumulated = g.op("CumSum", ranked, g.const(1))
     total = g.op("Gather", cumulated, g.const([-1]), axis=1)
-    drawn = g.op("Mul", g.op("Unsqueeze", "uniform", g.const([1])), total)
-    passed = g.op("Cast", g.op("LessOrEqual", cumulated, drawn), to=I64)
-    token = g.op("ReduceSum", passed, g.const([1]), keepdims=0)
-
-    return token
-
-
-def _note(g: Builder, token: str) -> None:
-    """`seen_out`: what was seen before, and the token; only kept up where a penalty asks for it."""
-
-    def noted(b: Builder) -> str:
-        size = b.shape_of("seen", 1)
-        hot = b.op("OneHot", token, b.op("Squeeze", size), b.const([0, 1]), axis=-1)
-        return b.op("Or", "seen", b.op("Cast", hot, to=BOOL))
-
-    _either(g, "penalised", noted, lambda b: b.op("Identity", "seen"), BOOL, "seen_out")
+    inside = g.op("Less", g.op("Sub", cumulated, ranked), g.op("Mul", "top_p", total))
+    count = g.op("ReduceSum", g.op("Cast", inside, to=I64), g.const([1]), keepdims=1)
+    least = g.op("GatherElements", ranked, g.op("Sub", count, g.const(1)), axis=1)
+    kept = g.op("Where", g.op("GreaterOrEqual", kept, least), kept, nothing)
+    return g.op("Where", g.op("GreaterOrEqual", kept, "min_p"), kept, nothing)
 
 
 def forecast_graph(network: Forecaster, precision: Precision = "float32") -> ExportedGraph:

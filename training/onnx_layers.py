@@ -183,9 +183,7 @@ def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
     for i in range(len(recurrent.layers)):
         parts = range(len(_from_input(recurrent, i)[0]) // recurrent.hidden)
         given = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in parts]
-        last, states = _int8_cell(g, recurrent, i, given)
-        for (_, after), value in states:
-            g.op("Identity", value, name=after.name)
+        last, states = _int8_cell(g, recurrent, i, given, named=True)
         ports += [port for port, _ in states]
         if i + 1 < len(recurrent.layers):
             inputs = _int8_inputs(g, recurrent, i + 1, last)
@@ -230,30 +228,31 @@ def _int8_scan(
 
 
 def _int8_cell(
-    g: Builder, recurrent: Recurrent, i: int, given: list[str]
+    g: Builder, recurrent: Recurrent, i: int, given: list[str], named: bool = False
 ) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
-    """One step: its output as uint8, and each state's ports with its new value."""
+    """One step: its output as uint8, and each state's ports with its new value, `named` as its port if so wished."""
     hidden, layer, h = recurrent.hidden, recurrent.layers[i], f"layer{i}_h"
+    h_out, c_out = (f"layer{i}_{part}_out" if named else None for part in "hc")
 
     def gate(k: int, x: str, weight: Tensor) -> str:
         return g.op("Add", given[k], _product(g, x, weight[k * hidden : (k + 1) * hidden]))
 
-    def quantised(x: str) -> str:
-        return g.op("QuantizeLinear", x, g.const(1 / 127, "float32"), g.const(ZERO, "uint8"))
+    def quantised(x: str, name: str | None = None) -> str:
+        return g.op("QuantizeLinear", x, g.const(1 / 127, "float32"), g.const(ZERO, "uint8"), name=name)
 
     if isinstance(layer, JordanLayer):
         y = quantised(g.op("Tanh", gate(0, h, layer.from_output.weight)))
-        y = quantised(g.op("Tanh", _product(g, y, layer.to_output.weight, layer.to_output.bias)))
+        y = quantised(g.op("Tanh", _product(g, y, layer.to_output.weight, layer.to_output.bias)), h_out)
         return y, [(_state(h, hidden, quantised=True), y)]
     across = layer.get_parameter("weight_hh_l0")
     if recurrent.cell == "elman":
-        y = quantised(g.op("Tanh", gate(0, h, across)))
+        y = quantised(g.op("Tanh", gate(0, h, across)), h_out)
         return y, [(_state(h, hidden, quantised=True), y)]
     if recurrent.cell == "lstm":
         c = f"layer{i}_c"
         enter, forget, new, leave = (g.op("Tanh" if k == 2 else "Sigmoid", gate(k, h, across)) for k in range(4))
-        c_after = g.op("Add", g.op("Mul", forget, c), g.op("Mul", enter, new))
-        y = quantised(g.op("Mul", leave, g.op("Tanh", c_after)))
+        c_after = g.op("Add", g.op("Mul", forget, c), g.op("Mul", enter, new), name=c_out)
+        y = quantised(g.op("Mul", leave, g.op("Tanh", c_after)), h_out)
         return y, [(_state(h, hidden, quantised=True), y), (_state(c, hidden), c_after)]
     # A GRU adds to its output: it is carried exact, or small changes would be rounded away.
     x = quantised(h)
@@ -261,7 +260,7 @@ def _int8_cell(
     bias = layer.get_parameter("bias_hh_l0")[2 * hidden :]
     new = g.op("Mul", reset, _product(g, x, across[2 * hidden :], bias))
     new = g.op("Tanh", g.op("Add", given[2], new))
-    h_after = g.op("Add", new, g.op("Mul", update, g.op("Sub", h, new)))
+    h_after = g.op("Add", new, g.op("Mul", update, g.op("Sub", h, new)), name=h_out)
     return quantised(h_after), [(_state(h, hidden), h_after)]
 
 
