@@ -77,6 +77,7 @@ def supervise(
         pid = os.fork()
         if pid:
             children[pid] = i
+            log.info("process started", process=pid)
             return
         try:
             os.setpgid(0, 0)  # Ctrl-C is for the parent
@@ -108,7 +109,7 @@ def supervise(
         if stopping:
             continue
         died(pid)
-        log.error("a process died; it is started again", pid=pid, status=os.waitstatus_to_exitcode(status))
+        log.error("a process died; it is started again", process=pid, status=os.waitstatus_to_exitcode(status))
         if time.monotonic() - started[i] < SHORT_LIFE:
             time.sleep(SHORT_LIFE)  # or what dies at once would be started without end
         if not stopping:
