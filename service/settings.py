@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     max_batch_requests: int = Field(default=10_000, ge=1)
     """Most forecast requests in one call of /forecast/batch."""
 
+    max_batch_answer_items: int = Field(default=5_000_000, ge=1)
+    """Most quantiles in the answer of /forecast/batch, over all requests."""
+
     max_waiting_steps: int = Field(default=2_000_000, ge=1)
     """Most steps (values and characters to read and to predict) of one model that may be under way in one process;
     beyond it, requests are refused with 429."""

@@ -79,6 +79,7 @@ async def post_forecast_batch(
     if len(body.requests) > most:
         raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
     wishes = await _beside(len(body.requests), _wishes, body.requests, state)
+    _check_batch([wish.request for wish in wishes if isinstance(wish, _Wish)], state.settings)
     pending: list[Future[Forecast]] = []
     try:
         pending = [wish.submit(deadline) for wish in wishes if isinstance(wish, _Wish)]
@@ -88,6 +89,18 @@ async def post_forecast_batch(
             future.cancel()
         raise
     return await _beside(len(wishes), _batch_answer, wishes, found, state, request)
+
+
+def _check_batch(requests: Sequence[ForecastRequest], settings: Settings) -> None:
+    """Refuse a batch whose answer no memory should hold, or which could never be queued."""
+    items = sum((r.horizon + len(r.values) * r.include_history) * len(r.levels) for r in requests)
+    if items > settings.max_batch_answer_items:
+        most = settings.max_batch_answer_items
+        raise LimitExceededError(f"at most {most} quantiles in one answer, and these are {items}", "$.requests")
+    work = sum(r.work for r in requests)
+    if work > settings.max_waiting_steps:
+        most = settings.max_waiting_steps
+        raise LimitExceededError(f"at most {most} values to read and to forecast, and these are {work}", "$.requests")
 
 
 async def _beside(items: int, work: Callable[..., Made], *arguments: Any) -> Made:

@@ -66,7 +66,14 @@ PREDICT_EXAMPLES: dict[str, Example] = {
 }
 
 
-@router.post("/generate", response_model=GenerateAnswer, responses=documented(400, 404, 409, 413, 422, 429, 504))
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "The text; with `stream`, as it is written."}
+}
+
+
+@router.post(
+    "/generate", response_model=GenerateAnswer, responses=STREAM | documented(400, 404, 409, 413, 422, 429, 504)
+)
 async def post_generate(
     body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
     state: CarryState,

@@ -110,6 +110,24 @@ def test_a_batch_of_nothing_is_refused(client: TestClient, body: dict[str, Any],
     assert answer.json()["errors"][0]["path"] == path
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_batch_requests": 2}, "at most 2 requests"),
+        ({"max_batch_answer_items": 26}, "at most 26 quantiles in one answer, and these are 27"),
+        ({"max_waiting_steps": 17}, "at most 17 values to read and to forecast, and these are 18"),
+    ],
+)
+def test_a_batch_too_large_is_refused_whole(models: Path, limits: dict[str, int], message: str) -> None:
+    body = {"requests": [{"series": [1, 2, 3], "horizon": 3}] * 3}
+    with TestClient(create_app(Settings.model_validate({"models_dir": models, **limits}))) as client:
+        answer = client.post("/forecast/batch", json=body)
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["path"] == "$.requests"
+    assert message in error["message"]
+
+
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon", ""])
 def test_a_timeout_that_is_no_time_is_refused(client: TestClient, timeout: str) -> None:
     answer = client.post("/generate", json={"prompt": "a"}, headers={"X-Request-Timeout": timeout})
