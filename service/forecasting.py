@@ -45,6 +45,8 @@ class Forecast:
 
 def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[float]) -> Floats:
     """Quantiles (..., Q) at the ascending levels `known` -> (..., L) at levels within them, linearly in between."""
+    if tuple(wanted) == tuple(known):
+        return quantiles
     right = np.clip(np.searchsorted(known, wanted), 1, max(1, len(known) - 1))
     if len(known) == 1:
         return quantiles[..., [0] * len(wanted)]

@@ -48,11 +48,12 @@ class Request:
 class _Reading:
     """A read under way."""
 
-    def __init__(self, request: Request, read: Read, states: States) -> None:
+    def __init__(self, request: Request, read: Read) -> None:
         self.request = request
         self.inputs = read.inputs
         self.outputs = read.outputs
-        self.states = states
+        self.states = read.states or {}
+        """Empty until something was read."""
         self.rows: int
         self.length: int
         self.rows, self.length = next(iter(read.inputs.values())).shape[:2]
@@ -138,8 +139,7 @@ class Scheduler:
                 request.rows_left = len(wish.rows)
                 self._joining.append((request, wish))
             else:
-                rows = len(next(iter(wish.inputs.values())))
-                self._reads.append(_Reading(request, wish, wish.states or self._runner.fresh(rows)))
+                self._reads.append(_Reading(request, wish))
 
     def _end(self, request: Request, answer: object = None, error: Exception | None = None) -> None:
         request.gone = True
@@ -227,7 +227,7 @@ class Scheduler:
         lengths = [min(steps, reading.length - reading.at) for reading in group]
         rows: int = sum(reading.rows for reading in group)
         inputs = {name: _padded(group, name, lengths, steps) for name in group[0].inputs}
-        states = {name: np.concatenate([r.states[name] for r in group]) for name in group[0].states}
+        states = self._gathered(group, rows)
         started = time.perf_counter()
         try:
             found, after = self._watched(
@@ -257,6 +257,15 @@ class Scheduler:
             else:
                 self._resume(reading.request, _result(reading))
         return rows * steps
+
+    def _gathered(self, group: Sequence[_Reading], rows: int) -> States:
+        """The states of the group in contiguous tensors."""
+        states, first = self._runner.fresh(rows), 0
+        for reading in group:
+            for name, array in reading.states.items():
+                states[name][first : first + reading.rows] = array
+            first += reading.rows
+        return states
 
     def _next_reads(self) -> tuple[list[_Reading], int]:
         """Take those who are read next from the queue, and for how many steps. The first of them is first in the queue;
