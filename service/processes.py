@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 CAN_FORK = hasattr(os, "fork")
 SHORT_LIFE = 1.0
 """Seconds."""
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:
@@ -73,16 +75,23 @@ def supervise(
     stopping = False
 
     def start(i: int) -> None:
+        # Until the parent knows its child, and the child is no parent any more, no signal to end comes through.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        if stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            return
         started[i] = time.monotonic()
         pid = os.fork()
         if pid:
             children[pid] = i
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             log.info("process started", process=pid)
             return
         try:
             os.setpgid(0, 0)  # Ctrl-C is for the parent
-            for signum in (signal.SIGTERM, signal.SIGINT):
+            for signum in ENDING:
                 signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             os.close(held)
             threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
             work(sockets[i % len(sockets)])
@@ -97,10 +106,11 @@ def supervise(
         nonlocal stopping
         stopping = True
         for pid in children:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it ended, and was not yet crossed out
+                os.kill(pid, signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for signum in ENDING:
+        signal.signal(signum, stop)
     for i in range(count):
         start(i)
     while children:
@@ -112,8 +122,7 @@ def supervise(
         log.error("a process died; it is started again", process=pid, status=os.waitstatus_to_exitcode(status))
         if time.monotonic() - started[i] < SHORT_LIFE:
             time.sleep(SHORT_LIFE)  # or what dies at once would be started without end
-        if not stopping:
-            start(i)
+        start(i)
 
 
 def _end_with(alive: int) -> None:
