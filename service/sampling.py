@@ -45,7 +45,7 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
     bias[:, 0] = -np.inf
     return {
         **dict(zip(("temperature", "top_p", "min_p", "penalty"), columns.transpose(1, 0, 2), strict=True)),
-        "top_k": np.array([p.top_k or vocabulary for p in params], dtype=np.int64).reshape(-1, 1),
+        "top_k": np.array([min(p.top_k or vocabulary, vocabulary) for p in params], dtype=np.int64).reshape(-1, 1),
         "bias": bias,
         "controlled": np.array(any(p.top_k or p.top_p < 1 or p.min_p or p.repetition_penalty != 1 for p in params)),
     }

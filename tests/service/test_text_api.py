@@ -99,6 +99,12 @@ def test_every_setting_of_the_sampler_gives_a_text(
     assert len(post(client, "/generate", prompt="x", max_length=4, seed=1, **body)["text"]) == 4
 
 
+def test_more_candidates_than_there_are_characters_are_all_of_them(client: TestClient) -> None:
+    whole = post(client, "/generate", prompt="x", max_length=9, seed=1)["text"]
+    for top_k in (1000, 2**63, 2**64 - 1):
+        assert post(client, "/generate", prompt="x", max_length=9, seed=1, top_k=top_k)["text"] == whole
+
+
 BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no prompt": ("/generate", {}, "$.prompt", "required"),
     "a number": ("/generate", {"prompt": 5}, "$.prompt", "string"),
