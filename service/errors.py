@@ -6,9 +6,21 @@ CarryError
 │   ├── LimitExceededError  422  a field is longer or larger than the settings allow
 │   ├── WrongModelKindError 422  a text model asked to forecast, or the other way round
 │   └── NotPredictableError 422  the model gives no finite numbers for this input
+├── StateRefusedError       422  a state that is not ours, not whole, or of another model
+├── IdempotencyKeyError     422  the key was used for another call
+├── UnauthorizedError       401  no API key, or one that is not known
 ├── BodyTooLargeError       413  the body is larger than the settings allow
 ├── ModelNotFoundError      404  no model of that name (and version)
 ├── ModelRefusedError       409  the model's folder failed its checks
+├── SessionNotFoundError    404  no such session, or another owner's
+├── SessionExpiredError     410  it lived until its time was up
+├── VersionMismatchError    412  the session is not at the version that If-Match names
+├── SessionConflictError    409  others changed the session all the while
+├── SessionModelError       409  the model of the session is not loaded
+├── VersionNotKeptError     409  the version to go back to is not kept
+├── TooManySessionsError    429  the owner has as many sessions as one may have
+├── StoreFullError          507  no room for another session or state
+├── StoreUnavailableError   503  the session store cannot be reached
 ├── NotReadyError           503  no model is ready
 ├── QueueFullError          429  more work waits than the settings allow: come back later
 ├── DeadlineExceededError   504  the request's time was up before it was done
@@ -111,3 +123,87 @@ class ModelFailedError(CarryError):
 
     code = "model_failed"
     status = 500
+
+
+class StateRefusedError(CarryError):
+    """A state that this service did not sign, that is not whole, or that belongs to another model."""
+
+    code = "state_refused"
+    status = 422
+
+
+class IdempotencyKeyError(CarryError):
+    """The idempotency key was used for another call."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class UnauthorizedError(CarryError):
+    """No API key, or one that is not known."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class SessionNotFoundError(CarryError):
+    """No such session; or it is another owner's, which nobody is told."""
+
+    code = "session_not_found"
+    status = 404
+
+
+class SessionExpiredError(CarryError):
+    """The session lived until its time was up."""
+
+    code = "session_expired"
+    status = 410
+
+
+class VersionMismatchError(CarryError):
+    """The session is not at the version that the caller expects."""
+
+    code = "version_mismatch"
+    status = 412
+
+
+class SessionConflictError(CarryError):
+    """Others changed the session whenever this call was done; it changed nothing."""
+
+    code = "session_conflict"
+    status = 409
+
+
+class SessionModelError(CarryError):
+    """The model that the session belongs to is not loaded."""
+
+    code = "session_model_gone"
+    status = 409
+
+
+class VersionNotKeptError(CarryError):
+    """The version of the session to go back to is not kept, or never was."""
+
+    code = "version_not_kept"
+    status = 409
+
+
+class TooManySessionsError(CarryError):
+    """The owner has as many sessions as one may have."""
+
+    code = "too_many_sessions"
+    status = 429
+
+
+class StoreFullError(CarryError):
+    """The session store has no room; nothing was changed."""
+
+    code = "store_full"
+    status = 507
+
+
+class StoreUnavailableError(CarryError):
+    """The session store cannot be reached or read."""
+
+    code = "store_unavailable"
+    status = 503

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array
-from service.engine.sequence import Read, Result, Task, repeat
+from service.engine.sequence import FRESH, Read, Result, Snapshot, Task, repeat
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
 
@@ -19,7 +19,8 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class ForecastRequest:
-    """values (T, F), NaN = missing; levels ascending, within those of the model."""
+    """values (T, F), NaN = missing, none to forecast from where a sequence stands; levels ascending, within those of
+    the model."""
 
     values: Floats
     horizon: int
@@ -36,11 +37,12 @@ class ForecastRequest:
 @dataclass(frozen=True)
 class Forecast:
     """quantiles (horizon, L) and median (horizon,). history (T, L): those of each value given, one step ahead from the
-    values before it; NaN for the first, which nothing precedes."""
+    values before it; NaN where nothing precedes. after: where the sequence stands, the values given read."""
 
     quantiles: Floats
     median: Floats
     history: Floats | None
+    after: Snapshot
 
 
 def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[float]) -> Floats:
@@ -70,41 +72,59 @@ def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str)
         raise InvalidRequestError(f"outside of what {manifest.name} was trained for: {accepted}", path)
 
 
-def forecast(manifest: ForecastManifest, request: ForecastRequest) -> Task[Forecast]:
-    """Read the series and forecast what follows it.
+def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapshot = FRESH) -> Task[Forecast]:
+    """Read the series, on from where a sequence stands, and forecast what follows it.
 
     Beyond the model's own horizon it reads on from its own forecast, one copy of the state for each quantile's path,
     and the Q * Q quantiles which the copies give are pooled into Q (the unrolling of Chronos-Bolt, Ansari et al. 2024).
     What the other features of such a future will be is unknown: they count as missing.
 
     Raises:
+        InvalidRequestError: there is no value, neither given nor read before.
         NotPredictableError: the model gives no finite numbers for these values.
     """
-    names = ("quantiles", "one_step") if request.include_history else ("quantiles",)
-    read: Result = yield Read(_inputs(request.values[None]), names)
     known, features = manifest.quantile_levels, len(manifest.features)
-    block: Floats = read.outputs["quantiles"][0].astype(np.float64)
+    if not len(request.values) and not start.position:
+        raise InvalidRequestError("nothing was read yet; at least one value is needed", "$.series")
+    before = start.states[EXPECTED][0, :1] if start.position else np.full((1, len(known)), np.nan)
+    past = np.empty((0, len(known)))
+    after = start
+    if len(request.values):
+        names = ("quantiles", "one_step") if request.include_history else ("quantiles",)
+        read: Result = yield Read(_inputs(request.values[None]), names, _recurrent(start))
+        expected = {EXPECTED: read.outputs["quantiles"]}
+        after = Snapshot(start.position + len(request.values), {**read.states, **expected})
+        if request.include_history:
+            past = np.concatenate([before, read.outputs["one_step"][0, :-1]])
+    block: Floats = after.states[EXPECTED][0]
     _check_finite(block)
+    _check_finite(past[1:])
     blocks = [block]
-    states = repeat(read.states, len(known)) if request.horizon > len(block) else {}
+    states = repeat(_recurrent(after) or {}, len(known)) if request.horizon > len(block) else {}
     while sum(map(len, blocks)) < request.horizon:
         fed = np.full((len(known), len(block), features), np.nan)
         fed[:, :, 0] = block.T
-        after: Result = yield Read(_inputs(fed), ("quantiles",), states)
-        states = after.states
-        _check_finite(after.outputs["quantiles"])
-        pooled = after.outputs["quantiles"].astype(np.float64).transpose(1, 0, 2).reshape(len(block), -1)
+        beyond: Result = yield Read(_inputs(fed), ("quantiles",), states)
+        states = beyond.states
+        _check_finite(beyond.outputs["quantiles"])
+        pooled = beyond.outputs["quantiles"].transpose(1, 0, 2).reshape(len(block), -1)
         block = np.quantile(pooled, known, axis=1).T
         blocks.append(block)
     quantiles = np.concatenate(blocks)[: request.horizon]
-    past = read.outputs["one_step"][0].astype(np.float64) if request.include_history else np.empty((0, len(known)))
-    _check_finite(past)
     if request.non_negative:
         quantiles, past = np.maximum(quantiles, 0.0), np.maximum(past, 0.0)
-    history = None
-    if request.include_history:
-        history = interpolate(np.concatenate([np.full((1, len(known)), np.nan), past[:-1]]), known, request.levels)
-    return Forecast(interpolate(quantiles, known, request.levels), quantiles[:, known.index(0.5)].copy(), history)
+    history = interpolate(past, known, request.levels) if request.include_history else None
+    median = quantiles[:, known.index(0.5)].copy()
+    return Forecast(interpolate(quantiles, known, request.levels), median, history, after)
+
+
+EXPECTED = "quantiles"
+"""What a forecaster's sequence carries beside the graph's own state: the forecast after its last value, (1, H, Q)."""
+
+
+def _recurrent(at: Snapshot) -> dict[str, Array] | None:
+    """The graph's own state."""
+    return {name: array for name, array in at.states.items() if name != EXPECTED} or None
 
 
 def _check_finite(numbers: Array) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.runner import Array
-from service.engine.sequence import Decode, Read, Result, Task, repeat
+from service.engine.runner import Array, States
+from service.engine.sequence import FRESH, Decode, Read, Result, Snapshot, Task, repeat
 from service.errors import NotPredictableError
 from service.manifest import TextManifest
 from service.sampling import SamplingParams, controls, derived_seeds, log_softmax, uniforms
@@ -98,14 +98,19 @@ Listener = Callable[[list["Row"]], None]
 
 
 class Row:
-    """A text being generated."""
+    """A text being generated. `start`: its place in the whole text; `keeps`: whether it notes where it stands."""
 
-    def __init__(self, request: GenerateRequest, seed: int, start: int, listener: Listener | None) -> None:
+    def __init__(self, request: GenerateRequest, seed: int, start: int, keeps: bool, listener: Listener | None) -> None:
         self.params = request.params
         self.seed = seed
         self.start = start
+        self.keeps = keeps
+        self.kept: tuple[int, States] | None = None
+        """The state after so many of its own steps, none of which will be taken back."""
         self.prompt: list[int] = []
         """What it has yet to read."""
+        self.steps = 0
+        """Those that it has gone since it joined, reading and writing."""
         self.left = request.max_length
         self.stops = request.stop
         self.listener = listener
@@ -116,6 +121,7 @@ class Row:
         self.failed = False
         self.scores: list[NDArray[np.float32]] | None = [] if request.logprobs else None
         self._whole = request.max_length
+        self._given = 0
         self._longest = max(map(len, request.stop), default=0)
 
     @property
@@ -147,6 +153,13 @@ class Row:
             if self.stopped:
                 return count
         return len(characters)
+
+    def stand(self, steps: int, given: int, states: States) -> None:
+        """Note the state after `steps` more steps, `given` of which read the prompt, unless one may be taken back."""
+        self.steps += steps
+        self._given += given
+        if self.steps <= self._given + self.ready:
+            self.kept = self.steps, states
 
     def _begins_stop(self, text: str) -> bool:
         return any(stop.startswith(text) for stop in self.stops)
@@ -180,10 +193,12 @@ class CharacterDecoder:
         self._arranged = False
 
     def inputs(self) -> dict[str, Array]:
-        """Controls and random numbers of the next characters, no more than the longest wants."""
+        """Controls and random numbers of the next characters: no more than the longest wants, nor than any wants whose
+        state at its end will be asked for."""
         if not self._arranged:
             self._arrange()
-        steps = np.arange(min(DECODE_STEPS, max(len(row.prompt) + row.left for row in self._rows)))
+        most = min(DECODE_STEPS, max(len(row.prompt) + row.left for row in self._rows))
+        steps = np.arange(min([most, *(len(row.prompt) + row.left for row in self._keepers)]))
         given = np.full((len(steps), len(self._rows)), -1, dtype=np.int64)
         for i, row in enumerate(self._rows):
             if row.prompt:
@@ -192,7 +207,7 @@ class CharacterDecoder:
         drawn = uniforms(self._seeds, self._positions + steps[:, None]) * self._random
         return {**self._controls, "uniforms": drawn, "given_tokens": given}
 
-    def take(self, found: Sequence[Array]) -> tuple[int, NDArray[np.bool_]]:
+    def take(self, found: Sequence[Array], states: States) -> tuple[int, NDArray[np.bool_]]:
         """Give each row its characters."""
         tokens, scores = found
         finite = np.asarray(np.isfinite(scores).all(axis=2))
@@ -205,6 +220,8 @@ class CharacterDecoder:
                 row.left, row.failed = 0, True
             if row.scores is not None:
                 row.scores.append(scores[written, i].copy())
+            if row.keeps:
+                row.stand(len(own), read, {name: array[i : i + 1].copy() for name, array in states.items()})
         self._positions += len(tokens)
         for listener, rows in self._listeners.items():
             listener(rows)
@@ -218,6 +235,7 @@ class CharacterDecoder:
         self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
         # A character's random number goes by its place in the whole text.
         self._positions = np.array([row.start + row.written - len(row.prompt) for row in rows], dtype=np.int64)
+        self._keepers = [row for row in rows if row.keeps]
         self._listeners: dict[Listener, list[Row]] = {}
         for row in rows:
             if row.listener is not None:
@@ -225,31 +243,67 @@ class CharacterDecoder:
 
 
 def generate(
-    tokenizer: Tokenizer, request: GenerateRequest, listener: Listener | None = None
-) -> tuple[list[Row], Task[None]]:
-    """The rows of a request, and the task that reads the prompt once and continues it `n` times.
+    tokenizer: Tokenizer,
+    request: GenerateRequest,
+    start: Snapshot = FRESH,
+    keeps: bool = False,
+    listener: Listener | None = None,
+) -> tuple[list[Row], Task[Snapshot]]:
+    """The rows of a request, and the task that reads the prompt once, on from where a sequence stands, and continues it
+    `n` times. If it `keeps`, its answer is where the first of them stands at the end of the text that is given back.
 
     The task raises NotPredictableError if the model gives no finite scores.
     """
     tokens = tokenizer.encode(request.prompt)[1]
-    if not len(tokens):
+    if not len(tokens) and not start.position and request.max_length:
         tokens = np.array([tokenizer.start()])
     seeds = derived_seeds(request.seed, request.n).tolist()
-    rows = [Row(request, seed, len(tokens), listener) for seed in seeds]
+    rows = [Row(request, seed, start.position + len(tokens), keeps, listener) for seed in seeds]
 
-    def task() -> Task[None]:
-        seen = np.zeros((1, tokenizer.size), dtype=bool)
-        seen[0, tokens] = True
-        if len(rows) == 1 and len(tokens) <= SHORT:
+    def task() -> Task[Snapshot]:
+        at = start
+        if len(tokens) and (len(rows) > 1 or len(tokens) > SHORT or not request.max_length):
+            at = yield from _read(tokenizer, start, tokens)
+        elif request.max_length:
             rows[0].prompt = tokens.tolist()
-            yield Decode(rows, {"seen": seen})
-        else:
-            read: Result = yield Read({"tokens": tokens[None]}, ("logits",))
-            yield Decode(rows, repeat({**read.states, "logits": read.outputs["logits"], "seen": seen}, request.n))
+        if not request.max_length:
+            return at
+        seen = _seen(tokenizer, at, tokens)
+        yield Decode(rows, repeat({**at.states, "seen": seen}, len(rows)))
         if any(row.failed for row in rows):
             raise NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
+        if not keeps:
+            return at
+        # Where the last call of the graph went beyond the end of the text, or into a stop text, it is read again.
+        gone = np.concatenate([tokens, tokenizer.encode("".join(rows[0].text))[1]])[at.position - start.position :]
+        # The graph notes what has occurred only where a penalty asks for it.
+        seen = _seen(tokenizer, at, gone)
+        steps, states = rows[0].kept or (0, at.states)
+        at = Snapshot(at.position + steps, states)
+        if steps < len(gone):
+            at = yield from _read(tokenizer, at, gone[steps:])
+        return Snapshot(at.position, {**at.states, "seen": seen})
 
     return rows, task()
+
+
+def _read(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> Task[Snapshot]:
+    """Where a sequence stands after some more tokens, one at least."""
+    read: Result = yield Read({"tokens": tokens[None]}, ("logits",), _recurrent(start))
+    seen = _seen(tokenizer, start, tokens)
+    return Snapshot(start.position + len(tokens), {**read.states, "logits": read.outputs["logits"], "seen": seen})
+
+
+def _seen(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which tokens have occurred (1, V), these among them."""
+    seen = start.states["seen"].copy() if start.position else np.zeros((1, tokenizer.size), dtype=bool)
+    seen[0, tokens] = True
+    return seen
+
+
+def _recurrent(at: Snapshot) -> dict[str, Array] | None:
+    """The state of the graph that reads: that of the one that decodes has two tensors more."""
+    return {name: array for name, array in at.states.items() if name not in ("logits", "seen")} or None
 
 
 def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:
@@ -265,8 +319,8 @@ def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:
 
 @dataclass(frozen=True)
 class Position:
-    """A character of the text, the probability it had given those before it (None for the first), and what the model
-    expects next."""
+    """A character of the text, the probability it had given those before it (None if there were none), and what the
+    model expects next."""
 
     character: str
     probability: float | None
@@ -282,15 +336,32 @@ class Prediction:
     bits_per_character: float | None
 
 
-def predict(tokenizer: Tokenizer, text: str, per_position: bool) -> Task[NDArray[np.float32]]:
-    """Read a text: the scores after it (1, V), or after each of its characters (T, V). See `prediction`."""
+@dataclass(frozen=True)
+class Scored:
+    """scores (N, V): after a text, or after each of its characters, before them those that preceded the first if there
+    are such. after: where the sequence stands, the text read."""
+
+    scores: NDArray[np.float32]
+    after: Snapshot
+
+
+def predict(tokenizer: Tokenizer, text: str, per_position: bool, start: Snapshot = FRESH) -> Task[Scored]:
+    """Read a text, on from where a sequence stands. See `prediction`."""
     tokens = tokenizer.encode(text)[1]
+    before = start.states["logits"] if start.position else None
     if not len(tokens):
-        tokens = np.array([tokenizer.start()])
-    output = "logits_all" if per_position else "logits"
-    read: Result = yield Read({"tokens": tokens[None]}, (output,))
-    scores: NDArray[np.float32] = read.outputs[output]
-    return scores.reshape(-1, scores.shape[-1])
+        if before is None:
+            first = yield from _read(tokenizer, start, np.array([tokenizer.start()]))
+            before = first.states["logits"]
+        return Scored(before, start)
+    if not per_position:
+        after = yield from _read(tokenizer, start, tokens)
+        return Scored(after.states["logits"], after)
+    read: Result = yield Read({"tokens": tokens[None]}, ("logits_all", "logits"), _recurrent(start))
+    each = read.outputs["logits_all"][0]
+    scores = each if before is None else np.concatenate([before, each])
+    states = {**read.states, "logits": read.outputs["logits"], "seen": _seen(tokenizer, start, tokens)}
+    return Scored(scores, Snapshot(start.position + len(tokens), states))
 
 
 def prediction(
@@ -305,18 +376,20 @@ def prediction(
         raise NotPredictableError("the model gives no finite scores after this text", "$.text")
     text, tokens = tokenizer.encode(text)
     positions: list[Position] = []
-    nats = 0.0
+    nats, known = 0.0, 0
+    lead = len(scores) - len(text)
+    """1 where the first of them expected the first character, 0 where that one came out of nowhere."""
     for start in range(0, len(text) if per_position else 0, 1024):
         # With the row before, which expected the first of these characters.
-        logs = log_softmax(scores[max(0, start - 1) : start + 1024])
-        came = tokens[max(1, start) : start + 1024]
-        own: list[float | None] = logs[np.arange(len(came)), came].tolist()
-        nats -= float(logs[np.arange(len(came)), came].sum())
-        if start == 0:
-            own = [None, *own]
-        best = tokenizer.candidates(logs if start == 0 else logs[1:], top_k)
+        logs = log_softmax(scores[max(0, lead + start - 1) : lead + start + 1024])
+        came = tokens[start : start + 1024]
+        best = tokenizer.candidates(logs[-len(came) :], top_k)
+        expected = came if lead + start else came[1:]
+        chances = logs[np.arange(len(expected)), expected]
+        nats, known = nats - float(chances.sum()), known + len(expected)
+        own: list[float | None] = [*[None] * (len(came) - len(expected)), *chances.tolist()]
         for character, log, candidates in zip(text[start : start + 1024], own, best, strict=True):
             positions.append(Position(character, None if log is None else math.exp(log), candidates))
-    bits = nats / math.log(2) / (len(positions) - 1) if len(positions) > 1 else None
     [after] = tokenizer.candidates(log_softmax(scores[-1:]), top_k)
+    bits = nats / math.log(2) / known if known else None
     return Prediction(after, positions if per_position else None, bits)

@@ -206,7 +206,7 @@ class Scheduler:
             self._drop_gone()
             return 0
         rows = len(self._owners)
-        steps, going = decoder.take(found)
+        steps, going = decoder.take(found, self._states)
         if not going.all():
             ended = [request for request, goes in zip(self._owners, going, strict=True) if not goes]
             self._keep(going)

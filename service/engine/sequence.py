@@ -30,6 +30,18 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Where one sequence stands: how many values or characters it has read, and all that goes on from there, (1, ...)
+    by name; nothing for a sequence that has read nothing."""
+
+    position: int
+    states: Mapping[str, Array]
+
+
+FRESH = Snapshot(0, {})
+
+
+@dataclass(frozen=True)
 class Decode:
     """Let rows go on by themselves from `states` (R, ...), choosing their own input, until all have ended. States that
     are not given are fresh ones.
@@ -61,8 +73,8 @@ class Decoder(Protocol):
     def inputs(self) -> Mapping[str, Array]:
         """The graph's inputs for the next call, besides the state."""
 
-    def take(self, found: Sequence[Array]) -> tuple[int, NDArray[np.bool_]]:
-        """Note the outputs in the rows; how many steps it were, and which rows go on."""
+    def take(self, found: Sequence[Array], states: States) -> tuple[int, NDArray[np.bool_]]:
+        """Note the outputs, and where they stand now, in the rows; how many steps it were, and which rows go on."""
 
 
 def repeat(states: Mapping[str, Array], rows: int) -> States:

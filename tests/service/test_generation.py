@@ -40,8 +40,8 @@ def texts(opened: Opened, request: GenerateRequest) -> list[Continuation]:
 
 
 def predicted(opened: Opened, text: str, top_k: int, per_position: bool) -> Prediction:
-    scores = run(opened[1], predict(opened[0], text, per_position))
-    return prediction(opened[0], text, scores, top_k, per_position)
+    scored = run(opened[1], predict(opened[0], text, per_position))
+    return prediction(opened[0], text, scored.scores, top_k, per_position)
 
 
 @pytest.mark.parametrize("repeats", [26, 60])
@@ -89,7 +89,7 @@ def test_rows_that_stop_leave_the_others_as_they_are(opened: Opened) -> None:
 )
 def test_what_is_sent_early_is_never_taken_back_and_nothing_else_is_held(written: str, stops: tuple[str, ...]) -> None:
     """Against the plain way: the text ends before the first stop text; what could be the beginning of one waits."""
-    row = Row(GenerateRequest("", len(written), SamplingParams(), 0, stop=stops), 0, 0, None)
+    row = Row(GenerateRequest("", len(written), SamplingParams(), 0, stop=stops), 0, 0, False, None)
     for count, character in enumerate(written, 1):
         assert row.take([character]) == 1
         so_far = written[:count]
@@ -105,7 +105,7 @@ def test_what_is_sent_early_is_never_taken_back_and_nothing_else_is_held(written
         held = so_far[row.ready :]
         begins = [so_far[i:] for i in range(count) if any(stop.startswith(so_far[i:]) for stop in stops)]
         assert held == (max(begins, key=len, default="") if row.left else "")
-    several = Row(GenerateRequest("", len(written), SamplingParams(), 0, stop=stops), 0, 0, None)
+    several = Row(GenerateRequest("", len(written), SamplingParams(), 0, stop=stops), 0, 0, False, None)
     read = several.take([*written, "x"])
     assert (several.text, several.stopped, several.ready) == (row.text, row.stopped, row.ready)
     assert read == count

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.scheduler import Request, Scheduler
-from service.engine.sequence import Read, Result, Task
+from service.engine.sequence import Read, Result, Snapshot, Task
 from service.errors import DeadlineExceededError, ModelFailedError, NotPredictableError
 from service.forecasting import ForecastRequest, forecast
 from service.generation import GenerateRequest, Tokenizer, generate, predict
@@ -143,10 +143,10 @@ def test_texts_are_what_they_are_alone(precision: Precision, arrivals: list[Arri
             tokens = tokenizer.encode(text)[1]
             name = "logits_all" if per_position else "logits"
             (alone,), _ = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), [name])
-            assert np.array_equal(outcome, alone.reshape(outcome.shape))
+            assert np.array_equal(outcome.scores, alone.reshape(outcome.scores.shape))
 
 
-def returning(task: Task[None], answer: Any) -> Task[Any]:
+def returning(task: Task[Any], answer: Any) -> Task[Any]:
     yield from task
     return answer()
 
@@ -224,7 +224,7 @@ def test_scores_that_are_not_finite_end_their_text_only() -> None:
         rows, task = generate(tokenizer, wishes[i])
         return returning(spoilt(task) if i == 1 else task, lambda: "".join(rows[0].text))
 
-    def spoilt(task: Task[None]) -> Task[None]:
+    def spoilt(task: Task[Any]) -> Task[None]:
         """The same, of whose prompt the model makes nothing."""
         read = next(task)
         result: Result = yield read
@@ -265,7 +265,7 @@ def test_a_failing_decode_ends_those_in_it_and_nobody_after(error: Exception, mo
     engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
     tokenizer = Tokenizer(manifest)
 
-    def asked() -> "Future[None]":
+    def asked() -> "Future[Snapshot]":
         return engine.submit(generate(tokenizer, GenerateRequest("a", 30, SamplingParams(), 5))[1], 31)
 
     def broken(*_: object) -> None:
@@ -275,5 +275,5 @@ def test_a_failing_decode_ends_those_in_it_and_nobody_after(error: Exception, mo
         patch.setattr(scheduler._decoding.runner, "run", broken)
         for failed in (asked(), asked()):
             assert failed.exception(timeout=20) is error
-    assert asked().result(timeout=20) is None
+    assert asked().result(timeout=20).position == 0
     engine.close()

@@ -1,0 +1,1 @@
+"""Recurrent states that are kept between calls."""

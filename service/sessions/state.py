@@ -1,0 +1,154 @@
+"""A sequence's state as bytes, and back: what a store keeps, and, signed, what a caller may carry.
+
+The bytes are b"carry" and the format's number, the length of a JSON header (uint32), the header, and the tensors one
+after the other: little-endian, in the order and shapes that the model says. Nothing in them is ever executed.
+"""
+
+import base64
+import binascii
+import hmac
+import itertools
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from service.engine.sequence import Snapshot
+from service.errors import NotPredictableError, SessionModelError, StateRefusedError
+from service.manifest import ForecastManifest, Graph, State, TextManifest
+
+_MAGIC = b"carry\x01"
+_LENGTH = struct.Struct("<I")
+_MAC = 32
+"""Bytes of HMAC-SHA256 (RFC 2104)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Which model's graph a state belongs to, and how many values or characters were read until it."""
+
+    model: str
+    version: int
+    sha256: str
+    position: int
+
+
+class StateCodec:
+    """The states of one model, as it is served."""
+
+    def __init__(self, manifest: ForecastManifest | TextManifest, graph: Graph, decode: Graph | None) -> None:
+        self._header = Header(manifest.name, manifest.version, graph.sha256, 0)
+        tensors = [*(graph if decode is None else decode).state]
+        if isinstance(manifest, ForecastManifest):
+            shape = (manifest.horizon, len(manifest.quantile_levels))
+            tensors.append(State(name="quantiles", output="", dtype="float64", shape=shape))
+        # Those of one type stand together, so that one look each tells whether they are finite.
+        self._tensors = sorted(
+            ((t.name, np.dtype(t.dtype).newbyteorder("<"), (1, *t.shape), math.prod(t.shape)) for t in tensors),
+            key=lambda tensor: tensor[1].str,
+        )
+        self._runs = [
+            (dtype, sum(count for *_, count in run))
+            for dtype, run in itertools.groupby(self._tensors, lambda tensor: tensor[1])
+        ]
+        self._size = sum(dtype.itemsize * count for dtype, count in self._runs)
+
+    @property
+    def sha256(self) -> str:
+        """Of the graph that the states belong to."""
+        return self._header.sha256
+
+    def encode(self, snapshot: Snapshot) -> bytes:
+        """Where a sequence stands, as bytes.
+
+        Raises:
+            NotPredictableError: the state is not finite: nothing could go on from there.
+        """
+        head = self._header
+        header = orjson.dumps(
+            {"model": head.model, "version": head.version, "sha256": head.sha256, "position": snapshot.position}
+        )
+        data = b""
+        if snapshot.position:
+            arrays = (snapshot.states[name].astype(dtype, copy=False) for name, dtype, *_ in self._tensors)
+            data = b"".join(array.tobytes() for array in arrays)
+            if not self._finite(data):
+                raise NotPredictableError("the model's state is not finite after this input")
+        return b"".join((_MAGIC, _LENGTH.pack(len(header)), header, data))
+
+    def decode(self, payload: bytes) -> Snapshot:
+        """Where the sequence stands whose bytes these are.
+
+        Raises:
+            StateRefusedError: they are not whole, or not finite.
+            SessionModelError: they are of another model, or of another version of it.
+        """
+        header, start = read_header(payload)
+        own = self._header
+        if (header.model, header.version, header.sha256) != (own.model, own.version, own.sha256):
+            raise SessionModelError(
+                f"the state is of {header.model}@{header.version}, graph {header.sha256[:12]}, and what is loaded "
+                f"is {own.model}@{own.version}, graph {own.sha256[:12]}"
+            )
+        data = memoryview(payload)[start:]
+        if len(data) != (self._size if header.position else 0):
+            raise StateRefusedError("the state is not whole")
+        if not header.position:
+            return Snapshot(0, {})
+        if not self._finite(data):
+            raise StateRefusedError("the state holds numbers that are not finite")
+        states, at = {}, 0
+        for name, dtype, shape, count in self._tensors:
+            states[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+            at += count * dtype.itemsize
+        return Snapshot(header.position, states)
+
+    def _finite(self, data: bytes | memoryview) -> bool:
+        at = 0
+        for dtype, count in self._runs:
+            numbers = np.frombuffer(data, dtype, count, at)
+            at += numbers.nbytes
+            if dtype.kind == "f" and not np.isfinite(numbers).all():
+                return False
+        return True
+
+
+def signed(payload: bytes, key: bytes) -> str:
+    """The bytes of a state for a caller to carry: with an HMAC-SHA256, as URL-safe base64."""
+    return base64.urlsafe_b64encode(payload + hmac.digest(key, payload, "sha256")).decode()
+
+
+def verified(text: str, key: bytes) -> tuple[bytes, Header]:
+    """The bytes of a state that a caller carried, and what they are of.
+
+    Raises:
+        StateRefusedError: this service did not sign them, or not these.
+    """
+    try:
+        blob = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise StateRefusedError("not a state: no URL-safe base64") from None
+    payload, mac = blob[:-_MAC], blob[-_MAC:]
+    if not payload.startswith(_MAGIC[:-1]):
+        raise StateRefusedError("not a state of this service")
+    if not hmac.compare_digest(mac, hmac.digest(key, payload, "sha256")):
+        raise StateRefusedError("the state was changed or cut off, or signed with another key than this service's")
+    return payload, read_header(payload)[0]
+
+
+def read_header(payload: bytes) -> tuple[Header, int]:
+    """What a state's bytes are of, and where its tensors begin.
+
+    Raises:
+        StateRefusedError: they are not whole, or of an unknown format.
+    """
+    start = len(_MAGIC) + _LENGTH.size
+    if not payload.startswith(_MAGIC):
+        raise StateRefusedError("a state of a format that this version of the service does not know")
+    try:
+        end = start + _LENGTH.unpack_from(payload, len(_MAGIC))[0]
+        return Header(**orjson.loads(payload[start:end])), end
+    except (struct.error, ValueError, TypeError):
+        raise StateRefusedError("the state is not whole") from None

@@ -1,0 +1,184 @@
+"""A sequence that goes on from where it stood, however it is cut, in any company, is the sequence in one piece."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.engine.sequence import FRESH, Snapshot, Task
+from service.errors import InvalidRequestError, NotPredictableError, SessionModelError, StateRefusedError
+from service.forecasting import ForecastRequest, forecast
+from service.generation import GenerateRequest, Tokenizer, generate, predict
+from service.manifest import ForecastManifest, TextManifest
+from service.sessions.state import StateCodec, signed, verified
+from tests.builders import open_scheduler, run
+from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, folder, play
+from training.onnx_layers import Precision
+
+STEP = st.builds(
+    GenerateRequest,
+    prompt=st.text("abc \n", max_size=30) | st.text("ab", min_size=125, max_size=140),
+    max_length=st.integers(0, 40),
+    params=PARAMS,
+    seed=st.integers(0, 2**53),
+    stop=st.lists(st.text("abet ", min_size=1, max_size=3), max_size=2).map(tuple),
+) | st.tuples(st.text("abc \n?", max_size=40), st.booleans())
+ALIVE = st.builds(Arrival, st.lists(STEP, min_size=1, max_size=5), st.integers(0, 20), st.none(), st.just("cancelled"))
+
+
+def codec_of(manifest: ForecastManifest | TextManifest, precision: Precision) -> StateCodec:
+    assert manifest.int8 is not None
+    graph = manifest.graph if precision == "float32" else manifest.int8.graph
+    decode = None
+    if isinstance(manifest, TextManifest):
+        decode = manifest.decode if precision == "float32" else manifest.int8.decode
+    return StateCodec(manifest, graph, decode)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=40)
+@given(arrivals=st.lists(ALIVE, min_size=1, max_size=5), chunk=st.integers(1, 70))
+def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
+    """What is generated, what is predicted and the state after each step, all to the bit."""
+    manifest, _, scheduler = open_scheduler(folder("text"), precision, chunk)
+    assert isinstance(manifest, TextManifest)
+    tokenizer, codec = Tokenizer(manifest), codec_of(manifest, precision)
+
+    def in_steps(steps: list[Any]) -> Task[list[tuple[str, Any]]]:
+        state, told = codec.encode(FRESH), []
+        for step in steps:
+            start = codec.decode(state)
+            if isinstance(step, GenerateRequest):
+                [row], task = generate(tokenizer, step, start, keeps=True)
+                after = yield from task
+                told.append(("".join(row.text), codec.encode(after)))
+            else:
+                text, per_position = step
+                scored = yield from predict(tokenizer, text, per_position, start)
+                after = scored.after
+                told.append((scored.scores[-1].tolist(), codec.encode(after)))
+            state = codec.encode(after)
+        return told
+
+    for arrival, told in zip(arrivals, play(scheduler, arrivals, in_steps), strict=True):
+        whole = ""
+        for step, (answer, state) in zip(arrival.wish, told, strict=True):
+            if isinstance(step, GenerateRequest):
+                whole += step.prompt or ("\n" if step.max_length and not whole else "")
+                if step.max_length:
+                    once = GenerateRequest(whole, step.max_length, step.params, step.seed, step.stop)
+                    [row], task = generate(tokenizer, once)
+                    run(scheduler, task)
+                    assert answer == "".join(row.text)
+                whole += answer
+            else:
+                whole += step[0]
+                assert answer == run(scheduler, predict(tokenizer, whole, False)).scores[-1].tolist()
+            assert state == codec.encode(run(scheduler, predict(tokenizer, whole, False)).after)
+            assert codec.decode(state).position == len(whole)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**32),
+    cuts=st.lists(st.integers(0, 300), max_size=6),
+    horizon=st.integers(1, 11),
+    history=st.booleans(),
+)
+def test_series_that_go_on_are_series_in_one_piece(
+    precision: Precision, seed: int, cuts: list[int], horizon: int, history: bool
+) -> None:
+    manifest, _, scheduler = open_scheduler(folder("forecast"), precision)
+    assert isinstance(manifest, ForecastManifest)
+    codec, rng = codec_of(manifest, precision), np.random.default_rng(seed)
+    values = rng.normal(20, 5, (301, 1)).cumsum(axis=0)
+    values[rng.random(301) < 0.1] = np.nan
+    values[0] = 20.0
+    levels = manifest.quantile_levels
+    whole = run(scheduler, forecast(manifest, ForecastRequest(values, horizon, levels, history)))
+    state, histories = codec.encode(FRESH), []
+    bounds = [0, *sorted(cut + 1 for cut in cuts), 301]
+    for begin, end in itertools.pairwise(bounds):
+        request = ForecastRequest(values[begin:end], horizon, levels, history)
+        found = run(scheduler, forecast(manifest, request, codec.decode(state)))
+        state = codec.encode(found.after)
+        histories.append(found.history)
+    scale = np.nanstd(values)
+    np.testing.assert_allclose(found.quantiles, whole.quantiles, rtol=1e-4, atol=1e-4 * scale)
+    again = run(scheduler, forecast(manifest, ForecastRequest(values[:0], horizon, levels), codec.decode(state)))
+    assert np.array_equal(again.quantiles, found.quantiles)
+    assert codec.encode(again.after) == state
+    if history:
+        assert whole.history is not None
+        joined = np.concatenate([piece for piece in histories if piece is not None])
+        np.testing.assert_allclose(joined, whole.history, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_nothing_follows_from_nothing() -> None:
+    manifest, _, scheduler = open_scheduler(folder("forecast"))
+    assert isinstance(manifest, ForecastManifest)
+    with pytest.raises(InvalidRequestError, match="at least one value"):
+        run(scheduler, forecast(manifest, ForecastRequest(np.empty((0, 1)), 3, manifest.quantile_levels)))
+
+
+KEY = b"0123456789abcdef"
+
+
+def text_state() -> tuple[StateCodec, bytes, Snapshot]:
+    manifest, _, scheduler = open_scheduler(folder("text"))
+    assert isinstance(manifest, TextManifest)
+    codec = codec_of(manifest, "float32")
+    after = run(scheduler, predict(Tokenizer(manifest), "abc", False)).after
+    return codec, codec.encode(after), after
+
+
+@given(data=st.data())
+def test_a_state_that_was_changed_in_any_way_is_refused(data: st.DataObject) -> None:
+    codec, payload, _ = text_state()
+    text = signed(payload, KEY)
+    assert verified(text, KEY)[0] == payload
+    with pytest.raises(StateRefusedError):
+        verified(text, KEY[::-1])
+    with pytest.raises(StateRefusedError):
+        verified(text[: data.draw(st.integers(0, len(text) - 1))], KEY)
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters(exclude_characters=text[at]))
+    changed = text[:at] + other + text[at + 1 :]
+    # The last character of base64 may have bits that say nothing.
+    if at < len(text) - 1:
+        with pytest.raises(StateRefusedError):
+            verified(changed, KEY)
+    # Even if somebody could sign it, nothing but a whole state is taken.
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(StateRefusedError):
+        codec.decode(verified(signed(payload[:cut], KEY), KEY)[0])
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_state_that_is_not_finite_is_neither_written_nor_read(number: float) -> None:
+    codec, payload, after = text_state()
+    broken = {name: array.copy() for name, array in after.states.items()}
+    broken["layer1_c"][0, 3] = number
+    with pytest.raises(NotPredictableError):
+        codec.encode(Snapshot(after.position, broken))
+    at = payload.index(after.states["layer1_c"].astype("<f4").tobytes()) + 12
+    with pytest.raises(StateRefusedError, match="not finite"):
+        codec.decode(payload[:at] + np.float32(number).tobytes() + payload[at + 4 :])
+
+
+def test_a_state_of_another_graph_is_refused() -> None:
+    _, payload, _ = text_state()
+    manifest, *_ = open_scheduler(folder("text"))
+    with pytest.raises(SessionModelError, match="text@1"):
+        codec_of(manifest, "int8").decode(payload)
+
+
+def test_a_runner_gives_all_that_a_state_holds() -> None:
+    """So that nothing which a graph carries is forgotten between two calls."""
+    _, runner, _ = open_scheduler(folder("text"))
+    _, _, after = text_state()
+    assert set(after.states) == {"logits", "seen", *runner.fresh(1)}
