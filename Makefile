@@ -3,13 +3,22 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test lint models footprint bench clean
+.PHONY: run test faults redis lint models footprint bench bench-sessions clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
-test: lint $(SERVICE)/installed
+test: lint redis $(SERVICE)/installed
 	$(DEV)/bin/pytest
+
+# The service is killed two hundred times, in about five minutes.
+faults: redis $(DEV)/installed
+	CARRY_KILLS=200 $(DEV)/bin/pytest -s tests/e2e/test_faults.py
+
+# The tests of sessions run against a real one.
+redis:
+	@command -v redis-server > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get install -y redis-server; } \
+		|| { echo "the tests need redis-server (Redis or Valkey) on the PATH: install it, and try again" >&2; exit 1; }
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check
@@ -28,6 +37,10 @@ bench: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.kernels
 	$(DEV)/bin/python -m benchmarks.bench
 
+# About eight minutes.
+bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.sessions
+
 clean:
 	rm -rf $(SERVICE) $(DEV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -35,11 +48,11 @@ clean:
 $(SERVICE)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(SERVICE)
-	$(SERVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(SERVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis]'
 	touch $@
 
 $(DEV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[training,dev]'
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis,training,dev]'
 	touch $@

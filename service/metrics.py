@@ -20,6 +20,16 @@ class EngineMetrics:
     expired: Counter
 
 
+@dataclass(frozen=True)
+class SessionMetrics:
+    """The sessions' instruments."""
+
+    live: Gauge
+    bytes: Gauge
+    events: Counter
+    commit_seconds: Histogram
+
+
 class Metrics:
     """What /metrics shows."""
 
@@ -65,6 +75,33 @@ class Metrics:
             "Requests dropped under way, by reason.",
             ["model", "reason"],
             registry=self._registry,
+        )
+
+        self.sessions = SessionMetrics(
+            live=Gauge(
+                "carry_sessions",
+                "Sessions alive in the store.",
+                registry=self._registry,
+                multiprocess_mode="mostrecent",
+            ),
+            bytes=Gauge(
+                "carry_session_store_bytes",
+                "What the store takes, in memory or on disk.",
+                registry=self._registry,
+                multiprocess_mode="mostrecent",
+            ),
+            events=Counter(
+                "carry_session_events",
+                "Sessions created, deleted, expired and evicted; calls in conflict with another; answers replayed.",
+                ["event"],
+                registry=self._registry,
+            ),
+            commit_seconds=Histogram(
+                "carry_session_commit_seconds",
+                "Time until the store has kept a change.",
+                buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+                registry=self._registry,
+            ),
         )
 
     def engine(self, model: str) -> EngineMetrics:

@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def available_cores() -> int:
@@ -81,8 +81,89 @@ class Settings(BaseSettings):
     shutdown_grace: int = Field(default=30, ge=1)
     """Seconds that requests under way are given to end after SIGTERM."""
 
+    session_store: str = "sqlite:///carry.db"
+    """Where sessions are kept. sqlite:///FILE (relative; four slashes: absolute): the processes of one machine share
+    it. redis://HOST:PORT/DB (rediss: with TLS): any number of machines do. memory://: one process, and gone with it."""
+
+    session_ttl: float = Field(default=86_400.0, gt=0)
+    """Seconds that a session lives after its last use, where its creator does not say."""
+
+    max_session_ttl: float = Field(default=30 * 86_400.0, gt=0)
+    """Most seconds that its creator may say."""
+
+    session_remembered: float = Field(default=7 * 86_400.0, ge=0)
+    """Seconds that an expired session is answered with 410; after them with 404."""
+
+    session_versions: int = Field(default=8, ge=0, le=1000)
+    """Earlier versions of a session that are kept, to go back to."""
+
+    max_sessions: int = Field(default=1_000_000, ge=1)
+    """Most sessions alive in the store. memory:// drops the one not used for longest, the others refuse new ones."""
+
+    max_sessions_per_owner: int = Field(default=100_000, ge=1)
+    """Most sessions alive of one API key."""
+
+    max_session_store_bytes: int = Field(default=16 * 2**30, ge=2**20)
+    """Most that the file of sqlite:// may take. (Redis has its own setting for that, maxmemory.)"""
+
+    idempotency_ttl: float = Field(default=86_400.0, gt=0)
+    """Seconds that the answer to a call with an Idempotency-Key is kept for its repetition."""
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys, separated by commas, one of which every call but those of health and metrics must then bring, as
+    `Authorization: Bearer <key>`. A session belongs to the key that created it. None: everybody may do everything."""
+
+    state_key: SecretStr | None = None
+    """What states that leave the service are signed with, at least 16 characters. If not set, a random one is made and
+    kept in the session store, so that all who share the store accept each other's."""
+
     log_format: Literal["auto", "json", "console"] = "auto"
     """json: one object a line; console: for people; auto: console on a terminal, else json."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line to write."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _separated(cls, keys: Any) -> Any:
+        if not isinstance(keys, str):
+            return keys
+        return tuple(key.strip() for key in keys.split(",") if key.strip())
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < 16 for key in keys):
+            raise ValueError("each key needs at least 16 characters")
+        return keys
+
+    @field_validator("state_key")
+    @classmethod
+    def _secret_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < 16:
+            raise ValueError("needs at least 16 characters")
+        return key
+
+    @field_validator("session_store")
+    @classmethod
+    def _known_store(cls, url: str) -> str:
+        file = url.removeprefix("sqlite:///")
+        if url == "memory://" or (file and file != url) or url.startswith(("redis://", "rediss://", "unix://")):
+            return url
+        raise ValueError("must be memory://, sqlite:///FILE, or redis://HOST:PORT/DB")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_process(cls, given: Any) -> Any:
+        """What one process has in its memory, no other can see."""
+        if given.get("session_store") == "memory://" and "processes" not in given:
+            return {**given, "processes": 1}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.session_store == "memory://" and self.processes > 1:
+            raise ValueError("CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1")
+        if self.session_ttl > self.max_session_ttl:
+            raise ValueError("CARRY_SESSION_TTL must be at most CARRY_MAX_SESSION_TTL")
+        return self

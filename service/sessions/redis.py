@@ -1,0 +1,311 @@
+"""Sessions in one Redis or Valkey server, which any number of machines share.
+
+A change is a script, which the server runs whole or not at all, and which sees when it was run before: a call whose
+connection broke is made again. A session is a hash with its state, and a hash of its earlier states; sorted sets say
+which sessions live until when, of all and of each owner, and which are remembered. The server's own expiry only takes
+away what nobody swept. No cluster: the scripts make the names of their keys.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import structlog
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError, ResponseError
+
+from service.errors import StoreFullError, StoreUnavailableError, TooManySessionsError
+from service.sessions.store import Change, Found, Limits, Receipt, Session, Size, StoreError, Version
+
+# What all scripts begin with. A server whose memory is full refuses a script's first write, if it is one that takes
+# memory, and none after it: so nothing is ever done by half, and what frees memory can always be done.
+_COMMON = """
+local function answered(owner, key, now)
+  local expires = key and redis.call('HGET', 'carry:receipt:' .. owner .. '\\n' .. key, 'expires_at')
+  return expires and tonumber(expires) > tonumber(now)
+end
+local function keep(owner, key, fingerprint, answer, expires, gone)
+  if key then
+    local name = 'carry:receipt:' .. owner .. '\\n' .. key
+    redis.call('HSET', name, 'fingerprint', fingerprint, 'answer', answer, 'expires_at', expires)
+    redis.call('PEXPIREAT', name, gone)
+  end
+end
+local function live(id, owner, expires, gone)
+  redis.call('ZADD', 'carry:live', expires, id .. '\\n' .. owner)
+  redis.call('ZADD', 'carry:live:' .. owner, expires, id)
+  redis.call('PEXPIREAT', 'carry:session:' .. id, gone)
+  redis.call('PEXPIREAT', 'carry:history:' .. id, gone)
+end
+local function ended(id, owner)
+  redis.call('ZREM', 'carry:live', id .. '\\n' .. owner)
+  redis.call('ZREM', 'carry:live:' .. owner, id)
+  redis.call('ZREM', 'carry:ids:' .. owner, id)
+  redis.call('DEL', 'carry:history:' .. id)
+end
+"""
+_COMMIT = """
+local id, owner, version, made, about, state, expires, gone, now = unpack(ARGV)
+local session, history = 'carry:session:' .. id, 'carry:history:' .. id
+local kept = redis.call('HMGET', session, 'version', 'made', 'state')
+local at, to = tonumber(kept[1] or -1), tonumber(version)
+if at == to then
+  return kept[3] and made == kept[2] and 1 or 0
+elseif at > to then
+  local before = redis.call('HGET', history, version)
+  return before and made == string.match(before, '^[^\\n]*') and 1 or 0
+elseif at ~= to - 1 or (to > 0 and not kept[3]) or answered(ARGV[10], ARGV[11], now) then
+  return 0
+end
+if to == 0 then
+  if owner ~= '' and redis.call('ZCOUNT', 'carry:live:' .. owner, '(' .. now, '+inf') >= most_of_owner then
+    return -2
+  elseif redis.call('ZCOUNT', 'carry:live', '(' .. now, '+inf') >= most then
+    return -1
+  end
+end
+redis.call('HSET', session, 'version', version, 'made', made, 'about', about, 'state', state,
+  'owner', owner, 'expires_at', expires)
+if to == 0 then
+  redis.call('ZADD', 'carry:ids:' .. owner, 0, id)
+elseif versions > 0 then
+  redis.call('HSET', history, kept[1], kept[2] .. '\\n' .. kept[3])
+end
+if redis.call('HLEN', history) > versions then
+  for _, old in ipairs(redis.call('HKEYS', history)) do
+    if tonumber(old) < to - versions then
+      redis.call('HDEL', history, old)
+    end
+  end
+end
+live(id, owner, expires, gone)
+keep(unpack(ARGV, 10))
+return 1
+"""
+_DELETE = """
+local id, owner, version, token, now = unpack(ARGV)
+local kept = redis.call('HGET', 'carry:session:' .. id, 'version')
+if not kept then
+  return redis.call('GET', 'carry:deleted:' .. id) == token and 1 or 0
+elseif kept ~= version or redis.call('HEXISTS', 'carry:session:' .. id, 'state') == 0
+    or answered(ARGV[6], ARGV[7], now) then
+  return 0
+end
+redis.call('DEL', 'carry:session:' .. id)
+ended(id, owner)
+redis.call('SET', 'carry:deleted:' .. id, token, 'EX', 60)
+keep(unpack(ARGV, 6))
+return 1
+"""
+_TOUCH = """
+local id, expires, gone = unpack(ARGV)
+local kept = redis.call('HMGET', 'carry:session:' .. id, 'expires_at', 'owner')
+local there = redis.call('HEXISTS', 'carry:session:' .. id, 'state') == 1
+if there and tonumber(kept[1]) < tonumber(expires) then
+  redis.call('HSET', 'carry:session:' .. id, 'expires_at', expires)
+  live(id, kept[2], expires, gone)
+end
+"""
+_VERSIONS = """
+local found = redis.call('HGETALL', 'carry:history:' .. ARGV[1])
+for i = 2, #found, 2 do
+  found[i] = string.match(found[i], '^[^\\n]*')
+end
+return found
+"""
+_LIST = """
+local owner, after, limit, now = ARGV[1], '(' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local found, ids = {}
+repeat
+  ids = redis.call('ZRANGEBYLEX', 'carry:ids:' .. owner, after, '+', 'LIMIT', 0, limit)
+  for _, id in ipairs(ids) do
+    local kept = redis.call('HMGET', 'carry:session:' .. id, 'about', 'expires_at')
+    if kept[1] and tonumber(kept[2]) > now and #found < limit then
+      table.insert(found, kept)
+    end
+    after = '(' .. id
+  end
+until #ids < limit or #found == limit
+return found
+"""
+_SWEEP = """
+local now, forgotten, most_at_once = unpack(ARGV)
+local expired = redis.call('ZRANGEBYSCORE', 'carry:live', '-inf', now, 'WITHSCORES', 'LIMIT', 0, most_at_once)
+for i = 1, #expired, 2 do
+  local id, owner = string.match(expired[i], '^([^\\n]*)\\n(.*)$')
+  ended(id, owner)
+  if redis.call('HDEL', 'carry:session:' .. id, 'state') == 1 then
+    redis.call('ZADD', 'carry:swept', expired[i + 1], id)
+  end
+end
+local gone = redis.call('ZRANGEBYSCORE', 'carry:swept', '-inf', forgotten, 'LIMIT', 0, most_at_once)
+for _, id in ipairs(gone) do
+  redis.call('ZREM', 'carry:swept', id)
+  redis.call('DEL', 'carry:session:' .. id)
+end
+return {#expired / 2, #gone}
+"""
+
+_SWEPT_AT_ONCE = 200
+"""Sessions that one script sweeps; others' calls come between."""
+
+_CONNECTIONS = 64
+"""Calls of one process at once; others wait for them."""
+
+_TIMEOUT = 5.0
+"""Seconds until a call is given up, with all its waiting and all its tries."""
+
+
+class RedisStore:
+    """A pool of connections, made when they are needed.
+
+    Raises:
+        StoreError: the URL is none of a server.
+    """
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        # Again after 0.1, 0.2, 0.4 and 0.8 s when a connection breaks, or none is to be had.
+        retry = Retry(ExponentialBackoff(cap=0.8, base=0.05), 4, supported_errors=(ConnectionError,))
+        try:
+            pool = ConnectionPool.from_url(url, max_connections=_CONNECTIONS, retry=retry, socket_timeout=None)
+        except ValueError as error:
+            raise StoreError(f"the session store's URL is not one of a Redis server: {error}") from error
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
+        self._redis = Redis.from_pool(pool)
+        self._limits = limits
+        self._looked_at_policy = False
+        own = f"""
+            local versions, most = {limits.versions}, {limits.sessions}
+            local most_of_owner = {limits.sessions_per_owner}
+        """
+        self._commit, self._delete, self._touch, self._versions, self._list, self._sweep = (
+            self._redis.register_script(own + _COMMON + script)
+            for script in (_COMMIT, _DELETE, _TOUCH, _VERSIONS, _LIST, _SWEEP)
+        )
+
+    async def load(self, id: str, owner: str, key: str | None) -> Found:
+        read = ("HMGET", f"carry:session:{id}", "about", "expires_at", "state")
+        if key is None:
+            about, expires_at, state = await self._ask(self._redis.execute_command, *read)
+            return Found(_session(about, expires_at) if about else None, state, None)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.execute_command(*read)
+        pipeline.execute_command("HMGET", f"carry:receipt:{owner}\n{key}", "fingerprint", "answer", "expires_at")
+        (about, expires_at, state), (fingerprint, answer, until) = await self._ask(pipeline.execute)
+        receipt = Receipt(owner, key, fingerprint.decode(), answer, float(until)) if fingerprint else None
+        return Found(_session(about, expires_at) if about else None, state, receipt)
+
+    async def commit(self, change: Change, now: float) -> bool:
+        session, limits = change.session, self._limits
+        done = await self._run(
+            self._commit,
+            session.id,
+            session.owner,
+            session.version,
+            f"{change.id} {session.position} {session.updated_at!r}",
+            orjson.dumps(session),
+            change.state,
+            session.expires_at,
+            self._gone(session.expires_at),
+            now,
+            *_kept(change.receipt),
+        )
+        if done == -1:
+            raise StoreFullError(f"{limits.sessions} sessions are alive, the most that there may be")
+        if done == -2:
+            raise TooManySessionsError(f"{limits.sessions_per_owner} sessions are alive, the most that one may have")
+        return bool(done)
+
+    async def delete(self, session: Session, receipt: Receipt | None, now: float) -> bool:
+        this_call = uuid.uuid4().hex
+        args = session.id, session.owner, session.version, this_call, now, *_kept(receipt)
+        return bool(await self._run(self._delete, *args))
+
+    async def touch(self, id: str, expires_at: float) -> None:
+        await self._run(self._touch, id, expires_at, self._gone(expires_at))
+
+    async def versions(self, id: str) -> list[Version]:
+        found = await self._run(self._versions, id)
+        versions = []
+        for version, made in zip(found[::2], found[1::2], strict=True):
+            _, position, updated_at = made.split()
+            versions.append(Version(int(version), int(position), float(updated_at)))
+        return sorted(versions, key=lambda kept: -kept.version)
+
+    async def earlier(self, id: str, version: int) -> bytes | None:
+        found = await self._ask(self._redis.execute_command, "HGET", f"carry:history:{id}", version)
+        return None if found is None else found.split(b"\n", 1)[1]
+
+    async def list(self, owner: str, after: str, limit: int, now: float) -> list[Session]:
+        return [_session(*kept) for kept in await self._run(self._list, owner, after, limit, now)]
+
+    async def sweep(self, now: float) -> int:
+        total, swept = 0, [_SWEPT_AT_ONCE]
+        while _SWEPT_AT_ONCE in swept:
+            swept = await self._run(self._sweep, now, now - self._limits.remembered, _SWEPT_AT_ONCE)
+            total += swept[0]
+        return total
+
+    async def secret(self) -> bytes:
+        await self._ask(self._redis.execute_command, "SET", "carry:secret", os.urandom(32), "NX")
+        return bytes(await self._ask(self._redis.execute_command, "GET", "carry:secret"))
+
+    async def size(self, now: float) -> Size:
+        alive = await self._ask(self._redis.zcount, "carry:live", f"({now}", "+inf")
+        memory = await self._ask(self._redis.info, "memory")
+        return Size(alive, memory["used_memory"])
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    def _gone(self, expires_at: float) -> int:
+        """When the server may forget a session, in its milliseconds."""
+        return math.ceil((expires_at + self._limits.remembered) * 1000)
+
+    async def _run(self, script: AsyncScript, *args: Any) -> Any:
+        return await self._ask(script, (), args)
+
+    async def _ask(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        try:
+            async with asyncio.timeout(_TIMEOUT), self._slots:
+                if not self._looked_at_policy:
+                    await self._look_at_policy()
+                return await call(*args)
+        except OutOfMemoryError as error:
+            raise StoreFullError("the session store is full; nothing was changed") from error
+        except (RedisError, TimeoutError) as error:
+            structlog.get_logger().error("the session store failed", error=str(error) or type(error).__name__)
+            raise StoreUnavailableError(
+                "the session store cannot be reached, or does not answer as it should"
+            ) from error
+
+    async def _look_at_policy(self) -> None:
+        """Warn of a server that throws away what it holds when its memory is full."""
+        with contextlib.suppress(ResponseError):  # it may be forbidden to ask
+            policy = (await self._redis.config_get("maxmemory-policy")).get("maxmemory-policy")
+            if policy not in (None, "noeviction"):
+                structlog.get_logger().warning(
+                    "the session store may lose sessions: set its maxmemory-policy to noeviction", policy=policy
+                )
+        self._looked_at_policy = True
+
+
+def _session(about: bytes, expires_at: bytes) -> Session:
+    return replace(Session(**orjson.loads(about)), expires_at=float(expires_at))
+
+
+def _kept(receipt: Receipt | None) -> tuple[Any, ...]:
+    """A receipt as the scripts take it."""
+    if receipt is None:
+        return ()
+    gone = math.ceil(receipt.expires_at * 1000)
+    return receipt.owner, receipt.key, receipt.fingerprint, receipt.answer, receipt.expires_at, gone
