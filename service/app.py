@@ -1,20 +1,27 @@
 """The application: the only place where settings, models and routes are wired together."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 
-from service.api import forecast, health, models, problems, text
+from service.api import forecast, health, models, problems, sessions, text
+from service.api.callers import owner_of, the_owner
 from service.api.middleware import BodyMiddleware, RequestMiddleware
 from service.api.state import State
 from service.api.streams import Wakers
+from service.errors import CarryError
 from service.metrics import Metrics
-from service.registry import Registry
+from service.reloads import Counters, Reloader
+from service.sessions.sessions import Sessions
+from service.sessions.store import Limits, Store
+from service.sessions.stores import open_store
 from service.settings import Settings
 
 DESCRIPTION = (
@@ -31,30 +38,39 @@ class _Application(FastAPI):
         return openapi
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service; its models are loaded when it starts, and closed when it stops."""
+SWEEP_SECONDS = 30.0
+
+
+def create_app(
+    settings: Settings, clock: Callable[[], float] = time.time, reloads: Counters | None = None, place: int = 0
+) -> FastAPI:
+    """The service; its models are loaded when it starts, and closed when it stops.
+
+    `clock`: seconds since 1970, by which sessions expire. `reloads`, `place`: where several processes serve, what they
+    share, and the place of this one in it.
+    """
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        registry = Registry(settings, metrics)
-        log = structlog.get_logger()
-        for model in registry.models:
-            log.info("model loaded", model=model.label, kind=model.manifest.kind, precision=model.precision)
-        if not registry.models:
-            log.warning("no model is loaded", models_dir=str(settings.models_dir))
-        for refused in registry.refused:
-            log.warning("model refused", model=f"{refused.name}@{refused.version}", reason=refused.reason)
-        metrics.models.labels("loaded").set(len(registry.models))
-        metrics.models.labels("refused").set(len(registry.refused))
-        app.state.carry = State(settings, registry, metrics, Wakers())
-        yield
-        registry.close()
+        reloader = Reloader(settings, metrics, reloads or Counters(), place)
+        kept = _sessions(settings, metrics, clock)
+        owners = frozenset(owner_of(key.get_secret_value()) for key in settings.api_keys)
+        app.state.carry = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners)
+        sweeping = asyncio.create_task(_sweep(kept))
+        async with reloader.following():
+            yield
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
+        reloader.registry.close()
+        await kept.close()
 
     app = _Application(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
-    for module in (forecast, text, models, health):
-        app.include_router(module.router)
+    for module in (forecast, text, sessions, models):
+        app.include_router(module.router, dependencies=[Depends(the_owner)])
+    app.include_router(health.router)
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=metrics)
 
@@ -63,3 +79,40 @@ def create_app(settings: Settings) -> FastAPI:
         return RedirectResponse("/docs")
 
     return app
+
+
+async def try_store(settings: Settings) -> None:
+    """Open the session store, and let go of it.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    await _store(settings, lambda: None).close()
+
+
+def _store(settings: Settings, evicted: Callable[[], None]) -> Store:
+    limits = Limits(
+        settings.max_sessions, settings.max_sessions_per_owner, settings.session_versions, settings.session_remembered
+    )
+    return open_store(settings.session_store, limits, settings.max_session_store_bytes, evicted)
+
+
+def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Sessions:
+    return Sessions(
+        _store(settings, metrics.sessions.events.labels("evicted").inc),
+        metrics.sessions,
+        settings.session_remembered,
+        settings.idempotency_ttl,
+        settings.state_key.get_secret_value().encode() if settings.state_key else None,
+        clock,
+    )
+
+
+async def _sweep(sessions: Sessions) -> None:
+    """Drop what has expired, now and then."""
+    while True:
+        try:
+            await sessions.sweep()
+        except CarryError as error:
+            structlog.get_logger().warning("expired sessions were not swept", reason=error.detail)
+        await asyncio.sleep(SWEEP_SECONDS)

@@ -1,5 +1,6 @@
 """The command line `carry`. Its verbs `train` and `evaluate` are found by name: the service runs without them."""
 
+import asyncio
 import csv
 import gc
 import json
@@ -78,10 +79,16 @@ def _serve(settings: Settings, processes: int) -> None:
     import structlog
     import uvicorn
 
-    from service.app import create_app
+    from service.app import create_app, try_store
     from service.logs import configure_logs
+    from service.reloads import Counters
+    from service.sessions.store import StoreError
 
     configure_logs(settings)
+    try:
+        asyncio.run(try_store(settings))
+    except StoreError as error:
+        _fail(str(error))
     try:
         sockets = listen(settings.host, settings.port, processes)
     except OSError as error:
@@ -90,13 +97,15 @@ def _serve(settings: Settings, processes: int) -> None:
     port = sockets[0].getsockname()[1]
     structlog.get_logger().info("listening", host=settings.host, port=port, processes=processes)
 
-    def work(own: socket.socket) -> None:
+    reloads = Counters(processes)
+
+    def work(own: socket.socket, place: int) -> None:
         # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
         sys.setswitchinterval(0.0005)
         # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         config = uvicorn.Config(
-            create_app(settings),
+            create_app(settings, reloads=reloads, place=place),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=settings.shutdown_grace,
@@ -107,7 +116,7 @@ def _serve(settings: Settings, processes: int) -> None:
         uvicorn.Server(config).run(sockets=[own])
 
     if processes == 1:
-        work(sockets[0])
+        work(sockets[0], 0)
     else:
         from prometheus_client.multiprocess import mark_process_dead
 
@@ -208,7 +217,9 @@ def _settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        _fail(f"CARRY_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+        message = first["msg"].removeprefix("Value error, ")
+        # What is wrong with several settings together names them itself.
+        _fail(f"CARRY_{'_'.join(map(str, first['loc'])).upper()}: {message}" if first["loc"] else message)
 
 
 def _lines(file: Path) -> list[str]:

@@ -60,13 +60,13 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
 def supervise(
     sockets: list[socket.socket],
     count: int,
-    work: Callable[[socket.socket], None],
+    work: Callable[[socket.socket, int], None],
     died: Callable[[int], None],
 ) -> None:
     """Run `work` in `count` forked processes until SIGTERM or SIGINT; then they are sent SIGTERM.
 
-    One that dies is started again on its own socket, where callers wait meanwhile; `died` is told its number. All end
-    if this process is killed.
+    Each is given its socket and its place among them, from 0. One that dies is started again in its place, on whose
+    socket callers wait meanwhile; `died` is told its process number. All end if this process is killed.
     """
     alive, held = os.pipe()  # closed by the system, with all that this process holds
     log = structlog.get_logger()
@@ -94,7 +94,7 @@ def supervise(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             os.close(held)
             threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
-            work(sockets[i % len(sockets)])
+            work(sockets[i % len(sockets)], i)
         except SystemExit as end:
             os._exit(end.code if isinstance(end.code, int) else 1)
         except BaseException:

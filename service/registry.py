@@ -1,6 +1,11 @@
 """Finds the model folders, checks them, opens them. A folder that fails its checks is refused and harms no other."""
 
-from collections.abc import Iterator
+import gc
+import queue
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +22,7 @@ from service.generation import CharacterDecoder, Tokenizer
 from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of
 from service.metrics import Metrics
 from service.sampling import SamplingParams, controls
+from service.sessions.state import StateCodec
 from service.settings import Settings
 
 Kind = Literal["forecast", "text"]
@@ -37,6 +43,12 @@ class Model:
         assert isinstance(self.manifest, TextManifest)
         return Tokenizer(self.manifest)
 
+    @cached_property
+    def codec(self) -> StateCodec:
+        """Writes and reads the states of its sequences."""
+        graph, decode, _ = _chosen(self.manifest, self.precision)
+        return StateCodec(self.manifest, graph, decode)
+
     @property
     def label(self) -> str:
         """name@version."""
@@ -56,28 +68,19 @@ class _RefusalError(Exception):
     """Why a folder is refused."""
 
 
-class Registry:
-    """The models of one folder."""
+@dataclass(frozen=True)
+class Catalogue:
+    """The models there are at one moment, the newest version of each name first, and the folders refused."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._defaults: dict[Kind, str] = {
-            "forecast": settings.default_forecast_model,
-            "text": settings.default_text_model,
-        }
-        self.models: list[Model] = []
-        self.refused: list[Refused] = []
-        for path in _folders(settings.models_dir):
-            try:
-                self.models.append(_load(path, settings, metrics))
-            except _RefusalError as refusal:
-                self.refused.append(Refused(path.parent.name, path.name, str(refusal)))
-        self.models.sort(key=lambda model: (model.manifest.name, -model.manifest.version))
+    models: tuple[Model, ...]
+    refused: tuple[Refused, ...]
+    defaults: Mapping[Kind, str]
 
     def default(self, kind: Kind) -> str | None:
         """The name of the model that answers where a request names none."""
         names = {model.manifest.name for model in self.models if model.manifest.kind == kind}
-        if self._defaults[kind] in names:
-            return self._defaults[kind]
+        if self.defaults[kind] in names:
+            return self.defaults[kind]
         return names.pop() if len(names) == 1 else None
 
     def find(self, name: str) -> Model:
@@ -117,21 +120,122 @@ class Registry:
             )
         return model
 
+
+@dataclass(frozen=True)
+class Changes:
+    """What a reload has changed. `unloaded` are labels: to hold a model would keep it from ending."""
+
+    loaded: tuple[Model, ...]
+    unloaded: tuple[str, ...]
+    refused: tuple[Refused, ...]
+
+
+class Registry:
+    """The models of one folder. Its catalogue is replaced whole, so that readers on any thread see an old one or a new
+    one; who reads twice takes `current` once."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        defaults: dict[Kind, str] = {
+            "forecast": settings.default_forecast_model,
+            "text": settings.default_text_model,
+        }
+        self.current = Catalogue((), (), defaults)
+        self.reload()
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Those that answer."""
+        return self.current.models
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        """The folders that failed their checks."""
+        return self.current.refused
+
+    def default(self, kind: Kind) -> str | None:
+        """As `Catalogue.default`, now."""
+        return self.current.default(kind)
+
+    def find(self, name: str) -> Model:
+        """As `Catalogue.find`, now."""
+        return self.current.find(name)
+
+    def find_kind(self, name: str | None, kind: Kind) -> Model:
+        """As `Catalogue.find_kind`, now."""
+        return self.current.find_kind(name, kind)
+
+    def reload(self) -> Changes:
+        """Look at the folders again; what is found then is what a new registry would find. A model whose folder has
+        not changed goes on undisturbed; one that goes, ends when nobody holds it any more. One thread at a time."""
+        old = self.current
+        models: list[Model] = []
+        refused: list[Refused] = []
+        for path in _folders(self._settings.models_dir):
+            try:
+                models.append(self._load(path, old.models))
+            except _RefusalError as refusal:
+                refused.append(Refused(path.parent.name, path.name, str(refusal)))
+        models.sort(key=lambda model: (model.manifest.name, -model.manifest.version))
+        self.current = Catalogue(tuple(models), tuple(refused), old.defaults)
+        gone = [model for model in old.models if model not in models]
+        for model in gone:
+            _retire(model, self._settings.request_timeout)
+        return Changes(
+            loaded=tuple(model for model in models if model not in old.models),
+            unloaded=tuple(model.label for model in gone),
+            refused=tuple(one for one in refused if one not in old.refused),
+        )
+
+    def _load(self, path: Path, loaded: tuple[Model, ...]) -> Model:
+        manifest = _checked_manifest(path)
+        graph, decode, precision = _chosen(manifest, self._settings.precision)
+        for file in (graph, decode):
+            if file is not None:
+                _check_file(path, file)
+        # The manifest holds the sha256 of its files, so the same manifest is the same model.
+        for model in loaded:
+            if model.manifest == manifest:
+                return model
+        return Model(manifest, precision, _started(path, manifest, graph, decode, self._settings, self._metrics))
+
     def close(self) -> None:
         """End the engines."""
         for model in self.models:
             model.engine.close()
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    """Each <name>/<version>/ that holds anything; what begins with a dot is an export at work."""
-    if not folder.is_dir():
-        return
-    for name in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        yield from sorted(path for path in name.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _retire(model: Model, patience: float) -> None:
+    """End its engine once nobody holds the model, since a request that found it may have yet to submit its work; or
+    after so many seconds, when no such request has any time left."""
+    released: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an event, can be told amid a garbage collection
+    weakref.finalize(model, released.put, None)
+    threading.Thread(target=_end, args=([model.engine], released, patience), daemon=True).start()
 
 
-def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
+def _end(engines: list[Engine], released: "queue.SimpleQueue[None]", patience: float) -> None:
+    gc.collect()  # the errors of past requests hold whatever those requests held
+    with suppress(queue.Empty):
+        released.get(timeout=patience)
+    engines.pop().close()
+    gc.collect()  # an engine and its scheduler hold each other, and the memory of the graph
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Each <name>/<version>/."""
+    return [version for name in _inside(folder) for version in _inside(name)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders in a folder; what begins with a dot is an export at work."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):  # perhaps only just removed
+        return []
+
+
+def _checked_manifest(path: Path) -> ForecastManifest | TextManifest:
     try:
         manifest = read_manifest(path)
     except OSError:
@@ -144,10 +248,18 @@ def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
         raise _RefusalError(
             f"the manifest is of {manifest.name}@{manifest.version}, the folder {path.parent.name}/{path.name}"
         )
-    graph, decode, precision = _chosen(manifest, settings.precision)
-    for file in (graph, decode):
-        if file is not None:
-            _check_file(path, file)
+    return manifest
+
+
+def _started(
+    path: Path,
+    manifest: ForecastManifest | TextManifest,
+    graph: Graph,
+    decode: Graph | None,
+    settings: Settings,
+    metrics: Metrics,
+) -> Engine:
+    """An engine that has been tried out."""
     decoding = None
     try:
         runner = Runner(path, graph, settings.threads)
@@ -159,7 +271,7 @@ def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
         raise _RefusalError(str(error)) from error
     except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
         raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
-    engine = Engine(
+    return Engine(
         manifest.name,
         runner,
         decoding,
@@ -168,7 +280,6 @@ def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
         metrics=metrics.engine(f"{manifest.name}@{manifest.version}"),
         chunk=min(CHUNK, graph.max_steps),
     )
-    return Model(manifest, precision, engine)
 
 
 def _check_file(path: Path, graph: Graph) -> None:

@@ -1,5 +1,6 @@
-"""GET /models and GET /models/{name}."""
+"""GET /models, GET /models/{name} and POST /models/reload."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from fastapi import APIRouter
@@ -7,9 +8,9 @@ from pydantic import Field
 
 from service.api.problems import documented
 from service.api.schemas import Answer
-from service.api.state import CarryState
+from service.api.state import CarryState, Deadline
 from service.manifest import ForecastManifest, TextManifest
-from service.registry import Model, Refused
+from service.registry import Catalogue, Model, Refused
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -41,6 +42,13 @@ class ModelsAnswer(Answer):
     refused: list[RefusedModel]
 
 
+class ReloadAnswer(ModelsAnswer):
+    """All model folders, and what the reload has changed. A model replaced in place was unloaded and loaded."""
+
+    loaded: list[str] = Field(description="`name@version` of each.", examples=[["text@2"]])
+    unloaded: list[str]
+
+
 class ModelAnswer(Answer):
     """One model: its newest version's manifest, and its other versions."""
 
@@ -52,34 +60,53 @@ class ModelAnswer(Answer):
 @router.get("")
 async def get_models(state: CarryState) -> ModelsAnswer:
     """What is loaded, how well it measured, and what was refused and why."""
-    registry = state.registry
+    current = state.registry.current
+    return ModelsAnswer(models=_loaded(current), refused=_refused(current.refused))
 
+
+@router.post("/reload", responses=documented(422, 504))
+async def post_reload(state: CarryState, deadline: Deadline) -> ReloadAnswer:
+    """Look at the model folders again, in all processes of the machine: what is new, changed or gone is so from one
+    request to the next, without a pause. The answer comes when all processes have done it."""
+    before = state.registry.models
+    await state.reloader.everywhere(deadline)
+    current = state.registry.current
+    return ReloadAnswer(
+        models=_loaded(current),
+        refused=_refused(current.refused),
+        loaded=[model.label for model in current.models if model not in before],
+        unloaded=[model.label for model in before if model not in current.models],
+    )
+
+
+@router.get("/{name}", responses=documented(404, 409, 422))
+async def get_model(name: str, state: CarryState) -> ModelAnswer:
+    """A model's manifest: what it takes and gives, how it was made, how well it measured. `name` or `name@version`."""
+    current = state.registry.current
+    model = current.find(name)
+    return ModelAnswer(
+        manifest=model.manifest,
+        versions=[m.manifest.version for m in current.models if m.manifest.name == model.manifest.name],
+        refused=_refused(r for r in current.refused if r.name == model.manifest.name),
+    )
+
+
+def _loaded(current: Catalogue) -> list[LoadedModel]:
     def shown(model: Model) -> LoadedModel:
         manifest = model.manifest
-        newest = registry.find(manifest.name) is model
+        newest = current.find(manifest.name) is model
         return LoadedModel(
             name=manifest.name,
             version=manifest.version,
             kind=manifest.kind,
             precision=model.precision,
             description=manifest.description,
-            default=newest and registry.default(manifest.kind) == manifest.name,
+            default=newest and current.default(manifest.kind) == manifest.name,
             metrics=manifest.metrics,
         )
 
-    return ModelsAnswer(models=[shown(m) for m in registry.models], refused=_refused(registry.refused))
+    return [shown(model) for model in current.models]
 
 
-@router.get("/{name}", responses=documented(404, 409, 422))
-async def get_model(name: str, state: CarryState) -> ModelAnswer:
-    """A model's manifest: what it takes and gives, how it was made, how well it measured. `name` or `name@version`."""
-    model = state.registry.find(name)
-    return ModelAnswer(
-        manifest=model.manifest,
-        versions=[m.manifest.version for m in state.registry.models if m.manifest.name == model.manifest.name],
-        refused=_refused([r for r in state.registry.refused if r.name == model.manifest.name]),
-    )
-
-
-def _refused(refused: list[Refused]) -> list[RefusedModel]:
+def _refused(refused: Iterable[Refused]) -> list[RefusedModel]:
     return [RefusedModel(name=r.name, version=r.version, reason=r.reason) for r in refused]

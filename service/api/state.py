@@ -11,6 +11,8 @@ from service.api.streams import Wakers
 from service.errors import InvalidRequestError
 from service.metrics import Metrics
 from service.registry import Registry
+from service.reloads import Reloader
+from service.sessions.sessions import Sessions
 from service.settings import Settings
 
 
@@ -22,6 +24,10 @@ class State:
     registry: Registry
     metrics: Metrics
     wakers: Wakers
+    reloader: Reloader
+    sessions: Sessions
+    owners: frozenset[str]
+    """Of the API keys that the service knows; if there are none, nobody needs one."""
 
 
 async def _state(request: Request) -> State:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.test_train_to_answer import CARRY, post
+from tests.service.test_reload import add_version
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -37,11 +41,26 @@ class Service:
         return next(line for line in self._lines if line["event"] == event)
 
 
+def environment(models: Path, folder: Path, port: str) -> dict[str, str]:
+    """Of a service with two processes, whose sessions are in the folder."""
+    return os.environ | {
+        "CARRY_PORT": port,
+        "CARRY_PROCESSES": "2",
+        "CARRY_MODELS_DIR": str(models),
+        "CARRY_SESSION_STORE": f"sqlite:///{folder}/carry.db",
+        "CARRY_LOG_FORMAT": "json",
+    }
+
+
 @contextmanager
 def serving(models: Path, status: int = 0) -> Iterator[Service]:
     """It runs; in the end all of its processes are gone, and it has ended with this status."""
-    settings = {"CARRY_PORT": "0", "CARRY_PROCESSES": "2", "CARRY_MODELS_DIR": str(models), "CARRY_LOG_FORMAT": "json"}
-    with subprocess.Popen([CARRY, "serve"], env=os.environ | settings, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [CARRY, "serve"], env=environment(models, Path(folder), "0"), stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
         service = Service(process)
         try:
             yield service
@@ -81,6 +100,31 @@ def test_a_process_that_dies_is_replaced_and_nobody_is_refused(models: Path) -> 
             post(f"{service.url}/forecast", {"series": [1, 2, 3]})
 
 
+def test_all_processes_have_reloaded_when_the_answer_comes(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    with serving(tmp_path / "models") as service:
+
+        def status(_: int) -> int:
+            try:
+                return 200 if post(f"{service.url}/forecast", {"series": [1, 2, 3], "model": "forecast@2"}) else 0
+            except HTTPError as error:
+                error.close()
+                return error.code
+
+        for _ in range(2):
+            add_version(models / "forecast/1", tmp_path / "models/forecast", 2)
+            found = post(f"{service.url}/models/reload", {})["models"]
+            assert [model["version"] for model in found if model["name"] == "forecast"] == [2, 1]
+            with ThreadPoolExecutor(8) as pool:  # each on a connection of its own, which any process may get
+                assert list(pool.map(status, range(40))) == [200] * 40
+            shutil.rmtree(tmp_path / "models/forecast/2")
+            assert post(f"{service.url}/models/reload", {})["unloaded"] == ["forecast@2"]
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(status, range(40))) == [404] * 40
+            os.kill(service.processes[0], signal.SIGKILL)  # the one in its place is waited for too
+            service.processes[0] = service.line("process started")["process"]
+
+
 def test_no_process_outlives_one_that_was_killed(models: Path) -> None:
     with serving(models, status=-signal.SIGKILL) as service:
         post(f"{service.url}/forecast", {"series": [1, 2, 3]})
@@ -88,28 +132,20 @@ def test_no_process_outlives_one_that_was_killed(models: Path) -> None:
         service.process.wait(timeout=30)
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(models: Path) -> None:
+def test_a_port_that_is_taken_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        settings = {"CARRY_PORT": str(taken.getsockname()[1]), "CARRY_MODELS_DIR": str(models), "CARRY_PROCESSES": "2"}
-        ended = subprocess.run(
-            [CARRY, "serve"], env=os.environ | settings, capture_output=True, text=True, timeout=60, check=False
-        )
+        settings = environment(models, tmp_path, str(taken.getsockname()[1]))
+        ended = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "cannot listen on 127.0.0.1:" in ended.stderr
     assert "Address already in use" in ended.stderr
 
 
-def test_a_second_service_does_not_share_the_port(models: Path) -> None:
+def test_a_second_service_does_not_share_the_port(models: Path, tmp_path: Path) -> None:
     with serving(models) as service:
-        settings = {
-            "CARRY_PORT": service.url.rsplit(":", 1)[1],
-            "CARRY_MODELS_DIR": str(models),
-            "CARRY_PROCESSES": "2",
-        }
-        ended = subprocess.run(
-            [CARRY, "serve"], env=os.environ | settings, capture_output=True, text=True, timeout=60, check=False
-        )
+        settings = environment(models, tmp_path, service.url.rsplit(":", 1)[1])
+        ended = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == 2
         assert post(f"{service.url}/forecast", {"series": [1, 2, 3]})["horizon"] == 12

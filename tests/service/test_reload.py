@@ -1,0 +1,353 @@
+"""POST /models/reload: models come, change and go while requests are answered, in all processes."""
+
+import gc
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from service.api.state import State
+from service.app import create_app
+from service.forecasting import ForecastRequest, forecast
+from service.manifest import ForecastManifest
+from service.metrics import Metrics
+from service.registry import Model, Registry
+from service.reloads import Counters
+from service.settings import Settings
+from tests.builders import character_model, forecaster, write_model
+from tests.service.test_registry import edit, tamper, truncate
+
+Call = tuple[str, dict[str, Any], list[dict[str, Any]]]
+"""A path, a body, and the answers that are right."""
+SERIES = {"series": [3, 1, 4, 1, 5, 9, 2, 6], "model": "forecast"}
+PROMPT = {"prompt": "Once upon", "max_length": 20, "seed": 3, "model": "text"}
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other models of the same names."""
+    folder = tmp_path_factory.mktemp("others")
+    write_model(forecaster("gru"), folder, "forecast")
+    write_model(character_model("gru"), folder, "text")
+    return folder
+
+
+@pytest.fixture
+def folder(models: Path, tmp_path: Path) -> Path:
+    """The folder of models that is served, to be changed."""
+    shutil.copytree(models, tmp_path / "models")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder) as client:
+        yield client
+
+
+@contextmanager
+def serving(folder: Path, counters: Counters | None = None, place: int = 0) -> Iterator[TestClient]:
+    app = create_app(Settings(models_dir=folder, request_timeout=60), reloads=counters, place=place)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def registry_of(client: TestClient) -> Registry:
+    carry: State = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
+    return carry.registry
+
+
+def reload(client: TestClient) -> dict[str, Any]:
+    answer = client.post("/models/reload")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    shown = client.get("/models").json()
+    assert found == {**shown, "loaded": found["loaded"], "unloaded": found["unloaded"]}
+    return found
+
+
+def changes(client: TestClient) -> tuple[list[str], list[str]]:
+    found = reload(client)
+    return found["loaded"], found["unloaded"]
+
+
+def add_version(source: Path, folder: Path, version: int) -> Path:
+    """As a version of the model in `folder`; whole from one moment to the next, as an export does it."""
+    partial = folder / f".partial-{version}"
+    shutil.copytree(source, partial)
+    edit(partial, version=version)
+    return partial.rename(folder / str(version))
+
+
+def replace(source: Path, folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(source, folder)
+
+
+def gauge(client: TestClient, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    [value] = [s.value for f in families for s in f.samples if s.name == name and labels.items() <= s.labels.items()]
+    return value
+
+
+def test_without_changes_nothing_is_loaded_again(client: TestClient) -> None:
+    before = registry_of(client).models
+    assert changes(client) == ([], [])
+    assert all(one is other for one, other in zip(before, registry_of(client).models, strict=True))
+
+
+def test_a_new_model_answers_and_the_others_are_not_loaded_again(client: TestClient, folder: Path) -> None:
+    before = registry_of(client).models
+    old = client.post("/forecast", json=SERIES).json()
+    add_version(folder / "forecast/1", folder / "forecast", 2)
+    assert client.post("/forecast", json=SERIES).json() == old
+    assert changes(client) == (["forecast@2"], [])
+    assert client.post("/forecast", json=SERIES).json() == {**old, "model": {"name": "forecast", "version": 2}}
+    assert client.post("/forecast", json={**SERIES, "model": "forecast@1"}).json() == old
+    assert all(registry_of(client).find(model.label) is model for model in before)
+    assert gauge(client, "carry_models", status="loaded") == 4
+
+
+def test_a_model_whose_folder_is_gone_is_unknown_and_its_memory_is_given_back(client: TestClient, folder: Path) -> None:
+    assert client.post("/generate", json=PROMPT).status_code == 200
+    too_late = client.post("/forecast", json=SERIES, headers={"x-request-timeout": "1e-9"})
+    assert too_late.status_code == 504  # an error holds much
+    assert client.post("/forecast", json=SERIES).status_code == 200
+    held = [weakref.ref(one) for name in ("text", "forecast") for one in parts(registry_of(client).find(name))]
+    threads = [registry_of(client).find(name).engine._thread for name in ("text", "forecast")]
+    shutil.rmtree(folder / "text")
+    shutil.rmtree(folder / "forecast/1")
+    assert changes(client) == ([], ["forecast@1", "text@1"])
+    assert client.post("/generate", json=PROMPT).status_code == 404
+    assert client.post("/forecast", json=SERIES).status_code == 404
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    patience = time.monotonic() + 30
+    while any(one() for one in held) and time.monotonic() < patience:
+        gc.collect()  # the service does it too, but perhaps not yet; while it does, this does nothing
+    assert [one() for one in held] == [None] * len(held)
+    assert gauge(client, "carry_engine_waiting_steps", model="text@1") == 0
+    assert gauge(client, "carry_models", status="loaded") == 1
+
+
+def parts(model: Model) -> list[Any]:
+    return [model, model.engine, model.engine._scheduler._runner._session]
+
+
+def test_a_model_replaced_in_place_gives_the_answers_of_the_new_one(
+    client: TestClient, folder: Path, others: Path
+) -> None:
+    old = client.post("/generate", json=PROMPT).json()
+    replace(others / "text/1", folder / "text/1")
+    assert client.post("/generate", json=PROMPT).json() == old
+    assert changes(client) == (["text@1"], ["text@1"])
+    new = client.post("/generate", json=PROMPT).json()
+    assert new != old
+    with serving(others) as other:
+        assert new == other.post("/generate", json=PROMPT).json()
+
+
+def test_a_broken_new_version_is_refused_and_the_old_one_answers_until_it_is_repaired(
+    client: TestClient, folder: Path
+) -> None:
+    old = client.post("/forecast", json=SERIES).json()
+    added = add_version(folder / "forecast/1", folder / "forecast", 2)
+    truncate(added)
+    found = reload(client)
+    assert (found["loaded"], found["unloaded"]) == ([], [])
+    [refused] = found["refused"]
+    assert (refused["name"], refused["version"]) == ("forecast", "2")
+    assert client.post("/forecast", json=SERIES).json() == old
+    assert client.post("/forecast", json={**SERIES, "model": "forecast@2"}).status_code == 409
+    assert gauge(client, "carry_models", status="refused") == 1
+    shutil.copy(folder / "forecast/1/model.onnx", added)
+    found = reload(client)
+    assert (found["loaded"], found["refused"]) == (["forecast@2"], [])
+    assert client.post("/forecast", json=SERIES).json()["model"]["version"] == 2
+
+
+def test_under_load_every_answer_is_that_of_an_old_model_or_of_a_new_one(
+    client: TestClient, folder: Path, others: Path
+) -> None:
+    with serving(others) as other:
+        replaced = other.post("/forecast", json=SERIES).json()
+    first, continued = client.post("/forecast", json=SERIES).json(), client.post("/generate", json=PROMPT).json()
+    second = {**continued, "model": {"name": "text", "version": 2}}
+    unchanged: Call = ("/generate", {**PROMPT, "model": "text@1"}, [continued])
+    newest: Call = ("/generate", PROMPT, [continued, second])
+    # So many that another thread looks at them, between which and the answer the models change.
+    changing: Call = ("/forecast/batch", {"requests": [SERIES] * 60}, [first, replaced])
+    kept = folder.parent / "kept"
+    shutil.copytree(folder, kept)
+    done = threading.Event()
+
+    def ask(path: str, body: dict[str, Any], right: list[dict[str, Any]]) -> int:
+        asked = 0
+        while not done.is_set():
+            answer = client.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+            found = answer.json()
+            assert all(one in right for one in found.get("results", [found]))
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(ask, *call) for call in [unchanged, newest, changing] * 2]
+        try:
+            for _ in range(3):
+                add_version(kept / "text/1", folder / "text", 2)
+                truncate(add_version(kept / "text/1", folder / "text", 3))
+                replace(others / "forecast/1", folder / "forecast/1")
+                assert changes(client) == (["forecast@1", "text@2"], ["forecast@1"])
+                assert client.post("/forecast", json=SERIES).json() == replaced
+                for version in (2, 3):
+                    shutil.rmtree(folder / f"text/{version}")
+                replace(kept / "forecast/1", folder / "forecast/1")
+                assert changes(client) == (["forecast@1"], ["forecast@1", "text@2"])
+                assert client.post("/forecast", json=SERIES).json() == first
+        finally:
+            done.set()
+    assert all(asked.result() for asked in asking)
+
+
+def test_who_found_a_model_before_it_was_unloaded_can_still_use_it(folder: Path) -> None:
+    registry = Registry(Settings(models_dir=folder), Metrics())
+    found = registry.find("forecast")
+    thread = found.engine._thread
+    shutil.rmtree(folder / "forecast")
+    assert registry.reload().unloaded == ("forecast@1",)
+    assert isinstance(found.manifest, ForecastManifest)
+    request = ForecastRequest(np.array([[1.0], [2.0]]), 4, found.manifest.quantile_levels)
+    answer = found.engine.submit(forecast(found.manifest, request), request.work).result(30)
+    assert answer.quantiles.shape == (4, 3)
+    assert thread.is_alive()
+    del found
+    thread.join(30)
+    assert not thread.is_alive()
+    registry.close()
+
+
+def test_an_unloaded_model_ends_though_it_is_held_when_no_request_has_time_left(folder: Path) -> None:
+    registry = Registry(Settings(models_dir=folder, request_timeout=0.01), Metrics())
+    held = registry.find("forecast")
+    shutil.rmtree(folder / "forecast")
+    registry.reload()
+    held.engine._thread.join(30)
+    assert not held.engine._thread.is_alive()
+    registry.close()
+
+
+def test_reloads_at_once_load_each_model_once(client: TestClient, folder: Path) -> None:
+    add_version(folder / "forecast/1", folder / "forecast", 2)
+    with structlog.testing.capture_logs() as lines, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: reload(client), range(8)))
+    assert [line["model"] for line in lines if line["event"] == "model loaded"] == ["forecast@2"]
+    assert all([model["name"] for model in answer["models"]].count("forecast") == 2 for answer in answers)
+
+
+def test_all_processes_have_reloaded_when_one_of_them_answers(folder: Path) -> None:
+    shared = Counters(2)
+    with serving(folder, shared, 0) as one, serving(folder, shared, 1) as other:
+        for asked in (one, other):
+            shutil.rmtree(folder / "text")
+            assert changes(asked) == ([], ["text@1"])
+            assert [client.post("/generate", json=PROMPT).status_code for client in (one, other)] == [404, 404]
+            write_model(character_model(), folder, "text")
+            assert changes(asked) == (["text@1"], [])
+            assert [client.post("/generate", json=PROMPT).status_code for client in (one, other)] == [200, 200]
+
+
+def test_a_process_that_has_not_reloaded_by_the_deadline_is_told_as_such(folder: Path) -> None:
+    shared = Counters(2)
+    with serving(folder, shared, 0) as client:
+        late = client.post("/models/reload", headers={"x-request-timeout": "0.01"})
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        with serving(folder, shared, 1):  # one that takes the place of one that died
+            reload(client)
+        reload(client)  # one that has ended is not waited for
+
+
+def test_a_reload_that_fails_is_our_fault_changes_nothing_and_the_next_one_is_a_new_try(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Path) -> list[Path]:
+        raise PermissionError("secret of the house")
+
+    shutil.rmtree(folder / "text")
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
+        patch.setattr("service.registry._folders", broken)
+        answer = client.post("/models/reload")
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert "secret" not in answer.text
+        assert client.post("/generate", json=PROMPT).status_code == 200
+    assert [line for line in lines if line["event"] == "reload failed"]
+    assert changes(client) == ([], ["text@1"])
+
+
+def test_the_documentation_tells_of_it(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/models/reload"]["post"]
+    assert "all processes" in operation["description"]
+    assert {"200", "422", "504"} <= set(operation["responses"])
+
+
+def put(version: Path, source: Path) -> None:
+    remove(version, source)
+    shutil.copytree(source, version)
+    edit(version, version=int(version.name))
+
+
+def remove(version: Path, _: Path) -> None:
+    shutil.rmtree(version, ignore_errors=True)
+
+
+def describe_anew(version: Path, _: Path) -> None:
+    if version.exists():
+        edit(version, description="another")
+
+
+def spoil(version: Path, _: Path) -> None:
+    if version.exists():
+        tamper(version)
+
+
+EDITS = st.tuples(
+    st.sampled_from([put, remove, describe_anew, spoil]), st.sampled_from(["1", "2"]), st.sampled_from(["lstm", "gru"])
+)
+
+
+@given(rounds=st.lists(st.lists(EDITS, min_size=1, max_size=3), min_size=1, max_size=3))
+def test_after_any_edits_a_reload_finds_what_a_restart_would(
+    models: Path, others: Path, rounds: list[list[tuple[Callable[[Path, Path], None], str, str]]]
+) -> None:
+    sources = {"lstm": models / "forecast/1", "gru": others / "forecast/1"}
+    with TemporaryDirectory() as folder:
+        settings = Settings(models_dir=Path(folder))
+        reloaded = Registry(settings, Metrics())
+        for edits in rounds:
+            for change, version, source in edits:
+                change(Path(folder) / "forecast" / version, sources[source])
+            before = {model.label: model for model in reloaded.models}
+            told = reloaded.reload()
+            fresh = Registry(settings, Metrics())
+            assert [model.manifest for model in reloaded.models] == [model.manifest for model in fresh.models]
+            assert reloaded.refused == fresh.refused
+            after = {model.label: model for model in reloaded.models}
+            assert {model.label for model in told.loaded} == {m for m in after if after[m] is not before.get(m)}
+            assert set(told.unloaded) == {m for m in before if before[m] is not after.get(m)}
+            fresh.close()
+        reloaded.close()
