@@ -5,7 +5,7 @@ RUN python -m venv /opt/carry
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY service service
 COPY training training
-RUN /opt/carry/bin/pip install --no-cache-dir --constraint constraints.txt .
+RUN /opt/carry/bin/pip install --no-cache-dir --constraint constraints.txt ".[redis]"
 
 FROM python:3.11-slim
 RUN useradd --system --create-home --uid 10001 carry && mkdir /data && chown carry /data

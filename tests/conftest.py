@@ -23,6 +23,8 @@ settings.register_profile(
 )
 settings.load_profile("carry")
 torch.set_num_threads(1)
+# Where a test says nothing else, sessions are gone with the application.
+os.environ["CARRY_SESSION_STORE"] = "memory://"
 
 SHIPPED = Path(__file__).parent.parent / "models"
 

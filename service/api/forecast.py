@@ -12,19 +12,23 @@ from fastapi.openapi.models import Example
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.api.json_route import JsonRoute, json_answer
-from service.api.problems import documented, problem_of, refusal
+from service.api.callers import Owner, ThisCaller
+from service.api.carried import Render, Seat, carried
+from service.api.json_route import JsonRoute, encoded, json_answer
+from service.api.problems import NO_SERIES, documented, problem_of, refusal
 from service.api.schemas import (
     ForecastAnswer,
     ForecastBatchAnswer,
     ForecastBatchBody,
     ForecastBody,
+    Series,
+    SessionId,
 )
 from service.api.state import CarryState, Deadline, State
+from service.engine.sequence import Snapshot
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
 from service.forecasting import Forecast, ForecastRequest, check_levels, forecast
 from service.manifest import ForecastManifest
-from service.registry import Model
 from service.settings import Settings
 from service.timestamps import timestamps_after
 
@@ -56,29 +60,47 @@ BATCH_EXAMPLES: dict[str, Example] = {
 }
 
 
-@router.post("/forecast", response_model=ForecastAnswer, responses=documented(400, 404, 409, 413, 422, 429, 504))
+@router.post(
+    "/forecast",
+    response_model=ForecastAnswer,
+    responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
+)
 async def post_forecast(
-    body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)], state: CarryState, deadline: Deadline
+    body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)],
+    state: CarryState,
+    caller: ThisCaller,
+    deadline: Deadline,
 ) -> Response:
-    """Forecast the values that follow a series, with quantiles."""
-    wish = _wish(body, state)
-    found = await asyncio.wrap_future(wish.submit(deadline))
-    return json_answer(wish.answer(found, state))
+    """Forecast the values that follow a series, with quantiles. With a session, only the new values are sent."""
+
+    async def work(seat: Seat) -> tuple[Snapshot, Render]:
+        wish = _wish(body, seat, state)
+        found = await asyncio.wrap_future(wish.submit(deadline))
+        return found.after, lambda session, carried: encoded(wish.answer(found, session, carried, state))
+
+    return await carried(state, body, "forecast", caller, deadline, work)
 
 
-@router.post("/forecast/batch", response_model=ForecastBatchAnswer, responses=documented(400, 413, 422, 429, 504))
+@router.post(
+    "/forecast/batch",
+    response_model=ForecastBatchAnswer,
+    responses=documented(400, 401, 413, 422, 429, 503, 504),
+)
 async def post_forecast_batch(
     body: Annotated[ForecastBatchBody, Body(openapi_examples=BATCH_EXAMPLES)],
     state: CarryState,
+    owner: Owner,
     deadline: Deadline,
     request: Request,
 ) -> Response:
     """Forecast many series in one call. An item that cannot be answered gets a problem in its place; the others their
-    forecasts."""
+    forecasts. Items may bring a `state`, but no session."""
     most = state.settings.max_batch_requests
     if len(body.requests) > most:
         raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
-    wishes = await _beside(len(body.requests), _wishes, body.requests, state)
+    carries = any(isinstance(item, dict) and "state" in item for item in body.requests)
+    key = await state.sessions.state_key() if carries else b""
+    wishes = await _beside(len(body.requests), _wishes, body.requests, state, key)
     _check_batch([wish.request for wish in wishes if isinstance(wish, _Wish)], state.settings)
     pending: list[Future[Forecast]] = []
     try:
@@ -108,11 +130,16 @@ async def _beside(items: int, work: Callable[..., Made], *arguments: Any) -> Mad
     return await asyncio.to_thread(work, *arguments) if items > 50 else work(*arguments)
 
 
-def _wishes(requests: Sequence[Any], state: State) -> "list[_Wish | CarryError]":
+def _wishes(requests: Sequence[Any], state: State, key: bytes) -> "list[_Wish | CarryError]":
     wishes: list[_Wish | CarryError] = []
     for i, item in enumerate(requests):
         try:
-            wishes.append(_wish(ForecastBody.model_validate(item), state))
+            body = ForecastBody.model_validate(item)
+            if body.session_id is not None:
+                raise InvalidRequestError("items of a batch may bring a `state`, but no session", "$.session_id")
+            seat = Seat(state, body, "forecast")
+            seat.take_state(key)
+            wishes.append(_wish(body, seat, state))
         except ValidationError as error:
             wishes.append(refusal(error, ("requests", i)))
         except CarryError as error:
@@ -131,7 +158,10 @@ def _batch_answer(
             continue
         outcome = next(outcomes)
         if isinstance(outcome, Forecast):
-            results.append(wish.answer(outcome, state))
+            try:
+                results.append(wish.answer(outcome, None, wish.seat.carry(outcome.after), state))
+            except CarryError as error:
+                results.append(problem_of(_placed(error, i), request))
         elif isinstance(outcome, CarryError) and outcome.status < 500:
             results.append(problem_of(_placed(outcome, i), request))
         else:
@@ -149,20 +179,20 @@ def _placed(error: CarryError, i: int) -> CarryError:
 class _Wish:
     """A request that was found acceptable."""
 
-    body: ForecastBody
-    model: Model
+    seat: Seat
     manifest: ForecastManifest
     request: ForecastRequest
     timestamps: list[str] | None
 
     def submit(self, deadline: float) -> "Future[Forecast]":
-        return self.model.engine.submit(forecast(self.manifest, self.request), self.request.work, deadline)
+        task = forecast(self.manifest, self.request, self.seat.start)
+        return self.seat.model.engine.submit(task, self.request.work, deadline)
 
-    def answer(self, found: Forecast, state: State) -> dict[str, Any]:
+    def answer(self, found: Forecast, session: SessionId | None, carried: str | None, state: State) -> dict[str, Any]:
         """A `ForecastAnswer`."""
-        state.metrics.read.labels(self.model.label).inc(len(self.request.values))
-        state.metrics.predicted.labels(self.model.label).inc(self.request.horizon)
-        levels = self.request.levels
+        label, levels = self.seat.model.label, self.request.levels
+        state.metrics.read.labels(label).inc(len(self.request.values))
+        state.metrics.predicted.labels(label).inc(self.request.horizon)
         return {
             "model": {"name": self.manifest.name, "version": self.manifest.version},
             "horizon": self.request.horizon,
@@ -170,14 +200,15 @@ class _Wish:
             "median": np.ascontiguousarray(found.median),
             "timestamps": self.timestamps,
             "history": None if found.history is None else {"quantiles": _by_level(levels, found.history)},
+            "session": None if session is None else session.model_dump(),
+            "state": carried,
         }
 
 
-def _wish(body: ForecastBody, state: State) -> _Wish:
-    model = state.registry.find_kind(body.model, "forecast")
-    manifest = model.manifest
+def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
+    manifest = seat.model.manifest
     assert isinstance(manifest, ForecastManifest)
-    values = _values(body, manifest, state.settings)
+    values = series_values(body.series, seat.start.position > 0, manifest, state.settings)
     if body.horizon > state.settings.max_horizon:
         raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
     levels = _levels(body, manifest)
@@ -193,15 +224,19 @@ def _wish(body: ForecastBody, state: State) -> _Wish:
         missing = "freq" if body.freq is None else "start"
         raise InvalidRequestError("timestamps need both `start` and `freq`", f"$.{missing}")
     request = ForecastRequest(values, body.horizon, levels, body.include_history, body.non_negative)
-    return _Wish(body, model, manifest, request, timestamps)
+    return _Wish(seat, manifest, request, timestamps)
 
 
-def _values(body: ForecastBody, manifest: ForecastManifest, settings: Settings) -> NDArray[np.float64]:
-    """The series as (T, F), NaN where missing."""
+def series_values(given: Series, goes_on: bool, manifest: ForecastManifest, settings: Settings) -> NDArray[np.float64]:
+    """The series as (T, F), NaN where missing; one that goes on may have no value, or only missing ones.
+
+    Raises:
+        InvalidRequestError: it has no number, or not the features of the model.
+        LimitExceededError: it is too long.
+    """
     features = manifest.features
-    given = body.series
     if isinstance(given, list):
-        if len(features) > 1:
+        if len(features) > 1 and given:
             needed = ", ".join(features)
             raise InvalidRequestError(f"{manifest.name} needs an object with a list for each of: {needed}", "$.series")
         columns, paths = [given], ["$.series"]
@@ -221,8 +256,12 @@ def _values(body: ForecastBody, manifest: ForecastManifest, settings: Settings) 
             raise LimitExceededError(f"at most {settings.max_series_length} values are read at once", path)
         if len(column) != len(columns[0]):
             raise InvalidRequestError(f"has {len(column)} values, {paths[0]} has {len(columns[0])}", path)
+    if goes_on and not columns[0]:
+        return np.empty((0, len(features)))
     values = np.array(columns, dtype=np.float64).T
-    if np.isnan(values[:, 0]).all():
+    if not columns[0]:
+        raise InvalidRequestError(NO_SERIES, paths[0])
+    if not goes_on and np.isnan(values[:, 0]).all():
         raise InvalidRequestError("holds no number, only nulls; at least one value is needed", paths[0])
     return values
 

@@ -1,5 +1,6 @@
 """GET /health/live, GET /health/ready, GET /metrics: for whoever keeps the service up."""
 
+from contextlib import suppress
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Response
 from service.api.problems import documented
 from service.api.schemas import Answer
 from service.api.state import CarryState
-from service.errors import NotReadyError
+from service.errors import CarryError, NotReadyError
 
 router = APIRouter(tags=["operation"])
 
@@ -46,4 +47,6 @@ async def get_ready(state: CarryState) -> Ready:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def get_metrics(state: CarryState) -> Response:
     """Counters and histograms for Prometheus."""
+    with suppress(CarryError):  # the store cannot be reached: what it last held stands
+        await state.sessions.measure()
     return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

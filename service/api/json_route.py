@@ -37,10 +37,13 @@ class JsonRoute(APIRoute):
         return handle
 
 
-def json_answer(answer: Answer | dict[str, Any]) -> Response:
+def encoded(answer: Answer | dict[str, Any]) -> bytes:
     """An answer as it is, not validated a second time; in a dict, NumPy arrays too."""
     if isinstance(answer, Answer):
-        encoded = answer.__pydantic_serializer__.to_json(answer)
-    else:
-        encoded = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(encoded, media_type="application/json")
+        return answer.__pydantic_serializer__.to_json(answer)
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def json_answer(answer: Answer | dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """It, to send."""
+    return Response(encoded(answer), status, headers, media_type="application/json")

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import Problem
-from service.errors import CarryError, InvalidRequestError, MalformedBodyError, QueueFullError
+from service.errors import CarryError, InvalidRequestError, MalformedBodyError, QueueFullError, UnauthorizedError
 
 PROBLEM = "application/problem+json"
+
+NO_SERIES = "must be a list of at least one number or null, or an object of such lists by feature name"
 
 _HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
@@ -77,6 +79,8 @@ def install(app: FastAPI) -> None:
         answer = Response(orjson.dumps(problem_of(error, request)), error.status, media_type=PROBLEM)
         if isinstance(error, QueueFullError):
             answer.headers["Retry-After"] = str(error.retry_after)
+        if isinstance(error, UnauthorizedError):
+            answer.headers["WWW-Authenticate"] = "Bearer"
         return answer
 
     @app.exception_handler(RequestValidationError)
@@ -118,7 +122,7 @@ def _message(item: dict[str, Any]) -> str:
         if item["type"] in ("float_type", "finite_number"):
             return "must be a finite number, or null where the value is missing"
         if item["type"] in ("list_type", "too_short"):
-            return "must be a list of at least one number or null, or an object of such lists by feature name"
+            return NO_SERIES
     return str(item["msg"]).removeprefix("Value error, ")
 
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
 # Without fail_fast, a body of a million wrong values would be a million errors.
-Values = Annotated[list[Number | None], Field(min_length=1, fail_fast=True)]
+Values = Annotated[list[Number | None], Field(fail_fast=True)]
 MOST_FIELDS = 64
 ModelName = Annotated[
     str | None, Field(min_length=1, max_length=80, description="`name` or `name@version`; the default model if absent.")
@@ -73,25 +73,59 @@ class ModelId(Answer):
     version: int
 
 
+class SessionId(Answer):
+    """The session as the call left it; its version is also the answer's ETag."""
+
+    id: str
+    version: int
+    position: int = Field(description="Values or characters read so far, generated ones among them.")
+
+
+class CarriedBody(Body):
+    """A request that may go on from where another one ended."""
+
+    model: ModelName = None
+    session_id: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Go on from where this session stands, and move it there."
+    )
+    state: str | None = Field(
+        default=None,
+        description='Instead of a session: the `state` of an earlier answer, to go on from there; `""` begins anew. '
+        "The answer has the new one. The service keeps nothing.",
+    )
+    commit: Annotated[bool, Field(strict=True)] = Field(
+        default=True, description="`false`: go on from the session or state without moving it."
+    )
+
+
+CarriedSession = Annotated[SessionId | None, Field(description="The request's, if it had one.")]
+CarriedState = Annotated[
+    str | None, Field(description="Where this ended, if the request brought a `state` and was to move it.")
+]
+
+
 def _layout(series: Any) -> str:
     return "<features>" if isinstance(series, dict) else "<values>"
 
 
-class ForecastBody(Body):
+Series = Annotated[
+    Annotated[Values, Tag("<values>")]
+    | Annotated[dict[str, Values], BeforeValidator(_has_few_fields), Field(min_length=1), Tag("<features>")],
+    Discriminator(_layout),
+]
+
+
+class ForecastBody(CarriedBody):
     """A series, and what to forecast of it."""
 
-    series: Annotated[
-        Annotated[Values, Tag("<values>")]
-        | Annotated[dict[str, Values], BeforeValidator(_has_few_fields), Field(min_length=1), Tag("<features>")],
-        Discriminator(_layout),
-    ] = Field(
-        description="The values, oldest first, `null` where missing; or such a list for each feature, by name.",
+    series: Series = Field(
+        description="The values, oldest first, `null` where missing; or such a list for each feature, by name. "
+        "With a session or state, those that are new; `[]` if there are none.",
         examples=[[112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118]],
     )
     horizon: Annotated[int, Field(strict=True, ge=1)] = Field(
         default=12, description="How many values to forecast. May be longer than the model's own horizon."
     )
-    model: ModelName = None
     quantiles: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1, max_length=99)] | None = Field(
         default=None, description="Quantile levels, within those of the model. All of the model's if absent."
     )
@@ -111,7 +145,7 @@ class ForecastBody(Body):
 
 
 class History(Answer):
-    """One-step-ahead quantiles of the values given; `null` for the first, which nothing precedes."""
+    """One-step-ahead quantiles of the values given; `null` for the first of all, which nothing precedes."""
 
     quantiles: dict[str, list[float | None]]
 
@@ -125,6 +159,8 @@ class ForecastAnswer(Answer):
     median: list[float]
     timestamps: list[str] | None
     history: History | None
+    session: CarriedSession
+    state: CarriedState
 
 
 class ForecastBatchBody(Body):
@@ -142,12 +178,12 @@ class ForecastBatchAnswer(Answer):
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 
 
-class GenerateBody(Body):
+class GenerateBody(CarriedBody):
     """A prompt, and how to continue it."""
 
     prompt: Text = Field(description="The text to continue; may be empty.", examples=["ROMEO:\n"])
-    max_length: Annotated[int, Field(strict=True, ge=1)] = Field(
-        default=200, description="Most characters to generate."
+    max_length: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=200, description="Most characters to generate; 0 only reads the prompt."
     )
     temperature: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)] = Field(
         default=0.8, description="0 always takes the most probable character."
@@ -171,7 +207,6 @@ class GenerateBody(Body):
     stream: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="Send the text as it is written, as server-sent events."
     )
-    model: ModelName = None
 
 
 class CandidateLog(Answer):
@@ -213,9 +248,11 @@ class GenerateAnswer(Answer):
     seed: int
     usage: Usage
     unknown_characters: list[str] = Field(description="Those of the prompt that the model does not know.")
+    session: CarriedSession
+    state: CarriedState
 
 
-class PredictBody(Body):
+class PredictBody(CarriedBody):
     """A text, to see what the model expects next."""
 
     text: Text = Field(description="May be empty.", examples=["To be, or not to b"])
@@ -223,7 +260,6 @@ class PredictBody(Body):
     per_position: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="Tell them after each character, and the text's bits per character."
     )
-    model: ModelName = None
 
 
 class CandidateProbability(Answer):
@@ -234,7 +270,7 @@ class CandidateProbability(Answer):
 
 
 class PositionAnswer(Answer):
-    """A character of the text, the probability it had (`null` for the first), and what the model expects next."""
+    """A character of the text, the probability it had (`null` for the very first), and what the model expects next."""
 
     character: str
     probability: float | None
@@ -249,3 +285,5 @@ class PredictAnswer(Answer):
     positions: list[PositionAnswer] | None
     bits_per_character: float | None
     unknown_characters: list[str]
+    session: CarriedSession
+    state: CarriedState

@@ -1,13 +1,12 @@
 """Server-sent events of texts while they are generated."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import orjson
 
-from service.errors import CarryError
 from service.generation import Row
 
 
@@ -43,14 +42,8 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-async def text_events(
-    wakers: Wakers,
-    rows: Sequence[Row],
-    done: "Future[None]",
-    last: Callable[[], dict[str, Any]],
-    failed: Callable[[CarryError], dict[str, Any]],
-) -> AsyncIterator[bytes]:
-    """New text as soon as it is there, all of it that is there when the caller can take more; `last` at the end.
+async def text_events(wakers: Wakers, rows: Sequence[Row], done: "Future[Any]") -> AsyncIterator[bytes]:
+    """New text as soon as it is there, all of it that is there when the caller can take more, until all is done.
 
     A caller that leaves cancels the rest.
     """
@@ -71,11 +64,6 @@ async def text_events(
                     yield event({"index": i, "text": text})
             if ended:
                 break
-        try:
-            done.result()
-            yield event(last())
-        except CarryError as error:
-            yield event(failed(error), "error")
     finally:
         done.cancel()
         wakers.remove(rows)

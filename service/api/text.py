@@ -3,14 +3,18 @@
 import asyncio
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
-from service.api.json_route import JsonRoute, json_answer
+from service.api.callers import ThisCaller
+from service.api.carried import Render, Seat, carried, seated
+from service.api.json_route import JsonRoute, encoded
 from service.api.problems import documented, problem_of
 from service.api.schemas import (
     CandidateLog,
@@ -23,23 +27,25 @@ from service.api.schemas import (
     PositionAnswer,
     PredictAnswer,
     PredictBody,
+    SessionId,
     Usage,
 )
 from service.api.state import CarryState, Deadline, State
-from service.api.streams import text_events
-from service.errors import CarryError, InvalidRequestError, LimitExceededError
+from service.api.streams import event, text_events
+from service.engine.sequence import Snapshot
+from service.errors import CarryError, InvalidRequestError, LimitExceededError, SessionConflictError
 from service.generation import (
     Candidate,
     Continuation,
     GenerateRequest,
+    Listener,
     continuation,
     generate,
     predict,
     prediction,
 )
-from service.manifest import TextManifest
-from service.registry import Model
 from service.sampling import SamplingParams
+from service.sessions.sessions import Caller
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 
@@ -72,108 +78,176 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.post(
-    "/generate", response_model=GenerateAnswer, responses=STREAM | documented(400, 404, 409, 413, 422, 429, 504)
+    "/generate",
+    response_model=GenerateAnswer,
+    responses=STREAM | documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
 )
 async def post_generate(
     body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
     state: CarryState,
+    caller: ThisCaller,
     deadline: Deadline,
     request: Request,
 ) -> Response:
     """Continue a text, character by character. With `stream`, as server-sent events: `{"index","text"}` for new text,
-    at the end one with `finish_reason` and `usage`, or an event `error` with a problem."""
-    model, manifest = _model(state, body.model, body.prompt, "$.prompt")
-    if body.max_length * body.n > state.settings.max_generated_length:
-        most = state.settings.max_generated_length
-        raise LimitExceededError(f"at most {most} characters are generated at once, over all n texts", "$.max_length")
-    if body.stream and body.logprobs:
-        raise InvalidRequestError("a stream tells no log-probabilities", "$.logprobs")
-    _check_candidates(body.max_length * body.n, body.logprobs, state, "$.logprobs")
-    seed = secrets.randbits(53) if body.seed is None else body.seed
-    wish = GenerateRequest(
-        prompt=body.prompt,
-        max_length=body.max_length,
-        params=SamplingParams(body.temperature, body.top_k, body.top_p, body.min_p, body.repetition_penalty),
-        seed=seed,
-        stop=tuple(body.stop),
-        n=body.n,
-        logprobs=body.logprobs,
-    )
-    rows, task = generate(model.tokenizer, wish, state.wakers if body.stream else None)
-    pending = model.engine.submit(task, wish.work, deadline)
+    at the end one with `finish_reason` and `usage`, or an event `error` with a problem. A session then stands at the
+    end of the text that was given back."""
+    _check_generate(body, state)
+    if body.stream:
+        events = _events(body, state, caller, deadline, request)
+        await anext(events)  # what is refused before the first character is an answer of its own
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    def answer() -> GenerateAnswer:
-        choices = [_choice(continuation(model.tokenizer, row, body.logprobs), body.logprobs) for row in rows]
+    async def work(seat: Seat) -> tuple[Snapshot, Render]:
+        generating = _Generating(body, seat, state, deadline, None)
+        return await asyncio.wrap_future(generating.pending), generating.answer
+
+    return await carried(state, body, "text", caller, deadline, work)
+
+
+class _Generating:
+    """A text under way."""
+
+    def __init__(
+        self, body: GenerateBody, seat: Seat, state: State, deadline: float, listener: Listener | None
+    ) -> None:
+        self._body = body
+        self._model = seat.model
+        self._state = state
+        if seat.keeps and body.n > 1:
+            raise InvalidRequestError('only one text can move a session or state; or `"commit": false`', "$.n")
+        self._seed = secrets.randbits(53) if body.seed is None else body.seed
+        wish = GenerateRequest(
+            prompt=body.prompt,
+            max_length=body.max_length,
+            params=SamplingParams(body.temperature, body.top_k, body.top_p, body.min_p, body.repetition_penalty),
+            seed=self._seed,
+            stop=tuple(body.stop),
+            n=body.n,
+            logprobs=body.logprobs,
+        )
+        self.rows, task = generate(seat.model.tokenizer, wish, seat.start, seat.keeps, listener)
+        self.pending = seat.model.engine.submit(task, wish.work, deadline)
+
+    def answer(self, session: SessionId | None, carried: str | None) -> bytes:
+        """A `GenerateAnswer`."""
+        body, model = self._body, self._model
+        choices = [_choice(continuation(model.tokenizer, row, body.logprobs), body.logprobs) for row in self.rows]
         written = sum(len(choice.text) for choice in choices)
-        state.metrics.read.labels(model.label).inc(len(body.prompt))
-        state.metrics.predicted.labels(model.label).inc(written)
-        return GenerateAnswer(
-            model=ModelId(name=manifest.name, version=manifest.version),
-            text=choices[0].text,
-            finish_reason=choices[0].finish_reason,
-            logprobs=choices[0].logprobs,
-            choices=choices if body.n > 1 else None,
-            seed=seed,
-            usage=Usage(prompt_characters=len(body.prompt), generated_characters=written),
-            unknown_characters=model.tokenizer.unknown(body.prompt),
+        self._state.metrics.read.labels(model.label).inc(len(body.prompt))
+        self._state.metrics.predicted.labels(model.label).inc(written)
+        return encoded(
+            GenerateAnswer(
+                model=ModelId(name=model.manifest.name, version=model.manifest.version),
+                text=choices[0].text,
+                finish_reason=choices[0].finish_reason,
+                logprobs=choices[0].logprobs,
+                choices=choices if body.n > 1 else None,
+                seed=self._seed,
+                usage=Usage(prompt_characters=len(body.prompt), generated_characters=written),
+                unknown_characters=model.tokenizer.unknown(body.prompt),
+                session=session,
+                state=carried,
+            )
         )
 
-    if body.stream:
 
-        def last() -> dict[str, Any]:
-            return answer().model_dump(
-                mode="json", exclude={"text": True, "logprobs": True, "choices": {"__all__": {"text", "logprobs"}}}
-            )
+async def _events(
+    body: GenerateBody, state: State, caller: Caller, deadline: float, request: Request
+) -> AsyncIterator[bytes]:
+    """Nothing, as soon as nothing more can be refused; then the events of a stream."""
+    async with seated(state, body, "text", caller, deadline) as seat:
+        reply = seat.replay
+        if reply is not None:
+            yield b""
+            yield event({"index": 0, "text": orjson.loads(reply.body)["text"]})
+        else:
+            generating = _Generating(body, seat, state, deadline, state.wakers)
+            try:
+                yield b""
+                async for news in text_events(state.wakers, generating.rows, generating.pending):
+                    yield news
+                reply = await seat.finish(generating.pending.result(), generating.answer)
+                if reply is None:
+                    raise SessionConflictError("another call moved the session; this one changed nothing")
+            except CarryError as error:
+                yield event(problem_of(error, request), "error")
+                return
+            finally:
+                generating.pending.cancel()
+        yield event(_last(orjson.loads(reply.body)))
 
-        def failed(error: CarryError) -> dict[str, Any]:
-            return problem_of(error, request)
 
-        events = text_events(state.wakers, rows, pending, last, failed)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    await asyncio.wrap_future(pending)
-    return json_answer(answer())
+def _last(answer: dict[str, Any]) -> dict[str, Any]:
+    """What the end of a stream tells: all but what was streamed."""
+    last = {name: value for name, value in answer.items() if name not in ("text", "logprobs")}
+    if last["choices"] is not None:
+        last["choices"] = [{"finish_reason": choice["finish_reason"]} for choice in last["choices"]]
+    return last
 
 
-@router.post("/predict", response_model=PredictAnswer, responses=documented(400, 404, 409, 413, 422, 429, 504))
+@router.post(
+    "/predict",
+    response_model=PredictAnswer,
+    responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
+)
 async def post_predict(
-    body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)], state: CarryState, deadline: Deadline
+    body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)],
+    state: CarryState,
+    caller: ThisCaller,
+    deadline: Deadline,
 ) -> Response:
     """See which characters the model expects next, after a text or after each of its characters."""
-    model, manifest = _model(state, body.model, body.text, "$.text")
-    if body.per_position:
-        _check_candidates(len(body.text), min(body.top_k, len(manifest.vocabulary)), state, "$.top_k")
-    task = predict(model.tokenizer, body.text, body.per_position)
-    scores = await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.text), deadline))
-    state.metrics.read.labels(model.label).inc(len(body.text))
+    _check_length(body.text, state, "$.text")
 
-    def answer() -> Response:
-        found = prediction(model.tokenizer, body.text, scores, body.top_k, body.per_position)
+    async def work(seat: Seat) -> tuple[Snapshot, Render]:
+        model, manifest = seat.model, seat.model.manifest
+        if body.per_position:
+            _check_candidates(len(body.text), min(body.top_k, model.tokenizer.size), state, "$.top_k")
+        task = predict(model.tokenizer, body.text, body.per_position, seat.start)
+        scored = await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.text), deadline))
+        state.metrics.read.labels(model.label).inc(len(body.text))
+        explain = partial(prediction, model.tokenizer, body.text, scored.scores, body.top_k, body.per_position)
+        # A long one would keep the others waiting for the event loop.
+        found = await asyncio.to_thread(explain) if len(scored.scores) > 1000 else explain()
         positions = None
         if found.positions is not None:
             positions = [
                 PositionAnswer(character=p.character, probability=p.probability, next=_probabilities(p.candidates))
                 for p in found.positions
             ]
-        return json_answer(
-            PredictAnswer(
-                model=ModelId(name=manifest.name, version=manifest.version),
-                next=_probabilities(found.candidates),
-                positions=positions,
-                bits_per_character=found.bits_per_character,
-                unknown_characters=model.tokenizer.unknown(body.text),
+
+        def answer(session: SessionId | None, carried: str | None) -> bytes:
+            return encoded(
+                PredictAnswer(
+                    model=ModelId(name=manifest.name, version=manifest.version),
+                    next=_probabilities(found.candidates),
+                    positions=positions,
+                    bits_per_character=found.bits_per_character,
+                    unknown_characters=model.tokenizer.unknown(body.text),
+                    session=session,
+                    state=carried,
+                )
             )
-        )
 
-    # So much of it that others would wait for the event loop.
-    return await asyncio.to_thread(answer) if len(scores) > 1000 else answer()
+        return scored.after, answer
+
+    return await carried(state, body, "text", caller, deadline, work)
 
 
-def _model(state: State, name: str | None, text: str, path: str) -> tuple[Model, TextManifest]:
-    model = state.registry.find_kind(name, "text")
-    assert isinstance(model.manifest, TextManifest)
+def _check_generate(body: GenerateBody, state: State) -> None:
+    _check_length(body.prompt, state, "$.prompt")
+    if body.max_length * body.n > state.settings.max_generated_length:
+        most = state.settings.max_generated_length
+        raise LimitExceededError(f"at most {most} characters are generated at once, over all n texts", "$.max_length")
+    if body.stream and body.logprobs:
+        raise InvalidRequestError("a stream tells no log-probabilities", "$.logprobs")
+    _check_candidates(body.max_length * body.n, body.logprobs, state, "$.logprobs")
+
+
+def _check_length(text: str, state: State, path: str) -> None:
     if len(text) > state.settings.max_text_length:
         raise LimitExceededError(f"at most {state.settings.max_text_length} characters are read at once", path)
-    return model, model.manifest
 
 
 def _check_candidates(positions: int, count: int, state: State, path: str) -> None:

@@ -84,7 +84,7 @@ def test_an_unexpected_error_is_a_plain_500(client: TestClient, monkeypatch: pyt
     def broken(*_: object) -> None:
         raise KeyError("secret of the house")
 
-    monkeypatch.setattr("service.api.forecast._values", broken)
+    monkeypatch.setattr("service.api.forecast.series_values", broken)
     answer = client.post("/forecast", json={"series": [1]})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"

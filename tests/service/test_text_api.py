@@ -115,7 +115,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no mass": ("/generate", {"prompt": "x", "top_p": 0}, "$.top_p", "greater than 0"),
     "a negative seed": ("/generate", {"prompt": "x", "seed": -1}, "$.seed", "greater than or equal to 0"),
     "an empty stop": ("/generate", {"prompt": "x", "stop": [""]}, "$.stop[0]", "at least 1 character"),
-    "a later option": ("/generate", {"prompt": "x", "session_id": "s"}, "$.session_id", "not permitted"),
+    "a later option": ("/generate", {"prompt": "x", "echo": True}, "$.echo", "not permitted"),
     "a streamed option": ("/generate", {"prompt": "x", "stream": True, "logprobs": 2}, "$.logprobs", "stream"),
     "a forecaster": ("/generate", {"prompt": "x", "model": "forecast"}, "$.model", "is a forecast model"),
     "no text": ("/predict", {}, "$.text", "required"),

@@ -1,0 +1,351 @@
+"""/sessions: states that the service keeps, as resources."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Response
+from fastapi.openapi.models import Example
+from pydantic import Field
+
+from service.api.callers import Owner, ThisCaller
+from service.api.carried import ATTEMPTS, Reply, etag, model_of_session, model_of_state, reference
+from service.api.forecast import series_values
+from service.api.json_route import JsonRoute, encoded, json_answer
+from service.api.problems import documented
+from service.api.schemas import Answer, ModelId, ModelName, Number, Series, SessionId, Text
+from service.api.schemas import Body as RequestBody
+from service.api.state import CarryState, Deadline, State
+from service.engine.sequence import FRESH, Snapshot
+from service.errors import (
+    CarryError,
+    InvalidRequestError,
+    LimitExceededError,
+    SessionConflictError,
+    StateRefusedError,
+)
+from service.forecasting import ForecastRequest, forecast
+from service.generation import predict
+from service.manifest import ForecastManifest
+from service.registry import Model
+from service.sessions.sessions import Caller, Turn
+from service.sessions.state import Header, read_header, signed, verified
+from service.sessions.store import Session
+
+router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
+
+Ttl = Annotated[
+    Annotated[Number, Field(gt=0)] | None,
+    Field(description="Seconds that it lives after its last use; the service's own time if absent."),
+]
+
+CREATE_EXAMPLES: dict[str, Example] = {
+    "empty": {"summary": "Nothing read yet", "value": {"model": "text"}},
+    "a text": {"summary": "A text read already", "value": {"prompt": "ROMEO:\n", "ttl": 3600}},
+    "a series": {"summary": "A series read already", "value": {"series": [112, 118, 132, 129, 121, 135]}},
+}
+
+
+class CreateBody(RequestBody):
+    """A new session: of a model, at its beginning, or with a first input read, or where a state was exported."""
+
+    model: ModelName = None
+    ttl: Ttl = None
+    prompt: Text | None = Field(default=None, description="A text to read.")
+    series: Series | None = Field(default=None, description="Values to read, as in `POST /forecast`.")
+    state: str | None = Field(default=None, description="A state that the service gave, to go on from there.")
+
+
+class ForkBody(RequestBody):
+    """What the copy is to be."""
+
+    version: Annotated[int, Field(strict=True, ge=0)] | None = Field(
+        default=None, description="Of the session's versions; the one it stands at if absent."
+    )
+    ttl: Ttl = None
+
+
+class RewindBody(RequestBody):
+    """Where to go back to."""
+
+    version: Annotated[int, Field(strict=True, ge=0)] = Field(description="One of the session's `versions`.")
+
+
+class StateBody(RequestBody):
+    """A state that the service gave."""
+
+    state: str = Field(min_length=1)
+
+
+class SessionAnswer(Answer):
+    """A session."""
+
+    id: str
+    model: ModelId
+    version: int = Field(description="How many times it moved; also its ETag.")
+    position: int = Field(description="Values or characters read so far, generated ones among them.")
+    created_at: str
+    updated_at: str
+    expires_at: str = Field(description="When it ends if it is not used until then.")
+    ttl: float
+
+
+class VersionAnswer(Answer):
+    """An earlier version of a session."""
+
+    version: int
+    position: int
+    updated_at: str
+
+
+class WholeSessionAnswer(SessionAnswer):
+    """A session, and what can be done with it."""
+
+    model_loaded: bool = Field(description="Whether it can go on: its model is there.")
+    versions: list[VersionAnswer] = Field(description="Earlier ones that it can go back to, newest first.")
+
+
+class SessionsAnswer(Answer):
+    """Some sessions; `next` is the `after` of the next page, `null` on the last one."""
+
+    sessions: list[SessionAnswer]
+    next: str | None
+
+
+class StateAnswer(Answer):
+    """A session's state, for `PUT /sessions/{id}/state`, `POST /sessions`, or the `state` of a prediction."""
+
+    model: ModelId
+    session: SessionId
+    state: str = Field(description="Opaque, signed, and good for this very model only.")
+
+
+@router.post(
+    "", status_code=201, response_model=SessionAnswer, responses=documented(400, 401, 404, 409, 422, 429, 503, 507)
+)
+async def post_session(
+    body: Annotated[CreateBody, Body(openapi_examples=CREATE_EXAMPLES)],
+    state: CarryState,
+    caller: ThisCaller,
+    deadline: Deadline,
+) -> Response:
+    """Begin a session."""
+    ttl = _ttl(body.ttl, state)
+    replay = await state.sessions.replayed(caller)
+    if replay is not None:
+        return Reply.replayed(replay).response()
+    key = b"" if body.state is None else await state.sessions.state_key()
+    model, start = _begin(body, state, key)
+    try:
+        at = await _read(body, state, model, start, deadline)
+        payload = model.codec.encode(at)
+    except CarryError as error:
+        # The engine's tasks know this field by its usual name only.
+        error.path = "$.prompt" if body.prompt is not None and error.path else error.path
+        raise
+    return await _create(state, caller, payload, ttl)
+
+
+@router.get("", response_model=SessionsAnswer, responses=documented(401, 422, 503))
+async def get_sessions(
+    state: CarryState,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str, Query(max_length=64, pattern="^[0-9a-f]*$", description="`next` of the page before.")] = "",
+) -> Response:
+    """The sessions that live, one's own if the service has API keys, in the order of their ids."""
+    found = await state.sessions.list(owner, after, limit + 1)
+    shown = [SessionAnswer(**_shown(session)) for session in found[:limit]]
+    return json_answer(SessionsAnswer(sessions=shown, next=shown[-1].id if len(found) > limit else None))
+
+
+@router.get("/{id}", response_model=WholeSessionAnswer, responses=documented(401, 404, 410, 412, 422, 503))
+async def get_session(id: str, state: CarryState, caller: ThisCaller) -> Response:
+    """A session: where it stands, and the versions that it can go back to."""
+    session, _ = await state.sessions.look(caller, id)
+    versions = [
+        VersionAnswer(version=v.version, position=v.position, updated_at=_iso(v.updated_at))
+        for v in await state.sessions.versions(session)
+    ]
+    try:
+        loaded = bool(model_of_session(state, session))
+    except CarryError:
+        loaded = False
+    whole = WholeSessionAnswer(**_shown(session), model_loaded=loaded, versions=versions)
+    return json_answer(whole, headers=etag(session))
+
+
+@router.delete("/{id}", status_code=204, responses=documented(401, 404, 409, 410, 412, 422, 503))
+async def delete_session(id: str, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
+    """End a session."""
+
+    async def delete(turn: Turn) -> bytes | None:
+        ended = Reply(b"", 204).packed()
+        return ended if await turn.delete(ended) else None
+
+    return await _turned(state, caller, id, deadline, delete)
+
+
+@router.post(
+    "/{id}/fork",
+    status_code=201,
+    response_model=SessionAnswer,
+    responses=documented(400, 401, 404, 409, 410, 412, 422, 429, 503, 507),
+)
+async def post_fork(id: str, state: CarryState, caller: ThisCaller, body: ForkBody | None = None) -> Response:
+    """A new session that stands where this one does, or did at one of its versions. This one stays as it is."""
+    body = body or ForkBody()
+    ttl = None if body.ttl is None else _ttl(body.ttl, state)
+    replay = await state.sessions.replayed(caller)
+    if replay is not None:
+        return Reply.replayed(replay).response()
+    session, payload = await state.sessions.look(caller, id)
+    if body.version not in (None, session.version):
+        payload = await state.sessions.earlier(session, body.version)
+    return await _create(state, caller, payload, ttl or session.ttl)
+
+
+@router.post(
+    "/{id}/rewind",
+    response_model=SessionAnswer,
+    responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
+)
+async def post_rewind(id: str, body: RewindBody, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
+    """Let a session stand where it did at an earlier version. That is a new version: it can be taken back as well."""
+
+    async def rewind(turn: Turn) -> bytes | None:
+        payload = turn.state
+        if body.version != turn.session.version:
+            payload = await state.sessions.earlier(turn.session, body.version)
+        return await turn.move(read_header(payload)[0].position, payload, _packed)
+
+    return await _turned(state, caller, id, deadline, rewind)
+
+
+@router.get("/{id}/state", response_model=StateAnswer, responses=documented(401, 404, 410, 412, 422, 503))
+async def get_state(id: str, state: CarryState, caller: ThisCaller) -> Response:
+    """Export where a session stands."""
+    session, payload = await state.sessions.look(caller, id)
+    exported = signed(payload, await state.sessions.state_key())
+    model = ModelId(name=session.model, version=session.model_version)
+    return json_answer(StateAnswer(model=model, session=reference(session), state=exported), headers=etag(session))
+
+
+@router.put(
+    "/{id}/state",
+    response_model=SessionAnswer,
+    responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
+)
+async def put_state(id: str, body: StateBody, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
+    """Let a session stand where a state says that was exported, from this session or from another of its model."""
+    key = await state.sessions.state_key()
+
+    async def put(turn: Turn) -> bytes | None:
+        try:
+            payload, header = verified(body.state, key)
+            own = turn.session
+            if (header.model, header.version, header.sha256) != (own.model, own.model_version, own.sha256):
+                raise StateRefusedError(
+                    f"the state is of {header.model}@{header.version}, the session of {own.model}@{own.model_version}, "
+                    "or of another graph of it"
+                )
+            model_of_session(state, own).codec.decode(payload)
+        except StateRefusedError as error:
+            error.path = "$.state"
+            raise
+        return await turn.move(header.position, payload, _packed)
+
+    return await _turned(state, caller, id, deadline, put)
+
+
+async def _turned(
+    state: State, caller: Caller, id: str, deadline: float, change: Callable[[Turn], Awaitable[bytes | None]]
+) -> Response:
+    """Change a session, anew if another process did meanwhile."""
+    async with state.sessions.turn(caller, id, deadline) as turn:
+        for _ in range(ATTEMPTS):
+            if turn.replay is not None:
+                return Reply.replayed(turn.replay).response()
+            packed = await change(turn)
+            if packed is not None:
+                return Reply.unpacked(packed).response()
+            await turn.again()
+    raise SessionConflictError("others moved the session all the while; nothing was changed")
+
+
+def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]:
+    """The model, and where the session begins."""
+    given = [name for name in ("prompt", "series", "state") if getattr(body, name) is not None]
+    if len(given) > 1:
+        raise InvalidRequestError("give one of `prompt`, `series` and `state`", f"$.{given[1]}")
+    if body.state:
+        model, payload = model_of_state(state, body.state, key)
+        if body.model not in (None, model.manifest.name, model.label):
+            raise InvalidRequestError(f"the state is of {model.label}", "$.model")
+        return model, model.codec.decode(payload)
+    if given and given[0] != "state":
+        return state.registry.find_kind(body.model, "text" if body.prompt is not None else "forecast"), FRESH
+    if body.model is None:
+        raise InvalidRequestError("name the model, or give a `prompt`, a `series` or a `state`", "$.model")
+    return state.registry.find(body.model), FRESH
+
+
+async def _read(body: CreateBody, state: State, model: Model, start: Snapshot, deadline: float) -> Snapshot:
+    """Where it stands after the first input."""
+    if body.prompt:
+        most = state.settings.max_text_length
+        if len(body.prompt) > most:
+            raise LimitExceededError(f"at most {most} characters are read at once", "$.prompt")
+        task = predict(model.tokenizer, body.prompt, False)
+        return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.prompt), deadline))).after
+    if body.series is not None:
+        manifest = model.manifest
+        assert isinstance(manifest, ForecastManifest)
+        values = series_values(body.series, False, manifest, state.settings)
+        request = ForecastRequest(values, 1, manifest.quantile_levels)
+        return (
+            await asyncio.wrap_future(model.engine.submit(forecast(manifest, request), request.work, deadline))
+        ).after
+    return start
+
+
+async def _create(state: State, caller: Caller, payload: bytes, ttl: float) -> Response:
+    """A new session that stands there."""
+    header: Header = read_header(payload)[0]
+    model = (header.model, header.version, header.sha256)
+    packed = await state.sessions.create(caller, model, header.position, payload, ttl, _packed_new)
+    return Reply.unpacked(packed).response()
+
+
+def _ttl(given: float | None, state: State) -> float:
+    most = state.settings.max_session_ttl
+    if given is not None and given > most:
+        raise LimitExceededError(f"at most {most:g} seconds", "$.ttl")
+    return state.settings.session_ttl if given is None else given
+
+
+def _packed(session: Session) -> bytes:
+    return Reply(encoded(SessionAnswer(**_shown(session))), headers=etag(session)).packed()
+
+
+def _packed_new(session: Session) -> bytes:
+    location = {"Location": f"/sessions/{session.id}"}
+    return Reply(encoded(SessionAnswer(**_shown(session))), 201, etag(session) | location).packed()
+
+
+def _shown(session: Session) -> dict[str, object]:
+    return {
+        "id": session.id,
+        "model": ModelId(name=session.model, version=session.model_version),
+        "version": session.version,
+        "position": session.position,
+        "created_at": _iso(session.created_at),
+        "updated_at": _iso(session.updated_at),
+        "expires_at": _iso(session.expires_at),
+        "ttl": session.ttl,
+    }
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
