@@ -32,7 +32,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, again with what it kept; returns when it accepts connections."""
-        options = f"--port 0 --unixsocket {self._socket} --dir {self._folder.name} --appendonly yes"
+        options = (
+            f"--port 0 --unixsocket {self._socket} --dir {self._folder.name} --appendonly yes --appendfsync always"
+        )
         self._process = subprocess.Popen([self._program, *options.split(), "--save", ""], stdout=subprocess.PIPE)
         said = []
         assert self._process.stdout is not None

@@ -157,8 +157,11 @@ class Seat:
 
 
 @asynccontextmanager
-async def seated(state: State, body: CarriedBody, kind: Kind, caller: Caller, deadline: float) -> AsyncIterator[Seat]:
-    """Where a call begins. If it is to move a session, nobody else of this process does so meanwhile."""
+async def seated(
+    state: State, body: CarriedBody, kind: Kind, caller: Caller, deadline: float, final: bool = False
+) -> AsyncIterator[Seat]:
+    """Where a call begins. If it is to move a session, nobody else of this process does so meanwhile. `final`: the call
+    cannot be done anew if the session turns out to have been moved."""
     seat = Seat(state, body, kind)
     if body.session_id is not None and body.state is not None:
         raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
@@ -166,7 +169,7 @@ async def seated(state: State, body: CarriedBody, kind: Kind, caller: Caller, de
         await seat.take(caller)
         yield seat
         return
-    async with state.sessions.turn(caller, body.session_id, deadline) as turn:
+    async with state.sessions.turn(caller, body.session_id, deadline, final) as turn:
         seat.take_turn(turn)
         yield seat
 

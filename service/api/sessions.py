@@ -176,7 +176,7 @@ async def get_session(id: str, state: CarryState, caller: ThisCaller) -> Respons
     return json_answer(whole, headers=etag(session))
 
 
-@router.delete("/{id}", status_code=204, responses=documented(401, 404, 409, 410, 412, 422, 503))
+@router.delete("/{id}", status_code=204, responses=documented(401, 404, 409, 410, 412, 422, 503, 507))
 async def delete_session(id: str, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
     """End a session."""
 

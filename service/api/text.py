@@ -95,8 +95,8 @@ async def post_generate(
     _check_generate(body, state)
     if body.stream:
         events = _events(body, state, caller, deadline, request)
-        await anext(events)  # what is refused before the first character is an answer of its own
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        headers = await anext(events)  # what is refused before the first character is an answer of its own
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
         generating = _Generating(body, seat, state, deadline, None)
@@ -154,17 +154,18 @@ class _Generating:
 
 async def _events(
     body: GenerateBody, state: State, caller: Caller, deadline: float, request: Request
-) -> AsyncIterator[bytes]:
-    """Nothing, as soon as nothing more can be refused; then the events of a stream."""
-    async with seated(state, body, "text", caller, deadline) as seat:
+) -> AsyncIterator[Any]:
+    """The headers of a stream, as soon as nothing more can be refused; then its events."""
+    headers = {"Cache-Control": "no-store"}
+    async with seated(state, body, "text", caller, deadline, final=True) as seat:
         reply = seat.replay
         if reply is not None:
-            yield b""
+            yield headers | {"Idempotency-Replayed": "true"}
             yield event({"index": 0, "text": orjson.loads(reply.body)["text"]})
         else:
             generating = _Generating(body, seat, state, deadline, state.wakers)
             try:
-                yield b""
+                yield headers
                 async for news in text_events(state.wakers, generating.rows, generating.pending):
                     yield news
                 reply = await seat.finish(generating.pending.result(), generating.answer)

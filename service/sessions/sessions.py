@@ -9,12 +9,14 @@ import asyncio
 import re
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from service.errors import (
+    CarryError,
     DeadlineExceededError,
     IdempotencyKeyError,
     SessionConflictError,
@@ -44,8 +46,26 @@ class Caller:
     expected: frozenset[int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A session as this process left it. `alone`: nobody else moved it between the last two times that it did."""
+
+    session: Session
+    state: bytes
+    alone: bool
+
+
+HELD = 1000
+"""Sessions that a process remembers as it left them: a few megabytes."""
+
+
 class Sessions:
-    """The sessions of one process of the service."""
+    """The sessions of one process of the service.
+
+    Whose session is moved by one process alone need not be read again from the store for every call: the process takes
+    it as it left it, and would be told by the store, at the end, if it had moved meanwhile. A session that others move
+    too is read each time, since work would be done in vain.
+    """
 
     def __init__(
         self,
@@ -63,6 +83,7 @@ class Sessions:
         self._state_key = state_key
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
 
     async def state_key(self) -> bytes:
         """What states that leave the service are signed with."""
@@ -90,10 +111,10 @@ class Sessions:
         return session, state
 
     @asynccontextmanager
-    async def turn(self, caller: Caller, id: str, deadline: float) -> AsyncIterator["Turn"]:
+    async def turn(self, caller: Caller, id: str, deadline: float, final: bool = False) -> AsyncIterator["Turn"]:
         """One call's turn to change a session, after all that came before it in this process.
 
-        deadline: on time.monotonic's clock.
+        deadline: on time.monotonic's clock. final: the call cannot be done anew if the session turns out to have moved.
 
         Raises:
             SessionNotFoundError, SessionExpiredError, VersionMismatchError, IdempotencyKeyError.
@@ -107,7 +128,7 @@ class Sessions:
         except TimeoutError:
             raise DeadlineExceededError("others used the session until the deadline; nothing was changed") from None
         try:
-            yield await self._turn(caller, id)
+            yield (None if final else self._as_left(caller, id)) or await self._turn(caller, id)
         finally:
             lock.release()
 
@@ -184,12 +205,31 @@ class Sessions:
         """An owner's live sessions, by id, from the first beyond `after`."""
         return await self._store.list(owner, after, limit, self._clock())
 
+    def _as_left(self, caller: Caller, id: str) -> "Turn | None":
+        """A session as this process left it, if that is likely to be how it stands."""
+        held = self._held.get(id)
+        if held is None or not held.alone:
+            return None
+        try:
+            return Turn(self, caller, *self._checked(caller, held.session, held.state), None, alone=True)
+        except CarryError:  # as far as is known here
+            return None
+
     async def _turn(self, caller: Caller, id: str) -> "Turn":
         found = await self._store.load(id, caller.owner, caller.key)
         replay = self._replay(caller, found.receipt)
         if replay is not None:
-            return Turn(self, caller, found.session, found.state, replay)
-        return Turn(self, caller, *self._checked(caller, found.session, found.state), None)
+            return Turn(self, caller, found.session, found.state, replay, alone=False)
+        session, state = self._checked(caller, found.session, found.state)
+        held = self._held.get(id)
+        alone = held is not None and held.session.version == session.version
+        return Turn(self, caller, session, state, None, alone)
+
+    def _hold(self, session: Session, state: bytes, alone: bool) -> None:
+        self._held[session.id] = _Held(session, state, alone)
+        self._held.move_to_end(session.id)
+        if len(self._held) > HELD:
+            self._held.popitem(last=False)
 
     def _checked(self, caller: Caller, session: Session | None, state: bytes | None) -> tuple[Session, bytes]:
         now = self._clock()
@@ -237,13 +277,20 @@ class Turn:
     answered before."""
 
     def __init__(
-        self, sessions: Sessions, caller: Caller, session: Session | None, state: bytes | None, replay: bytes | None
+        self,
+        sessions: Sessions,
+        caller: Caller,
+        session: Session | None,
+        state: bytes | None,
+        replay: bytes | None,
+        alone: bool,
     ) -> None:
         self._sessions = sessions
         self._caller = caller
         self._session = session
         self._state = state
         self.replay = replay
+        self._alone = alone
 
     @property
     def session(self) -> Session:
@@ -260,7 +307,7 @@ class Turn:
     async def again(self) -> None:
         """Find it anew, after another call came first."""
         turn = await self._sessions._turn(self._caller, self.session.id)
-        self._session, self._state, self.replay = turn._session, turn._state, turn.replay
+        self._session, self._state, self.replay, self._alone = turn._session, turn._state, turn.replay, False
 
     async def move(self, position: int, state: bytes, answer: MakeAnswer) -> bytes | None:
         """Let the session stand there; the answer. None if another call came first."""
@@ -275,15 +322,21 @@ class Turn:
         made = answer(moved)
         change = Change(uuid.uuid4().hex, moved, state, sessions._receipt(self._caller, made, now))
         if await sessions._committed(change, now):
+            sessions._hold(moved, state, self._alone)
             return made
-        sessions._metrics.events.labels("conflict").inc()
+        self._conflict()
         return None
 
     async def delete(self, answer: bytes) -> bool:
         """Forget the session. False if another call came first."""
         sessions, now = self._sessions, self._sessions._clock()
         if await sessions._store.delete(self.session, sessions._receipt(self._caller, answer, now), now):
+            sessions._held.pop(self.session.id, None)
             sessions._metrics.events.labels("deleted").inc()
             return True
-        sessions._metrics.events.labels("conflict").inc()
+        self._conflict()
         return False
+
+    def _conflict(self) -> None:
+        self._sessions._held.pop(self.session.id, None)
+        self._sessions._metrics.events.labels("conflict").inc()

@@ -61,25 +61,31 @@ _SWEPT_AT_ONCE = 200
 _PAGE_BYTES = 8192
 """About a state: a fifth less work than SQLite's 4096."""
 
-_LOG_PAGES = 2000
-"""After which the log is moved to the file, and begins anew."""
+DISK_RESERVE = 32 * 2**20
+"""Bytes of the disk that are left free for the log: on a disk that is quite full, nothing could be deleted any more,
+since that has to be written to the log first, and the log could not be moved to a file that has to grow for it."""
+
+_LOG_BYTES = 32 * 2**20
+"""What is left of a log that was longer."""
 
 
 class SqliteStore:
-    """A connection that reads, on the event loop's thread, and one that writes, on the store's.
+    """A connection that reads, and those of the writer.
 
-    `max_bytes`: the most that the file may grow to. `patience`: seconds to wait for another process' change.
+    `max_bytes`: the most that the file may grow to. `synced`: whether a change is on the disk before it is acknowledged
+    and outlives a power cut, too; otherwise sessions may stand a few changes earlier after one, each of them whole.
+    `patience`: seconds to wait for another process' change.
 
     Raises:
         StoreError: the file cannot be used; the message says why.
     """
 
-    def __init__(self, path: Path, limits: Limits, max_bytes: int, patience: float = 5.0) -> None:
+    def __init__(self, path: Path, limits: Limits, max_bytes: int, synced: bool = False, patience: float = 5.0) -> None:
         path = path.absolute()
         self._files = [path.with_name(path.name + end) for end in ("", "-wal", "-shm")]
         self._limits = limits
-        self._db = _open(path, patience, max_bytes)
-        self._writer = Writer(self._db)
+        self._db = _open(path, patience, max_bytes, synced)
+        self._writer = Writer(self._db, _connect(path, patience), patience, at_once=not synced)
         # What little there is to wait for here, when another process has crashed, holds up the event loop.
         self._reader = _connect(path, 0.1)
 
@@ -143,10 +149,12 @@ class SqliteStore:
         await self._writer.close()
         self._reader.close()
 
-    # What follows runs on the writer's thread, inside of a transaction.
+    # What follows is run by the writer, on any thread, inside of a transaction.
 
     def _commit(self, change: Change, now: float) -> bool:
         session, write = change.session, self._db.execute
+        if self._short_of_disk() and not self._fits(change):
+            raise StoreFullError("the disk of the session store is full; nothing was changed")
         moved = self._create if session.version == 0 else self._move
         if self._answered(change.receipt, now) or not moved(session, now):
             # Unless it is this very change that was made before.
@@ -163,6 +171,16 @@ class SqliteStore:
         )
         self._keep(change.receipt)
         return True
+
+    def _short_of_disk(self) -> bool:
+        disk = os.statvfs(self._files[0])
+        return disk.f_bavail * disk.f_frsize < DISK_RESERVE
+
+    def _fits(self, change: Change) -> bool:
+        """Whether the file need not grow for it."""
+        (spare,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        answer = b"" if change.receipt is None else change.receipt.answer
+        return bool(spare > 8 + (len(change.state) + len(answer)) // _PAGE_BYTES)
 
     def _create(self, session: Session, now: float) -> bool:
         limits, db = self._limits, self._db
@@ -241,8 +259,8 @@ class SqliteStore:
         )
 
 
-def _open(path: Path, patience: float, max_bytes: int) -> sqlite3.Connection:
-    """A connection that writes; the file is made if it is not there.
+def _open(path: Path, patience: float, max_bytes: int, synced: bool) -> sqlite3.Connection:
+    """A connection that writes, and does not wait for others; the file is made if it is not there.
 
     Raises:
         StoreError: it cannot be used.
@@ -253,7 +271,8 @@ def _open(path: Path, patience: float, max_bytes: int) -> sqlite3.Connection:
         db = None
         try:
             db = _connect(path, patience)
-            _prepare(db, max_bytes)
+            _prepare(db, max_bytes, synced)
+            db.execute("PRAGMA busy_timeout = 0")
             return db
         except (sqlite3.Error, StoreError) as error:
             if db is not None:
@@ -267,7 +286,7 @@ def _connect(path: Path, patience: float) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
 
 
-def _prepare(db: sqlite3.Connection, max_bytes: int) -> None:
+def _prepare(db: sqlite3.Connection, max_bytes: int, synced: bool) -> None:
     db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file
     db.execute("BEGIN IMMEDIATE")
     (format,) = db.execute("PRAGMA user_version").fetchone()
@@ -280,9 +299,9 @@ def _prepare(db: sqlite3.Connection, max_bytes: int) -> None:
     db.execute("COMMIT")
     if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise StoreError("its file system has no memory that processes share")
-    db.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a power cut
-    db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-    db.execute(f"PRAGMA journal_size_limit = {2 * _LOG_PAGES * _PAGE_BYTES}")  # once it was longer
+    db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # which would wait for the disk
+    db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     (page_size,) = db.execute("PRAGMA page_size").fetchone()
     db.execute(f"PRAGMA max_page_count = {max_bytes // page_size}")
 

@@ -7,6 +7,8 @@ from service.sessions.memory import MemoryStore
 from service.sessions.sqlite import SqliteStore
 from service.sessions.store import Limits, Store, StoreError
 
+SYNCED = "synchronous=full"
+
 
 def open_store(url: str, limits: Limits, max_bytes: int, evicted: Callable[[], None]) -> Store:
     """The store of memory://, sqlite:///FILE, or redis://HOST:PORT/DB; in a running event loop, after any fork.
@@ -19,7 +21,10 @@ def open_store(url: str, limits: Limits, max_bytes: int, evicted: Callable[[], N
     if url == "memory://":
         return MemoryStore(limits, evicted)
     if url.startswith("sqlite:///"):
-        return SqliteStore(Path(url.removeprefix("sqlite:///")), limits, max_bytes)
+        file, _, option = url.removeprefix("sqlite:///").partition("?")
+        if option not in ("", SYNCED):
+            raise StoreError(f"the session store's URL may end in ?{SYNCED}, and not in ?{option}")
+        return SqliteStore(Path(file), limits, max_bytes, synced=option == SYNCED)
     try:
         from service.sessions.redis import RedisStore
     except ImportError as error:

@@ -1,5 +1,8 @@
-"""The thread that writes to an SQLite file, so that the event loop waits neither for a lock nor for the disk: all that
-waits there is kept by one commit. Knows nothing of sessions.
+"""Writes to an SQLite file so that the event loop waits neither for a lock nor for the disk. Knows nothing of sessions.
+
+What can be done without waiting is done where it is asked for: to hand it to a thread and back would cost several times
+as much. The rest goes to a thread, where all that waits is kept by one commit, and which moves SQLite's log to the file
+now and then.
 """
 
 import asyncio
@@ -17,12 +20,24 @@ from service.errors import CarryError, StoreFullError, StoreUnavailableError
 T = TypeVar("T")
 _Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
+LOG_WRITES = 400
+"""After which the log is moved to the file: some ten megabytes."""
+
 
 class Writer:
-    """Owns a connection, in autocommit mode, from now on; made in the event loop that uses it."""
+    """Owns two connections, in autocommit mode, from now on; made in the event loop that uses it.
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    `db` writes, and does not wait for other processes by itself; `log` moves the log to the file. `patience`: seconds
+    to wait. `at_once`: whether a commit of `db` is done without waiting for the disk.
+    """
+
+    def __init__(self, db: sqlite3.Connection, log: sqlite3.Connection, patience: float, at_once: bool) -> None:
         self._db = db
+        self._log = log
+        self._patience = patience
+        self._at_once = at_once
+        self._writing = threading.Lock()
+        self._written = 0
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
@@ -37,22 +52,53 @@ class Writer:
         if self._closed:
             raise StoreUnavailableError("the session store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put((work, future))
+        if not (self._at_once and self._done_at_once(work, future)):
+            self._queue.put((work, future))
         return await future
 
     async def close(self) -> None:
-        """Do what waits, and close the connection."""
+        """Do what waits, and close the connections."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def _done_at_once(self, work: Callable[[], T], future: "asyncio.Future[T]") -> bool:
+        """Whether there was nothing to wait for."""
+        if not self._writing.acquire(blocking=False):
+            return False
+        try:
+            _settle([(work, future)], self._transaction([(work, future)]))
+        except sqlite3.Error:
+            return False  # another process writes, or worse: the thread has the time to find out
+        finally:
+            self._writing.release()
+        if self._written >= LOG_WRITES:
+            self._queue.put((lambda: None, self._loop.create_future()))  # the thread looks after the log
+        return True
+
     def _run(self) -> None:
         while batch := self._waiting():
-            outcomes = self._outcomes(batch)
+            with self._writing:
+                self._db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
+                outcomes = self._outcomes(batch)
+                self._db.execute("PRAGMA busy_timeout = 0")
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, batch, outcomes)
+            if self._written >= LOG_WRITES:
+                self._written = 0
+                self._move_log()
         self._db.close()
+        self._log.close()
+
+    def _move_log(self) -> None:
+        """Most of it while others write, and the rest while they wait: else it would grow for as long as they do."""
+        try:
+            self._log.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            with self._writing:
+                self._log.execute("PRAGMA wal_checkpoint(RESTART)")
+        except sqlite3.Error as error:  # there will be a next time
+            structlog.get_logger().warning("the session store's log was not moved", error=str(error))
 
     def _waiting(self) -> list[_Work]:
         """All that waits, at least one; nothing once there will be nothing more."""
@@ -96,6 +142,7 @@ class Writer:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+        self._written += len(batch)
         return outcomes
 
 

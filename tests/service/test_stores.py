@@ -24,7 +24,8 @@ from structlog.testing import capture_logs
 from service.errors import StoreFullError, StoreUnavailableError, TooManySessionsError
 from service.sessions.sqlite import SqliteStore
 from service.sessions.store import Change, Found, Limits, Receipt, Session, Store, StoreError, Version
-from service.sessions.stores import open_store
+from service.sessions.stores import SYNCED, open_store
+from service.sessions.writer import LOG_WRITES
 from tests.redis_server import RedisServer
 
 LIMITS = Limits(sessions=1000, sessions_per_owner=100, versions=3, remembered=1000.0)
@@ -48,8 +49,9 @@ class Kind:
     def reset(self) -> None:
         """Let the next store that is opened be empty."""
         self.url = "memory://"
-        if self._name == "sqlite":
-            self.url = f"sqlite:///{self._folder}/{uuid.uuid4().hex}.db"
+        if self._name in ("sqlite", "synced"):
+            option = f"?{SYNCED}" if self._name == "synced" else ""
+            self.url = f"sqlite:///{self._folder}/{uuid.uuid4().hex}.db{option}"
         if self.server:
             self.url = self.server.url
             with client_of(self.server) as client:
@@ -89,7 +91,7 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite", "redis"])
+@pytest.fixture(scope="module", params=["memory", "sqlite", "synced", "redis"])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
     server = request.getfixturevalue("server") if request.param == "redis" else None
     return Kind(request.param, tmp_path_factory.mktemp(request.param), server)
@@ -431,7 +433,7 @@ def test_a_secret_is_the_same_for_all_and_as_long_as_the_store_lives(kind: Kind)
     assert len(secrets.pop()) == 32
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("kind", ["sqlite", "synced", "redis"], indirect=True)
 def test_what_was_acknowledged_is_there_after_reopening(kind: Kind) -> None:
     async def before(store: Store) -> None:
         assert await store.commit(change(new(), b"0"), NOW)
@@ -639,7 +641,7 @@ def test_processes_share_a_file_from_its_first_moment_and_lose_nothing_when_they
 
 def test_a_full_file_refuses_what_needs_room_and_nothing_else(tmp_path: Path) -> None:
     async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 300_000)
+        store = SqliteStore(tmp_path / "db", LIMITS, 300_000, synced=True)
         sessions = 0
         with pytest.raises(StoreFullError):  # noqa: PT012
             while True:
@@ -897,3 +899,32 @@ def test_how_to_get_the_client_of_redis_is_told() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr
     assert "pip install 'carry[redis]'" in told
+
+
+def test_an_option_that_is_none_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(StoreError, match="synchronous=full"):
+            open_store(f"sqlite:///{tmp_path}/db?synchronous=off", LIMITS, 2**30, lambda: None)
+
+    asyncio.run(main())
+
+
+def test_the_log_is_moved_to_the_file_while_others_write(tmp_path: Path) -> None:
+    """However long they do: it does not grow with the number of changes."""
+
+    async def main() -> None:
+        stores = [SqliteStore(tmp_path / "db", LIMITS, 2**30) for _ in range(2)]
+        sessions = [new(str(i)) for i in range(2)]
+        sizes = []
+        for turn in range(12 * LOG_WRITES):
+            i = turn % 2
+            assert await stores[i].commit(change(sessions[i], b"x" * 3000), NOW)
+            sessions[i] = moved(sessions[i])
+            sizes.append((tmp_path / "db-wal").stat().st_size)
+            if turn % 50 == 0:
+                await asyncio.sleep(0)
+        assert max(sizes) < 5 * sizes[LOG_WRITES]
+        for store in stores:
+            await store.close()
+
+    asyncio.run(main())

@@ -1,0 +1,175 @@
+"""`carry serve` as a process of its own, to be killed and started again, and calls that may break meanwhile."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.test_train_to_answer import CARRY
+
+PATIENCE = 60.0
+"""Seconds after which what should have come is missing."""
+
+Line = dict[str, Any]
+
+
+class Service:
+    """The service, from `start` to `kill` or `stop`, any number of times; its port stays the same.
+
+    `prefix`: a command that runs it. `settings`: CARRY_<NAME>.
+    """
+
+    def __init__(self, models: Path, store: str, prefix: Sequence[str] = (), **settings: object) -> None:
+        chosen = {"PORT": 0, "PROCESSES": 1, "MODELS_DIR": models, "SESSION_STORE": store, "LOG_FORMAT": "json"}
+        self._settings = {f"CARRY_{name.upper()}": str(value) for name, value in (chosen | settings).items()}
+        self._command = [*prefix, str(CARRY), "serve"]
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        self.url = ""
+        self.processes: list[int] = []
+        """The workers, where there are several."""
+        self.errors: list[Line] = []
+        """All that it has logged as an error, or not as JSON."""
+
+    def __enter__(self) -> "Service":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process is None:
+            return
+        if kind is None:
+            assert self._end(signal.SIGTERM) == 0, self.errors
+        else:
+            self._end(signal.SIGKILL)
+
+    def start(self) -> None:
+        """Until it answers."""
+        self._process = subprocess.Popen(
+            self._command, env=os.environ | self._settings, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        self._lines = queue.SimpleQueue()
+        self._reading = threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True)
+        self._reading.start()
+        try:
+            listening = self.line("listening")
+            self._settings["CARRY_PORT"] = str(listening["port"])
+            self.url = f"http://127.0.0.1:{listening['port']}"
+            if listening["processes"] > 1:
+                self.processes = [self.line("process started")["process"] for _ in range(listening["processes"])]
+            httpx2.get(f"{self.url}/health/ready", timeout=PATIENCE).raise_for_status()
+        except BaseException:
+            self._end(signal.SIGKILL)
+            raise
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        assert self._end(signal.SIGKILL) == -signal.SIGKILL
+
+    def line(self, event: str) -> Line:
+        """The next log line of the kind."""
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            if line["event"] == event:
+                return line
+        raise AssertionError(f"it ended: {self.errors}")
+
+    def _end(self, signum: int) -> int:
+        assert self._process is not None
+        process, self._process = self._process, None
+        with process:
+            process.send_signal(signum)
+            status = process.wait(PATIENCE)
+            self._reading.join(PATIENCE)
+        return status
+
+    def _read(self, process: subprocess.Popen[str], lines: "queue.SimpleQueue[Line | None]") -> None:
+        assert process.stderr is not None
+        for text in process.stderr:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = {"event": text, "level": "error"}
+            if line["level"] == "error":
+                self.errors.append(line)
+            lines.put(line)
+        lines.put(None)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[list[str]]:
+    """A disk in the folder, with 2 MiB more than what is kept in reserve, that only those see who are started with the
+    prefix given."""
+    mount = ["sh", "-c", 'mount -t tmpfs -o size=34m tmpfs "$0" && echo mounted && exec cat', str(folder)]
+    reasons = []
+    for user in ([], ["--user", "--map-root-user"]):
+        with subprocess.Popen(
+            ["unshare", "--mount", *user, *mount], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            assert holder.stderr is not None
+            if holder.stdout.readline() == b"mounted\n":
+                entering = ["--user", "--preserve-credentials"] if user else []
+                yield ["nsenter", f"--target={holder.pid}", "--mount", *entering, "--"]
+                holder.stdin.close()
+                return
+            reasons.append(holder.stderr.read().decode().strip())
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no disk of its own can be mounted: {'; '.join(reasons)}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call was answered; of a stream, the whole of it."""
+
+    status: int
+    data: dict[str, Any]
+    replayed: bool
+
+
+class BrokenError(Exception):
+    """The connection broke before the answer was whole. `received`: the text that had come."""
+
+    def __init__(self, received: str) -> None:
+        super().__init__(received)
+        self.received = received
+
+
+def call(http: httpx2.Client, path: str, body: dict[str, Any], key: str) -> Answer:
+    """One try of a call that has a key.
+
+    Raises:
+        BrokenError: nobody knows what became of it.
+        httpx2.ConnectError: there was nobody to call.
+    """
+    text, data, event = "", {}, ""
+    try:
+        with http.stream("POST", path, json=body, headers={"Idempotency-Key": key}) as response:
+            replayed = "idempotency-replayed" in response.headers
+            if not response.headers["content-type"].startswith("text/event-stream"):
+                return Answer(response.status_code, json.loads(response.read()), replayed)
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
+                    data = json.loads(value)
+                    text += data.get("text", "")
+    except httpx2.ConnectError:
+        raise
+    except (httpx2.NetworkError, httpx2.ProtocolError) as error:
+        raise BrokenError(text) from error
+    if event == "error":
+        return Answer(data["status"], data, False)
+    assert "finish_reason" in data, data
+    return Answer(200, data | {"text": text}, replayed)

@@ -1,0 +1,423 @@
+"""Whatever is killed or full: a session stands exactly before or exactly after a call, and the call made again with its
+key is done once. CARRY_KILLS: how often the service is killed; `make faults` does it 200 times."""
+
+import os
+import random
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from tests.e2e.serving import PATIENCE, Answer, BrokenError, Service, call, small_disk
+from tests.redis_server import RedisServer
+
+KILLS = int(os.environ.get("CARRY_KILLS", "20"))
+CLIENTS = 6
+MOVES = 20
+"""Of a session; then its client begins another one."""
+
+
+@pytest.fixture(scope="module")
+def alone(models: Path) -> Iterator[httpx2.Client]:
+    """A service without faults, that is asked in one piece."""
+    with Service(models, "memory://") as service, httpx2.Client(base_url=service.url, timeout=PATIENCE) as http:
+        yield http
+
+
+@dataclass(frozen=True)
+class Move:
+    """A call that went on from `past`, all that its session had read, and what it was answered."""
+
+    past: Any
+    path: str
+    body: dict[str, Any]
+    answer: dict[str, Any]
+
+    def check(self, alone: httpx2.Client) -> None:
+        """It is what the call gives without a session, over all that went before."""
+        own = {name: value for name, value in self.body.items() if name not in ("session_id", "stream")}
+        if self.path == "/generate":
+            once = alone.post(self.path, json=own | {"prompt": self.past + own["prompt"]}).json()
+            assert (self.answer["text"], self.answer["finish_reason"]) == (once["text"], once["finish_reason"])
+            return
+        once = alone.post(self.path, json=own | {"series": self.past + own["series"]}).json()
+        for level, row in self.answer["quantiles"].items():
+            assert row == pytest.approx(once["quantiles"][level], rel=1e-4, abs=1e-3)
+
+
+class Walker:
+    """A client that moves sessions, call by call. A call that breaks, or that the store failed, it makes again with its
+    key, once it has seen where the session stands.
+
+    `up`: cleared while there is nobody to call. `began`: released whenever a call begins.
+    """
+
+    def __init__(self, url: str, number: int, up: threading.Event, began: threading.Semaphore) -> None:
+        self._http = httpx2.Client(base_url=url, timeout=PATIENCE)
+        self._random = random.Random(number)
+        self._text = number % 3 < 2
+        self._up, self._began = up, began
+        self.sessions: dict[str, tuple[int, int]] = {}
+        """Version and position of each."""
+        self.moves: list[Move] = []
+        self.tally: Counter[str] = Counter()
+        """Calls of which nobody told how they ended, by where their session stood then: "before" or "after" them; and
+        answers that the store is "unavailable"."""
+
+    def run(self, over: threading.Event) -> None:
+        """Until it is over."""
+        with self._http:
+            while not over.is_set():
+                self._walk(over)
+
+    def _walk(self, over: threading.Event) -> None:
+        past: Any = "ab" if self._text else [3.0, 5.0]
+        began = self._once("/sessions", {"prompt" if self._text else "series": past})
+        session = began["id"]
+        self.sessions[session] = (0, len(past))
+        for _ in range(MOVES):
+            if over.is_set():
+                return
+            path, body = self._wish()
+            answer = self._once(path, body | {"session_id": session}, session)
+            self.moves.append(Move(past, path, body, answer))
+            past = past + body["prompt"] + answer["text"] if self._text else past + body["series"]
+            version = self.sessions[session][0] + 1
+            assert answer["session"] == {"id": session, "version": version, "position": len(past)}
+            self.sessions[session] = (version, len(past))
+
+    def _wish(self) -> tuple[str, dict[str, Any]]:
+        draw = self._random
+        if not self._text:
+            return "/forecast", {"series": draw.choices([1, 2.5, 4, None], k=draw.randint(1, 5)), "horizon": 6}
+        return "/generate", {
+            "prompt": draw.choice(["", "", "cd e"]),
+            "max_length": draw.randint(1, 60),
+            "temperature": 1.0,
+            "stop": draw.choice([[], [], ["a", "ex"]]),
+            "seed": 5,
+            "stream": draw.random() < 0.4,
+        }
+
+    def _once(self, path: str, body: dict[str, Any], session: str = "") -> dict[str, Any]:
+        """The answer, after as many tries as it takes."""
+        key, received = uuid4().hex, ""
+        before = stands = self.sessions.get(session)
+        while True:
+            assert self._up.wait(PATIENCE)
+            self._began.release()
+            try:
+                answer = call(self._http, path, body, key)
+                if not self._unavailable(answer.status, answer.data):
+                    break
+            except httpx2.ConnectError:
+                continue
+            except BrokenError as broken:
+                received = max(received, broken.received, key=len)
+            if before is not None:
+                found = self._look(session)
+                assert found == stands or (stands == before and found[0] == before[0] + 1)
+                stands = found
+                self.tally["before" if found == before else "after"] += 1
+        assert answer.status in (200, 201), answer
+        assert answer.data.get("text", "").startswith(received)
+        if before is not None:
+            moved = answer.data["session"]["version"], answer.data["session"]["position"]
+            assert stands in (before, moved)
+            assert answer.replayed == (stands == moved)
+        return answer.data
+
+    def _look(self, session: str) -> tuple[int, int]:
+        """Version and position."""
+        while True:
+            assert self._up.wait(PATIENCE)
+            try:
+                answer = self._http.get(f"/sessions/{session}")
+            except (httpx2.NetworkError, httpx2.ProtocolError):
+                continue
+            shown = answer.json()
+            if self._unavailable(answer.status_code, shown):
+                continue
+            assert answer.status_code == 200, shown
+            # The versions before are there as well.
+            assert [v["version"] for v in shown["versions"]] == [*range(shown["version"])][:-9:-1]
+            return shown["version"], shown["position"]
+
+    def _unavailable(self, status: int, data: dict[str, Any]) -> bool:
+        unavailable = (status, data.get("code")) == (503, "store_unavailable")
+        self.tally["unavailable"] += unavailable
+        return unavailable
+
+
+class Load:
+    """Walkers on a service, while it is killed."""
+
+    def __init__(self, service: Service) -> None:
+        self.up, self._over, self._began = threading.Event(), threading.Event(), threading.Semaphore(0)
+        self.up.set()
+        self._url = service.url
+        self._random = random.Random(0)
+        self._walkers = [Walker(service.url, i, self.up, self._began) for i in range(CLIENTS)]
+
+    def __enter__(self) -> "Load":
+        self._pool = ThreadPoolExecutor(CLIENTS)
+        self._runs = [self._pool.submit(walker.run, self._over) for walker in self._walkers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.up.set()
+        self._pool.shutdown()
+
+    def moment(self) -> None:
+        """Wait for any moment within one of the next calls."""
+        while self._began.acquire(blocking=False):
+            pass
+        for _ in range(self._random.randint(1, 40)):
+            while not self._began.acquire(timeout=1):
+                self._fail()  # rather than wait for those who have failed
+        time.sleep(self._random.uniform(0, 0.02))
+        self._fail()
+
+    def _fail(self) -> None:
+        """As any walker has."""
+        for run in self._runs:
+            if run.done():
+                run.result()
+
+    def check(self, alone: httpx2.Client, kills: int) -> Counter[str]:
+        """Once it is over: nothing was lost or done twice, and every answer was right. The walkers' tallies."""
+        for run in self._runs:
+            run.result()
+        known = {id: stands for walker in self._walkers for id, stands in walker.sessions.items()}
+        kept = httpx2.get(f"{self._url}/sessions", params={"limit": 1000}, timeout=PATIENCE).json()
+        assert kept["next"] is None
+        assert {s["id"]: (s["version"], s["position"]) for s in kept["sessions"]} == known
+        moves = [move for walker in self._walkers for move in walker.moves]
+        for move in moves:
+            move.check(alone)
+        tally = sum((walker.tally for walker in self._walkers), Counter[str]())
+        told(
+            f"{kills} kills, {len(known)} sessions, {len(moves)} moves; of the calls under way at a kill "
+            f"{tally['before']} stood before, {tally['after']} after; 0 lost, 0 doubled"
+        )
+        assert tally["before"] + tally["after"] >= kills / 2
+        return tally
+
+
+def told(line: str) -> None:
+    """A line that pytest -s shows."""
+    sys.stdout.write(f"\n{line}\n")
+
+
+def check_whole(file: Path) -> None:
+    """Nothing of the database is damaged."""
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_service_that_is_killed_has_made_each_call_once_or_not(
+    models: Path, alone: httpx2.Client, tmp_path: Path
+) -> None:
+    with Service(models, f"sqlite:///{tmp_path}/carry.db") as service:
+        with Load(service) as load:
+            for _ in range(KILLS):
+                load.moment()
+                load.up.clear()
+                service.kill()
+                service.start()
+                load.up.set()
+        assert not load.check(alone, KILLS)["unavailable"]
+    assert not service.errors
+    check_whole(tmp_path / "carry.db")
+
+
+def test_a_worker_that_is_killed_has_made_each_call_once_or_not(
+    models: Path, alone: httpx2.Client, tmp_path: Path
+) -> None:
+    """The other one goes on meanwhile, with the same sessions."""
+    kills = 3 + KILLS // 10
+    with Service(models, f"sqlite:///{tmp_path}/carry.db", processes=2) as service:
+        with Load(service) as load:
+            for _ in range(kills):
+                load.moment()
+                # The older one, or it would live for less than a second, and its successor come a second later.
+                os.kill(service.processes.pop(0), signal.SIGKILL)
+                service.processes.append(service.line("process started")["process"])
+        assert not load.check(alone, kills)["unavailable"]
+    assert {line["event"] for line in service.errors} == {"a process died; it is started again"}
+    check_whole(tmp_path / "carry.db")
+
+
+def test_a_redis_that_is_killed_has_kept_each_call_once_or_not(models: Path, alone: httpx2.Client) -> None:
+    """What needs no session goes on meanwhile."""
+    kills = 4 + KILLS // 10
+    with RedisServer() as redis, Service(models, redis.url) as service:
+        with Load(service) as load:
+            for i in range(kills):
+                load.moment()
+                redis.kill()
+                body = {"prompt": "ab", "max_length": 5, "seed": 1}
+                assert httpx2.post(f"{service.url}/generate", json=body, timeout=PATIENCE).status_code == 200
+                # Who calls waits for it first.
+                if i % 2:
+                    refused = httpx2.get(f"{service.url}/sessions", timeout=PATIENCE)
+                    assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+                redis.start()
+        assert load.check(alone, kills)["unavailable"]
+    assert {line["event"] for line in service.errors} <= {"the session store failed"}
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_replicas_that_fight_for_a_session_lose_and_double_nothing(
+    store: str, models: Path, alone: httpx2.Client, tmp_path: Path
+) -> None:
+    """One of them is killed meanwhile."""
+    clients, calls = 8, 15
+    begun = threading.Semaphore(0)
+    with ExitStack() as exits:
+        url = f"sqlite:///{tmp_path}/carry.db" if store == "sqlite" else exits.enter_context(RedisServer()).url
+        replicas = [exits.enter_context(Service(models, url)) for _ in range(2)]
+        first = {"prompt": "ab", "ttl": 1000}
+        session = httpx2.post(f"{replicas[0].url}/sessions", json=first, timeout=PATIENCE).json()["id"]
+
+        def fight(number: int) -> list[dict[str, Any]]:
+            draw = random.Random(number)
+            with ExitStack() as opened:
+                https = [
+                    opened.enter_context(httpx2.Client(base_url=replica.url, timeout=PATIENCE)) for replica in replicas
+                ]
+                return [move(https, draw) for _ in range(calls)]
+
+        def move(https: list[httpx2.Client], draw: random.Random) -> dict[str, Any]:
+            body = {"session_id": session, "prompt": "", "max_length": 5, "seed": 5, "stream": draw.random() < 0.3}
+            key = uuid4().hex
+            begun.release()
+            while True:
+                try:
+                    answer = call(draw.choice(https), "/generate", body, key)
+                except httpx2.ConnectError:
+                    continue
+                except BrokenError:
+                    tally["broken"] += 1
+                    continue
+                if answer.status == 200:
+                    return answer.data
+                assert (answer.status, answer.data["code"]) in ((409, "session_conflict"), (503, "store_unavailable"))
+                tally[answer.data["code"]] += 1
+
+        tally: Counter[str] = Counter()
+        with ThreadPoolExecutor(clients) as pool:
+            runs = [pool.submit(fight, number) for number in range(clients)]
+            for _ in range(clients * calls // 3):
+                assert begun.acquire(timeout=PATIENCE)
+            replicas[0].kill()
+            replicas[0].start()
+        answers = sorted((answer for run in runs for answer in run.result()), key=lambda a: a["session"]["version"])
+        assert [answer["session"]["version"] for answer in answers] == [*range(1, clients * calls + 1)]
+        text = "".join(answer["text"] for answer in answers)
+        once = {"prompt": "ab", "max_length": len(text), "seed": 5}
+        assert alone.post("/generate", json=once).json()["text"] == text
+        for replica in replicas:
+            shown = httpx2.get(f"{replica.url}/sessions/{session}", timeout=PATIENCE).json()
+            assert (shown["version"], shown["position"]) == (len(answers), 2 + len(text))
+            assert not replica.errors
+        told(f"{len(answers)} calls of {clients} clients on one session, {dict(tally)} made again; 0 lost, 0 doubled")
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_one_call_sent_to_two_replicas_at_once_is_one_move(store: str, models: Path, tmp_path: Path) -> None:
+    with ExitStack() as exits:
+        url = f"sqlite:///{tmp_path}/carry.db" if store == "sqlite" else exits.enter_context(RedisServer()).url
+        replicas = [exits.enter_context(Service(models, url)) for _ in range(2)]
+        https = [exits.enter_context(httpx2.Client(base_url=replica.url, timeout=PATIENCE)) for replica in replicas]
+        pool = exits.enter_context(ThreadPoolExecutor(2))
+        session = https[0].post("/sessions", json={"prompt": "ab"}).json()["id"]
+        # Without a seed, two that were done would not be the same.
+        body = {"session_id": session, "prompt": "", "max_length": 12}
+        together = threading.Barrier(2)
+
+        def send(http: httpx2.Client, key: str) -> Answer:
+            together.wait(PATIENCE)
+            return call(http, "/generate", body, key)
+
+        position = 2
+        for round in range(1, 31):
+            one, other = pool.map(send, https, [uuid4().hex] * 2)
+            assert (one.status, other.status) == (200, 200)
+            assert one.data == other.data
+            assert {one.replayed, other.replayed} == {False, True}
+            position += 12
+            assert one.data["session"] == {"id": session, "version": round, "position": position}
+
+
+@pytest.mark.parametrize("full", ["disk", "limit"])
+def test_a_full_store_refuses_keeps_what_it_has_and_can_be_emptied(
+    full: str, models: Path, alone: httpx2.Client, tmp_path: Path
+) -> None:
+    with ExitStack() as exits:
+        prefix = exits.enter_context(small_disk(tmp_path)) if full == "disk" else []
+        most = 2**20 if full == "limit" else 2**30
+        store = f"sqlite:///{tmp_path}/carry.db"
+        service = exits.enter_context(Service(models, store, prefix, max_session_store_bytes=most))
+        http = exits.enter_context(httpx2.Client(base_url=service.url, timeout=PATIENCE))
+        pasts: dict[str, str] = {}
+        versions: Counter[str] = Counter()
+        moves: list[Move] = []
+        refused: dict[str, str] = {}
+        body = {"prompt": "", "max_length": 20, "temperature": 1.0, "seed": 5}
+
+        def done(answer: Answer) -> bool:
+            assert (answer.status, answer.data.get("code")) in ((200, None), (201, None), (507, "store_full"))
+            return answer.status != 507
+
+        def move(id: str, key: str) -> Answer:
+            answer = call(http, "/generate", body | {"session_id": id}, key)
+            if done(answer):
+                moves.append(Move(pasts[id], "/generate", body, answer.data))
+                pasts[id] += answer.data["text"]
+                versions[id] += 1
+            else:
+                refused[id] = key
+            return answer
+
+        def check() -> None:
+            shown = http.get("/sessions", params={"limit": 1000}).json()["sessions"]
+            found = {s["id"]: (s["version"], s["position"]) for s in shown}
+            assert found == {id: (versions[id], len(past)) for id, past in pasts.items()}
+            assert http.post("/generate", json=body).status_code == 200
+
+        while done(begun := call(http, "/sessions", {"prompt": "ab"}, uuid4().hex)):
+            pasts[begun.data["id"]] = "ab"
+            move(begun.data["id"], uuid4().hex)
+        for id in pasts:
+            move(id, uuid4().hex)
+        check()
+        service.kill()
+        service.start()
+        check()
+        told(f"{len(pasts)} sessions, {len(moves)} moves, then full; 0 lost")
+        wanted = [*refused][-3:]
+        for id in [*pasts]:
+            if id not in wanted:
+                assert http.delete(f"/sessions/{id}").status_code == 204
+                del pasts[id]
+        for id in wanted:
+            again = move(id, refused[id])
+            assert (again.status, again.replayed) == (200, False)
+        check()
+        for each in moves:
+            each.check(alone)
+        assert not service.errors
