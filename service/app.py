@@ -11,8 +11,7 @@ import structlog
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 
-from service.api import forecast, health, models, problems, sessions, text
-from service.api.callers import owner_of, the_owner
+from service.api import calls, forecast, health, models, problems, sessions, text
 from service.api.middleware import BodyMiddleware, RequestMiddleware
 from service.api.state import State
 from service.api.streams import Wakers
@@ -35,6 +34,7 @@ class _Application(FastAPI):
         openapi = super().openapi()
         if made:
             problems.document(openapi)
+            calls.document(openapi)
         return openapi
 
 
@@ -55,7 +55,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reloader = Reloader(settings, metrics, reloads or Counters(), place)
         kept = _sessions(settings, metrics, clock)
-        owners = frozenset(owner_of(key.get_secret_value()) for key in settings.api_keys)
+        owners = frozenset(calls.owner_of(key.get_secret_value()) for key in settings.api_keys)
         app.state.carry = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners)
         sweeping = asyncio.create_task(_sweep(kept))
         async with reloader.following():
@@ -68,8 +68,9 @@ def create_app(
 
     app = _Application(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
-    for module in (forecast, text, sessions, models):
-        app.include_router(module.router, dependencies=[Depends(the_owner)])
+    for module in (forecast, text, sessions):
+        app.include_router(module.router)
+    app.include_router(models.router, dependencies=[Depends(calls.known)])
     app.include_router(health.router)
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=metrics)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 from fastapi import Response
 
+from service.api.calls import Call
 from service.api.schemas import CarriedBody, SessionId
 from service.api.state import State
 from service.engine.sequence import FRESH, Snapshot
@@ -108,7 +109,7 @@ class Seat:
         if self._body.state:
             self.model, payload = model_of_state(self._state, self._body.state, key)
             self._check_model("$.state")
-            self.start = self.model.codec.decode(payload)
+            self.start = self.model.codec.accept(payload)
         else:
             self.model = self._state.registry.find_kind(self._body.model, self._kind)
 
@@ -157,19 +158,17 @@ class Seat:
 
 
 @asynccontextmanager
-async def seated(
-    state: State, body: CarriedBody, kind: Kind, caller: Caller, deadline: float, final: bool = False
-) -> AsyncIterator[Seat]:
+async def seated(call: Call, body: CarriedBody, kind: Kind, final: bool = False) -> AsyncIterator[Seat]:
     """Where a call begins. If it is to move a session, nobody else of this process does so meanwhile. `final`: the call
     cannot be done anew if the session turns out to have been moved."""
-    seat = Seat(state, body, kind)
+    seat = Seat(call.state, body, kind)
     if body.session_id is not None and body.state is not None:
         raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
     if body.session_id is None or not body.commit:
-        await seat.take(caller)
+        await seat.take(call.caller)
         yield seat
         return
-    async with state.sessions.turn(caller, body.session_id, deadline, final) as turn:
+    async with call.state.sessions.turn(call.caller, body.session_id, call.deadline, final) as turn:
         seat.take_turn(turn)
         yield seat
 
@@ -178,9 +177,9 @@ Work = Callable[[Seat], Awaitable[tuple[Snapshot, Render]]]
 """Runs the model from where the seat stands: where it ended, and how to answer."""
 
 
-async def carried(state: State, body: CarriedBody, kind: Kind, caller: Caller, deadline: float, work: Work) -> Response:
+async def carried(call: Call, body: CarriedBody, kind: Kind, work: Work) -> Response:
     """The answer to a call, after its session has moved."""
-    async with seated(state, body, kind, caller, deadline) as seat:
+    async with seated(call, body, kind) as seat:
         for _ in range(ATTEMPTS):
             reply = seat.replay or await seat.finish(*await work(seat))
             if reply is not None:

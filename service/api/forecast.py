@@ -12,7 +12,7 @@ from fastapi.openapi.models import Example
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.api.callers import Owner, ThisCaller
+from service.api.calls import CHANGING, TIMED, ThisCall
 from service.api.carried import Render, Seat, carried
 from service.api.json_route import JsonRoute, encoded, json_answer
 from service.api.problems import NO_SERIES, documented, problem_of, refusal
@@ -24,7 +24,7 @@ from service.api.schemas import (
     Series,
     SessionId,
 )
-from service.api.state import CarryState, Deadline, State
+from service.api.state import State
 from service.engine.sequence import Snapshot
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
 from service.forecasting import Forecast, ForecastRequest, check_levels, forecast
@@ -63,38 +63,37 @@ BATCH_EXAMPLES: dict[str, Example] = {
 @router.post(
     "/forecast",
     response_model=ForecastAnswer,
+    openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
 )
 async def post_forecast(
     body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)],
-    state: CarryState,
-    caller: ThisCaller,
-    deadline: Deadline,
+    call: ThisCall,
 ) -> Response:
     """Forecast the values that follow a series, with quantiles. With a session, only the new values are sent."""
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
-        wish = _wish(body, seat, state)
-        found = await asyncio.wrap_future(wish.submit(deadline))
-        return found.after, lambda session, carried: encoded(wish.answer(found, session, carried, state))
+        wish = _wish(body, seat, call.state)
+        found = await asyncio.wrap_future(wish.submit(call.deadline))
+        return found.after, lambda session, carried: encoded(wish.answer(found, session, carried, call.state))
 
-    return await carried(state, body, "forecast", caller, deadline, work)
+    return await carried(call, body, "forecast", work)
 
 
 @router.post(
     "/forecast/batch",
     response_model=ForecastBatchAnswer,
+    openapi_extra=TIMED,
     responses=documented(400, 401, 413, 422, 429, 503, 504),
 )
 async def post_forecast_batch(
     body: Annotated[ForecastBatchBody, Body(openapi_examples=BATCH_EXAMPLES)],
-    state: CarryState,
-    owner: Owner,
-    deadline: Deadline,
+    call: ThisCall,
     request: Request,
 ) -> Response:
     """Forecast many series in one call. An item that cannot be answered gets a problem in its place; the others their
     forecasts. Items may bring a `state`, but no session."""
+    state = call.state
     most = state.settings.max_batch_requests
     if len(body.requests) > most:
         raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
@@ -104,7 +103,7 @@ async def post_forecast_batch(
     _check_batch([wish.request for wish in wishes if isinstance(wish, _Wish)], state.settings)
     pending: list[Future[Forecast]] = []
     try:
-        pending = [wish.submit(deadline) for wish in wishes if isinstance(wish, _Wish)]
+        pending = [wish.submit(call.deadline) for wish in wishes if isinstance(wish, _Wish)]
         found = await asyncio.gather(*map(asyncio.wrap_future, pending), return_exceptions=True)
     except BaseException:
         for future in pending:

@@ -6,9 +6,10 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
+from service.api.calls import TIMED, ThisCall
 from service.api.problems import documented
 from service.api.schemas import Answer
-from service.api.state import CarryState, Deadline
+from service.api.state import CarryState
 from service.manifest import ForecastManifest, TextManifest
 from service.registry import Catalogue, Model, Refused
 
@@ -64,12 +65,13 @@ async def get_models(state: CarryState) -> ModelsAnswer:
     return ModelsAnswer(models=_loaded(current), refused=_refused(current.refused))
 
 
-@router.post("/reload", responses=documented(422, 504))
-async def post_reload(state: CarryState, deadline: Deadline) -> ReloadAnswer:
+@router.post("/reload", openapi_extra=TIMED, responses=documented(422, 504))
+async def post_reload(call: ThisCall) -> ReloadAnswer:
     """Look at the model folders again, in all processes of the machine: what is new, changed or gone is so from one
     request to the next, without a pause. The answer comes when all processes have done it."""
+    state = call.state
     before = state.registry.models
-    await state.reloader.everywhere(deadline)
+    await state.reloader.everywhere(call.deadline)
     current = state.registry.current
     return ReloadAnswer(
         models=_loaded(current),

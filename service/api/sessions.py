@@ -9,14 +9,14 @@ from fastapi import APIRouter, Body, Query, Response
 from fastapi.openapi.models import Example
 from pydantic import Field
 
-from service.api.callers import Owner, ThisCaller
+from service.api.calls import CHANGING, CREATING, LOOKING, Call, ThisCall
 from service.api.carried import ATTEMPTS, Reply, etag, model_of_session, model_of_state, reference
 from service.api.forecast import series_values
 from service.api.json_route import JsonRoute, encoded, json_answer
 from service.api.problems import documented
 from service.api.schemas import Answer, ModelId, ModelName, Number, Series, SessionId, Text
 from service.api.schemas import Body as RequestBody
-from service.api.state import CarryState, Deadline, State
+from service.api.state import State
 from service.engine.sequence import FRESH, Snapshot
 from service.errors import (
     CarryError,
@@ -29,7 +29,7 @@ from service.forecasting import ForecastRequest, forecast
 from service.generation import predict
 from service.manifest import ForecastManifest
 from service.registry import Model
-from service.sessions.sessions import Caller, Turn
+from service.sessions.sessions import Turn
 from service.sessions.state import Header, read_header, signed, verified
 from service.sessions.store import Session
 
@@ -122,48 +122,56 @@ class StateAnswer(Answer):
 
 
 @router.post(
-    "", status_code=201, response_model=SessionAnswer, responses=documented(400, 401, 404, 409, 422, 429, 503, 507)
+    "",
+    status_code=201,
+    response_model=SessionAnswer,
+    openapi_extra=CREATING,
+    responses=documented(400, 401, 404, 409, 422, 429, 503, 504, 507),
 )
 async def post_session(
     body: Annotated[CreateBody, Body(openapi_examples=CREATE_EXAMPLES)],
-    state: CarryState,
-    caller: ThisCaller,
-    deadline: Deadline,
+    call: ThisCall,
 ) -> Response:
     """Begin a session."""
+    state = call.state
     ttl = _ttl(body.ttl, state)
-    replay = await state.sessions.replayed(caller)
+    replay = await state.sessions.replayed(call.caller)
     if replay is not None:
         return Reply.replayed(replay).response()
     key = b"" if body.state is None else await state.sessions.state_key()
     model, start = _begin(body, state, key)
     try:
-        at = await _read(body, state, model, start, deadline)
+        at = await _read(body, call, model, start)
         payload = model.codec.encode(at)
     except CarryError as error:
         # The engine's tasks know this field by its usual name only.
         error.path = "$.prompt" if body.prompt is not None and error.path else error.path
         raise
-    return await _create(state, caller, payload, ttl)
+    return await _create(call, payload, ttl)
 
 
 @router.get("", response_model=SessionsAnswer, responses=documented(401, 422, 503))
 async def get_sessions(
-    state: CarryState,
-    owner: Owner,
+    call: ThisCall,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str, Query(max_length=64, pattern="^[0-9a-f]*$", description="`next` of the page before.")] = "",
 ) -> Response:
     """The sessions that live, one's own if the service has API keys, in the order of their ids."""
-    found = await state.sessions.list(owner, after, limit + 1)
+    found = await call.state.sessions.list(call.caller.owner, after, limit + 1)
     shown = [SessionAnswer(**_shown(session)) for session in found[:limit]]
     return json_answer(SessionsAnswer(sessions=shown, next=shown[-1].id if len(found) > limit else None))
 
 
-@router.get("/{id}", response_model=WholeSessionAnswer, responses=documented(401, 404, 410, 412, 422, 503))
-async def get_session(id: str, state: CarryState, caller: ThisCaller) -> Response:
+@router.get(
+    "/{id}",
+    response_model=WholeSessionAnswer,
+    openapi_extra=LOOKING,
+    responses=documented(401, 404, 410, 412, 422, 503),
+)
+async def get_session(id: str, call: ThisCall) -> Response:
     """A session: where it stands, and the versions that it can go back to."""
-    session, _ = await state.sessions.look(caller, id)
+    state = call.state
+    session, _ = await state.sessions.look(call.caller, id)
     versions = [
         VersionAnswer(version=v.version, position=v.position, updated_at=_iso(v.updated_at))
         for v in await state.sessions.versions(session)
@@ -176,58 +184,64 @@ async def get_session(id: str, state: CarryState, caller: ThisCaller) -> Respons
     return json_answer(whole, headers=etag(session))
 
 
-@router.delete("/{id}", status_code=204, responses=documented(401, 404, 409, 410, 412, 422, 503, 507))
-async def delete_session(id: str, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
+@router.delete(
+    "/{id}", status_code=204, openapi_extra=CHANGING, responses=documented(401, 404, 409, 410, 412, 422, 503, 507)
+)
+async def delete_session(id: str, call: ThisCall) -> Response:
     """End a session."""
 
     async def delete(turn: Turn) -> bytes | None:
         ended = Reply(b"", 204).packed()
         return ended if await turn.delete(ended) else None
 
-    return await _turned(state, caller, id, deadline, delete)
+    return await _turned(call, id, delete)
 
 
 @router.post(
     "/{id}/fork",
     status_code=201,
     response_model=SessionAnswer,
+    openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 429, 503, 507),
 )
-async def post_fork(id: str, state: CarryState, caller: ThisCaller, body: ForkBody | None = None) -> Response:
+async def post_fork(id: str, call: ThisCall, body: ForkBody | None = None) -> Response:
     """A new session that stands where this one does, or did at one of its versions. This one stays as it is."""
-    body = body or ForkBody()
+    body, state = body or ForkBody(), call.state
     ttl = None if body.ttl is None else _ttl(body.ttl, state)
-    replay = await state.sessions.replayed(caller)
+    replay = await state.sessions.replayed(call.caller)
     if replay is not None:
         return Reply.replayed(replay).response()
-    session, payload = await state.sessions.look(caller, id)
+    session, payload = await state.sessions.look(call.caller, id)
     if body.version not in (None, session.version):
         payload = await state.sessions.earlier(session, body.version)
-    return await _create(state, caller, payload, ttl or session.ttl)
+    return await _create(call, payload, ttl or session.ttl)
 
 
 @router.post(
     "/{id}/rewind",
     response_model=SessionAnswer,
+    openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
 )
-async def post_rewind(id: str, body: RewindBody, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
+async def post_rewind(id: str, body: RewindBody, call: ThisCall) -> Response:
     """Let a session stand where it did at an earlier version. That is a new version: it can be taken back as well."""
 
     async def rewind(turn: Turn) -> bytes | None:
         payload = turn.state
         if body.version != turn.session.version:
-            payload = await state.sessions.earlier(turn.session, body.version)
+            payload = await call.state.sessions.earlier(turn.session, body.version)
         return await turn.move(read_header(payload)[0].position, payload, _packed)
 
-    return await _turned(state, caller, id, deadline, rewind)
+    return await _turned(call, id, rewind)
 
 
-@router.get("/{id}/state", response_model=StateAnswer, responses=documented(401, 404, 410, 412, 422, 503))
-async def get_state(id: str, state: CarryState, caller: ThisCaller) -> Response:
+@router.get(
+    "/{id}/state", response_model=StateAnswer, openapi_extra=LOOKING, responses=documented(401, 404, 410, 412, 422, 503)
+)
+async def get_state(id: str, call: ThisCall) -> Response:
     """Export where a session stands."""
-    session, payload = await state.sessions.look(caller, id)
-    exported = signed(payload, await state.sessions.state_key())
+    session, payload = await call.state.sessions.look(call.caller, id)
+    exported = signed(payload, await call.state.sessions.state_key())
     model = ModelId(name=session.model, version=session.model_version)
     return json_answer(StateAnswer(model=model, session=reference(session), state=exported), headers=etag(session))
 
@@ -235,11 +249,12 @@ async def get_state(id: str, state: CarryState, caller: ThisCaller) -> Response:
 @router.put(
     "/{id}/state",
     response_model=SessionAnswer,
+    openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
 )
-async def put_state(id: str, body: StateBody, state: CarryState, caller: ThisCaller, deadline: Deadline) -> Response:
+async def put_state(id: str, body: StateBody, call: ThisCall) -> Response:
     """Let a session stand where a state says that was exported, from this session or from another of its model."""
-    key = await state.sessions.state_key()
+    key = await call.state.sessions.state_key()
 
     async def put(turn: Turn) -> bytes | None:
         try:
@@ -250,20 +265,18 @@ async def put_state(id: str, body: StateBody, state: CarryState, caller: ThisCal
                     f"the state is of {header.model}@{header.version}, the session of {own.model}@{own.model_version}, "
                     "or of another graph of it"
                 )
-            model_of_session(state, own).codec.decode(payload)
+            model_of_session(call.state, own).codec.accept(payload)
         except StateRefusedError as error:
             error.path = "$.state"
             raise
         return await turn.move(header.position, payload, _packed)
 
-    return await _turned(state, caller, id, deadline, put)
+    return await _turned(call, id, put)
 
 
-async def _turned(
-    state: State, caller: Caller, id: str, deadline: float, change: Callable[[Turn], Awaitable[bytes | None]]
-) -> Response:
+async def _turned(call: Call, id: str, change: Callable[[Turn], Awaitable[bytes | None]]) -> Response:
     """Change a session, anew if another process did meanwhile."""
-    async with state.sessions.turn(caller, id, deadline) as turn:
+    async with call.state.sessions.turn(call.caller, id, call.deadline) as turn:
         for _ in range(ATTEMPTS):
             if turn.replay is not None:
                 return Reply.replayed(turn.replay).response()
@@ -283,7 +296,7 @@ def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]
         model, payload = model_of_state(state, body.state, key)
         if body.model not in (None, model.manifest.name, model.label):
             raise InvalidRequestError(f"the state is of {model.label}", "$.model")
-        return model, model.codec.decode(payload)
+        return model, model.codec.accept(payload)
     if given and given[0] != "state":
         return state.registry.find_kind(body.model, "text" if body.prompt is not None else "forecast"), FRESH
     if body.model is None:
@@ -291,30 +304,30 @@ def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]
     return state.registry.find(body.model), FRESH
 
 
-async def _read(body: CreateBody, state: State, model: Model, start: Snapshot, deadline: float) -> Snapshot:
+async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> Snapshot:
     """Where it stands after the first input."""
     if body.prompt:
-        most = state.settings.max_text_length
+        most = call.state.settings.max_text_length
         if len(body.prompt) > most:
             raise LimitExceededError(f"at most {most} characters are read at once", "$.prompt")
         task = predict(model.tokenizer, body.prompt, False)
-        return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.prompt), deadline))).after
+        return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.prompt), call.deadline))).after
     if body.series is not None:
         manifest = model.manifest
         assert isinstance(manifest, ForecastManifest)
-        values = series_values(body.series, False, manifest, state.settings)
+        values = series_values(body.series, False, manifest, call.state.settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
         return (
-            await asyncio.wrap_future(model.engine.submit(forecast(manifest, request), request.work, deadline))
+            await asyncio.wrap_future(model.engine.submit(forecast(manifest, request), request.work, call.deadline))
         ).after
     return start
 
 
-async def _create(state: State, caller: Caller, payload: bytes, ttl: float) -> Response:
+async def _create(call: Call, payload: bytes, ttl: float) -> Response:
     """A new session that stands there."""
     header: Header = read_header(payload)[0]
     model = (header.model, header.version, header.sha256)
-    packed = await state.sessions.create(caller, model, header.position, payload, ttl, _packed_new)
+    packed = await call.state.sessions.create(call.caller, model, header.position, payload, ttl, _packed_new)
     return Reply.unpacked(packed).response()
 
 

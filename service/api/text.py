@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
-from service.api.callers import ThisCaller
+from service.api.calls import CHANGING, Call, ThisCall
 from service.api.carried import Render, Seat, carried, seated
 from service.api.json_route import JsonRoute, encoded
 from service.api.problems import documented, problem_of
@@ -30,7 +30,7 @@ from service.api.schemas import (
     SessionId,
     Usage,
 )
-from service.api.state import CarryState, Deadline, State
+from service.api.state import State
 from service.api.streams import event, text_events
 from service.engine.sequence import Snapshot
 from service.errors import CarryError, InvalidRequestError, LimitExceededError, SessionConflictError
@@ -45,7 +45,6 @@ from service.generation import (
     prediction,
 )
 from service.sampling import SamplingParams
-from service.sessions.sessions import Caller
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 
@@ -80,40 +79,37 @@ STREAM: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/generate",
     response_model=GenerateAnswer,
+    openapi_extra=CHANGING,
     responses=STREAM | documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
 )
 async def post_generate(
     body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
-    state: CarryState,
-    caller: ThisCaller,
-    deadline: Deadline,
+    call: ThisCall,
     request: Request,
 ) -> Response:
     """Continue a text, character by character. With `stream`, as server-sent events: `{"index","text"}` for new text,
     at the end one with `finish_reason` and `usage`, or an event `error` with a problem. A session then stands at the
     end of the text that was given back."""
-    _check_generate(body, state)
+    _check_generate(body, call.state)
     if body.stream:
-        events = _events(body, state, caller, deadline, request)
+        events = _events(body, call, request)
         headers = await anext(events)  # what is refused before the first character is an answer of its own
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
-        generating = _Generating(body, seat, state, deadline, None)
+        generating = _Generating(body, seat, call, None)
         return await asyncio.wrap_future(generating.pending), generating.answer
 
-    return await carried(state, body, "text", caller, deadline, work)
+    return await carried(call, body, "text", work)
 
 
 class _Generating:
     """A text under way."""
 
-    def __init__(
-        self, body: GenerateBody, seat: Seat, state: State, deadline: float, listener: Listener | None
-    ) -> None:
+    def __init__(self, body: GenerateBody, seat: Seat, call: Call, listener: Listener | None) -> None:
         self._body = body
         self._model = seat.model
-        self._state = state
+        self._metrics = call.state.metrics
         if seat.keeps and body.n > 1:
             raise InvalidRequestError('only one text can move a session or state; or `"commit": false`', "$.n")
         self._seed = secrets.randbits(53) if body.seed is None else body.seed
@@ -127,15 +123,15 @@ class _Generating:
             logprobs=body.logprobs,
         )
         self.rows, task = generate(seat.model.tokenizer, wish, seat.start, seat.keeps, listener)
-        self.pending = seat.model.engine.submit(task, wish.work, deadline)
+        self.pending = seat.model.engine.submit(task, wish.work, call.deadline)
 
     def answer(self, session: SessionId | None, carried: str | None) -> bytes:
         """A `GenerateAnswer`."""
         body, model = self._body, self._model
         choices = [_choice(continuation(model.tokenizer, row, body.logprobs), body.logprobs) for row in self.rows]
         written = sum(len(choice.text) for choice in choices)
-        self._state.metrics.read.labels(model.label).inc(len(body.prompt))
-        self._state.metrics.predicted.labels(model.label).inc(written)
+        self._metrics.read.labels(model.label).inc(len(body.prompt))
+        self._metrics.predicted.labels(model.label).inc(written)
         return encoded(
             GenerateAnswer(
                 model=ModelId(name=model.manifest.name, version=model.manifest.version),
@@ -152,21 +148,19 @@ class _Generating:
         )
 
 
-async def _events(
-    body: GenerateBody, state: State, caller: Caller, deadline: float, request: Request
-) -> AsyncIterator[Any]:
+async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncIterator[Any]:
     """The headers of a stream, as soon as nothing more can be refused; then its events."""
     headers = {"Cache-Control": "no-store"}
-    async with seated(state, body, "text", caller, deadline, final=True) as seat:
+    async with seated(call, body, "text", final=True) as seat:
         reply = seat.replay
         if reply is not None:
             yield headers | {"Idempotency-Replayed": "true"}
             yield event({"index": 0, "text": orjson.loads(reply.body)["text"]})
         else:
-            generating = _Generating(body, seat, state, deadline, state.wakers)
+            generating = _Generating(body, seat, call, call.state.wakers)
             try:
                 yield headers
-                async for news in text_events(state.wakers, generating.rows, generating.pending):
+                async for news in text_events(call.state.wakers, generating.rows, generating.pending):
                     yield news
                 reply = await seat.finish(generating.pending.result(), generating.answer)
                 if reply is None:
@@ -190,24 +184,23 @@ def _last(answer: dict[str, Any]) -> dict[str, Any]:
 @router.post(
     "/predict",
     response_model=PredictAnswer,
+    openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
 )
 async def post_predict(
     body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)],
-    state: CarryState,
-    caller: ThisCaller,
-    deadline: Deadline,
+    call: ThisCall,
 ) -> Response:
     """See which characters the model expects next, after a text or after each of its characters."""
-    _check_length(body.text, state, "$.text")
+    _check_length(body.text, call.state, "$.text")
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
         model, manifest = seat.model, seat.model.manifest
         if body.per_position:
-            _check_candidates(len(body.text), min(body.top_k, model.tokenizer.size), state, "$.top_k")
+            _check_candidates(len(body.text), min(body.top_k, model.tokenizer.size), call.state, "$.top_k")
         task = predict(model.tokenizer, body.text, body.per_position, seat.start)
-        scored = await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.text), deadline))
-        state.metrics.read.labels(model.label).inc(len(body.text))
+        scored = await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.text), call.deadline))
+        call.state.metrics.read.labels(model.label).inc(len(body.text))
         explain = partial(prediction, model.tokenizer, body.text, scored.scores, body.top_k, body.per_position)
         # A long one would keep the others waiting for the event loop.
         found = await asyncio.to_thread(explain) if len(scored.scores) > 1000 else explain()
@@ -233,7 +226,7 @@ async def post_predict(
 
         return scored.after, answer
 
-    return await carried(state, body, "text", caller, deadline, work)
+    return await carried(call, body, "text", work)
 
 
 def _check_generate(body: GenerateBody, state: State) -> None:

@@ -7,6 +7,7 @@ at once, anywhere, one comes first. Within a process they wait for each other, s
 
 import asyncio
 import re
+import secrets
 import time
 import uuid
 from collections import OrderedDict
@@ -122,11 +123,14 @@ class Sessions:
         """
         _check_id(id)
         lock = self._locks.setdefault(id, asyncio.Lock())
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                await lock.acquire()
-        except TimeoutError:
-            raise DeadlineExceededError("others used the session until the deadline; nothing was changed") from None
+        if lock.locked():
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await lock.acquire()
+            except TimeoutError:
+                raise DeadlineExceededError("others used the session until the deadline") from None
+        else:
+            await lock.acquire()
         try:
             yield (None if final else self._as_left(caller, id)) or await self._turn(caller, id)
         finally:
@@ -320,7 +324,7 @@ class Turn:
             expires_at=now + self.session.ttl,
         )
         made = answer(moved)
-        change = Change(uuid.uuid4().hex, moved, state, sessions._receipt(self._caller, made, now))
+        change = Change(secrets.token_hex(16), moved, state, sessions._receipt(self._caller, made, now))
         if await sessions._committed(change, now):
             sessions._hold(moved, state, self._alone)
             return made

@@ -20,18 +20,21 @@ _FORMAT = 1
 """Of the tables, in PRAGMA user_version."""
 
 _SCHEMA = """
+    -- It stands in the slot n * 1024 + place of the states.
     CREATE TABLE sessions (
-        id TEXT PRIMARY KEY, owner TEXT NOT NULL, model TEXT NOT NULL, model_version INTEGER NOT NULL,
+        n INTEGER PRIMARY KEY, place INTEGER NOT NULL DEFAULT 0, swept INTEGER NOT NULL DEFAULT 0,
+        id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, model TEXT NOT NULL, model_version INTEGER NOT NULL,
         sha256 TEXT NOT NULL, version INTEGER NOT NULL, position INTEGER NOT NULL, created_at REAL NOT NULL,
-        updated_at REAL NOT NULL, expires_at REAL NOT NULL, ttl REAL NOT NULL, swept INTEGER NOT NULL DEFAULT 0
-    ) STRICT, WITHOUT ROWID;
+        updated_at REAL NOT NULL, expires_at REAL NOT NULL, ttl REAL NOT NULL
+    ) STRICT;
     CREATE INDEX sessions_by_owner ON sessions (owner, id);
     CREATE INDEX sessions_by_end ON sessions (swept, expires_at);
-    -- The one where a session stands, and earlier ones: so a change moves no state, it only adds one.
+    -- Those of a session go round in as many slots as there are versions kept: a change replaces the oldest one, in its
+    -- place, and touches no other page.
     CREATE TABLE states (
-        session TEXT NOT NULL, version INTEGER NOT NULL, position INTEGER NOT NULL, updated_at REAL NOT NULL,
-        change TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (session, version)
-    ) STRICT, WITHOUT ROWID;
+        slot INTEGER PRIMARY KEY, version INTEGER NOT NULL, position INTEGER NOT NULL, updated_at REAL NOT NULL,
+        change TEXT NOT NULL, state BLOB NOT NULL
+    ) STRICT;
     CREATE TABLE receipts (
         owner TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, answer BLOB NOT NULL,
         expires_at REAL NOT NULL, PRIMARY KEY (owner, key)
@@ -45,13 +48,19 @@ _FIELDS = [field.name for field in fields(Session)]
 _MOVING = _FIELDS[2:]  # all but the id and the owner
 _COLUMNS = ", ".join(_FIELDS)
 _LOAD = f"""
-    SELECT {_COLUMNS}, (SELECT state FROM states WHERE session = id AND version = sessions.version)
-    FROM sessions WHERE id = ?
+    SELECT {_COLUMNS}, (SELECT state FROM states WHERE slot = n * 1024 + place) FROM sessions WHERE id = ?
 """
-_CREATE = f"INSERT INTO sessions ({_COLUMNS}) VALUES ({', '.join('?' for _ in _FIELDS)})"
+_CREATE = f"INSERT INTO sessions ({_COLUMNS}) VALUES ({', '.join('?' for _ in _FIELDS)}) RETURNING n * 1024"
 _MOVE = f"""
-    UPDATE sessions SET {", ".join(f"{name} = ?" for name in _MOVING)} WHERE id = ? AND version = ? AND swept = 0
+    UPDATE sessions SET {", ".join(f"{name} = ?" for name in _MOVING)}, place = (place + 1) % ?
+    WHERE id = ? AND version = ? AND swept = 0 RETURNING n * 1024 + place
 """
+_OWN = "slot BETWEEN n * 1024 AND n * 1024 + 1023"
+_EARLIER = f"""
+    FROM sessions JOIN states ON {_OWN}
+    WHERE id = ? AND states.version < sessions.version AND states.version >= sessions.version - ?
+"""
+_FORGET = "DELETE FROM states WHERE slot BETWEEN ?1 * 1024 AND ?1 * 1024 + 1023"
 _RECEIPT = "SELECT owner, key, fingerprint, answer, expires_at FROM receipts WHERE owner = ? AND key = ?"
 _created, _moved = attrgetter(*_FIELDS), attrgetter(*_MOVING)
 
@@ -84,6 +93,9 @@ class SqliteStore:
         path = path.absolute()
         self._files = [path.with_name(path.name + end) for end in ("", "-wal", "-shm")]
         self._limits = limits
+        self._disk_is_short = False
+        self._unlooked = DISK_RESERVE
+        """Bytes that may have been taken of the disk since it was last looked at."""
         self._db = _open(path, patience, max_bytes, synced)
         self._writer = Writer(self._db, _connect(path, patience), patience, at_once=not synced)
         # What little there is to wait for here, when another process has crashed, holds up the event loop.
@@ -108,16 +120,15 @@ class SqliteStore:
     async def versions(self, id: str) -> list[Version]:
         with told():
             rows = self._reader.execute(
-                "SELECT version, position, updated_at FROM states WHERE session = ? ORDER BY version DESC", (id,)
+                f"SELECT states.version, states.position, states.updated_at {_EARLIER} ORDER BY states.version DESC",
+                (id, self._limits.versions),
             ).fetchall()
-        return [Version(*row) for row in rows[1:]]
+        return [Version(*row) for row in rows]
 
     async def earlier(self, id: str, version: int) -> bytes | None:
         with told():
             rows = self._reader.execute(
-                "SELECT state FROM states JOIN sessions ON sessions.id = session"
-                " WHERE session = ? AND states.version = ? AND states.version < sessions.version",
-                (id, version),
+                f"SELECT state {_EARLIER} AND states.version = ?", (id, self._limits.versions, version)
             ).fetchall()
         return rows[0][0] if rows else None
 
@@ -153,55 +164,60 @@ class SqliteStore:
 
     def _commit(self, change: Change, now: float) -> bool:
         session, write = change.session, self._db.execute
-        if self._short_of_disk() and not self._fits(change):
+        if self._short_of_disk(change) and not self._fits(change):
             raise StoreFullError("the disk of the session store is full; nothing was changed")
         moved = self._create if session.version == 0 else self._move
-        if self._answered(change.receipt, now) or not moved(session, now):
+        slot = None if self._answered(change.receipt, now) else moved(session, now)
+        if slot is None:
             # Unless it is this very change that was made before.
-            made = "SELECT 1 FROM states WHERE session = ? AND version = ? AND change = ?"
+            made = f"SELECT 1 FROM sessions JOIN states ON {_OWN} WHERE id = ? AND states.version = ? AND change = ?"
             return bool(write(made, (session.id, session.version, change.id)).fetchall())
-        # Before the next, for which it makes room.
         write(
-            "DELETE FROM states WHERE session = ? AND version < ?",
-            (session.id, session.version - self._limits.versions),
-        )
-        write(
-            "INSERT INTO states VALUES (?, ?, ?, ?, ?, ?)",
-            (session.id, session.version, session.position, session.updated_at, change.id, change.state),
+            "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)",
+            (slot, session.version, session.position, session.updated_at, change.id, change.state),
         )
         self._keep(change.receipt)
         return True
 
-    def _short_of_disk(self) -> bool:
-        disk = os.statvfs(self._files[0])
-        return disk.f_bavail * disk.f_frsize < DISK_RESERVE
+    def _short_of_disk(self, change: Change) -> bool:
+        """Looks again whenever a little of the reserve could have been taken."""
+        self._unlooked += _PAGE_BYTES + _bytes(change)
+        if self._unlooked > DISK_RESERVE // 32:
+            disk = os.statvfs(self._files[0])
+            self._disk_is_short = disk.f_bavail * disk.f_frsize < DISK_RESERVE
+            self._unlooked = DISK_RESERVE if self._disk_is_short else 0
+        return self._disk_is_short
 
     def _fits(self, change: Change) -> bool:
         """Whether the file need not grow for it."""
         (spare,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        answer = b"" if change.receipt is None else change.receipt.answer
-        return bool(spare > 8 + (len(change.state) + len(answer)) // _PAGE_BYTES)
+        return bool(spare > 8 + _bytes(change) // _PAGE_BYTES)
 
-    def _create(self, session: Session, now: float) -> bool:
+    def _create(self, session: Session, now: float) -> int | None:
         limits, db = self._limits, self._db
         if db.execute("SELECT 1 FROM sessions WHERE id = ?", (session.id,)).fetchall():
-            return False
+            return None
         if session.owner and not _room(db, limits.sessions_per_owner, now, session.owner):
             raise TooManySessionsError(f"{limits.sessions_per_owner} sessions are alive, the most that one may have")
         if not _room(db, limits.sessions, now):
             raise StoreFullError(f"{limits.sessions} sessions are alive, the most that there may be")
-        db.execute(_CREATE, _created(session))
+        [(slot,)] = db.execute(_CREATE, _created(session)).fetchall()
         self._count(session.owner, 1)
-        return True
+        return int(slot)
 
-    def _move(self, session: Session, now: float) -> bool:
-        return self._db.execute(_MOVE, (*_moved(session), session.id, session.version - 1)).rowcount == 1
+    def _move(self, session: Session, now: float) -> int | None:
+        places = self._limits.versions + 1
+        rows = self._db.execute(_MOVE, (*_moved(session), places, session.id, session.version - 1)).fetchall()
+        return rows[0][0] if rows else None
 
     def _delete(self, session: Session, receipt: Receipt | None, now: float) -> bool:
-        delete = "DELETE FROM sessions WHERE id = ? AND version = ? AND swept = 0"
-        if self._answered(receipt, now) or not self._db.execute(delete, (session.id, session.version)).rowcount:
+        delete = "DELETE FROM sessions WHERE id = ? AND version = ? AND swept = 0 RETURNING n"
+        if self._answered(receipt, now):
             return False
-        self._db.execute("DELETE FROM states WHERE session = ?", (session.id,))
+        deleted = self._db.execute(delete, (session.id, session.version)).fetchall()
+        if not deleted:
+            return False
+        self._db.execute(_FORGET, deleted[0])
         self._count(session.owner, -1)
         self._keep(receipt)
         return True
@@ -216,14 +232,14 @@ class SqliteStore:
         """Some of it: how many sessions expired, and whether there may be more to do."""
         db = self._db
         expired = db.execute(
-            "SELECT id, owner FROM sessions WHERE swept = 0 AND expires_at <= ? LIMIT ?", (now, _SWEPT_AT_ONCE)
+            "SELECT n, owner FROM sessions WHERE swept = 0 AND expires_at <= ? LIMIT ?", (now, _SWEPT_AT_ONCE)
         ).fetchall()
-        for id, owner in expired:
-            db.execute("DELETE FROM states WHERE session = ?", (id,))
-            db.execute("UPDATE sessions SET swept = 1 WHERE id = ?", (id,))
+        for n, owner in expired:
+            db.execute(_FORGET, (n,))
+            db.execute("UPDATE sessions SET swept = 1 WHERE n = ?", (n,))
             self._count(owner, -1)
         forgotten = db.execute(
-            "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE swept = 1 AND expires_at <= ? LIMIT ?)",
+            "DELETE FROM sessions WHERE n IN (SELECT n FROM sessions WHERE swept = 1 AND expires_at <= ? LIMIT ?)",
             (now - self._limits.remembered, _SWEPT_AT_ONCE),
         ).rowcount
         receipts = db.execute(
@@ -257,6 +273,10 @@ class SqliteStore:
             "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions",
             (owner, by),
         )
+
+
+def _bytes(change: Change) -> int:
+    return len(change.state) + (0 if change.receipt is None else len(change.receipt.answer))
 
 
 def _open(path: Path, patience: float, max_bytes: int, synced: bool) -> sqlite3.Connection:

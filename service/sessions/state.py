@@ -78,11 +78,22 @@ class StateCodec:
                 raise NotPredictableError("the model's state is not finite after this input")
         return b"".join((_MAGIC, _LENGTH.pack(len(header)), header, data))
 
+    def accept(self, payload: bytes) -> Snapshot:
+        """As `decode`, of what came from outside.
+
+        Raises:
+            StateRefusedError, SessionModelError: as `decode`; or it holds numbers that are not finite.
+        """
+        snapshot = self.decode(payload)
+        if snapshot.position and not self._finite(memoryview(payload)[-self._size :]):
+            raise StateRefusedError("the state holds numbers that are not finite")
+        return snapshot
+
     def decode(self, payload: bytes) -> Snapshot:
         """Where the sequence stands whose bytes these are.
 
         Raises:
-            StateRefusedError: they are not whole, or not finite.
+            StateRefusedError: they are not whole.
             SessionModelError: they are of another model, or of another version of it.
         """
         header, start = read_header(payload)
@@ -97,8 +108,6 @@ class StateCodec:
             raise StateRefusedError("the state is not whole")
         if not header.position:
             return Snapshot(0, {})
-        if not self._finite(data):
-            raise StateRefusedError("the state holds numbers that are not finite")
         states, at = {}, 0
         for name, dtype, shape, count in self._tensors:
             states[name] = np.frombuffer(data, dtype, count, at).reshape(shape)

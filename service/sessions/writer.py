@@ -1,8 +1,8 @@
 """Writes to an SQLite file so that the event loop waits neither for a lock nor for the disk. Knows nothing of sessions.
 
-What can be done without waiting is done where it is asked for: to hand it to a thread and back would cost several times
-as much. The rest goes to a thread, where all that waits is kept by one commit, and which moves SQLite's log to the file
-now and then.
+What is asked for in one turn of the event loop is kept by one commit. What can be done without waiting is done where it
+is asked for: to hand it to a thread and back would cost several times as much. The rest goes to a thread, with all else
+that waits there, and so does moving SQLite's log to the file, now and then.
 """
 
 import asyncio
@@ -39,7 +39,8 @@ class Writer:
         self._writing = threading.Lock()
         self._written = 0
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._asked: list[_Work] = []
+        self._queue: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="sessions", daemon=True)
         self._thread.start()
@@ -52,33 +53,41 @@ class Writer:
         if self._closed:
             raise StoreUnavailableError("the session store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        if not (self._at_once and self._done_at_once(work, future)):
-            self._queue.put((work, future))
+        if not self._asked:
+            self._loop.call_soon(self._write)
+        self._asked.append((work, future))
         return await future
 
     async def close(self) -> None:
         """Do what waits, and close the connections."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._loop.call_soon(self._queue.put, None)  # after what was asked for
         await asyncio.to_thread(self._thread.join)
 
-    def _done_at_once(self, work: Callable[[], T], future: "asyncio.Future[T]") -> bool:
+    def _write(self) -> None:
+        """All that was asked for in one turn of the event loop, by one commit."""
+        batch, self._asked = self._asked, []
+        if not (self._at_once and self._done_at_once(batch)):
+            self._queue.put(batch)
+        elif self._written >= LOG_WRITES:
+            self._queue.put([])  # the thread looks after the log
+
+    def _done_at_once(self, batch: list[_Work]) -> bool:
         """Whether there was nothing to wait for."""
         if not self._writing.acquire(blocking=False):
             return False
         try:
-            _settle([(work, future)], self._transaction([(work, future)]))
-        except sqlite3.Error:
-            return False  # another process writes, or worse: the thread has the time to find out
+            outcomes = self._transaction(batch)
+        except Exception:  # another process writes, or worse: the thread has the time to find out
+            return False
         finally:
             self._writing.release()
-        if self._written >= LOG_WRITES:
-            self._queue.put((lambda: None, self._loop.create_future()))  # the thread looks after the log
+        _settle(batch, outcomes)
         return True
 
     def _run(self) -> None:
-        while batch := self._waiting():
+        while (batch := self._waiting()) is not None:
             with self._writing:
                 self._db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
                 outcomes = self._outcomes(batch)
@@ -100,17 +109,18 @@ class Writer:
         except sqlite3.Error as error:  # there will be a next time
             structlog.get_logger().warning("the session store's log was not moved", error=str(error))
 
-    def _waiting(self) -> list[_Work]:
-        """All that waits, at least one; nothing once there will be nothing more."""
-        batch, work = [], self._queue.get()
-        while work is not None:
-            batch.append(work)
+    def _waiting(self) -> list[_Work] | None:
+        """All that waits; None once there will be nothing more."""
+        batch, more = [], self._queue.get()
+        while more is not None:
+            batch += more
             try:
-                work = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except queue.Empty:
                 return batch
-        if batch:
-            self._queue.put(None)  # for the next time
+        if not batch:
+            return None
+        self._queue.put(None)  # for the next time
         return batch
 
     def _outcomes(self, batch: list[_Work]) -> list[object]:

@@ -167,7 +167,7 @@ def test_a_state_that_is_not_finite_is_neither_written_nor_read(number: float) -
         codec.encode(Snapshot(after.position, broken))
     at = payload.index(after.states["layer1_c"].astype("<f4").tobytes()) + 12
     with pytest.raises(StateRefusedError, match="not finite"):
-        codec.decode(payload[:at] + np.float32(number).tobytes() + payload[at + 4 :])
+        codec.accept(payload[:at] + np.float32(number).tobytes() + payload[at + 4 :])
 
 
 def test_a_state_of_another_graph_is_refused() -> None:
