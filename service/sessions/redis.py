@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,12 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
-from service.errors import StoreFullError, StoreUnavailableError, TooManySessionsError
+from service.errors import CarryError, StoreFullError, StoreUnavailableError, TooManySessionsError
 from service.sessions.store import Change, Found, Limits, Receipt, Session, Size, StoreError, Version
+
+_Asked = tuple[tuple[Any, ...], "asyncio.Future[Any]"]
 
 # What all scripts begin with. A server whose memory is full refuses a script's first write, if it is one that takes
 # memory, and none after it: so nothing is ever done by half, and what frees memory can always be done.
@@ -183,6 +185,8 @@ class RedisStore:
         self._redis = Redis.from_pool(pool)
         self._limits = limits
         self._looked_at_policy = False
+        self._asked: list[_Asked] = []
+        self._sending: set[asyncio.Task[None]] = set()
         own = f"""
             local versions, most = {limits.versions}, {limits.sessions}
             local most_of_owner = {limits.sessions_per_owner}
@@ -206,8 +210,7 @@ class RedisStore:
 
     async def commit(self, change: Change, now: float) -> bool:
         session, limits = change.session, self._limits
-        done = await self._run(
-            self._commit,
+        done = await self._together(
             session.id,
             session.owner,
             session.version,
@@ -264,7 +267,52 @@ class RedisStore:
         memory = await self._ask(self._redis.info, "memory")
         return Size(alive, memory["used_memory"])
 
+    async def _together(self, *args: Any) -> Any:
+        """What the script that commits returns. What is asked for in one turn of the event loop is sent at once: that is
+        less work for both sides, and those who came together go on together."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._asked.append((args, future))
+        return await future
+
+    def _send(self) -> None:
+        batch, self._asked = self._asked, []
+        task = asyncio.create_task(self._answer(batch))
+        self._sending.add(task)  # or nobody would hold it
+        task.add_done_callback(self._sending.discard)
+
+    async def _answer(self, batch: Sequence[_Asked]) -> None:
+        answers: Sequence[Any]
+        try:
+            if len(batch) == 1:
+                answers = [await self._run(self._commit, *batch[0][0])]
+            else:
+                answers = await self._ask(self._pipelined, batch)
+        except CarryError as error:
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():  # whoever waited was cancelled
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    async def _pipelined(self, batch: Sequence[_Asked]) -> Sequence[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for args, _ in batch:
+            pipeline.execute_command("EVALSHA", self._commit.sha, 0, *args)
+        answers = await pipeline.execute(raise_on_error=False)
+        for i, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):
+                answers[i] = await self._commit((), batch[i][0])
+            elif isinstance(answer, RedisError):
+                answers[i] = _meaning(answer)
+        return answers
+
     async def close(self) -> None:
+        await asyncio.gather(*self._sending)
         await self._redis.aclose()
 
     def _gone(self, expires_at: float) -> int:
@@ -280,13 +328,8 @@ class RedisStore:
                 if not self._looked_at_policy:
                     await self._look_at_policy()
                 return await call(*args)
-        except OutOfMemoryError as error:
-            raise StoreFullError("the session store is full; nothing was changed") from error
         except (RedisError, TimeoutError) as error:
-            structlog.get_logger().error("the session store failed", error=str(error) or type(error).__name__)
-            raise StoreUnavailableError(
-                "the session store cannot be reached, or does not answer as it should"
-            ) from error
+            raise _meaning(error) from error
 
     async def _look_at_policy(self) -> None:
         """Warn of a server that throws away what it holds when its memory is full."""
@@ -297,6 +340,14 @@ class RedisStore:
                     "the session store may lose sessions: set its maxmemory-policy to noeviction", policy=policy
                 )
         self._looked_at_policy = True
+
+
+def _meaning(error: Exception) -> CarryError:
+    """What a caller is told."""
+    if isinstance(error, OutOfMemoryError):
+        return StoreFullError("the session store is full; nothing was changed")
+    structlog.get_logger().error("the session store failed", error=str(error) or type(error).__name__)
+    return StoreUnavailableError("the session store cannot be reached, or does not answer as it should")
 
 
 def _session(about: bytes, expires_at: bytes) -> Session:

@@ -836,6 +836,29 @@ def test_redis_is_given_the_scripts_again_when_it_lost_them(redis_kind: Kind, se
     redis_kind.run(test)
 
 
+def test_what_is_sent_together_is_done_each_by_itself(redis_kind: Kind, server: RedisServer) -> None:
+    async def test(store: Store) -> None:
+        first = [await store.commit(change(new(id), b"0"), NOW) for id in "abc"]
+        with client_of(server) as client:
+            client.script_flush()
+        limited = new("e", "owner")
+        outcomes = await asyncio.gather(
+            store.commit(change(moved(new("a")), b"1"), NOW),
+            store.commit(change(moved(moved(new("b"))), b"2"), NOW),  # not the next version
+            store.commit(change(limited), NOW),
+            store.commit(change(replace(limited, id="f")), NOW),  # one too many
+            store.commit(change(moved(new("c")), b"1"), NOW),
+            return_exceptions=True,
+        )
+        assert first == [True] * 3
+        assert outcomes[:3] == [True, False, True]
+        assert isinstance(outcomes[3], TooManySessionsError)
+        assert outcomes[4] is True
+        assert [await seen(store, id) for id in "abc"] == [(1, b"1"), (0, b"0"), (1, b"1")]
+
+    redis_kind.run(test, replace(LIMITS, sessions_per_owner=1))
+
+
 def test_a_deletion_that_is_sent_twice_is_done_once_and_told_as_done(
     redis_kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
