@@ -15,9 +15,10 @@ test: lint redis $(SERVICE)/installed
 faults: redis $(DEV)/installed
 	CARRY_KILLS=200 $(DEV)/bin/pytest -s tests/e2e/test_faults.py
 
-# The tests of sessions run against a real one.
+# The tests of sessions run against a real one; where nobody has installed it, root may.
 redis:
-	@command -v redis-server > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get install -y redis-server; } \
+	@command -v redis-server > /dev/null \
+		|| { test "$$(id -u)" = 0 && { apt-get install -y redis-server || { apt-get update && apt-get install -y redis-server; }; }; } \
 		|| { echo "the tests need redis-server (Redis or Valkey) on the PATH: install it, and try again" >&2; exit 1; }
 
 lint: $(DEV)/installed

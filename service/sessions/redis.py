@@ -268,8 +268,8 @@ class RedisStore:
         return Size(alive, memory["used_memory"])
 
     async def _together(self, *args: Any) -> Any:
-        """What the script that commits returns. What is asked for in one turn of the event loop is sent at once: that is
-        less work for both sides, and those who came together go on together."""
+        """What the script that commits returns. What is asked for in one turn of the event loop is sent at once: less
+        work for both sides, and those who came together go on together."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self._asked:
             asyncio.get_running_loop().call_soon(self._send)

@@ -118,6 +118,34 @@ def test_a_bad_setting_is_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"SESSION_STORE": "files"}, "CARRY_SESSION_STORE: must be memory://, sqlite:///FILE, or redis://HOST:PORT/DB"),
+        ({"SESSION_STORE": "memory://", "PROCESSES": "2"}, "CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1"),
+        ({"SESSION_STORE": "sqlite:////nowhere/at/all", "PROCESSES": "2"}, "sessions cannot be kept in /nowhere/at/all"),
+        ({"SESSION_STORE": "sqlite:///a?b=c", "PROCESSES": "2"}, "may end in ?synchronous=full"),
+        ({"SESSION_STORE": "redis://host:port/0", "PROCESSES": "2"}, "not one of a Redis server"),
+        ({"API_KEYS": "short"}, "CARRY_API_KEYS: each key needs at least 16 characters"),
+        ({"STATE_KEY": "short"}, "CARRY_STATE_KEY: needs at least 16 characters"),
+        ({"SESSION_TTL": "5", "MAX_SESSION_TTL": "4"}, "CARRY_SESSION_TTL must be at most CARRY_MAX_SESSION_TTL"),
+    ],
+)
+def test_sessions_that_cannot_be_kept_are_one_line(
+    settings: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"CARRY_{name}", value)
+    # What the verb sets for its whole process has to go again.
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    monkeypatch.setattr("service.logs.configure_logs", lambda _: None)
+    status, out, err = carry("serve", capsys=capsys)
+    assert (status, out) == (2, "")
+    assert err.startswith("carry: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
 def test_a_verb_that_needs_more_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
