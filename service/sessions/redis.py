@@ -289,7 +289,7 @@ class RedisStore:
                 answers = [await self._run(self._commit, *batch[0][0])]
             else:
                 answers = await self._ask(self._pipelined, batch)
-        except CarryError as error:
+        except Exception as error:  # whatever it is, they must not wait for ever
             answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():  # whoever waited was cancelled

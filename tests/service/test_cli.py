@@ -121,9 +121,9 @@ def test_a_bad_setting_is_one_line(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"SESSION_STORE": "files"}, "CARRY_SESSION_STORE: must be memory://, sqlite:///FILE, or redis://HOST:PORT/DB"),
+        ({"SESSION_STORE": "files"}, "CARRY_SESSION_STORE: must be memory://, sqlite:///FILE, or"),
         ({"SESSION_STORE": "memory://", "PROCESSES": "2"}, "CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1"),
-        ({"SESSION_STORE": "sqlite:////nowhere/at/all", "PROCESSES": "2"}, "sessions cannot be kept in /nowhere/at/all"),
+        ({"SESSION_STORE": "sqlite:////nowhere/a", "PROCESSES": "2"}, "sessions cannot be kept in /nowhere/a:"),
         ({"SESSION_STORE": "sqlite:///a?b=c", "PROCESSES": "2"}, "may end in ?synchronous=full"),
         ({"SESSION_STORE": "redis://host:port/0", "PROCESSES": "2"}, "not one of a Redis server"),
         ({"API_KEYS": "short"}, "CARRY_API_KEYS: each key needs at least 16 characters"),
