@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.settings import Settings
+from tests.service.test_reload import add_version
 from tests.service.test_serving import events
 
 KEYS = "first-key-of-a-test,second-key-of-a-test"
@@ -525,6 +527,29 @@ def test_a_session_whose_model_has_gone_waits_for_it(models: Path, tmp_path: Pat
         assert client.post(f"/sessions/{session}/fork").status_code == 201
     with TestClient(create_app(chosen)) as client:
         assert generate(client, "", 3, session_id=session).status_code == 200
+
+
+def test_a_session_stays_with_its_version_of_the_model(models: Path, tmp_path: Path) -> None:
+    """A newer one serves new sessions; an older one that goes and comes back is waited for."""
+    folder = tmp_path / "models"
+    shutil.copytree(models, folder)
+    with TestClient(create_app(Settings(models_dir=folder))) as client:
+        old = begin(client, prompt="ab")["id"]
+        whole = generate(client, "ab", 30).json()["text"]
+        text = generate(client, "", 10, session_id=old).json()["text"]
+        add_version(folder / "text/1", folder / "text", 2)
+        assert client.post("/models/reload").json()["loaded"] == ["text@2"]
+        assert begin(client, prompt="ab")["model"]["version"] == 2
+        answer = generate(client, "", 10, session_id=old).json()
+        assert answer["model"]["version"] == 1
+        text += answer["text"]
+        (folder / "text/1").rename(tmp_path / "away")
+        client.post("/models/reload")
+        gone = generate(client, "", 10, session_id=old)
+        assert (gone.status_code, gone.json()["code"]) == (409, "session_model_gone")
+        (tmp_path / "away").rename(folder / "text/1")
+        client.post("/models/reload")
+        assert text + generate(client, "", 10, session_id=old).json()["text"] == whole
 
 
 def test_metrics(timed: TestClient, clock: Clock) -> None:
