@@ -1,8 +1,7 @@
 """Calls that go on from where another one ended: from a session, or from a state that the caller brought."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import orjson
 from fastapi import Response
@@ -15,7 +14,6 @@ from service.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     ModelRefusedError,
-    SessionConflictError,
     SessionModelError,
     StateRefusedError,
     WrongModelKindError,
@@ -24,9 +22,6 @@ from service.registry import Kind, Model
 from service.sessions.sessions import Caller, Turn
 from service.sessions.state import signed, verified
 from service.sessions.store import Session
-
-ATTEMPTS = 10
-"""How often a call is done anew because another process changed its session meanwhile. Each time, somebody got on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +37,11 @@ class Reply:
         return orjson.dumps([self.status, self.headers]) + b"\n" + self.body
 
     @classmethod
-    def unpacked(cls, packed: bytes) -> "Reply":
-        """What was packed."""
+    def unpacked(cls, packed: bytes, replayed: bool = False) -> "Reply":
+        """What was packed; `replayed`: it says that it is a repetition."""
         head, body = packed.split(b"\n", 1)
-        return cls(body, *orjson.loads(head))
-
-    @classmethod
-    def replayed(cls, packed: bytes) -> "Reply":
-        """What was packed, and that it is a repetition."""
-        reply = cls.unpacked(packed)
-        return replace(reply, headers=reply.headers | {"Idempotency-Replayed": "true"})
+        status, headers = orjson.loads(head)
+        return cls(body, status, headers | {"Idempotency-Replayed": "true"} if replayed else headers)
 
     def response(self) -> Response:
         """To send it."""
@@ -75,8 +65,7 @@ Render = Callable[[SessionId | None, str | None], bytes]
 class Seat:
     """Where a call begins: a model, and where its sequence stands.
 
-    `keeps`: whether it must tell where it ends. `replay`: the answer, if the same call was answered before; there is
-    nothing else then.
+    `keeps`: whether it must tell where it ends.
     """
 
     def __init__(self, state: State, body: CarriedBody, kind: Kind) -> None:
@@ -89,7 +78,6 @@ class Seat:
         self.model: Model
         self.start = FRESH
         self.keeps = False
-        self.replay: Reply | None = None
 
     async def take(self, caller: Caller) -> None:
         """Find out where it is, without a wish to move a session."""
@@ -116,26 +104,21 @@ class Seat:
     def take_turn(self, turn: Turn) -> None:
         """Stand where the session does, to move it."""
         self._turn = turn
-        self.replay = None if turn.replay is None else Reply.replayed(turn.replay)
-        if self.replay is None:
-            self.keeps = True
-            self._stand_at(turn.session, turn.state)
+        self.keeps = True
+        self._stand_at(turn.session, turn.state)
 
-    async def finish(self, after: Snapshot, render: Render) -> Reply | None:
-        """Move the session, or give the state back. None if another process moved the session meanwhile: the work has
-        to be done anew from where it stands now, or its `replay` is there."""
-        if self._turn is not None:
-            state = self.model.codec.encode(after)
+    async def move(self, after: Snapshot, render: Render) -> bytes | None:
+        """Move the session: the `Reply`, packed. None if another process moved it meanwhile."""
+        assert self._turn is not None
+        state = self.model.codec.encode(after)
 
-            def answer(session: Session) -> bytes:
-                return Reply(render(reference(session), None), headers=etag(session)).packed()
+        def answer(session: Session) -> bytes:
+            return Reply(render(reference(session), None), headers=etag(session)).packed()
 
-            packed = await self._turn.move(after.position, state, answer)
-            if packed is None:
-                await self._turn.again()
-                self.take_turn(self._turn)
-                return None
-            return Reply.unpacked(packed)
+        return await self._turn.move(after.position, state, answer)
+
+    def reply(self, after: Snapshot, render: Render) -> Reply:
+        """The answer of a call that moves no session, with the state if the caller carries it."""
         if self._session is not None:
             return Reply(render(reference(self._session), None), headers=etag(self._session))
         return Reply(render(None, self.carry(after)))
@@ -157,34 +140,31 @@ class Seat:
             raise InvalidRequestError(f"the call goes on with {self.model.label}, not with this one", "$.model")
 
 
-@asynccontextmanager
-async def seated(call: Call, body: CarriedBody, kind: Kind, final: bool = False) -> AsyncIterator[Seat]:
-    """Where a call begins. If it is to move a session, nobody else of this process does so meanwhile. `final`: the call
-    cannot be done anew if the session turns out to have been moved."""
-    seat = Seat(call.state, body, kind)
-    if body.session_id is not None and body.state is not None:
-        raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
-    if body.session_id is None or not body.commit:
-        await seat.take(call.caller)
-        yield seat
-        return
-    async with call.state.sessions.turn(call.caller, body.session_id, call.deadline, final) as turn:
-        seat.take_turn(turn)
-        yield seat
-
-
 Work = Callable[[Seat], Awaitable[tuple[Snapshot, Render]]]
 """Runs the model from where the seat stands: where it ended, and how to answer."""
 
 
 async def carried(call: Call, body: CarriedBody, kind: Kind, work: Work) -> Response:
     """The answer to a call, after its session has moved."""
-    async with seated(call, body, kind) as seat:
-        for _ in range(ATTEMPTS):
-            reply = seat.replay or await seat.finish(*await work(seat))
-            if reply is not None:
-                return reply.response()
-    raise SessionConflictError("others moved the session all the while; nothing was changed", "$.session_id")
+
+    async def change(turn: Turn) -> bytes | None:
+        seat = Seat(call.state, body, kind)
+        seat.take_turn(turn)
+        return await seat.move(*await work(seat))
+
+    id = moving(body)
+    if id is not None:
+        return Reply.unpacked(*await call.state.sessions.change(call.caller, id, call.deadline, change)).response()
+    seat = Seat(call.state, body, kind)
+    await seat.take(call.caller)
+    return seat.reply(*await work(seat)).response()
+
+
+def moving(body: CarriedBody) -> str | None:
+    """The session that a call is to move."""
+    if body.session_id is not None and body.state is not None:
+        raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
+    return body.session_id if body.commit else None
 
 
 def model_of_session(state: State, session: Session) -> Model:

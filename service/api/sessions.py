@@ -10,7 +10,7 @@ from fastapi.openapi.models import Example
 from pydantic import Field
 
 from service.api.calls import CHANGING, CREATING, LOOKING, Call, ThisCall
-from service.api.carried import ATTEMPTS, Reply, etag, model_of_session, model_of_state, reference
+from service.api.carried import Reply, etag, model_of_session, model_of_state, reference
 from service.api.forecast import series_values
 from service.api.json_route import JsonRoute, encoded, json_answer
 from service.api.problems import documented
@@ -22,7 +22,6 @@ from service.errors import (
     CarryError,
     InvalidRequestError,
     LimitExceededError,
-    SessionConflictError,
     StateRefusedError,
 )
 from service.forecasting import ForecastRequest, forecast
@@ -30,7 +29,7 @@ from service.generation import predict
 from service.manifest import ForecastManifest
 from service.registry import Model
 from service.sessions.sessions import Turn
-from service.sessions.state import Header, read_header, signed, verified
+from service.sessions.state import read_header, signed, verified
 from service.sessions.store import Session
 
 router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
@@ -137,17 +136,10 @@ async def post_session(
     ttl = _ttl(body.ttl, state)
     replay = await state.sessions.replayed(call.caller)
     if replay is not None:
-        return Reply.replayed(replay).response()
+        return Reply.unpacked(replay, replayed=True).response()
     key = b"" if body.state is None else await state.sessions.state_key()
     model, start = _begin(body, state, key)
-    try:
-        at = await _read(body, call, model, start)
-        payload = model.codec.encode(at)
-    except CarryError as error:
-        # The engine's tasks know this field by its usual name only.
-        error.path = "$.prompt" if body.prompt is not None and error.path else error.path
-        raise
-    return await _create(call, payload, ttl)
+    return await _create(call, model.codec.encode(await _read(body, call, model, start)), ttl)
 
 
 @router.get("", response_model=SessionsAnswer, responses=documented(401, 422, 503))
@@ -210,7 +202,7 @@ async def post_fork(id: str, call: ThisCall, body: ForkBody | None = None) -> Re
     ttl = None if body.ttl is None else _ttl(body.ttl, state)
     replay = await state.sessions.replayed(call.caller)
     if replay is not None:
-        return Reply.replayed(replay).response()
+        return Reply.unpacked(replay, replayed=True).response()
     session, payload = await state.sessions.look(call.caller, id)
     if body.version not in (None, session.version):
         payload = await state.sessions.earlier(session, body.version)
@@ -275,16 +267,8 @@ async def put_state(id: str, body: StateBody, call: ThisCall) -> Response:
 
 
 async def _turned(call: Call, id: str, change: Callable[[Turn], Awaitable[bytes | None]]) -> Response:
-    """Change a session, anew if another process did meanwhile."""
-    async with call.state.sessions.turn(call.caller, id, call.deadline) as turn:
-        for _ in range(ATTEMPTS):
-            if turn.replay is not None:
-                return Reply.replayed(turn.replay).response()
-            packed = await change(turn)
-            if packed is not None:
-                return Reply.unpacked(packed).response()
-            await turn.again()
-    raise SessionConflictError("others moved the session all the while; nothing was changed")
+    """The answer to a change of a session."""
+    return Reply.unpacked(*await call.state.sessions.change(call.caller, id, call.deadline, change)).response()
 
 
 def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]:
@@ -325,7 +309,7 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
 
 async def _create(call: Call, payload: bytes, ttl: float) -> Response:
     """A new session that stands there."""
-    header: Header = read_header(payload)[0]
+    header = read_header(payload)[0]
     model = (header.model, header.version, header.sha256)
     packed = await call.state.sessions.create(call.caller, model, header.position, payload, ttl, _packed_new)
     return Reply.unpacked(packed).response()

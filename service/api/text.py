@@ -4,6 +4,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
 from service.api.calls import CHANGING, Call, ThisCall
-from service.api.carried import Render, Seat, carried, seated
+from service.api.carried import Render, Reply, Seat, carried, moving
 from service.api.json_route import JsonRoute, encoded
 from service.api.problems import documented, problem_of
 from service.api.schemas import (
@@ -151,20 +152,32 @@ class _Generating:
 async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncIterator[Any]:
     """The headers of a stream, as soon as nothing more can be refused; then its events."""
     headers = {"Cache-Control": "no-store"}
-    async with seated(call, body, "text", final=True) as seat:
-        reply = seat.replay
-        if reply is not None:
+    seat, id, turn = Seat(call.state, body, "text"), moving(body), None
+    async with AsyncExitStack() as exits:
+        if id is None:
+            await seat.take(call.caller)
+        else:
+            turn = await exits.enter_async_context(call.state.sessions.turn(call.caller, id, call.deadline))
+        if turn is not None and turn.replay is not None:
             yield headers | {"Idempotency-Replayed": "true"}
+            reply = Reply.unpacked(turn.replay)
             yield event({"index": 0, "text": orjson.loads(reply.body)["text"]})
         else:
+            if turn is not None:
+                seat.take_turn(turn)
             generating = _Generating(body, seat, call, call.state.wakers)
             try:
                 yield headers
                 async for news in text_events(call.state.wakers, generating.rows, generating.pending):
                     yield news
-                reply = await seat.finish(generating.pending.result(), generating.answer)
-                if reply is None:
-                    raise SessionConflictError("another call moved the session; this one changed nothing")
+                after = generating.pending.result()
+                if turn is None:
+                    reply = seat.reply(after, generating.answer)
+                else:
+                    packed = await seat.move(after, generating.answer)
+                    if packed is None:
+                        raise SessionConflictError("another call moved the session; this one changed nothing")
+                    reply = Reply.unpacked(packed)
             except CarryError as error:
                 yield event(problem_of(error, request), "error")
                 return

@@ -24,9 +24,8 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from service.errors import CarryError, StoreFullError, StoreUnavailableError, TooManySessionsError
+from service.sessions.batches import Batch, Batches, settle
 from service.sessions.store import Change, Found, Limits, Receipt, Session, Size, StoreError, Version
-
-_Asked = tuple[tuple[Any, ...], "asyncio.Future[Any]"]
 
 # What all scripts begin with. A server whose memory is full refuses a script's first write, if it is one that takes
 # memory, and none after it: so nothing is ever done by half, and what frees memory can always be done.
@@ -185,7 +184,7 @@ class RedisStore:
         self._redis = Redis.from_pool(pool)
         self._limits = limits
         self._looked_at_policy = False
-        self._asked: list[_Asked] = []
+        self._commits: Batches[tuple[Any, ...]] = Batches(self._send)
         self._sending: set[asyncio.Task[None]] = set()
         own = f"""
             local versions, most = {limits.versions}, {limits.sessions}
@@ -210,7 +209,7 @@ class RedisStore:
 
     async def commit(self, change: Change, now: float) -> bool:
         session, limits = change.session, self._limits
-        done = await self._together(
+        args = (
             session.id,
             session.owner,
             session.version,
@@ -222,6 +221,7 @@ class RedisStore:
             now,
             *_kept(change.receipt),
         )
+        done = await self._commits.ask(args)
         if done == -1:
             raise StoreFullError(f"{limits.sessions} sessions are alive, the most that there may be")
         if done == -2:
@@ -267,22 +267,12 @@ class RedisStore:
         memory = await self._ask(self._redis.info, "memory")
         return Size(alive, memory["used_memory"])
 
-    async def _together(self, *args: Any) -> Any:
-        """What the script that commits returns. What is asked for in one turn of the event loop is sent at once: less
-        work for both sides, and those who came together go on together."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if not self._asked:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._asked.append((args, future))
-        return await future
-
-    def _send(self) -> None:
-        batch, self._asked = self._asked, []
+    def _send(self, batch: Batch[tuple[Any, ...]]) -> None:
         task = asyncio.create_task(self._answer(batch))
         self._sending.add(task)  # or nobody would hold it
         task.add_done_callback(self._sending.discard)
 
-    async def _answer(self, batch: Sequence[_Asked]) -> None:
+    async def _answer(self, batch: Batch[tuple[Any, ...]]) -> None:
         answers: Sequence[Any]
         try:
             if len(batch) == 1:
@@ -291,15 +281,9 @@ class RedisStore:
                 answers = await self._ask(self._pipelined, batch)
         except Exception as error:  # whatever it is, they must not wait for ever
             answers = [error] * len(batch)
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():  # whoever waited was cancelled
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        settle(batch, answers)
 
-    async def _pipelined(self, batch: Sequence[_Asked]) -> Sequence[Any]:
+    async def _pipelined(self, batch: Batch[tuple[Any, ...]]) -> Sequence[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for args, _ in batch:
             pipeline.execute_command("EVALSHA", self._commit.sha, 0, *args)

@@ -9,9 +9,8 @@ import asyncio
 import re
 import secrets
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
@@ -56,6 +55,8 @@ class _Held:
     alone: bool
 
 
+ATTEMPTS = 10
+"""How often a call is done anew because another process changed its session meanwhile. Each time, somebody got on."""
 HELD = 1000
 """Sessions that a process remembers as it left them: a few megabytes."""
 
@@ -112,15 +113,47 @@ class Sessions:
         return session, state
 
     @asynccontextmanager
-    async def turn(self, caller: Caller, id: str, deadline: float, final: bool = False) -> AsyncIterator["Turn"]:
+    async def turn(self, caller: Caller, id: str, deadline: float) -> AsyncIterator["Turn"]:
         """One call's turn to change a session, after all that came before it in this process.
 
-        deadline: on time.monotonic's clock. final: the call cannot be done anew if the session turns out to have moved.
+        deadline: on time.monotonic's clock.
 
         Raises:
             SessionNotFoundError, SessionExpiredError, VersionMismatchError, IdempotencyKeyError.
             DeadlineExceededError: it did not come by then.
         """
+        async with self._alone_with(id, deadline):
+            yield await self._turn(caller, id)
+
+    async def change(
+        self, caller: Caller, id: str, deadline: float, change: Callable[["Turn"], Awaitable[bytes | None]]
+    ) -> tuple[bytes, bool]:
+        """The answer of the change that a call makes in its turn, and whether it is that of an earlier, equal call. The
+        change is made anew, on what is there then, while it returns None: another process came first.
+
+        Raises:
+            SessionConflictError: others came first all the while; nothing was changed.
+            Whatever `turn` and the change raise.
+        """
+        async with self._alone_with(id, deadline):
+            turn = self._as_left(caller, id) or await self._turn(caller, id)
+            for _ in range(ATTEMPTS):
+                if turn.replay is not None:
+                    return turn.replay, True
+                try:
+                    made = await change(turn)
+                except CarryError:
+                    if turn.read:
+                        raise
+                    made = None  # perhaps only because it has moved
+                if made is not None:
+                    return made, False
+                turn = await self._turn(caller, id)
+        raise SessionConflictError("others moved the session all the while; nothing was changed", "$.session_id")
+
+    @asynccontextmanager
+    async def _alone_with(self, id: str, deadline: float) -> AsyncIterator[None]:
+        """Nobody else of this process changes the session meanwhile."""
         _check_id(id)
         lock = self._locks.setdefault(id, asyncio.Lock())
         if lock.locked():
@@ -132,7 +165,7 @@ class Sessions:
         else:
             await lock.acquire()
         try:
-            yield (None if final else self._as_left(caller, id)) or await self._turn(caller, id)
+            yield
         finally:
             lock.release()
 
@@ -161,9 +194,9 @@ class Sessions:
             StoreFullError, TooManySessionsError, IdempotencyKeyError.
         """
         now = self._clock()
-        session = Session(uuid.uuid4().hex, caller.owner, *model, 0, position, now, now, now + ttl, ttl)
+        session = Session(secrets.token_hex(16), caller.owner, *model, 0, position, now, now, now + ttl, ttl)
         made = answer(session)
-        if await self._committed(Change(uuid.uuid4().hex, session, state, self._receipt(caller, made, now)), now):
+        if await self._committed(Change(secrets.token_hex(16), session, state, self._receipt(caller, made, now)), now):
             self._metrics.events.labels("created").inc()
             return made
         replay = await self.replayed(caller)
@@ -215,7 +248,7 @@ class Sessions:
         if held is None or not held.alone:
             return None
         try:
-            return Turn(self, caller, *self._checked(caller, held.session, held.state), None, alone=True)
+            return Turn(self, caller, *self._checked(caller, held.session, held.state), None, True, read=False)
         except CarryError:  # as far as is known here
             return None
 
@@ -223,7 +256,7 @@ class Sessions:
         found = await self._store.load(id, caller.owner, caller.key)
         replay = self._replay(caller, found.receipt)
         if replay is not None:
-            return Turn(self, caller, found.session, found.state, replay, alone=False)
+            return Turn(self, caller, found.session, found.state, replay, False)
         session, state = self._checked(caller, found.session, found.state)
         held = self._held.get(id)
         alone = held is not None and held.session.version == session.version
@@ -278,7 +311,7 @@ def _check_id(id: str) -> None:
 
 class Turn:
     """A session as a call found it, and the one change that the call may make. `replay`: the answer, if the call was
-    answered before."""
+    answered before. `read`: whether the store was asked, or it is as this process left it."""
 
     def __init__(
         self,
@@ -288,12 +321,14 @@ class Turn:
         state: bytes | None,
         replay: bytes | None,
         alone: bool,
+        read: bool = True,
     ) -> None:
         self._sessions = sessions
         self._caller = caller
         self._session = session
         self._state = state
         self.replay = replay
+        self.read = read
         self._alone = alone
 
     @property
@@ -307,11 +342,6 @@ class Turn:
         """Where it stands."""
         assert self._state is not None
         return self._state
-
-    async def again(self) -> None:
-        """Find it anew, after another call came first."""
-        turn = await self._sessions._turn(self._caller, self.session.id)
-        self._session, self._state, self.replay, self._alone = turn._session, turn._state, turn.replay, False
 
     async def move(self, position: int, state: bytes, answer: MakeAnswer) -> bytes | None:
         """Let the session stand there; the answer. None if another call came first."""

@@ -1,7 +1,7 @@
 """Sessions in one SQLite file, which the processes of one machine share, and which outlives them.
 
-Changes go through the writer's thread. Reads run where they are asked for: in WAL mode they wait for nobody, and going
-to another thread would cost more than reading.
+Changes go through the writer. Reads run where they are asked for: in WAL mode they wait for nobody, and going to
+another thread would cost more than reading.
 """
 
 import os

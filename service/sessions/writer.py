@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import structlog
 
 from service.errors import CarryError, StoreFullError, StoreUnavailableError
+from service.sessions.batches import Batch, Batches, settle
 
 T = TypeVar("T")
-_Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+_Batch = Batch[Callable[[], Any]]
 
 LOG_WRITES = 400
 """After which the log is moved to the file: some ten megabytes."""
@@ -39,8 +40,8 @@ class Writer:
         self._writing = threading.Lock()
         self._written = 0
         self._loop = asyncio.get_running_loop()
-        self._asked: list[_Work] = []
-        self._queue: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
+        self._batches: Batches[Callable[[], Any]] = Batches(self._write)
+        self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="sessions", daemon=True)
         self._thread.start()
@@ -52,11 +53,8 @@ class Writer:
         """
         if self._closed:
             raise StoreUnavailableError("the session store is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        if not self._asked:
-            self._loop.call_soon(self._write)
-        self._asked.append((work, future))
-        return await future
+        outcome: T = await self._batches.ask(work)
+        return outcome
 
     async def close(self) -> None:
         """Do what waits, and close the connections."""
@@ -65,15 +63,14 @@ class Writer:
             self._loop.call_soon(self._queue.put, None)  # after what was asked for
         await asyncio.to_thread(self._thread.join)
 
-    def _write(self) -> None:
-        """All that was asked for in one turn of the event loop, by one commit."""
-        batch, self._asked = self._asked, []
+    def _write(self, batch: _Batch) -> None:
+        """All of it by one commit."""
         if not (self._at_once and self._done_at_once(batch)):
             self._queue.put(batch)
         elif self._written >= LOG_WRITES:
             self._queue.put([])  # the thread looks after the log
 
-    def _done_at_once(self, batch: list[_Work]) -> bool:
+    def _done_at_once(self, batch: _Batch) -> bool:
         """Whether there was nothing to wait for."""
         if not self._writing.acquire(blocking=False):
             return False
@@ -83,7 +80,7 @@ class Writer:
             return False
         finally:
             self._writing.release()
-        _settle(batch, outcomes)
+        settle(batch, outcomes)
         return True
 
     def _run(self) -> None:
@@ -93,7 +90,7 @@ class Writer:
                 outcomes = self._outcomes(batch)
                 self._db.execute("PRAGMA busy_timeout = 0")
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(_settle, batch, outcomes)
+                self._loop.call_soon_threadsafe(settle, batch, outcomes)
             if self._written >= LOG_WRITES:
                 self._written = 0
                 self._move_log()
@@ -109,9 +106,10 @@ class Writer:
         except sqlite3.Error as error:  # there will be a next time
             structlog.get_logger().warning("the session store's log was not moved", error=str(error))
 
-    def _waiting(self) -> list[_Work] | None:
+    def _waiting(self) -> _Batch | None:
         """All that waits; None once there will be nothing more."""
-        batch, more = [], self._queue.get()
+        more = self._queue.get()
+        batch: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         while more is not None:
             batch += more
             try:
@@ -123,7 +121,7 @@ class Writer:
         self._queue.put(None)  # for the next time
         return batch
 
-    def _outcomes(self, batch: list[_Work]) -> list[object]:
+    def _outcomes(self, batch: _Batch) -> list[object]:
         """What each of them returned or raised, all kept by one commit; if that fails, each by its own."""
         try:
             return self._transaction(batch)
@@ -139,7 +137,7 @@ class Writer:
                     return self._transaction(batch)
             return [_meaning(error)]
 
-    def _transaction(self, batch: list[_Work]) -> list[object]:
+    def _transaction(self, batch: _Batch) -> list[object]:
         outcomes: list[object] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -179,13 +177,3 @@ def _meaning(error: Exception) -> Exception:
         return StoreFullError("the session store is full; nothing was changed")
     structlog.get_logger().error("the session store failed", error=str(error), code=code_of(error))
     return StoreUnavailableError("the session store cannot be read or written now")
-
-
-def _settle(batch: list[_Work], outcomes: list[object]) -> None:
-    for (_, future), outcome in zip(batch, outcomes, strict=True):
-        if future.done():  # whoever waited was cancelled
-            continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)

@@ -552,6 +552,26 @@ def test_a_session_stays_with_its_version_of_the_model(models: Path, tmp_path: P
         assert text + generate(client, "", 10, session_id=old).json()["text"] == whole
 
 
+def test_a_session_that_another_process_moved_is_answered_from_where_it_stands_now(
+    models: Path, tmp_path: Path
+) -> None:
+    """Also by a process that was alone with it before, and where what it remembers could not be answered at all."""
+    chosen = Settings(models_dir=models, session_store=f"sqlite:///{tmp_path}/db")
+    with TestClient(create_app(chosen)) as one, TestClient(create_app(chosen)) as other:
+        text = begin(one, prompt="ab")["id"]
+        series = begin(one, model="forecast")["id"]
+        for _ in range(3):
+            generate(one, "", 5, session_id=text)
+            one.post(f"/sessions/{series}/rewind", json={"version": 0})
+        for _ in range(2):
+            generate(other, "", 5, session_id=text)
+        other.post("/forecast", json={"series": [1, 2, 3], "session_id": series})
+        back = one.post(f"/sessions/{text}/rewind", json={"version": 4})
+        assert (back.status_code, back.json()["position"]) == (200, 22)
+        nothing_new = one.post("/forecast", json={"series": [], "session_id": series})
+        assert (nothing_new.status_code, nothing_new.json()["session"]["position"]) == (200, 3)
+
+
 def test_metrics(timed: TestClient, clock: Clock) -> None:
     def shown(name: str) -> float:
         lines = timed.get("/metrics").text.splitlines()
