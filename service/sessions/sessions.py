@@ -142,10 +142,10 @@ class Sessions:
                     return turn.replay, True
                 try:
                     made = await change(turn)
-                except CarryError:
-                    if turn.read:
+                except CarryError as error:
+                    if turn.read or error.status >= 500:
                         raise
-                    made = None  # perhaps only because it has moved
+                    made = None  # the caller's mistake, but perhaps only because the session has moved
                 if made is not None:
                     return made, False
                 turn = await self._turn(caller, id)
