@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test faults redis lint models footprint bench bench-sessions clean
+.PHONY: run test faults redis lint models footprint bench bench-sessions bench-forecast clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -41,6 +41,10 @@ bench: $(SERVICE)/installed $(DEV)/installed
 # About eight minutes.
 bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.sessions
+
+# Under ten minutes, nearly all of them the peer's.
+bench-forecast: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.forecast_files
 
 clean:
 	rm -rf $(SERVICE) $(DEV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from service.manifest import ForecastManifest, read_manifest
-from training.networks import Forecaster, TextModel
-from training.scaling import CausalScaler
+from training.networks import GlobalForecaster, TextModel
+from training.scaling import Covariates
 
 Array = NDArray[np.float32]
 
@@ -18,8 +18,8 @@ Array = NDArray[np.float32]
 _PYTORCH = [0, 2, 3, 1]
 
 
-def network_of(folder: Path) -> Forecaster | TextModel:
-    """The network of a model folder: an LSTM over text, or over series with causal scaling.
+def network_of(folder: Path) -> GlobalForecaster | TextModel:
+    """The network of a model folder: an LSTM over text, or over series of any kind.
 
     Raises:
         ValueError: it is of another kind.
@@ -31,15 +31,19 @@ def network_of(folder: Path) -> Forecaster | TextModel:
         raise ValueError("only LSTM models")
     layers, hidden = manifest.provenance.layers, manifest.provenance.hidden
     operators = [node for node in graph.node if node.op_type == "LSTM"]
-    network: Forecaster | TextModel
+    network: GlobalForecaster | TextModel
     if isinstance(manifest, ForecastManifest):
-        lags = next(s.shape[0] - 1 for s in manifest.graph.state if s.name == "recent")
-        scaler = CausalScaler(len(manifest.features), lags)
+        none = Covariates(torch.zeros(0), torch.ones(0), (), ())
         levels = manifest.quantile_levels
-        network = Forecaster(scaler, "lstm", hidden, layers, 0.0, manifest.horizon, levels)
-        assert network.mixing is not None
-        _linear(graph, constants, network.head)
-        _linear(graph, constants, network.mixing)
+        network = GlobalForecaster(none, "lstm", hidden, layers, 0.0, manifest.horizon, levels)
+        heads = network.from_hidden, network.from_features, network.between, network.head
+        products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+        for linear, product in zip(heads, products, strict=True):
+            linear.weight.data = torch.from_numpy(constants[product.input[1]].T.copy())
+            if linear.bias is not None:
+                linear.bias.data = _added(graph, constants, product)
+        shape = network.from_ahead.shape
+        network.from_ahead.data = next(torch.from_numpy(c.copy()) for c in constants.values() if c.shape == shape)
     else:
         embedding = next(constants[n.input[0]] for n in graph.node if n.op_type == "Gather")
         network = TextModel("lstm", len(manifest.vocabulary), embedding.shape[1], hidden, layers, 0.0)
@@ -71,7 +75,11 @@ def _linear(graph: onnx.GraphProto, constants: dict[str, Array], linear: torch.n
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in constants and constants[node.input[1]].shape == shape
     )
-    added = next(node for node in graph.node if node.op_type == "Add" and product.output[0] in node.input)
-    bias = next(constants[name] for name in added.input if name in constants)
     linear.weight.data = torch.from_numpy(constants[product.input[1]].T.copy())
-    linear.bias.data = torch.from_numpy(bias.copy())
+    linear.bias.data = _added(graph, constants, product)
+
+
+def _added(graph: onnx.GraphProto, constants: dict[str, Array], product: onnx.NodeProto) -> torch.Tensor:
+    """The constant added to a product."""
+    added = next(node for node in graph.node if node.op_type == "Add" and product.output[0] in node.input)
+    return torch.from_numpy(next(constants[name] for name in added.input if name in constants).copy())

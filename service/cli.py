@@ -1,10 +1,9 @@
-"""The command line `carry`. Its verbs `train` and `evaluate` are found by name: the service runs without them."""
+"""The command line `carry`. Its verbs `train`, `evaluate` and `forecast` are found by name: the service runs without
+them."""
 
 import asyncio
-import csv
 import gc
 import json
-import math
 import os
 import secrets
 import signal
@@ -13,7 +12,6 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -55,6 +53,13 @@ def main() -> None:
         _fail(f"this verb needs {error.name}, which is not installed: pip install 'carry[training]'")
     except CarryError as error:
         _fail(error.detail)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        # What is wrong with several settings together names them itself.
+        _fail(f"CARRY_{'_'.join(map(str, first['loc'])).upper()}: {message}" if first["loc"] else message)
 
 
 def _absent() -> None:
@@ -65,7 +70,7 @@ def _absent() -> None:
 @app.command()
 def serve() -> None:
     """Serve the models over HTTP. Settings come from the environment: CARRY_PORT, CARRY_MODELS_DIR, ..."""
-    settings = _settings()
+    settings = Settings()
     shared = settings.processes > 1 and CAN_FORK
     # Before anything imports prometheus_client, which then keeps its figures where all processes can read them.
     folder = tempfile.TemporaryDirectory(prefix="carry-metrics-") if shared else nullcontext()
@@ -126,7 +131,7 @@ def _serve(settings: Settings, processes: int) -> None:
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the model folders: what is loaded, how well it measured, what is refused and why."""
-    settings = _settings()
+    settings = Settings()
     registry = _registry(settings)
     if not registry.models and not registry.refused:
         typer.echo(f"carry: no model folders in {settings.models_dir}", err=True)
@@ -146,43 +151,6 @@ _SHOWN = {"name", "version", "kind", "description", "metrics"}
 
 
 @app.command()
-def forecast(
-    file: Annotated[Path, typer.Argument(help="A CSV file, with or without a header line; - for standard input.")],
-    column: Annotated[str | None, typer.Option(help="Column to forecast; the last one if absent.")] = None,
-    horizon: Annotated[int, typer.Option(min=1, help="How many values.")] = 12,
-    model: ModelOption = None,
-    as_json: Json = False,
-) -> None:
-    """Forecast what follows a column of a CSV file, without a server. An empty cell is a missing value."""
-    import numpy as np
-
-    from service.forecasting import ForecastRequest
-    from service.forecasting import forecast as forecast_on
-    from service.manifest import ForecastManifest
-
-    registry = _registry(_settings())
-    found = registry.find_kind(model, "forecast")
-    manifest = found.manifest
-    assert isinstance(manifest, ForecastManifest)
-    names = manifest.features if len(manifest.features) > 1 else (column,)
-    lines = _lines(file)
-    values = np.array([_numbers(lines, name, str(file)) for name in names]).T
-    if not np.isfinite(values[:, 0]).any():
-        _fail(f"{file}: the column holds no number")
-    request = ForecastRequest(values, horizon, manifest.quantile_levels)
-    answer = found.engine.submit(forecast_on(manifest, request), request.work).result()
-    registry.close()
-    levels = [f"{level:g}" for level in manifest.quantile_levels]
-    if as_json:
-        quantiles = dict(zip(levels, answer.quantiles.T.tolist(), strict=True))
-        typer.echo(json.dumps({"median": answer.median.tolist(), "quantiles": quantiles}))
-        return
-    typer.echo("step " + " ".join(f"{level:>12}" for level in levels))
-    for step, row in enumerate(answer.quantiles, 1):
-        typer.echo(f"{step:4} " + " ".join(f"{value:12.6g}" for value in row))
-
-
-@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     max_length: Annotated[int, typer.Option(min=1, help="Most characters to generate.")] = 200,
@@ -195,7 +163,7 @@ def generate(
     from service.generation import generate as generate_on
     from service.sampling import SamplingParams
 
-    registry = _registry(_settings())
+    registry = _registry(Settings())
     found = registry.find_kind(model, "text")
     drawn = secrets.randbits(53) if seed is None else seed
     request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
@@ -210,51 +178,6 @@ def _registry(settings: Settings) -> "Registry":
     from service.registry import Registry
 
     return Registry(settings, Metrics())
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        # What is wrong with several settings together names them itself.
-        _fail(f"CARRY_{'_'.join(map(str, first['loc'])).upper()}: {message}" if first["loc"] else message)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return (sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8-sig")).splitlines()
-    except (OSError, UnicodeDecodeError):
-        _fail(f"{file}: cannot be read as UTF-8 text")
-
-
-def _numbers(lines: list[str], name: str | None, where: str) -> list[float]:
-    rows = list(csv.reader(lines))
-    first = rows[0] if rows else []
-    skip = 0 if name is None and first and _is_number(first[-1]) else 1
-    if len(rows) <= skip:
-        _fail(f"{where}: holds no values")
-    if name is not None and name not in first:
-        _fail(f"{where}: no column {name!r}; its columns are {', '.join(first)}")
-    at = first.index(name) if name is not None else max(0, len(first) - 1)
-    values = []
-    for number, row in enumerate(rows[skip:], skip + 1):
-        cell = row[at].strip() if at < len(row) else ""
-        try:
-            values.append(float(cell) if cell else math.nan)
-        except ValueError:
-            _fail(f"{where}, line {number}: {cell!r} is not a number")
-        if cell and not math.isfinite(values[-1]):
-            _fail(f"{where}, line {number}: {cell!r} is not a finite number; leave a missing value empty")
-    return values
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
 
 
 def _fail(message: str) -> NoReturn:

@@ -10,6 +10,8 @@ CarryError
 ├── IdempotencyKeyError     422  the key was used for another call
 ├── UnauthorizedError       401  no API key, or one that is not known
 ├── BodyTooLargeError       413  the body is larger than the settings allow
+├── BodyEncodingError       415  the body is compressed in a way that is not read
+├── NotOfferedError         404  something that other services do and this one does not
 ├── ModelNotFoundError      404  no model of that name (and version)
 ├── ModelRefusedError       409  the model's folder failed its checks
 ├── SessionNotFoundError    404  no such session, or another owner's
@@ -77,6 +79,20 @@ class BodyTooLargeError(CarryError):
 
     code = "body_too_large"
     status = 413
+
+
+class BodyEncodingError(CarryError):
+    """The body is compressed in a way that is not read."""
+
+    code = "unsupported_encoding"
+    status = 415
+
+
+class NotOfferedError(CarryError):
+    """Something that clients of other services may ask for, and this one does not do."""
+
+    code = "not_offered"
+    status = 404
 
 
 class ModelNotFoundError(CarryError):

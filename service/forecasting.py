@@ -1,7 +1,9 @@
-"""A forecast request, from values to quantiles, as a task for the engine. Knows nothing of HTTP."""
+"""From the values of a series to quantiles of those that follow, as a task for the engine. Knows nothing of HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +12,12 @@ from service.engine.runner import Array
 from service.engine.sequence import FRESH, Read, Result, Snapshot, Task, repeat
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
+from service.paths import PATHS, draw, pool
+from service.seasons import NO_SEASON, find_season
+from service.timestamps import seasons_of
 
 Floats = NDArray[np.float64]
+Made = TypeVar("Made")
 
 LARGEST = 1e30
 """Larger values leave no room in single precision for what a network makes of them."""
@@ -20,13 +26,15 @@ LARGEST = 1e30
 @dataclass(frozen=True)
 class ForecastRequest:
     """values (T, F), NaN = missing, none to forecast from where a sequence stands; levels ascending, within those of
-    the model."""
+    the model; future (at most horizon, K): what is known of the features `known_ahead` after the last value, NaN =
+    unknown, as is what is beyond its end."""
 
     values: Floats
     horizon: int
     levels: tuple[float, ...]
     include_history: bool = False
     non_negative: bool = False
+    future: Floats | None = None
 
     @property
     def work(self) -> int:
@@ -49,14 +57,27 @@ def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[floa
     """Quantiles (..., Q) at the ascending levels `known` -> (..., L) at levels within them, linearly in between."""
     if tuple(wanted) == tuple(known):
         return quantiles
-    right = np.clip(np.searchsorted(known, wanted), 1, max(1, len(known) - 1))
-    if len(known) == 1:
-        return quantiles[..., [0] * len(wanted)]
-    left = right - 1
-    low, high = np.asarray(known)[left], np.asarray(known)[right]
-    share = (np.asarray(wanted) - low) / (high - low)
+    left, right, share = _neighbours(tuple(known), tuple(wanted))
     found: Floats = quantiles[..., left] * (1 - share) + quantiles[..., right] * share
     return found
+
+
+@lru_cache(maxsize=64)
+def _neighbours(
+    known: tuple[float, ...], wanted: tuple[float, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    """The levels on both sides of each, by index, and its share of the way from one to the other."""
+    levels = np.asarray(known)
+    right = np.clip(np.searchsorted(levels, wanted), min(1, len(known) - 1), len(known) - 1)
+    left = np.maximum(right - 1, 0)
+    width = np.where(right > left, levels[right] - levels[left], 1.0)
+    return left, right, (np.asarray(wanted) - levels[left]) / width
+
+
+def tails(level: float) -> tuple[float, float]:
+    """The quantile levels of a central interval of so many percent."""
+    tail = (100 - level) / 200
+    return round(tail, 6), round(1 - tail, 6)
 
 
 def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str) -> None:
@@ -72,45 +93,67 @@ def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str)
         raise InvalidRequestError(f"outside of what {manifest.name} was trained for: {accepted}", path)
 
 
+def begin(
+    manifest: ForecastManifest,
+    target: Floats,
+    season_length: tuple[int, ...] | None = None,
+    freq: str | None = None,
+    start: Snapshot = FRESH,
+) -> Snapshot:
+    """Where a sequence stands, its season set: a fresh one has the season given, else that of the frequency, else what
+    is found in the target (T,); one that goes on keeps its own.
+
+    Raises:
+        InvalidRequestError: the model cannot hold the season given, or the sequence has another; no such frequency.
+    """
+    usual = None if freq is None else seasons_of(freq)
+    if season_length is not None:
+        _check_season(manifest, season_length, start)
+    if start.position or not manifest.longest_season:
+        return start
+    season = season_length
+    if season is None and usual is not None:
+        season = tuple(values for values in usual if values <= manifest.longest_season)
+    if not season:
+        season = find_season(target, manifest.longest_season)
+    return Snapshot(0, {SEASON: np.array([(*season, NO_SEASON)[:2]])})
+
+
+def season_of(at: Snapshot) -> list[int] | None:
+    """The season that a sequence has, as a request gives it; None where the model takes none."""
+    if SEASON not in at.states:
+        return None
+    season, longer = at.states[SEASON][0].tolist()
+    return [season] if longer == NO_SEASON else [season, longer]
+
+
+def _check_season(manifest: ForecastManifest, given: tuple[int, ...], start: Snapshot) -> None:
+    if given[-1] > max(manifest.longest_season, NO_SEASON):
+        holds = f"seasons of at most {manifest.longest_season} values" if manifest.longest_season else "no season"
+        raise InvalidRequestError(f"{manifest.name} takes {holds}", "$.season_length")
+    own = season_of(start)
+    if start.position and own is not None and own != list(given):
+        raise InvalidRequestError(f"the sequence goes on with the season that it began with, {own}", "$.season_length")
+
+
 def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapshot = FRESH) -> Task[Forecast]:
     """Read the series, on from where a sequence stands, and forecast what follows it.
 
-    Beyond the model's own horizon it reads on from its own forecast, one copy of the state for each quantile's path,
-    and the Q * Q quantiles which the copies give are pooled into Q (the unrolling of Chronos-Bolt, Ansari et al. 2024).
-    What the other features of such a future will be is unknown: they count as missing.
-
     Raises:
-        InvalidRequestError: there is no value, neither given nor read before.
+        InvalidRequestError: there is no value, neither given nor read before; or a future, and no value before it.
         NotPredictableError: the model gives no finite numbers for these values.
     """
-    known, features = manifest.quantile_levels, len(manifest.features)
-    if not len(request.values) and not start.position:
-        raise InvalidRequestError("nothing was read yet; at least one value is needed", "$.series")
-    before = start.states[EXPECTED][0, :1] if start.position else np.full((1, len(known)), np.nan)
+    known, values, future = manifest.quantile_levels, request.values, request.future
     past = np.empty((0, len(known)))
-    after = start
-    if len(request.values):
-        names = ("quantiles", "one_step") if request.include_history else ("quantiles",)
-        read: Result = yield Read(_inputs(request.values[None]), names, _recurrent(start))
-        expected = {EXPECTED: read.outputs["quantiles"]}
-        after = Snapshot(start.position + len(request.values), {**read.states, **expected})
-        if request.include_history:
-            past = np.concatenate([before, read.outputs["one_step"][0, :-1]])
-    block: Floats = after.states[EXPECTED][0]
-    _check_finite(block)
-    _check_finite(past[1:])
-    blocks = [block]
-    states = repeat(_recurrent(after) or {}, len(known)) if request.horizon > len(block) else {}
-    while sum(map(len, blocks)) < request.horizon:
-        fed = np.full((len(known), len(block), features), np.nan)
-        fed[:, :, 0] = block.T
-        beyond: Result = yield Read(_inputs(fed), ("quantiles",), states)
-        states = beyond.states
-        _check_finite(beyond.outputs["quantiles"])
-        pooled = beyond.outputs["quantiles"].transpose(1, 0, 2).reshape(len(block), -1)
-        block = np.quantile(pooled, known, axis=1).T
-        blocks.append(block)
-    quantiles = np.concatenate(blocks)[: request.horizon]
+    if len(values):
+        after, past = yield from read_values(manifest, values, start, future, request.include_history)
+    elif not start.position:
+        raise InvalidRequestError("nothing was read yet; at least one value is needed", "$.series")
+    elif future is not None and len(future):
+        raise InvalidRequestError("belongs to the call that brings the value which it follows", "$.future")
+    else:
+        after = start
+    quantiles = yield from extend(manifest, after, request.horizon, future)
     if request.non_negative:
         quantiles, past = np.maximum(quantiles, 0.0), np.maximum(past, 0.0)
     history = interpolate(past, known, request.levels) if request.include_history else None
@@ -118,13 +161,70 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapsh
     return Forecast(interpolate(quantiles, known, request.levels), median, history, after)
 
 
+Reading = Generator[Read, Result, Made]
+"""A part of a task that only reads."""
+
+
+def read_values(
+    manifest: ForecastManifest, values: Floats, start: Snapshot, future: Floats | None, history: bool
+) -> Reading[tuple[Snapshot, Floats]]:
+    """Read values (T, F), T > 0, which `future` follows: where the sequence then stands and, if `history`, the
+    quantiles (T, Q) of each, one step ahead from the values before it; NaN where nothing precedes.
+
+    Raises:
+        NotPredictableError: the model gives no finite numbers for these values.
+    """
+    names = ("quantiles", "one_step") if history else ("quantiles",)
+    read = yield _read(manifest, values[None], future, names, _recurrent(start))
+    _check_finite(read.outputs["quantiles"])
+    past = np.empty((0, len(manifest.quantile_levels)))
+    if history:
+        before = start.states[EXPECTED][0, :1] if start.position else np.full((1, past.shape[1]), np.nan)
+        _check_finite(read.outputs["one_step"])
+        past = np.concatenate([before, read.outputs["one_step"][0, :-1]])
+    return Snapshot(start.position + len(values), {**read.states, EXPECTED: read.outputs["quantiles"]}), past
+
+
+def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Floats | None) -> Reading[Floats]:
+    """The quantiles (horizon, Q) of what follows where a sequence stands.
+
+    Beyond the model's own horizon it reads on from its own forecast: copies of the state each follow a path drawn
+    through their quantiles, and the distributions that the copies give are pooled. What `future` does not tell of the
+    features of such a time is missing.
+
+    Raises:
+        NotPredictableError: the model gives no finite numbers.
+    """
+    known = manifest.quantile_levels
+    block: Floats = at.states[EXPECTED][0]
+    if horizon <= len(block):
+        return block[:horizon]
+    blocks, reached = [block], len(block)
+    states: Mapping[str, Array] = repeat(_recurrent(at), PATHS)
+    each = np.broadcast_to(block, (PATHS, *block.shape))
+    while reached < horizon:
+        fed = np.full((PATHS, len(block), len(manifest.features)), np.nan)
+        fed[:, :, 0] = draw(each, known, len(blocks))
+        if future is not None:
+            passed = future[reached - len(block) : reached]
+            fed[:, : len(passed), _known_ahead(manifest)] = passed
+        beyond = yield _read(manifest, fed, None if future is None else future[reached:], ("quantiles",), states)
+        states, each = beyond.states, beyond.outputs["quantiles"]
+        _check_finite(each)
+        blocks.append(pool(each, known))
+        reached += len(block)
+    return np.concatenate(blocks)[:horizon]
+
+
 EXPECTED = "quantiles"
 """What a forecaster's sequence carries beside the graph's own state: the forecast after its last value, (1, H, Q)."""
+SEASON = "season"
+"""The state tensor that is set before anything is read."""
 
 
-def _recurrent(at: Snapshot) -> dict[str, Array] | None:
+def _recurrent(at: Snapshot) -> dict[str, Array]:
     """The graph's own state."""
-    return {name: array for name, array in at.states.items() if name != EXPECTED} or None
+    return {name: array for name, array in at.states.items() if name != EXPECTED}
 
 
 def _check_finite(numbers: Array) -> None:
@@ -132,6 +232,31 @@ def _check_finite(numbers: Array) -> None:
         raise NotPredictableError("the model gives no finite forecast for these values", "$.series")
 
 
-def _inputs(values: Floats) -> dict[str, Array]:
-    seen = np.isfinite(values)
-    return {"values": np.where(seen, values, 0.0), "mask": seen.astype(np.float32)}
+def _read(
+    manifest: ForecastManifest,
+    values: Floats,
+    future: Floats | None,
+    outputs: tuple[str, ...],
+    states: Mapping[str, Array],
+) -> Read:
+    """Of values (R, T, F) and what is known of the time after them."""
+    inputs = _masked("values", "mask", values)
+    if not manifest.known_ahead:
+        return Read(inputs, outputs, states)
+    rows, known = len(values), _known_ahead(manifest)
+    coming = np.full((rows, manifest.horizon, len(known)), np.nan)
+    if future is not None:
+        coming[:, : len(future)] = future[: manifest.horizon]
+    ahead = np.concatenate([values[:, 1:, known], coming[:, :1]], axis=1)
+    inputs |= _masked("ahead", "ahead_mask", ahead)
+    return Read(inputs, outputs, states, _masked("future", "future_mask", coming))
+
+
+def _known_ahead(manifest: ForecastManifest) -> list[int]:
+    """Where they are among the features."""
+    return [manifest.features.index(name) for name in manifest.known_ahead]
+
+
+def _masked(name: str, mask: str, numbers: Floats) -> dict[str, Array]:
+    seen = np.isfinite(numbers)
+    return {name: np.where(seen, numbers, 0.0), mask: seen.astype(np.float32)}

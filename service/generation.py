@@ -301,9 +301,9 @@ def _seen(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> N
     return seen
 
 
-def _recurrent(at: Snapshot) -> dict[str, Array] | None:
+def _recurrent(at: Snapshot) -> dict[str, Array]:
     """The state of the graph that reads: that of the one that decodes has two tensors more."""
-    return {name: array for name, array in at.states.items() if name not in ("logits", "seen")} or None
+    return {name: array for name, array in at.states.items() if name not in ("logits", "seen")}
 
 
 def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:

@@ -78,10 +78,15 @@ class Catalogue:
 
     def default(self, kind: Kind) -> str | None:
         """The name of the model that answers where a request names none."""
-        names = {model.manifest.name for model in self.models if model.manifest.kind == kind}
-        if self.defaults[kind] in names:
-            return self.defaults[kind]
-        return names.pop() if len(names) == 1 else None
+        return self._chosen_defaults[kind]
+
+    @cached_property
+    def _chosen_defaults(self) -> dict[Kind, str | None]:
+        chosen: dict[Kind, str | None] = {}
+        for kind, wanted in self.defaults.items():
+            names = {model.manifest.name for model in self.models if model.manifest.kind == kind}
+            chosen[kind] = wanted if wanted in names else names.pop() if len(names) == 1 else None
+        return chosen
 
     def find(self, name: str) -> Model:
         """The model "name" (its newest version that loaded) or "name@version".
@@ -305,8 +310,11 @@ def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: G
     inputs: dict[str, Array]
     outputs: dict[str, tuple[int, ...]]
     if isinstance(manifest, ForecastManifest):
-        shape = (1, 2, len(manifest.features))
-        inputs = {"values": np.ones(shape), "mask": np.ones(shape, dtype=np.float32)}
+        inputs = {
+            tensor.name: np.ones((1, *(2 if size == "T" else int(size) for size in tensor.shape)), dtype=tensor.dtype)
+            for tensor in graph.inputs
+            if tensor.name not in ("lengths", "per_step")
+        }
         outputs = {
             "quantiles": (1, manifest.horizon, len(manifest.quantile_levels)),
             "one_step": (1, 2, len(manifest.quantile_levels)),

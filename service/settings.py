@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "int8"] = "auto"
     """auto: a model's int8 graph where its export measured that it is faster and loses under 0.5 % of quality."""
 
-    max_body_bytes: int = Field(default=8 * 2**20, ge=1024)
-    """Largest request body."""
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
+    """Largest request body: ten thousand series of 120 values, each number as long as it gets, are 24 MiB."""
 
     max_series_length: int = Field(default=200_000, ge=1)
     """Most values of one feature in a request."""

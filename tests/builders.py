@@ -14,27 +14,32 @@ from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
 from service.metrics import Metrics
 from training.cells import Cell
 from training.export import Described, Made, build_graphs, write_folder
-from training.networks import Forecaster, TextModel
+from training.networks import Forecaster, GlobalForecaster, TextModel
 from training.onnx_layers import Precision
 from training.provenance import Run, provenance
-from training.scaling import CausalScaler, StandardScaler
+from training.scaling import LONGEST_SEASON, Covariates, StandardScaler
 from training.text_data import Vocabulary
+
+AnyForecaster = Forecaster | GlobalForecaster
 
 LEVELS = (0.1, 0.5, 0.9)
 CHARACTERS = Vocabulary.of(["\n !,.'?abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"])
 
 
-def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", horizon: int = 4) -> Forecaster:
-    """A forecaster that was never trained."""
+def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", horizon: int = 4) -> AnyForecaster:
+    """A forecaster that was never trained. With causal scaling, of more features the last is one of three categories,
+    and known ahead."""
     torch.manual_seed(3)
-    scaler = (
-        CausalScaler(features, lags=3)
-        if scaling == "causal"
-        else StandardScaler(torch.full((features,), 5.0), torch.full((features,), 2.0))
-    )
-    network = Forecaster(scaler, cell, 12, 2, 0.0, horizon, LEVELS)
-    if network.mixing is not None:
-        nn.init.normal_(network.mixing.weight, std=0.1)
+    sizes = cell, 12, 2, 0.0, horizon, LEVELS
+    if scaling == "standard":
+        scaler = StandardScaler(torch.full((features,), 5.0), torch.full((features,), 2.0))
+        return Forecaster(scaler, *sizes).eval()
+    others = features - 1
+    categories = (0,) * (others - 1) + (3,) if others else ()
+    known_ahead = (others - 1,) if others else ()
+    covariates = Covariates(torch.full((others,), 5.0), torch.full((others,), 2.0), categories, known_ahead)
+    network = GlobalForecaster(covariates, *sizes)
+    nn.init.normal_(network.head.weight, std=0.05)
     return network.eval()
 
 
@@ -46,7 +51,7 @@ def character_model(cell: Cell = "lstm") -> TextModel:
     return network.eval()
 
 
-def write_model(network: Forecaster | TextModel, models: Path, name: str, precision: Precision = "float32") -> Path:
+def write_model(network: AnyForecaster | TextModel, models: Path, name: str, precision: Precision = "float32") -> Path:
     """Write a model folder as `carry train` does, without its card; `precision` is what is served."""
     run = Run(name, "made by a test", models, models, (), "carry train")
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
@@ -61,8 +66,11 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str, precis
             }
         )
 
-    if isinstance(network, Forecaster):
-        features = tuple(f"f{i}" for i in range(network.scaler.features))
+    if not isinstance(network, TextModel):
+        some = isinstance(network, GlobalForecaster)
+        count = 1 + len(network.covariates.sizes) if isinstance(network, GlobalForecaster) else network.scaler.features
+        features = tuple(f"f{i}" for i in range(count))
+        last = features[-1:] if some and count > 1 else ()
 
         def of_forecaster(version: int, described: Described) -> ForecastManifest:
             return ForecastManifest(
@@ -72,6 +80,9 @@ def write_model(network: Forecaster | TextModel, models: Path, name: str, precis
                 metrics={},
                 provenance=made_by,
                 features=features,
+                known_ahead=last,
+                categories=dict.fromkeys(last, ("a", "b", "c")),
+                longest_season=LONGEST_SEASON if some else 0,
                 horizon=network.horizon,
                 quantile_levels=LEVELS,
                 context=8,

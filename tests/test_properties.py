@@ -23,7 +23,8 @@ from tests.builders import character_model, forecaster, open_scheduler, run, wri
 from tests.conftest import SHIPPED
 from training.cells import CELLS
 from training.export import REFERENCE_FILE, check_agreement
-from training.onnx_graph import forecast_graph, text_graph
+from training.onnx_forecast import forecast_graph
+from training.onnx_graph import text_graph
 from training.onnx_layers import Precision
 
 MADE = [f"{kind}-{cell}" for kind in ("causal", "standard", "text") for cell in CELLS]
@@ -56,14 +57,35 @@ def inputs(
         return {"tokens": rng.integers(0, len(manifest.vocabulary), (batch, steps))}
     shape = (batch, steps, len(manifest.features))
     values = 10 ** rng.uniform(-1, 3) * (rng.normal(size=shape).cumsum(axis=1) + rng.normal())
+    if manifest.known_ahead:
+        values[..., -1] = rng.integers(0, 3, shape[:2])
     seen = rng.random(shape) < 0.9
-    return {"values": np.where(seen, values, 0.0), "mask": seen.astype(np.float32)}
+    given: dict[str, Array] = {"values": np.where(seen, values, 0.0), "mask": seen.astype(np.float32)}
+    for name, length in (("ahead", steps), ("future", manifest.horizon)) if manifest.known_ahead else ():
+        given[name] = rng.integers(0, 3, (batch, length, 1)).astype(np.float64)
+        given[f"{name}_mask"] = (rng.random((batch, length, 1)) < 0.9).astype(np.float32)
+    return given
 
 
-def step(runner: Runner, given: dict[str, Array], output: str, states: States | None = None) -> tuple[Array, States]:
+def part(given: dict[str, Array], rows: slice, steps: slice = slice(None)) -> dict[str, Array]:
+    """Of some rows some steps."""
+    whole = ("future", "future_mask")
+    return {name: array[rows] if name in whole else array[rows, steps] for name, array in given.items()}
+
+
+def fresh(manifest: ForecastManifest | TextManifest, runner: Runner, batch: int) -> States:
+    """New sequences; of a model that takes seasons, each of another one."""
+    states = runner.fresh(batch)
+    if isinstance(manifest, ForecastManifest) and manifest.longest_season:
+        seasons = np.array([[12, 1], [1, 1], [4, 1], [7, 1], [24, 168], [2, 9]])
+        return {**states, "season": seasons[np.arange(batch) % len(seasons)]}
+    return states
+
+
+def step(runner: Runner, given: dict[str, Array], output: str, states: States) -> tuple[Array, States]:
     """All of it at once: the output and the state."""
     batch, steps = next(iter(given.values())).shape[:2]
-    (found,), after = runner.read(given, np.full(batch, steps), states or runner.fresh(batch), [output])
+    (found,), after = runner.read(given, np.full(batch, steps), states, [output])
     return found, after
 
 
@@ -71,12 +93,13 @@ def output_of(manifest: ForecastManifest | TextManifest) -> str:
     return "logits" if isinstance(manifest, TextManifest) else "quantiles"
 
 
-def pieces(runner: Runner, given: dict[str, Array], output: str, steps: int, cuts: set[int]) -> tuple[Array, States]:
+def pieces(
+    runner: Runner, given: dict[str, Array], output: str, states: States, steps: int, cuts: set[int]
+) -> tuple[Array, States]:
     """The same, cut into pieces."""
-    states = runner.fresh(1)
     found = np.empty(0)
     for start, end in itertools.pairwise(sorted({0, steps, *(cut for cut in cuts if cut < steps)})):
-        found, states = step(runner, {key: array[:, start:end] for key, array in given.items()}, output, states)
+        found, states = step(runner, part(given, slice(None), slice(start, end)), output, states)
     return found, states
 
 
@@ -87,8 +110,9 @@ def test_pieces_give_what_the_whole_gives(name: str, seed: int, steps: int, cuts
     differently. In int8 a value on the edge between two whole numbers may fall either way: 1e-2."""
     manifest, runner, _ = opened(name)
     given = inputs(manifest, np.random.default_rng(seed), 1, steps)
-    whole, whole_states = step(runner, given, output_of(manifest))
-    found, states = pieces(runner, given, output_of(manifest), steps, cuts)
+    start = fresh(manifest, runner, 1)
+    whole, whole_states = step(runner, given, output_of(manifest), start)
+    found, states = pieces(runner, given, output_of(manifest), start, steps, cuts)
     if isinstance(manifest, TextManifest):
         assert np.array_equal(found, whole)
         assert all(np.array_equal(states[key], state) for key, state in whole_states.items())
@@ -106,10 +130,11 @@ def test_a_row_is_the_same_to_the_bit_alone_and_in_a_batch(name: str, seed: int,
     manifest, runner, _ = opened(name)
     rng = np.random.default_rng(seed)
     given = inputs(manifest, rng, batch, steps)
-    together, together_states = step(runner, given, output_of(manifest))
+    start = fresh(manifest, runner, batch)
+    together, together_states = step(runner, given, output_of(manifest), start)
     for row in {0, batch - 1, int(rng.integers(batch))}:
-        one = {key: array[row : row + 1] for key, array in given.items()}
-        alone, alone_states = step(runner, one, output_of(manifest))
+        own = {name: state[row : row + 1] for name, state in start.items()}
+        alone, alone_states = step(runner, part(given, slice(row, row + 1)), output_of(manifest), own)
         assert np.array_equal(alone[0], together[row])
         for key, state in alone_states.items():
             assert np.array_equal(state[0], together_states[key][row])
@@ -124,10 +149,12 @@ def test_rows_of_other_lengths_change_no_bit(name: str, seed: int, batch: int, s
     given = inputs(manifest, rng, batch, steps)
     lengths = rng.integers(1, steps + 1, batch)
     names = [tensor.name for tensor in manifest.graph.outputs]
-    found, states = runner.read(given, lengths, runner.fresh(batch), names)
+    start = fresh(manifest, runner, batch)
+    found, states = runner.read(given, lengths, start, names)
     for row, length in enumerate(lengths):
-        one = {key: array[row : row + 1, :length] for key, array in given.items()}
-        alone, alone_states = runner.read(one, np.array([length]), runner.fresh(1), names)
+        one = part(given, slice(row, row + 1), slice(length))
+        own = {name: state[row : row + 1] for name, state in start.items()}
+        alone, alone_states = runner.read(one, np.array([length]), own, names)
         assert np.array_equal(found[0][row], alone[0][0])
         assert np.array_equal(found[1][row, :length], alone[1][0])
         for key, state in alone_states.items():
@@ -139,9 +166,10 @@ def test_rows_of_other_lengths_change_no_bit(name: str, seed: int, batch: int, s
 def test_what_is_not_a_number_stays_in_its_row(name: str, seed: int, batch: int) -> None:
     manifest, runner, _ = opened(name)
     given = inputs(manifest, np.random.default_rng(seed), batch, 9)
-    healthy, healthy_states = step(runner, given, "quantiles")
+    start = fresh(manifest, runner, batch)
+    healthy, healthy_states = step(runner, given, "quantiles", start)
     given["values"][0, 4, 0], given["mask"][0, 4, 0] = np.nan, 1
-    found, states = step(runner, given, "quantiles")
+    found, states = step(runner, given, "quantiles", start)
     if name.startswith(("causal", "shipped-forecast", "shipped-stock")):
         assert not np.isfinite(found[0]).all()  # so that its caller is told; a constant scaling forgets it
     assert np.array_equal(found[1:], healthy[1:])

@@ -1,8 +1,7 @@
 """Honest baselines from maintained libraries, and the measures that compare a model with them, on the same windows."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,8 +9,12 @@ import pandas as pd
 from hmmlearn.hmm import CategoricalHMM
 from numpy.typing import NDArray
 from statsforecast import StatsForecast
-from statsforecast.models import AutoETS, AutoTheta, Naive, SeasonalNaive
+from statsforecast.models import AutoARIMA, AutoETS, AutoTheta, Naive, SeasonalNaive
+from statsmodels.tsa.seasonal import seasonal_decompose
 from utilsforecast import losses
+
+from service.forecasting import tails
+from training.windows import Window
 
 HISTORY_LIMIT = 1000
 """Newest values of a history that the baselines are fitted to: more costs minutes and gains nothing."""
@@ -19,24 +22,25 @@ HISTORY_LIMIT = 1000
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Window:
-    """A history (T, F), NaN = missing, feature 0 the target, and the (H,) values that followed it."""
-
-    id: str
-    history: NDArray[np.float64]
-    truth: NDArray[np.float64]
-    season: int = 1
+METHODS: dict[str, Callable[[int], list[Any]]] = {
+    "naive": lambda season: [Naive(), SeasonalNaive(season_length=season)],
+    "ets": lambda season: [AutoETS(season_length=season)],
+    "theta": lambda season: [AutoTheta(season_length=season)],
+    "arima": lambda season: [AutoARIMA(season_length=season)],
+}
+"""What each name stands for, of statsforecast, by the values per season."""
 
 
 def forecast_baselines(
-    windows: Sequence[Window], horizon: int, levels: Sequence[float], fitted: bool = True
+    windows: Sequence[Window],
+    horizon: int,
+    levels: Sequence[float],
+    methods: Sequence[str] = ("naive", "ets", "theta"),
 ) -> dict[str, NDArray[np.float64]]:
-    """Quantile forecasts (N, H, Q) by name: the naive and seasonal naive forecast and, with `fitted`, AutoETS and
-    AutoTheta, each fitted to each window's history (gaps filled linearly). Quantiles come from the methods' own
-    prediction intervals; level 0.5 is their point forecast. A history of no more than one season has none to repeat:
-    there the season counts as 1. Where a method cannot be fitted, the seasonal naive forecast stands in for it; how
-    often is logged as a warning.
+    """Quantile forecasts (N, H, Q) by name, each method (see METHODS) fitted to each window's history (gaps filled
+    linearly). Quantiles come from the methods' own prediction intervals; level 0.5 is their point forecast. A history
+    of no more than one season has none to repeat: there the season counts as 1. Where a method cannot be fitted, the
+    seasonal naive forecast stands in for it; how often is logged as a warning.
     """
     found: dict[str, NDArray[np.float64]] = {}
     shape = (len(windows), horizon, len(levels))
@@ -46,9 +50,7 @@ def forecast_baselines(
     for season in sorted(set(seasons)):
         chosen = [i for i, other in enumerate(seasons) if other == season]
         table = pd.concat([_filled(windows[i], i) for i in chosen])
-        models = [Naive(), SeasonalNaive(season_length=season)]
-        if fitted:
-            models += [AutoETS(season_length=season), AutoTheta(season_length=season)]
+        models = [model for name in methods for model in METHODS[name](season)]
         fallback = _CountedFallback(season_length=season)
         forecaster = StatsForecast(models=models, freq=1, n_jobs=1, fallback_model=fallback)
         # Fractions of a percent are fine, whatever its annotation says.
@@ -81,8 +83,14 @@ def _season(window: Window) -> int:
 
 
 def _filled(window: Window, number: int) -> pd.DataFrame:
-    target = pd.Series(window.history[-HISTORY_LIMIT:, 0]).interpolate(limit_direction="both")
-    return pd.DataFrame({"unique_id": number, "ds": np.arange(len(target)), "y": target.to_numpy()})
+    target = _target(window)
+    return pd.DataFrame({"unique_id": number, "ds": np.arange(len(target)), "y": target})
+
+
+def _target(window: Window) -> NDArray[np.float64]:
+    """The newest values of the history, gaps filled."""
+    target = pd.Series(window.history[-HISTORY_LIMIT:, 0])
+    return np.asarray(target.interpolate(limit_direction="both"), dtype=np.float64)
 
 
 def _width(level: float) -> float:
@@ -97,29 +105,56 @@ def _quantile(answer: pd.DataFrame, name: str, level: float) -> NDArray[np.float
     return values
 
 
+def naive2(windows: Sequence[Window], horizon: int) -> NDArray[np.float64]:
+    """The M competitions' Naive2, (N, horizon): the last value, seasonally adjusted by classical multiplicative
+    decomposition where the season is significant (Makridakis et al. 2020, "The M4 Competition", section 2.4)."""
+    forecasts = np.empty((len(windows), horizon))
+    for row, window in zip(forecasts, windows, strict=True):
+        target = _target(window)
+        last, season = target[-1], window.season
+        if not _is_seasonal(target, season) or target.min() <= 0:
+            row[:] = last
+            continue
+        factors = seasonal_decompose(target, model="multiplicative", period=season).seasonal
+        row[:] = last / factors[-1] * np.resize(factors[-season:], horizon)
+    return forecasts
+
+
+def _is_seasonal(target: NDArray[np.float64], season: int) -> bool:
+    """Whether the autocorrelation at the season is significant at 90 %, by Bartlett's formula."""
+    if season == 1 or len(target) < 3 * season:
+        return False
+    centred = target - target.mean()
+    total = float(centred @ centred)
+    if total <= 0:
+        return False
+    r = np.array([centred[lag:] @ centred[:-lag] / total for lag in range(1, season + 1)])
+    return bool(abs(r[-1]) > 1.645 * np.sqrt((1 + 2 * float(r[:-1] @ r[:-1])) / len(target)))
+
+
+INTERVALS = (50, 80, 95)
+"""Central intervals, in percent, whose coverage is measured where the levels hold both of their ends."""
+
+
 def score_forecasts(
-    windows: Sequence[Window], quantiles: NDArray[np.float64], levels: Sequence[float]
+    windows: Sequence[Window],
+    quantiles: NDArray[np.float64],
+    levels: Sequence[float],
+    loss_levels: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Measures of quantile forecasts (N, H, Q), each the mean over windows; missing truths do not count.
+    """Measures of quantile forecasts (N, H, Q), each the mean over windows; missing truths do not count, nor do steps
+    beyond the end of a shorter one.
 
     - mae, mse: of the median. smape: 200 * mean(|y - f| / (|y| + |f|)), in percent.
     - mase: the median's mean absolute error over that of the in-sample seasonal naive forecast of the history.
-    - scaled_quantile_loss: twice the pinball loss, mean over levels, over the same denominator, so that with the one
-      level 0.5 it is the mase.
-    - coverage_P: the share of truths inside the widest central interval, which should hold P percent.
+    - scaled_quantile_loss: twice the pinball loss, mean over `loss_levels` (all, if not given), over the same
+      denominator, so that with the one level 0.5 it is the mase.
+    - coverage_P: the share of truths inside the central interval of P percent, for P = 50, 80, 95 and the widest.
     Windows whose history never changes have no denominator and are left out of the scaled measures;
     `windows_without_scale` counts them, where there are any.
     """
-    count, horizon, _ = quantiles.shape
-    table = pd.DataFrame(
-        {
-            "unique_id": np.repeat(np.arange(count), horizon),
-            "y": np.concatenate([w.truth for w in windows]),
-            **{f"q{i}": quantiles[:, :, i].ravel() for i in range(len(levels))},
-        }
-    )
-    table = table[np.isfinite(table["y"])]
-    median = f"q{list(levels).index(0.5)}"
+    table = _table(windows, quantiles, levels)
+    median = _column(levels, 0.5)
     absolute = losses.mae(table, [median]).set_index("unique_id")[median]
     scores = {
         "mae": float(absolute.mean()),
@@ -128,19 +163,68 @@ def score_forecasts(
     }
     scale = pd.Series({i: _naive_error(w) for i, w in enumerate(windows)})
     scale = scale[scale > 0]
-    if len(scale) < count:
-        scores["windows_without_scale"] = float(count - len(scale))
+    if len(scale) < len(windows):
+        scores["windows_without_scale"] = float(len(windows) - len(scale))
     if len(scale):
         scores["mase"] = float((absolute / scale).mean())
         pinball = [
-            losses.quantile_loss(table, {"m": f"q{i}"}, q=level).set_index("unique_id")["m"]
-            for i, level in enumerate(levels)
+            losses.quantile_loss(table, {"m": _column(levels, level)}, q=level).set_index("unique_id")["m"]
+            for level in (levels if loss_levels is None else loss_levels)
         ]
         scores["scaled_quantile_loss"] = float((2 * sum(pinball) / len(pinball) / scale).mean())
-    if len(levels) > 1:
-        low, high = table["q0"], table[f"q{len(levels) - 1}"]
-        scores[f"coverage_{round(100 * (levels[-1] - levels[0]))}"] = float(table["y"].between(low, high).mean())
+    for interval, (low, high) in _intervals(levels).items():
+        scores[f"coverage_{interval}"] = float(_inside(table, low, high).mean())
     return scores
+
+
+def coverage_by_step(
+    windows: Sequence[Window], quantiles: NDArray[np.float64], levels: Sequence[float]
+) -> dict[int, list[float | None]]:
+    """Of each central interval (by its percentage), the share of truths inside it at each step ahead; None for those
+    that no truth reaches."""
+    table = _table(windows, quantiles, levels)
+    steps = range(quantiles.shape[1])
+    shares: dict[int, list[float | None]] = {}
+    for interval, (low, high) in _intervals(levels).items():
+        by_step = _inside(table, low, high).groupby(table["step"]).mean()
+        shares[interval] = [float(by_step[step]) if step in by_step.index else None for step in steps]
+    return shares
+
+
+def _table(windows: Sequence[Window], quantiles: NDArray[np.float64], levels: Sequence[float]) -> pd.DataFrame:
+    """A row for each truth there is: its window's number, its step, it, and its quantiles."""
+    count, horizon, _ = quantiles.shape
+    truth = np.full((count, horizon), np.nan)
+    for row, window in zip(truth, windows, strict=True):
+        row[: len(window.truth)] = window.truth
+    table = pd.DataFrame(
+        {
+            "unique_id": np.repeat(np.arange(count), horizon),
+            "step": np.tile(np.arange(horizon), count),
+            "y": truth.ravel(),
+            **{_column(levels, level): quantiles[:, :, i].ravel() for i, level in enumerate(levels)},
+        }
+    )
+    return table.dropna(subset="y")
+
+
+def _column(levels: Sequence[float], level: float) -> str:
+    return f"q{list(levels).index(level)}"
+
+
+def _intervals(levels: Sequence[float]) -> dict[int, tuple[str, str]]:
+    """The columns of both ends of each interval measured, by its percentage."""
+    ends = {interval: tails(interval) for interval in INTERVALS}
+    ends[round(100 * (levels[-1] - levels[0]))] = (levels[0], levels[-1])
+    return {
+        interval: (_column(levels, low), _column(levels, high))
+        for interval, (low, high) in sorted(ends.items())
+        if low in levels and high in levels and low < high
+    }
+
+
+def _inside(table: pd.DataFrame, low: str, high: str) -> "pd.Series[bool]":
+    return table["y"].between(table[low], table[high])
 
 
 def _naive_error(window: Window) -> float:

@@ -45,14 +45,23 @@ class Recurrent(nn.Module):
     """Layers of one cell.
 
     Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks; weight dropout on the recurrent
-    weights, one mask for all steps of a window (DropConnect, as in AWD-LSTM: Merity, Keskar and Socher 2018).
+    weights, one mask for all steps of a window (DropConnect, as in AWD-LSTM: Merity, Keskar and Socher 2018). With
+    `residual`, every layer but the first adds to what it reads.
     """
 
     def __init__(
-        self, cell: Cell, inputs: int, hidden: int, layers: int, dropout: float, weight_dropout: float = 0.0
+        self,
+        cell: Cell,
+        inputs: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        weight_dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.cell = cell
+        self.residual = residual
         self.hidden = hidden
         make = _LAYERS[cell]
         options = {} if cell == "jordan" else {"batch_first": True}
@@ -74,6 +83,7 @@ class Recurrent(nn.Module):
         for i, layer in enumerate(self.layers):
             if i:
                 x = self.dropout(x)
+            below = x
             h = state[f"layer{i}_h"]
             match self.cell:
                 case "jordan":
@@ -86,6 +96,8 @@ class Recurrent(nn.Module):
                     run = torch.gru if self.cell == "gru" else torch.rnn_tanh
                     x, last = run(x, h[None], self._weights(layer), *self._mode)
                     after[f"layer{i}_h"] = last[0]
+            if i and self.residual:
+                x = x + below
         return x, after
 
     @property

@@ -1,4 +1,4 @@
-"""The verbs `carry train forecast`, `carry train text` and `carry evaluate`. Importable without PyTorch: what a command
+"""The verbs `carry train`, `carry evaluate` and `carry forecast`. Importable without PyTorch or pandas: what a command
 needs is imported when it runs.
 """
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,8 +70,8 @@ def train_forecast(
         str,
         typer.Option(help="causal: each series by its own running scale. standard: constants of the training part."),
     ] = "causal",
-    lags: Annotated[int, typer.Option(min=1, help="With causal scaling: newest values the head can mix.")] = 24,
-    synthetic: Annotated[int, typer.Option(min=0, help="Series made up by formula to train on as well.")] = 0,
+    known_ahead: Annotated[str, typer.Option(help="Of the features, those whose future values are known.")] = "",
+    categorical: Annotated[str, typer.Option(help="Of the features, those that are categories, not numbers.")] = "",
     mask_rate: Annotated[float, typer.Option(min=0, max=0.9, help="Share of values hidden while training.")] = 0.02,
     epochs: Epochs = 30,
     learning_rate: LearningRate = 2e-3,
@@ -95,21 +96,25 @@ def train_forecast(
 
     Example: carry train forecast sales.csv --name sales --horizon 28
     """
-    names = tuple(part.strip() for part in features.split(",") if part.strip())
+    names, ahead, kinds = _names(features), _names(known_ahead), _names(categorical)
     if names and target is None:
         raise typer.BadParameter("needs --target, the column to forecast", param_hint="--features")
     _one_of("--scaling", scaling, ("causal", "standard"))
+    for option, some in (("--known-ahead", ahead), ("--categorical", kinds)):
+        for name in some:
+            _one_of(option, name, names)
+        if some and scaling == "standard":
+            raise typer.BadParameter("needs --scaling causal", param_hint=option)
     levels = _levels(quantiles)
 
     from training import train_forecast as module
     from training.provenance import is_first_process
-    from training.series_data import DataError, read_series
-    from training.synthetic import mixed
+    from training.series_data import DataError, find_categories, read_series
 
     try:
         run = _run(name, description, models_dir, run_dir, data, restart)
-        series, columns = read_series(data, target, names)
-        made_up = mixed(synthetic, seed) if synthetic else []
+        categories = find_categories(data, kinds)
+        series, columns = read_series(data, target, names, categories)
         config = module.ForecastConfig(
             cell=_cell(cell),
             hidden=hidden,
@@ -119,7 +124,6 @@ def train_forecast(
             context=context,
             quantile_levels=levels,
             scaling=scaling,
-            lags=lags,
             rows=rows,
             valid=valid,
             test=test,
@@ -128,9 +132,68 @@ def train_forecast(
             baselines=baselines,
             keep_data=not private,
             features=columns,
+            known_ahead=ahead,
+            categories=categories,
         )
         loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision)
-        folder = module.train(series, made_up, config, loop, run)
+        folder = module.train(series, config, loop, run)
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint="DATA") from error
+    if is_first_process():
+        typer.echo(f"wrote {folder}; `carry serve` loads it")
+
+
+@train.command("global")
+def train_global(
+    name: Name,
+    data: Annotated[list[Path] | None, typer.Argument(help=SERIES, show_default=False)] = None,
+    benchmarks: Annotated[
+        str, typer.Option(help="Files with test parts, separated by commas: series that overlap those are left out.")
+    ] = "",
+    synthetic: Annotated[float, typer.Option(min=0, max=1, help="Share of the windows that is made up.")] = 0.4,
+    cell: Cell = "lstm",
+    layers: Layers = 2,
+    hidden: Hidden = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Batches an epoch.")] = 400,
+    epochs: Epochs = 30,
+    learning_rate: LearningRate = 2e-3,
+    weight_decay: WeightDecay = 0.01,
+    widening: Annotated[
+        float,
+        typer.Option(min=0.5, max=3, help="Of the intervals, after training: a factor on the quantiles' distances."),
+    ] = 1.0,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Folder of a finished run, whose weights to go on from.", show_default=False)
+    ] = None,
+    baselines: Baselines = True,
+    seed: Seed = 1,
+    precision: Precision = "auto",
+    description: Description = "",
+    models_dir: ModelsDir = Path("models"),
+    run_dir: RunDir = None,
+    restart: Restart = False,
+) -> None:
+    """Train one forecaster for series of every kind, by any season, on real series and made-up ones.
+
+    Without files, on made-up ones only. Example: carry train global --name anything
+    """
+    from training import train_global as module
+    from training.provenance import is_first_process
+    from training.series_data import DataError
+
+    tests = [Path(part) for part in _names(benchmarks)]
+    try:
+        run = _run(name, description, models_dir, run_dir, [*(data or []), *tests], restart)
+        config = module.GlobalConfig(
+            cell=_cell(cell),
+            hidden=hidden,
+            layers=layers,
+            steps=steps,
+            synthetic=synthetic if data else 1.0,
+            widening=widening,
+        )
+        loop = _loop(epochs, learning_rate, epochs, weight_decay, seed, precision, average=0.998)
+        folder = module.train(data or [], tests, config, loop, run, start_from, baselines)
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
     if is_first_process():
@@ -202,10 +265,21 @@ def train_text(
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder, e.g. models/forecast/1.", show_default=False)],
-    data: Annotated[list[Path], typer.Argument(help="Series or texts that the model did not train on.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Series or texts that the model did not train on; of a benchmark (JSON lines with `train` and `test`, "
+            "M4's *-train.csv beside *-test.csv) its own split.",
+            show_default=False,
+        ),
+    ],
     target: Annotated[str | None, typer.Option(help="Column to forecast, as for `carry train forecast`.")] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Most windows to measure.")] = 200,
-    baselines: Baselines = True,
+    windows: Annotated[int, typer.Option(min=1, help="Windows at the end of each series without a split.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most windows of a file, evenly spaced.")] = None,
+    baselines: Annotated[
+        str, typer.Option(help="Beside the seasonal naive forecast, of: ets, theta, arima. Separated by commas.")
+    ] = "ets,theta",
+    url: Annotated[str | None, typer.Option(help="Let the service there forecast, e.g. http://127.0.0.1:8000.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a model on data it never saw, beside baselines on the same data.
@@ -213,22 +287,116 @@ def evaluate(
     A forecaster forecasts the last values of each series from all before. Example:
     carry evaluate models/forecast/1 sales.csv
     """
+    from training.baselines import METHODS
     from training.card import figures_table
-    from training.evaluate import evaluate_forecaster, evaluate_text
+    from training.evaluate import evaluate_forecaster, evaluate_text, evaluation_rows
     from training.series_data import DataError
 
     try:
         kind = json.loads((model / "manifest.json").read_text())["kind"]
     except (OSError, ValueError, KeyError):
         raise typer.BadParameter(f"{model} is no model folder", param_hint="MODEL") from None
+    chosen = [part for part in _names(baselines) if part != "none"]
+    for method in chosen:
+        _one_of("--baselines", method, (*METHODS, "none"))
     try:
-        if kind == "forecast":
-            scores = evaluate_forecaster(model, data, target, windows, baselines)
-        else:
+        if kind != "forecast":
             scores = evaluate_text(model, data)
+            typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores))
+            return
+        figures = evaluate_forecaster(model, data, target, windows, limit, chosen, url)
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
-    typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in figures], indent=1))
+    else:
+        typer.echo(figures_table(evaluation_rows(figures)))
+
+
+def forecast(
+    file: Annotated[
+        Path,
+        typer.Argument(help=f"{SERIES} - reads a CSV from standard input.", show_default=False),
+    ],
+    model: Annotated[str | None, typer.Option(help="name or name@version; the default model if absent.")] = None,
+    horizon: Annotated[int, typer.Option(min=1, help="How many values.")] = 12,
+    levels: Annotated[
+        str | None, typer.Option(help="Central intervals in percent, separated by commas. [80,95, if the model can]")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")] = None,
+    freq: Annotated[str | None, typer.Option(help="How often there is a value, as pandas says it: MS, D, h.")] = None,
+    season_length: Annotated[
+        str | None, typer.Option(help="Values per season, or per season and longer season: 24,168. 1 = none.")
+    ] = None,
+    non_negative: Annotated[bool, typer.Option("--non-negative", help="Nothing below 0 is possible.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write, .csv or .parquet, instead of printing.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the first series with their fans: fan.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object for each value.")] = False,
+) -> None:
+    """Forecast what follows each series of a file, without a server. An empty cell is a missing value.
+
+    Example: carry forecast examples/co2.csv --horizon 24 --picture fan.png
+    """
+    from service.errors import CarryError
+    from service.settings import Settings
+    from training import forecast_files as module
+    from training.inference import find_forecaster
+    from training.series_data import DataError
+
+    wish = module.Wish(
+        horizon,
+        None if levels is None else _percentages(levels),
+        target,
+        freq,
+        None if season_length is None else _season_length(season_length),
+        non_negative,
+    )
+    try:
+        settings = Settings()
+        manifest = find_forecaster(settings, model)
+        with module.standard_input(file) as path:
+            found = module.forecast_file(path, manifest, settings, wish)
+        table = module.forecast_table(found)
+        if out is not None:
+            module.write_table(table, out)
+        if picture is not None:
+            module.picture(found, picture)
+    except DataError as error:
+        raise CarryError(str(error)) from error
+    if as_json:
+        typer.echo(table.to_json(orient="records", date_format="iso", double_precision=15))
+    elif out is None:
+        typer.echo(module.preview(table))
+    failed = [(one.id, why) for one, why in zip(found.series, found.quantiles, strict=True) if isinstance(why, str)]
+    if failed:
+        told = [f"carry: {id}: {why}" for id, why in failed[:10]]
+        more = [f"carry: ... and {len(failed) - 10} more series"] if len(failed) > 10 else []
+        typer.echo("\n".join(told + more), err=True)
+        raise typer.Exit(1)
+
+
+def _percentages(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(part) for part in _names(text))
+    except ValueError:
+        levels = ()
+    if not levels or not all(0 < level < 100 for level in levels):
+        raise typer.BadParameter("percentages between 0 and 100, separated by commas", param_hint="--levels")
+    return levels
+
+
+def _season_length(text: str) -> tuple[int, ...]:
+    try:
+        season = tuple(int(part) for part in _names(text))
+    except ValueError:
+        season = ()
+    if not 0 < len(season) < 3 or min(season) < 1 or list(season) != sorted(set(season)):
+        raise typer.BadParameter("one whole number from 1, or two that ascend", param_hint="--season-length")
+    return season
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _one_of(option: str, value: str, accepted: tuple[str, ...]) -> None:
@@ -254,7 +422,13 @@ def _levels(text: str) -> tuple[float, ...]:
 
 
 def _loop(
-    epochs: int, learning_rate: float, patience: int, weight_decay: float, seed: int, precision: str
+    epochs: int,
+    learning_rate: float,
+    patience: int,
+    weight_decay: float,
+    seed: int,
+    precision: str,
+    average: float = 0.0,
 ) -> "LoopConfig":
     from training.loop import LoopConfig
 
@@ -266,6 +440,7 @@ def _loop(
         weight_decay=weight_decay,
         seed=seed,
         precision=precision,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
+        average=average,
     )
 
 

@@ -1,42 +1,231 @@
 """Measures a model folder on data it never saw, beside baselines on the same data."""
 
-from collections.abc import Sequence
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from training.baselines import Window, forecast_baselines, score_forecasts
-from training.inference import CharacterModel, ForecastModel
+from service.errors import CarryError
+from service.forecasting import ForecastRequest, tails
+from service.manifest import ForecastManifest
+from training.baselines import INTERVALS, coverage_by_step, forecast_baselines, naive2, score_forecasts
+from training.inference import CharacterModel, ForecastModel, usual_season
 from training.series_data import DataError, read_series
 from training.text_data import Vocabulary, normalise, read_texts
-from training.train_forecast import HISTORY_LIMIT
+from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
+
+DECILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
+"""The levels whose pinball loss is published of other forecasters."""
+ALL = "all"
+"""The group of all series of a file."""
+BATCH = 500
+"""Series in one call of POST /forecast/batch."""
+
+Quantiles = NDArray[np.float64]
+Method = Callable[[Sequence[Window], int, Sequence[float]], dict[str, Quantiles]]
+"""Windows, horizon H, levels Q -> quantiles (N, H, Q) by the name of who forecast."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well one method forecast one group of a file's series. `by_step`: of each central interval (its percentage),
+    the share of truths inside it at each step ahead."""
+
+    file: str
+    group: str
+    method: str
+    scores: dict[str, float]
+    by_step: dict[int, list[float | None]] = field(default_factory=dict)
 
 
 def evaluate_forecaster(
-    folder: Path, data: Sequence[Path], target: str | None, limit: int, baselines: bool
-) -> dict[str, dict[str, float]]:
-    """Forecast the last `horizon` values of each series (of at most `limit` of them, evenly spaced) from all before.
+    folder: Path,
+    data: Sequence[Path],
+    target: str | None = None,
+    windows: int = 1,
+    limit: int | None = None,
+    baselines: Sequence[str] = (),
+    url: str | None = None,
+) -> list[Figures]:
+    """Figures of each file, of each of its groups (frequencies) and of all of it, the model's first.
+
+    Benchmarks are split as published (`read_benchmark`); of other series the last `windows` windows, as long as the
+    model's horizon, are forecast from all before each. At most `limit` series of a file, evenly spaced, count.
+    With `url`, the service there forecasts; else each graph in the folder does.
 
     Raises:
-        DataError: no series is longer than the model's horizon.
+        DataError: a file cannot be read, no series is longer than the model's horizon, or the model or the service
+            refuses one.
     """
     models = ForecastModel.open(folder)
     manifest = next(iter(models.values())).manifest
-    horizon, levels = manifest.horizon, manifest.quantile_levels
-    target = target or (manifest.target if len(manifest.features) > 1 else None)
-    series, _ = read_series(data, target, manifest.features[1:])
-    windows = [
-        Window(s.id, s.values[-HISTORY_LIMIT - horizon : -horizon], s.values[-horizon:, 0], s.season)
-        for s in series
-        if np.isfinite(s.values[:-horizon, 0]).sum() > 1 and np.isfinite(s.values[-horizon:, 0]).any()
-    ]
-    if not windows:
-        raise DataError(f"no series is longer than the model's horizon of {horizon} values")
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int))
-    windows = [windows[i] for i in chosen]
-    forecasts = {name: model.forecast([w.history for w in windows]) for name, model in models.items()}
-    forecasts |= forecast_baselines(windows, horizon, levels, fitted=baselines)
-    return {name: score_forecasts(windows, quantiles, levels) for name, quantiles in forecasts.items()}
+    levels = _levels(manifest)
+    methods: list[Method] = [_remote(url, manifest)] if url else [_local(name, model) for name, model in models.items()]
+    methods += [_baseline(name) for name in ("naive", *(name for name in baselines if name != "naive"))]
+    figures = []
+    try:
+        for path in data:
+            chosen = _windows(path, manifest, target, windows, limit)
+            figures += _measured(path.name.split(".")[0], chosen, levels, methods)
+    finally:
+        for model in models.values():
+            model.close()
+    return figures
+
+
+def evaluation_rows(figures: Sequence[Figures]) -> dict[str, dict[str, float]]:
+    """A line for each, as `figures_table` takes it: the coverage as the least and the most of all steps, too; without
+    the errors in the units of the series, which say nothing of many series together."""
+    rows = {}
+    for one in figures:
+        row = {name: score for name, score in one.scores.items() if name not in ("mae", "mse")}
+        for interval, shares in one.by_step.items():
+            seen = [share for share in shares if share is not None]
+            row |= {f"least_{interval}": min(seen), f"most_{interval}": max(seen)}
+        rows[f"{one.file}, {one.group}: {one.method}"] = row
+    return rows
+
+
+def _levels(manifest: ForecastManifest) -> tuple[float, ...]:
+    """The deciles and the ends of the intervals measured, within what the model was trained for."""
+    known = manifest.quantile_levels
+    wanted = {*DECILES, *(end for interval in INTERVALS for end in tails(interval))}
+    return tuple(sorted(level for level in wanted if known[0] <= level <= known[-1]))
+
+
+def _windows(path: Path, manifest: ForecastManifest, target: str | None, count: int, limit: int | None) -> list[Window]:
+    if is_benchmark(path):
+        found = read_benchmark(path)
+    else:
+        target = target or (manifest.target if len(manifest.features) > 1 else None)
+        series, _ = read_series([path], target, manifest.features[1:], manifest.categories)
+        found = rolling_windows(series, manifest.horizon, count)
+        if not found:
+            raise DataError(f"{path}: no series is longer than the model's horizon of {manifest.horizon} values")
+    if limit is not None:
+        found = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
+    return found
+
+
+def _measured(
+    file: str, windows: Sequence[Window], levels: Sequence[float], methods: Sequence[Method]
+) -> list[Figures]:
+    horizon = max(len(window.truth) for window in windows)
+    forecasts: dict[str, Quantiles] = {}
+    seconds: dict[str, float] = {}
+    for method in methods:
+        started = time.perf_counter()
+        found = method(windows, horizon, levels)
+        forecasts |= found
+        # Those of one call share its time: the naive ones, which take next to none.
+        seconds |= dict.fromkeys(found, time.perf_counter() - started)
+    adjusted = naive2(windows, horizon)[:, :, None]
+    names = sorted({window.group for window in windows})
+    groups = {name: [i for i, window in enumerate(windows) if window.group == name] for name in names}
+    if len(groups) > 1 or "" in groups:
+        groups = {name: rows for name, rows in groups.items() if name} | {ALL: [*range(len(windows))]}
+    losses = [level for level in DECILES if level in levels]
+    figures = []
+    for group, rows in groups.items():
+        own = [windows[i] for i in rows]
+        reference = score_forecasts(own, adjusted[rows], (0.5,))
+        for method_name, quantiles in forecasts.items():
+            scores = score_forecasts(own, quantiles[rows], levels, losses)
+            ordered = {"series": float(len(own)), "smape": scores.pop("smape")}
+            if "mase" in scores:
+                ordered["mase"] = scores.pop("mase")
+                ordered["owa"] = (ordered["smape"] / reference["smape"] + ordered["mase"] / reference["mase"]) / 2
+            reached = max(len(window.truth) for window in own)
+            by_step = coverage_by_step(own, quantiles[rows][:, :reached], levels)
+            if group == ALL or len(groups) == 1:
+                scores["seconds"] = seconds[method_name]
+            figures.append(Figures(file, group, method_name, ordered | scores, by_step))
+    return figures
+
+
+def _future(window: Window, manifest: ForecastManifest) -> Quantiles | None:
+    if window.future is None or not manifest.known_ahead:
+        return None
+    return window.future[:, [manifest.features.index(name) for name in manifest.known_ahead]]
+
+
+def _local(name: str, model: ForecastModel) -> Method:
+    def run(windows: Sequence[Window], horizon: int, levels: Sequence[float]) -> dict[str, Quantiles]:
+        found = np.full((len(windows), horizon, len(levels)), np.nan)
+        try:
+            pending = [
+                model.submit(
+                    ForecastRequest(w.history, len(w.truth), tuple(levels), future=_future(w, model.manifest)),
+                    usual_season(model.manifest, w.group, w.season),
+                )
+                for w in windows
+            ]
+            for row, window, future in zip(found, windows, pending, strict=True):
+                row[: len(window.truth)] = future.result().quantiles
+        except CarryError as error:
+            raise DataError(error.detail) from error
+        return {name: found}
+
+    return run
+
+
+def _remote(url: str, manifest: ForecastManifest) -> Method:
+    def run(windows: Sequence[Window], horizon: int, levels: Sequence[float]) -> dict[str, Quantiles]:
+        found = np.full((len(windows), horizon, len(levels)), np.nan)
+        for first in range(0, len(windows), BATCH):
+            some = windows[first : first + BATCH]
+            answer = _post(url, {"requests": [_body(window, levels, manifest) for window in some]})
+            for row, window, result in zip(found[first:], some, answer["results"], strict=False):
+                if "quantiles" not in result:
+                    raise DataError(f"{window.id}: {result.get('detail', result)}")
+                row[: len(window.truth)] = np.array([result["quantiles"][f"{level:g}"] for level in levels]).T
+        return {f"{manifest.name}, served": found}
+
+    return run
+
+
+def _body(window: Window, levels: Sequence[float], manifest: ForecastManifest) -> dict[str, Any]:
+    columns = [[value if np.isfinite(value) else None for value in column] for column in window.history.T.tolist()]
+    many = len(manifest.features) > 1
+    body: dict[str, Any] = {
+        "model": f"{manifest.name}@{manifest.version}",
+        "series": dict(zip(manifest.features, columns, strict=True)) if many else columns[0],
+        "horizon": len(window.truth),
+        "quantiles": list(levels),
+    }
+    season, future = usual_season(manifest, window.group, window.season), _future(window, manifest)
+    if season is not None:
+        body["season_length"] = list(season)
+    if future is not None:
+        numbers = [[value if np.isfinite(value) else None for value in column] for column in future.T.tolist()]
+        body["future"] = dict(zip(manifest.known_ahead, numbers, strict=True))
+    return body
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    url = f"{url.rstrip('/')}/forecast/batch"
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{url} answers {error.code}: {error.read().decode(errors='replace')[:300]}") from error
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        raise DataError(f"{url}: {error}") from error
+
+
+def _baseline(name: str) -> Method:
+    def run(windows: Sequence[Window], horizon: int, levels: Sequence[float]) -> dict[str, Quantiles]:
+        return forecast_baselines(windows, horizon, levels, (name,))
+
+    return run
 
 
 def evaluate_text(folder: Path, data: Sequence[Path]) -> dict[str, dict[str, float]]:

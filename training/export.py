@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from service.manifest import MANIFEST_FILE, DType, ForecastManifest, Graph, Int8, State, Tensor, TextManifest, sha256_of
 from training.inference import Array, GraphSession
-from training.networks import Forecaster, TextModel
+from training.networks import Forecaster, GlobalForecaster, TextModel
 from training.onnx_builder import OPSET, ExportedGraph, Port
-from training.onnx_graph import decode_graph, forecast_graph, text_graph
-from training.scaling import MAX_STEPS, StandardScaler
+from training.onnx_forecast import forecast_graph
+from training.onnx_graph import decode_graph, text_graph
+from training.scaling import MAX_STEPS
 
 REFERENCE_FILE = "agreement.npz"
 TOLERANCE = 1e-4
+WHOLE = frozenset({"future", "future_mask"})
+"""Inputs without an axis of time, which no piece of a series is cut from."""
 
 Made = TypeVar("Made", ForecastManifest, TextManifest)
 
@@ -50,47 +53,75 @@ class Described:
     decode: Graph | None
 
 
-def build_graphs(network: Forecaster | TextModel) -> Graphs:
+def build_graphs(network: Forecaster | GlobalForecaster | TextModel) -> Graphs:
     """The network as ONNX graphs, after `check_agreement` of the one in float32."""
     network.eval().cpu()
-    if isinstance(network, Forecaster):
-        graphs = Graphs(forecast_graph(network), forecast_graph(network, "int8"))
-    else:
+    if isinstance(network, TextModel):
         reads = text_graph(network), text_graph(network, "int8")
         graphs = Graphs(*reads, decode_graph(network), decode_graph(network, "int8"))
+    else:
+        graphs = Graphs(forecast_graph(network), forecast_graph(network, "int8"))
     check_agreement(network, graphs.float32)
     return graphs
 
 
-def reference(network: Forecaster | TextModel, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
+def reference(
+    network: Forecaster | GlobalForecaster | TextModel, seed: int = 0
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """Random input with gaps, and what PyTorch makes of it: the outputs after the last step and after every step."""
     rng = np.random.default_rng(seed)
     batch, steps = 3, 48
     feeds: dict[str, Array]
+    with torch.no_grad():
+        if isinstance(network, TextModel):
+            feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
+            every, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.fresh_state(batch))
+            return feeds, {"logits": every[:, -1].numpy(), "logits_all": every.numpy()}
+        feeds = _series(network, rng, batch, steps)
+        values, mask, *known = (torch.from_numpy(array) for array in feeds.values())
+        state = network.fresh_state(batch)
+        if isinstance(network, Forecaster):
+            last, every, _ = network.predict(values, mask, state)
+        else:
+            last, every, _ = network.predict(values, mask, state, known)
+    return feeds, {"quantiles": last.numpy(), "one_step": every.numpy()}
+
+
+def _series(
+    network: Forecaster | GlobalForecaster, rng: np.random.Generator, batch: int, steps: int
+) -> dict[str, Array]:
+    """A forecaster's inputs, in the order of the graph's."""
+
+    def drawn(location: torch.Tensor, scale: torch.Tensor, sizes: Sequence[int], length: int) -> NDArray[np.float64]:
+        shape = (batch, length, len(sizes))
+        numbers = location.numpy() + scale.numpy() * rng.normal(size=shape)
+        return np.where(sizes, rng.integers(0, np.maximum(1, sizes), shape), numbers)
+
+    def masked(name: str, mask: str, values: NDArray[np.float64]) -> dict[str, Array]:
+        return {name: values, mask: (rng.random(values.shape) > 0.1).astype(np.float32)}
+
     if isinstance(network, Forecaster):
         scaler = network.scaler
-        values = 100.0 + 10.0 * rng.normal(size=(batch, steps, scaler.features))
-        if isinstance(scaler, StandardScaler):
-            values = scaler.location.numpy() + scaler.scale.numpy() * (values - 100.0) / 10.0
-        feeds = {"values": values, "mask": (rng.random(values.shape) > 0.1).astype(np.float32)}
-    else:
-        feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
-    with torch.no_grad():
-        inputs = [torch.from_numpy(array) for array in feeds.values()]
-        if isinstance(network, Forecaster):
-            last, every, _ = network.predict(inputs[0], inputs[1], network.fresh_state(batch))
-            return feeds, {"quantiles": last.numpy(), "one_step": every.numpy()}
-        every, _ = network.predict(inputs[0], network.fresh_state(batch))
-    return feeds, {"logits": every[:, -1].numpy(), "logits_all": every.numpy()}
+        return masked("values", "mask", drawn(scaler.location, scaler.scale, [0] * scaler.features, steps))
+    covariates = network.covariates
+    target = 100.0 + 10.0 * rng.normal(size=(batch, steps, 1))
+    others = drawn(covariates.location, covariates.scale, covariates.sizes, steps)
+    feeds = masked("values", "mask", np.concatenate([target, others], axis=2))
+    known = list(covariates.known_ahead)
+    for name, length in (("ahead", steps), ("future", network.horizon)) if known else ():
+        sizes = [covariates.sizes[i] for i in known]
+        values = drawn(covariates.location[known], covariates.scale[known], sizes, length)
+        feeds |= masked(name, f"{name}_mask", values)
+    return feeds
 
 
-def save_reference(network: Forecaster | TextModel, folder: Path) -> None:
+def save_reference(network: Forecaster | GlobalForecaster | TextModel, folder: Path) -> None:
     """Keep an input and PyTorch's output beside the graph, so that anyone can check their agreement without PyTorch."""
     feeds, expected = reference(network)
     np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **feeds, **expected)
 
 
-def check_agreement(network: Forecaster | TextModel, graph: ExportedGraph, seed: int = 0) -> float:
+def check_agreement(network: Forecaster | GlobalForecaster | TextModel, graph: ExportedGraph, seed: int = 0) -> float:
     """Largest relative difference between PyTorch and the graph on random input with gaps, in pieces and in a batch.
 
     Raises:
@@ -103,7 +134,7 @@ def check_agreement(network: Forecaster | TextModel, graph: ExportedGraph, seed:
     state, pieces = session.fresh_state(batch), []
     cuts = [0, 1, 17, steps]
     for start, end in itertools.pairwise(cuts):
-        piece = {name: array[:, start:end] for name, array in feeds.items()}
+        piece = {name: array if name in WHOLE else array[:, start:end] for name, array in feeds.items()}
         piece["lengths"] = np.full(batch, end - start, dtype=np.int64)
         results, state = session.step(piece, state, outputs)
         pieces.append(results)
@@ -204,7 +235,7 @@ def _seconds(folder: Path, graph: Graph) -> float:
     steps = 1 if any(tensor.name == "tokens" for tensor in graph.inputs) else 200
     feeds: dict[str, Array] = {"lengths": np.full(16, steps, dtype=np.int64)}
     for tensor in graph.inputs:
-        if tensor.name in ("tokens", "values", "mask"):
+        if tensor.name not in ("lengths", "per_step"):
             shape = (16, *(size if isinstance(size, int) else steps for size in tensor.shape))
             feeds[tensor.name] = np.random.default_rng(0).integers(1, 2, shape).astype(tensor.dtype)
     state, output = session.fresh_state(16), graph.outputs[0].name

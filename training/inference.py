@@ -1,16 +1,31 @@
 """Runs an exported graph over many sequences at once: for the agreement check and for evaluation, so that what is
-measured is what will be served. Knows nothing of HTTP; the service has its own engine.
+measured is what will be served. A forecaster is driven by the service's own engine and forecasting. Knows no HTTP.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from service.engine.engine import Engine
+from service.engine.runner import Runner
+from service.engine.scheduler import CHUNK
+from service.engine.sequence import Snapshot, Task
+from service.errors import InvalidRequestError, NotPredictableError
+from service.forecasting import EXPECTED, Forecast, ForecastRequest, begin, forecast, read_values
 from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+from service.timestamps import seasons_of
 
 Array = NDArray[np.generic]
 
@@ -65,10 +80,10 @@ def _graphs(manifest: ForecastManifest | TextManifest) -> dict[str, Graph]:
 
 
 class ForecastModel:
-    """An exported forecaster over arrays."""
+    """An exported forecaster over arrays: the service's own forecasting on an engine of its own. Close it when done."""
 
-    def __init__(self, session: GraphSession, manifest: ForecastManifest) -> None:
-        self._session = session
+    def __init__(self, engine: Engine, manifest: ForecastManifest) -> None:
+        self._engine = engine
         self.manifest = manifest
 
     @classmethod
@@ -86,51 +101,162 @@ class ForecastModel:
     @classmethod
     def of_folder(cls, folder: Path, manifest: ForecastManifest, graph: Graph) -> "ForecastModel":
         """The forecaster that one of the graphs in a folder is."""
-        return cls(GraphSession.open(folder, graph), manifest)
+        engine = Engine(
+            manifest.name,
+            Runner(folder, graph, threads=1),
+            None,
+            any_split=False,
+            most_work=sys.maxsize,
+            metrics=Metrics().engine(manifest.name),
+            chunk=min(CHUNK, graph.max_steps),
+        )
+        return cls(engine, manifest)
 
-    def forecast(self, histories: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Histories, each (T, F) with NaN = missing -> quantiles (N, H, Q) of the head. Similar lengths go together."""
-        quantiles = np.empty((len(histories), self.manifest.horizon, len(self.manifest.quantile_levels)))
-        order = sorted(range(len(histories)), key=lambda i: len(histories[i]))
-        for start in range(0, len(order), 64):
-            rows = order[start : start + 64]
-            quantiles[rows] = self._forecast([histories[i] for i in rows])
+    def submit(self, request: ForecastRequest, season_length: tuple[int, ...] | None = None) -> "Future[Forecast]":
+        """Begin a forecast; without a season, it is found in the values.
+
+        Raises:
+            InvalidRequestError: the model cannot hold such a season.
+        """
+        start = begin(self.manifest, request.values[:, 0], season_length)
+        return self._engine.submit(forecast(self.manifest, request, start), request.work)
+
+    def forecast(
+        self, histories: Sequence[NDArray[np.float64]], seasons: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """Histories, each (T, F) with NaN = missing -> quantiles (N, H, Q) of the head. seasons: values per season of
+        each history, 1 = none; if not given, they are found in the values."""
+        manifest = self.manifest
+        pending: list[Future[Forecast]] = []
+        for i, history in enumerate(histories):
+            season = None if seasons is None or not manifest.longest_season else (seasons[i],)
+            pending.append(self.submit(ForecastRequest(history, manifest.horizon, manifest.quantile_levels), season))
+        quantiles = np.empty((len(histories), manifest.horizon, len(manifest.quantile_levels)))
+        for row, future in zip(quantiles, pending, strict=True):
+            row[:] = future.result().quantiles
         return quantiles
-
-    def _forecast(self, histories: Sequence[NDArray[np.float64]]) -> Array:
-        # Missing steps before a series begins change nothing, so shorter rows are filled up at the front.
-        steps = max(len(history) for history in histories)
-        values = np.full((len(histories), steps, len(self.manifest.features)), np.nan)
-        for row, history in zip(values, histories, strict=True):
-            row[steps - len(history) :] = history
-        seen = np.isfinite(values)
-        feeds = {"values": np.where(seen, values, 0.0), "mask": seen.astype(np.float32)}
-        *_, last = self._session.read(feeds, ["quantiles"])
-        return last["quantiles"]
 
     def one_step(self, series: NDArray[np.float64]) -> NDArray[np.float64]:
         """A series (T, F) -> the quantiles (T, Q) of the value after each step."""
-        seen = np.isfinite(series)[None]
-        feeds = {"values": np.where(seen, series, 0.0), "mask": seen.astype(np.float32)}
-        pieces = [piece["one_step"][0] for piece in self._session.read(feeds, ["one_step"])]
-        return np.concatenate(pieces).astype(np.float64)
+        request = ForecastRequest(series, 1, self.manifest.quantile_levels, include_history=True)
+        found = self.submit(request).result()
+        assert found.history is not None
+        return np.concatenate([found.history[1:], found.quantiles])
 
     def unroll(self, history: NDArray[np.float64], horizon: int) -> NDArray[np.float64]:
         """Feed the median forecast back as if it had been observed, for one feature: (T, 1) -> (horizon,)."""
-        middle = self.manifest.quantile_levels.index(0.5)
-        state = self._session.fresh_state(1)
-        values, forecast = history, np.empty(0)
-        while len(forecast) < horizon:
-            seen = np.isfinite(values)[None]
-            feeds: dict[str, Array] = {
-                "values": np.where(seen, values, 0.0),
-                "mask": seen.astype(np.float32),
-                "lengths": np.array([len(values)], dtype=np.int64),
-            }
-            results, state = self._session.step(feeds, state, ["quantiles"])
-            block = results["quantiles"][0, :, middle].astype(np.float64)
-            values, forecast = block[:, None], np.concatenate([forecast, block])
-        return forecast[:horizon]
+        start = begin(self.manifest, history[:, 0])
+        task = _unrolled(self.manifest, history, horizon, start)
+        return self._engine.submit(task, len(history) + horizon).result()
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+
+def _unrolled(
+    manifest: ForecastManifest, values: NDArray[np.float64], horizon: int, at: Snapshot
+) -> Task[NDArray[np.float64]]:
+    middle = manifest.quantile_levels.index(0.5)
+    path = np.empty(0)
+    while len(path) < horizon:
+        at, _ = yield from read_values(manifest, values, at, None, history=False)
+        values = at.states[EXPECTED][0][:, [middle]]
+        path = np.concatenate([path, values[:, 0]])
+    return path[:horizon]
+
+
+Asked = tuple[ForecastRequest, tuple[int, ...] | None]
+"""A forecast, and the season (as in `ForecastModel.submit`)."""
+Answer = NDArray[np.float64] | str
+"""Quantiles (horizon, L), or why there are none."""
+
+
+def usual_season(manifest: ForecastManifest, freq: str | None, season: int) -> tuple[int, ...] | None:
+    """What to say of the season of a series: that of its frequency, where the service reads it so, else the one that is
+    known of the data (1: none), as far as the model can hold them; None: it is to be found in the values."""
+    usual: tuple[int, ...] | None = None
+    if freq:
+        with suppress(InvalidRequestError):
+            usual = seasons_of(freq)
+    usual = usual or ((season,) if season > 1 else ())
+    return tuple(one for one in usual if one <= manifest.longest_season) or None
+
+
+def find_forecaster(settings: Settings, name: str | None) -> ForecastManifest:
+    """The manifest of the forecaster "name" or "name@version" in `settings.models_dir`; without a name, the default's.
+
+    Raises:
+        CarryError: there is no such model.
+    """
+    registry = Registry(settings, Metrics())
+    manifest = registry.find_kind(name, "forecast").manifest
+    registry.close()
+    assert isinstance(manifest, ForecastManifest)
+    return manifest
+
+
+class Forecasters:
+    """Processes, as many as `settings.processes`, that forecast with the model `name`. They start at once, so that
+    their owner can read its data meanwhile. A context manager."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings, self._name = settings, name
+        self._pool = ProcessPoolExecutor(settings.processes, get_context("spawn"), initializer=_import_this)
+        self._pool.submit(_import_this)
+
+    def __enter__(self) -> "Forecasters":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def forecast(self, asked: Sequence[Asked]) -> list[Answer]:
+        """As `forecast_all`, spread over the processes."""
+        count = self._settings.processes
+        # As long series as the others have: each process gets of every length.
+        order = sorted(range(len(asked)), key=lambda i: asked[i][0].work)
+        shares = [order[first::count] for first in range(count)]
+        answers: list[Answer] = [""] * len(asked)
+        portions = [[asked[i] for i in share] for share in shares]
+        for share, found in zip(
+            shares, self._pool.map(partial(forecast_all, self._settings, self._name), portions), strict=True
+        ):
+            for i, answer in zip(share, found, strict=True):
+                answers[i] = answer
+        return answers
+
+
+def _import_this() -> None:
+    """Sent to a process, makes it import this module."""
+
+
+def forecast_all(settings: Settings, name: str, asked: Sequence[Asked]) -> list[Answer]:
+    """The quantiles (horizon, L) of each forecast by the model `name`, or why there is none.
+
+    Raises:
+        CarryError: there is no such model.
+    """
+    registry = Registry(settings.model_copy(update={"max_waiting_steps": sys.maxsize}), Metrics())
+    try:
+        chosen = registry.find_kind(name, "forecast")
+        assert isinstance(chosen.manifest, ForecastManifest)
+        model = ForecastModel(chosen.engine, chosen.manifest)
+        pending: list[Future[Forecast] | str] = []
+        for request, season in asked:
+            try:
+                pending.append(model.submit(request, season))
+            except InvalidRequestError as error:
+                pending.append(error.detail)
+        answers: list[Answer] = []
+        for future in pending:
+            try:
+                answers.append(future if isinstance(future, str) else future.result().quantiles)
+            except (InvalidRequestError, NotPredictableError) as error:
+                answers.append(error.detail)
+        return answers
+    finally:
+        registry.close()
 
 
 class CharacterModel:

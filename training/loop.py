@@ -20,6 +20,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.streams import Batch
 
@@ -46,7 +47,8 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how to train. `patience`: epochs without a better validation loss before it stops."""
+    """How long and how to train. `patience`: epochs without a better validation loss before it stops. `average`: what
+    is validated and kept are weights averaged over about 1 / (1 - average) steps; 0: the weights themselves."""
 
     epochs: int
     learning_rate: float
@@ -56,6 +58,7 @@ class LoopConfig:
     warmup: float = 0.02
     seed: int = 1
     precision: Precision = "auto"
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
     trained: nn.Module = DistributedDataParallel(network) if ranks > 1 else network
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     cast = autocast(config.precision, device, network)
+    averaged = AveragedModel(network, multi_avg_fn=_moving(config.average)) if config.average else None
+    kept = network if averaged is None else averaged.module
 
     history: list[Epoch] = []
     best, best_epoch, best_weights = math.inf, 0, _weights(network)
@@ -118,6 +123,8 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
+        if averaged is not None:
+            averaged.load_state_dict(saved["averaged"])
         history = [Epoch(**line) for line in saved["history"]]
         best, best_epoch, best_weights = saved["best"], saved["best_epoch"], saved["best_weights"]
 
@@ -141,21 +148,24 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                     torch.autograd.backward(loss)
                     nn.utils.clip_grad_norm_(network.parameters(), config.clip, error_if_nonfinite=True)
                     optimiser.step()
+                    if averaged is not None:
+                        averaged.update_parameters(network)
                     total, seen = total + loss.item() * weight, seen + weight
                     done = epoch + min(1.0, step / train.steps)
                     speed = seen * ranks / (time.monotonic() - started)
                     progress.update(task, completed=done, figures=f"loss {total / max(seen, 1):.4f}, {speed:,.0f}/s")
             train_loss = _mean(total, seen, ranks)
             seconds = time.monotonic() - started
-            valid_loss = evaluate(network, valid, cast) if valid is not None else train_loss
+            valid_loss = evaluate(kept, valid, cast) if valid is not None else train_loss
             history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, seen * ranks / seconds))
             if valid_loss < best or valid is None:
-                best, best_epoch, best_weights = valid_loss, epoch, _weights(network)
+                best, best_epoch, best_weights = valid_loss, epoch, _weights(kept)
             progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}, validation {valid_loss:.4f}")
             if rank == 0:
                 state = {
                     "network": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
+                    "averaged": None if averaged is None else averaged.state_dict(),
                     "history": [vars(line) for line in history],
                     "best": best,
                     "best_epoch": best_epoch,
@@ -166,6 +176,11 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                 write_log(history, run / LOG_FILE)
     network.load_state_dict(best_weights)
     return history
+
+
+def _moving(decay: float) -> Callable[..., None]:
+    average: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return average
 
 
 def evaluate(
@@ -197,7 +212,7 @@ def _losses(
     state: dict[str, Tensor] | None = None
     for batch in batches:
         fresh = batch.fresh.to(device)
-        if state is None:
+        if state is None or bool(fresh.all()):
             state = network.fresh_state(len(fresh), device)
         state = {
             name: tensor.detach().masked_fill(fresh.view(-1, *[1] * (tensor.dim() - 1)), 0.0)

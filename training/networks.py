@@ -1,28 +1,24 @@
 """The two kinds of network that are trained: a quantile forecaster and a character model, each around any cell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from training.cells import Cell, Recurrent
-from training.scaling import CausalScaler, Scaled, StandardScaler
+from training.scaling import CANDIDATES, FEATURES, CausalScaler, Covariates, Read, Scaled, StandardScaler
 
 State = Mapping[str, Tensor]
 
 
 class Forecaster(nn.Module):
     """Multi-horizon quantiles of the first feature, after every step (Wen et al., "A multi-horizon quantile recurrent
-    forecaster", 2017).
-
-    The head is linear in the hidden state, plus for each horizon a mixture of the last K values with weights that are
-    themselves linear in the hidden state: an autoregression whose coefficients the network chooses at every step, so
-    that a season need not pass through the hidden state. Without lags the second part is absent.
+    forecaster", 2017), linear in the hidden state: for one kind of series, whose unit and level training knew.
     """
 
     def __init__(
         self,
-        scaler: StandardScaler | CausalScaler,
+        scaler: StandardScaler,
         cell: Cell,
         hidden: int,
         layers: int,
@@ -36,18 +32,11 @@ class Forecaster(nn.Module):
         self.horizon = horizon
         self.quantile_levels = quantile_levels
         self.head = nn.Linear(hidden, horizon * len(quantile_levels))
-        self.mixing = nn.Linear(hidden, horizon * scaler.lags) if scaler.lags else None
-        if self.mixing is not None:
-            nn.init.zeros_(self.mixing.weight)
-            nn.init.zeros_(self.mixing.bias)
 
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences of which nothing was seen yet."""
-        scaler = {
-            name: torch.zeros(batch, *shape, dtype=torch.float64, device=device)
-            for name, shape in self.scaler.state_shapes.items()
-        }
-        return scaler | {
+        last = torch.zeros(batch, self.scaler.features, dtype=torch.float64, device=device)
+        return {"last": last} | {
             name: torch.zeros(batch, self.recurrent.hidden, device=device) for name in self.recurrent.state_names
         }
 
@@ -57,9 +46,6 @@ class Forecaster(nn.Module):
         scaled, scaler_state = self.scaler(values, mask, state)
         hidden, recurrent_state = self.recurrent(scaled.inputs, state)
         raw = self.head(hidden).unflatten(2, (self.horizon, len(self.quantile_levels)))
-        if self.mixing is not None:
-            weights = self.mixing(hidden).unflatten(2, (self.horizon, self.scaler.lags))
-            raw = raw + (weights @ scaled.lags[..., None])
         return raw, scaled, {**scaler_state, **recurrent_state}
 
     def forward(
@@ -75,8 +61,7 @@ class Forecaster(nn.Module):
         levels = torch.tensor(self.quantile_levels, device=raw.device)
         error = goal - raw.float()
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1)
-        weight = target_mask * scaled.ready[..., None]
-        return (pinball * weight).sum() / weight.sum().clamp(min=1.0), after
+        return (pinball * target_mask).sum() / target_mask.sum().clamp(min=1.0), after
 
     def predict(self, values: Tensor, mask: Tensor, state: State) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantiles (B, H, Q) after the last step, those of the value after each step (B, T, Q), and the new state.
@@ -88,6 +73,146 @@ class Forecaster(nn.Module):
         ordered = raw.sort(dim=-1).values.double()
         quantiles = scaled.location[:, -1:] + scaled.scale[:, -1:] * ordered[:, -1]
         return quantiles, scaled.location + scaled.scale * ordered[:, :, 0], after
+
+
+class GlobalForecaster(nn.Module):
+    """Quantiles of any of the next steps, of any series: recurrent layers over a series in its own units
+    (`CausalScaler`), and a head that is asked for each step ahead by itself.
+
+    The head knows candidates for the value it is asked for: the newest, those at the same place in the seasons before,
+    plain and grown, the level, the trend. It gives each a share of the median, a correction to it, and the distances
+    between successive quantiles, which are positive, so that they never cross. So it repeats a season exactly, however
+    large. `widening` is a factor on these distances, to be set after training: series of kinds that were not trained on
+    go astray farther than those that were.
+    """
+
+    def __init__(
+        self,
+        covariates: Covariates,
+        cell: Cell,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        horizon: int,
+        quantile_levels: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.scaler = CausalScaler()
+        self.covariates = covariates
+        inputs = CausalScaler.inputs + covariates.width + covariates.width_ahead
+        self.recurrent = Recurrent(cell, inputs, hidden, layers, dropout, residual=True)
+        self.horizon = horizon
+        self.quantile_levels = quantile_levels
+        self.widening = 1.0
+        self.from_hidden = nn.Linear(hidden, WIDTH)
+        self.from_features = nn.Linear(FEATURES + covariates.width_ahead, WIDTH, bias=False)
+        self.from_ahead = nn.Parameter(torch.zeros(horizon, WIDTH))
+        self.between = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, CANDIDATES + len(quantile_levels) + 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The state of `batch` sequences of which nothing was seen yet, without a season."""
+        scaler = {
+            name: torch.full((batch, *shape), initial, dtype=dtype, device=device)
+            for name, (shape, dtype, initial) in self.scaler.state_shapes.items()
+        }
+        return scaler | {
+            name: torch.zeros(batch, self.recurrent.hidden, device=device) for name in self.recurrent.state_names
+        }
+
+    def read(
+        self, values: Tensor, mask: Tensor, ahead: Tensor, ahead_mask: Tensor, state: State
+    ) -> tuple[Tensor, Read, dict[str, Tensor]]:
+        """Values float64 (B, T, F), mask (B, T, F), known-ahead features of the next step and their mask (B, T, K) ->
+        hidden (B, T, hidden), what the scaler found, new state."""
+        read, scaler_state = self.scaler(values[..., 0], mask[..., 0], state)
+        more = self.covariates(values, mask, ahead, ahead_mask)
+        hidden, recurrent_state = self.recurrent(torch.cat([read.inputs, more], dim=2), state)
+        return hidden, read, {**scaler_state, **recurrent_state}
+
+    def ask(
+        self, hidden: Tensor, read: Read, steps: Tensor, ahead: Tensor, future: Tensor, future_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantiles of the values `ahead` (H,) steps after each of `steps` (B, P), given the features known of them
+        (B, P, H, K): (B, P, H, Q), relative to the newest value (B, P), in units (B, P)."""
+        candidates, features = self.scaler.candidates(read, steps, ahead)
+        features = torch.cat([features, self.covariates.known(future, future_mask)], dim=3)
+        at = hidden.gather(1, steps[..., None].expand(-1, -1, hidden.shape[2]))
+        x = self.from_hidden(at)[:, :, None] + self.from_features(features) + self.from_ahead[ahead - 1]
+        x = torch.relu(x)
+        x = x + torch.relu(self.between(x))
+        # Not in bfloat16: a season may be hundreds of units.
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.head(x.float())
+        weights, shifts = found.split([CANDIDATES, len(self.quantile_levels) + 1], dim=3)
+        middle = self.quantile_levels.index(0.5)
+        median = (torch.softmax(weights, dim=3) * candidates).sum(dim=3, keepdim=True) + shifts[..., :1]
+        apart = self.widening * positive(shifts[..., 1:2]) * positive(shifts[..., 2:])
+        below, above = apart[..., :middle].flip(3).cumsum(dim=3).flip(3), apart[..., middle:].cumsum(dim=3)
+        quantiles = torch.cat([median - below, median, median + above], dim=3)
+        return quantiles, read.newest.gather(1, steps), read.unit.gather(1, steps)
+
+    def forward(
+        self,
+        values: Tensor,
+        mask: Tensor,
+        ahead: Tensor,
+        ahead_mask: Tensor,
+        steps: Tensor,
+        distances: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        future: Tensor,
+        future_mask: Tensor,
+        scale: Tensor,
+        season: Tensor,
+        state: State,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss: the mean pinball loss in units of `scale` (B,), a series' mean seasonal difference.
+
+        targets, weight (B, P, H): the values at the `distances` (H,) after each of `steps` (B, P), and how much each
+        counts; future (B, P, H, K): the features known of them.
+        """
+        hidden, read, after = self.read(values, mask, ahead, ahead_mask, {**state, "season": season})
+        quantiles, newest, unit = self.ask(hidden, read, steps, distances, future, future_mask)
+        units = (unit / scale[:, None]).float()[:, :, None, None]
+        goal = ((targets - newest[:, :, None]) / scale[:, None, None]).clamp(-300.0, 300.0).float()[..., None]
+        levels = torch.tensor(self.quantile_levels, device=goal.device)
+        error = goal - quantiles.float() * units
+        pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1).clamp(max=LARGEST_LOSS)
+        return (pinball * weight).sum() / weight.sum().clamp(min=1.0), after
+
+    def predict(
+        self, values: Tensor, mask: Tensor, state: State, known: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Quantiles (B, H, Q) after the last step, those of the value after each step (B, T, Q), in the units of the
+        values, and the new state. `known`, with known-ahead features: what the exported graph takes as ahead,
+        ahead_mask, future and future_mask."""
+        batch, steps = values.shape[:2]
+        sizes = (steps, steps, self.horizon, self.horizon)
+        nothing = [part.new_zeros(batch, size, 0) for size, part in zip(sizes, (values, mask) * 2, strict=True)]
+        ahead, ahead_mask, future, future_mask = known or nothing
+        hidden, read, after = self.read(values, mask, ahead, ahead_mask, state)
+
+        def ask(at: Tensor, horizon: int, future: Tensor, mask: Tensor) -> Tensor:
+            distances = torch.arange(1, horizon + 1, device=values.device)
+            quantiles, newest, unit = self.ask(hidden, read, at, distances, future, mask)
+            return newest[..., None, None] + unit[..., None, None] * quantiles.double()
+
+        every = torch.arange(steps, device=values.device).expand(batch, steps)
+        last = ask(every[:, -1:], self.horizon, future[:, None], future_mask[:, None])[:, 0]
+        return last, ask(every, 1, ahead[:, :, None], ahead_mask[:, :, None])[:, :, 0], after
+
+
+WIDTH = 128
+LARGEST_LOSS = 50.0
+
+
+def positive(x: Tensor) -> Tensor:
+    """A smooth map of the reals onto the positive ones, of exactly rounded operations only."""
+    return torch.where(x > 0, 1.0 + x, 1.0 / (1.0 - x.clamp(max=0.0)))
 
 
 class TextModel(nn.Module):

@@ -1,6 +1,6 @@
 """An ONNX graph being written, operator by operator. Knows nothing of networks, files or manifests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,42 @@ class Port:
         return helper.make_tensor_value_info(self.name, DTYPES[self.dtype], shape)
 
 
+LENGTHS = Port("lengths", "int64", ())
+PER_STEP = Port("per_step", "bool", (), axis=None)
+
+
+def if_wanted(g: Builder, port: Port, build: Callable[[Builder], str]) -> None:
+    """An output of every step, made by `build` if `per_step` says so, else with no steps in it.
+
+    ONNX Runtime computes every output of a graph, whichever are fetched; only a branch not taken costs nothing.
+    """
+
+    def nothing(b: Builder) -> str:
+        sizes = [b.shape_of("lengths", 0), *(b.const([size if isinstance(size, int) else 0]) for size in port.shape)]
+        zero = helper.make_tensor("zero", DTYPES[port.dtype], [1], [0])
+        return b.op("ConstantOfShape", b.op("Concat", *sizes, axis=0), value=zero)
+
+    either(g, PER_STEP.name, lambda b: [build(b)], lambda b: [nothing(b)], [(DTYPES[port.dtype], port.name)])
+
+
+def either(
+    g: Builder,
+    condition: str,
+    yes: Callable[[Builder], list[str]],
+    no: Callable[[Builder], list[str]],
+    results: Sequence[tuple[int, str | None]],
+) -> list[str]:
+    """What `yes` writes where the condition holds, else what `no` writes; of each result, type and name."""
+    branches = {}
+    for branch, build in (("then_branch", yes), ("else_branch", no)):
+        b = Builder(prefix=f"{g.prefix}{branch}_{len(g.nodes)}_")
+        outputs = [
+            helper.make_tensor_value_info(made, dtype, None) for made, (dtype, _) in zip(build(b), results, strict=True)
+        ]
+        branches[branch] = helper.make_graph(b.nodes, branch, [], outputs, b.constants)
+    return g.ops("If", condition, names=[name for _, name in results], **branches)
+
+
 @dataclass(frozen=True)
 class ExportedGraph:
     """The ONNX model, its inputs and outputs besides the state, and the state as pairs of (input, output)."""
@@ -116,3 +152,108 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield node
         for attribute in node.attribute:
             yield from _nodes(attribute.g)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of a graph being written, with Python's arithmetic: `a * b + 1.0` adds the operators to `g`. Numbers
+    become constants of the tensor's own type."""
+
+    g: Builder
+    name: str
+    dtype: str
+
+    def within(self, g: Builder) -> "Value":
+        """The same tensor, for operators of a branch of the graph."""
+        return Value(g, self.name, self.dtype)
+
+    def _made(self, kind: str, *inputs: str, dtype: str = "", **attributes: Any) -> "Value":
+        return Value(self.g, self.g.op(kind, *inputs, **attributes), dtype or self.dtype)
+
+    def _named(self, other: "Value | float") -> str:
+        return other.name if isinstance(other, Value) else self.g.const(other, self.dtype)
+
+    def __add__(self, other: "Value | float") -> "Value":
+        return self._made("Add", self.name, self._named(other))
+
+    def __sub__(self, other: "Value | float") -> "Value":
+        return self._made("Sub", self.name, self._named(other))
+
+    def __mul__(self, other: "Value | float") -> "Value":
+        return self._made("Mul", self.name, self._named(other))
+
+    def __truediv__(self, other: "Value | float") -> "Value":
+        """Of whole numbers: rounded towards zero."""
+        return self._made("Div", self.name, self._named(other))
+
+    def __gt__(self, other: "Value | float") -> "Value":
+        return self._made("Greater", self.name, self._named(other), dtype="bool")
+
+    def __ge__(self, other: "Value | float") -> "Value":
+        return self._made("GreaterOrEqual", self.name, self._named(other), dtype="bool")
+
+    def __le__(self, other: "Value | float") -> "Value":
+        return self._made("LessOrEqual", self.name, self._named(other), dtype="bool")
+
+    def __lt__(self, other: "Value | float") -> "Value":
+        return self._made("Less", self.name, self._named(other), dtype="bool")
+
+    def __and__(self, other: "Value") -> "Value":
+        return self._made("And", self.name, other.name)
+
+    def equal(self, other: "Value | float") -> "Value":
+        """Where both are the same."""
+        return self._made("Equal", self.name, self._named(other), dtype="bool")
+
+    def abs(self) -> "Value":
+        """Without the sign."""
+        return self._made("Abs", self.name)
+
+    def least(self, bound: "Value | float") -> "Value":
+        """No less than the bound."""
+        return self._made("Max", self.name, self._named(bound))
+
+    def most(self, bound: "Value | float") -> "Value":
+        """No more than the bound."""
+        return self._made("Min", self.name, self._named(bound))
+
+    def where(self, yes: "Value | float", no: "Value | float") -> "Value":
+        """One or the other by this condition; at least one of both is a tensor."""
+        like = yes if isinstance(yes, Value) else no
+        assert isinstance(like, Value)
+        return self._made("Where", self.name, like._named(yes), like._named(no), dtype=like.dtype)
+
+    def to(self, dtype: str) -> "Value":
+        """The same numbers in another type."""
+        return self if dtype == self.dtype else self._made("Cast", self.name, dtype=dtype, to=DTYPES[dtype])
+
+    def cumsum(self, axis: int = 1, reverse: bool = False) -> "Value":
+        """Running sums."""
+        return self._made("CumSum", self.name, self.g.const(axis), reverse=int(reverse))
+
+    def gather(self, index: "Value") -> "Value":
+        """One element along axis 1 for each of the index, whose shape is the result's."""
+        return self._made("GatherElements", self.name, index.name, axis=1)
+
+    def take(self, indices: "int | list[int] | Value", axis: int) -> "Value":
+        """The slices at these places of an axis."""
+        index = indices.name if isinstance(indices, Value) else self.g.const(indices)
+        return self._made("Gather", self.name, index, axis=axis)
+
+    def unsqueeze(self, *axes: int) -> "Value":
+        """With axes of length 1 put in."""
+        return self._made("Unsqueeze", self.name, self.g.const(list(axes)))
+
+    def reshape(self, *shape: int) -> "Value":
+        """In another shape; 0 leaves an axis as it is, -1 is what is left."""
+        return self._made("Reshape", self.name, self.g.const(list(shape)))
+
+    def called(self, name: str) -> "Value":
+        """The same tensor as an output of the graph."""
+        return Value(self.g, self.g.op("Identity", self.name, name=name), self.dtype)
+
+
+def joined(values: Sequence[Value], axis: int) -> Value:
+    """Tensors one behind the other along an axis."""
+    first = values[0]
+    return Value(first.g, first.g.op("Concat", *(value.name for value in values), axis=axis), first.dtype)

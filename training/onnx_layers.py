@@ -7,8 +7,9 @@ Two int8 forms, both with activation scales that are constants, so that no row's
 - `int8_operators`: LSTM only, as ONNX Runtime's DynamicQuantizeLSTM; the fastest way through a long input.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,7 @@ def float_layers(g: Builder, recurrent: Recurrent, x: str) -> Hidden:
     """Stacked layers over x (T, B, inputs), as PyTorch computes them."""
     last = ""
     for i, layer in enumerate(recurrent.layers):
+        below, last_below = x, last
         if isinstance(layer, JordanLayer):
             outside = layer.from_input
             x, last = _scan(g, x, i, outside.weight, outside.bias, layer.from_output.weight, layer.to_output)
@@ -63,6 +65,8 @@ def float_layers(g: Builder, recurrent: Recurrent, x: str) -> Hidden:
             x, last = _scan(g, x, i, own["weight_ih_l0"], bias, own["weight_hh_l0"], None)
         else:
             x, last = _operator(g, recurrent, layer, x, i)
+        if i and recurrent.residual:
+            x, last = g.op("Add", x, below), g.op("Add", last, last_below)
     return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
 
 
@@ -165,16 +169,27 @@ def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
     row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
     ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
     at_end = g.op("Concat", *ends, axis=1)
-    inputs, every, last, ports = first, "", "", []
+    inputs, ports = first, []
+    found: list[str] = []
     for i in range(len(recurrent.layers)):
         every, states = _int8_scan(g, recurrent, i, inputs)
-        last = g.op("GatherND", every, at_end)
         for (_, after), sequence in states:
             g.op("GatherND", sequence, at_end, name=after.name)
         ports += [port for port, _ in states]
+        # What goes up: with residual layers the sum of all below.
+        found = [*found, every] if recurrent.residual else [every]
         if i + 1 < len(recurrent.layers):
-            inputs = _int8_inputs(g, recurrent, i + 1, every)
-    return Hidden(last, lambda _: every, "int8", ports)
+            inputs = _int8_inputs(g, recurrent, i + 1, found)
+    last = [g.op("GatherND", every, at_end) for every in found]
+    if len(found) == 1:
+        return Hidden(last[0], lambda _: found[0], "int8", ports)
+    return Hidden(_sum_of_int8(g, last), lambda b: _sum_of_int8(b, found), "float32", ports)
+
+
+def _sum_of_int8(g: Builder, parts: Sequence[str]) -> str:
+    """Activations in uint8, as float32 numbers, added up."""
+    scale, zero = g.const(1 / 127, "float32"), g.const(ZERO, "uint8")
+    return reduce(lambda x, y: g.op("Add", x, y), (g.op("DequantizeLinear", part, scale, zero) for part in parts))
 
 
 def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
@@ -186,13 +201,22 @@ def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
         last, states = _int8_cell(g, recurrent, i, given, named=True)
         ports += [port for port, _ in states]
         if i + 1 < len(recurrent.layers):
-            inputs = _int8_inputs(g, recurrent, i + 1, last)
+            inputs = _int8_inputs(g, recurrent, i + 1, [last])
     return Hidden(last, lambda _: last, "int8", ports)
 
 
-def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, x: str) -> Inputs:
+def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, parts: Sequence[str]) -> Inputs:
+    """What a layer adds of the sum of these."""
     weight, bias = _from_input(recurrent, i)
-    return lambda columns: _product(g, x, weight[columns], bias[columns])
+
+    def product(columns: slice) -> str:
+        first, *more = parts
+        found = _product(g, first, weight[columns], bias[columns])
+        for part in more:
+            found = g.op("Add", found, _product(g, part, weight[columns]))
+        return found
+
+    return product
 
 
 def _int8_scan(
@@ -309,6 +333,8 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
     x = g.op("Where", g.op("IsNaN", x), g.const(0.0, "float32"), x)
     x = g.op("Clip", g.op("Div", x, g.const(bound, "float32")), g.const(-1.0, "float32"), g.const(1.0, "float32"))
     for i, layer in enumerate(recurrent.layers):
+        # Outputs lie in (-1, 1), sums of i of them in (-i, i).
+        limit = bound if i == 0 else float(i) if recurrent.residual else 1.0
 
         def stacked(parameter: Tensor, sentinel: NDArray[np.float32] | None = None) -> Array:
             """Gates (inputs, 4 * (hidden + SENTINELS)) as ONNX orders them, of the operator's own inputs and units."""
@@ -318,7 +344,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
                 blocks[:, hidden:, 0] = sentinel[:, None]
             return np.ascontiguousarray(blocks.reshape(4 * (hidden + SENTINELS), -1).T)
 
-        inside = layer.get_parameter("weight_ih_l0") * (bound if i == 0 else 1.0)
+        inside = layer.get_parameter("weight_ih_l0") * limit
         bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
         # Input gate shut, output and forget gate open.
         still = np.array([-100, 100, 100, 0], dtype=np.float32)
@@ -335,7 +361,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
             x = g.op("Concat", x, g.op("Expand", g.const(one[None, None]), steps), axis=2)
         every, *after = g.ops(
             "DynamicQuantizeLSTM",
-            x,
+            x if i < 2 or limit == 1.0 else g.op("Div", x, g.const(limit, "float32")),
             g.const(w[None]),
             g.const(r[None]),
             g.const(np.concatenate([own_bias, np.zeros_like(own_bias)])[None]),
@@ -357,5 +383,9 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
             )
             for state, name in zip(after, (f"layer{i}_h_out", f"layer{i}_c_out"), strict=True)
         ]
-        x, last = g.op("Squeeze", every, g.const([1])), outputs[0]
+        every = g.op("Squeeze", every, g.const([1]))
+        if i and recurrent.residual:
+            x, last = g.op("Add", every, x), g.op("Add", outputs[0], last)
+        else:
+            x, last = every, outputs[0]
     return Hidden(last, lambda b: b.op("Slice", x, b.const([0]), b.const([hidden]), b.const([2])), "float32", ports)

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +13,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from training.loop import Epoch, write_log
+if TYPE_CHECKING:
+    from training.loop import Epoch
 
 TRUTH, MODEL, BASELINE = "#222222", "#c2410c", "#64748b"
 Column = Sequence[Any] | NDArray[Any]
@@ -21,16 +22,20 @@ Column = Sequence[Any] | NDArray[Any]
 
 @dataclass(frozen=True)
 class ForecastPanel:
-    """A history (T,), the truth after it (up to H values, perhaps none), and the quantile forecast (H, Q)."""
+    """A history (T,), the truth after it (up to H values, perhaps none), and the quantile forecast (H, Q); times, where
+    known, (T + H,) of both."""
 
     title: str
     history: NDArray[np.float64]
     truth: NDArray[np.float64]
     quantiles: NDArray[np.float64]
+    times: NDArray[np.datetime64] | None = None
 
 
-def plot_losses(history: Sequence[Epoch], path: Path, unit: str) -> None:
+def plot_losses(history: "Sequence[Epoch]", path: Path, unit: str) -> None:
     """Training and validation loss by epoch."""
+    from training.loop import write_log  # needs PyTorch, which the other pictures do not
+
     figure, axes = _figure(7, 4)
     epochs = [line.epoch for line in history]
     axes.plot(epochs, [line.train_loss for line in history], color=BASELINE, label="training")
@@ -42,20 +47,25 @@ def plot_losses(history: Sequence[Epoch], path: Path, unit: str) -> None:
     write_log(list(history), path.with_suffix(".csv"))
 
 
-def plot_forecasts(panels: Sequence[ForecastPanel], levels: Sequence[float], path: Path, keep_truth: bool) -> None:
-    """Forecasts with their quantile fan, a panel for each window. Without `keep_truth` the CSV holds no data values."""
+def plot_forecasts(
+    panels: Sequence[ForecastPanel], levels: Sequence[float], path: Path, keep_truth: bool, data_too: bool = True
+) -> None:
+    """Forecasts with their quantile fan, a panel for each window. Without `keep_truth` the CSV holds no data values;
+    without `data_too` there is none."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(7.0, 4.2 * columns), 3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     data: list[list[Any]] = []
     for axes, panel in zip(grid.flat, panels, strict=False):
-        past, ahead = np.arange(-len(panel.history), 0), np.arange(len(panel.quantiles))
+        steps = np.arange(-len(panel.history), len(panel.quantiles)) if panel.times is None else panel.times
+        past, ahead = steps[: len(panel.history)], steps[len(panel.history) :]
         axes.plot(past, panel.history, color=TRUTH, lw=1)
         _fan(axes, ahead, panel.quantiles, levels)
         if len(panel.truth):
             axes.plot(ahead[: len(panel.truth)], panel.truth, color=TRUTH, lw=1, ls="--", label="truth")
-        axes.axvline(-0.5, color=BASELINE, lw=0.5)
+        if panel.times is None:
+            axes.axvline(-0.5, color=BASELINE, lw=0.5)
         axes.set_title(panel.title[:48], fontsize=9, parse_math=False)
         _quiet(axes)
         for step, quantiles in enumerate(panel.quantiles):
@@ -65,7 +75,8 @@ def plot_forecasts(panels: Sequence[ForecastPanel], levels: Sequence[float], pat
         axes.set_axis_off()
     grid.flat[0].legend(frameon=False, fontsize=8)
     _save(figure, path)
-    _write(path, ["series", "step", *(["truth"] if keep_truth else []), *map(str, levels)], data)
+    if data_too:
+        _write(path, ["series", "step", *(["truth"] if keep_truth else []), *map(str, levels)], data)
 
 
 def plot_test_part(

@@ -1,10 +1,12 @@
 """Reads series from the files that users have, and cuts them chronologically into train, validation and test parts."""
 
+import functools
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ SEASONS = {"Q": 4, "M": 12, "W": 52, "D": 7, "B": 5, "H": 24, "30MIN": 48, "30T"
 ROW_NUMBER_COLUMNS = {"rownames", "index", "no", "row", "row_number"}
 TIME_COLUMNS = {"ds", "time", "date", "datetime", "timestamp"}
 """Columns of these names are times also where they hold numbers that rise from row to row."""
+MOST_CATEGORIES = 100
+"""In one feature: each is an input of the network."""
 ACCEPTED = "numbers and empty cells (missing) are accepted"
 
 
@@ -53,7 +57,10 @@ def split(series: Series, horizon: int, valid: float = 0.1, test: float = 0.1) -
 
 
 def read_series(
-    paths: Sequence[Path], target: str | None = None, features: Sequence[str] = ()
+    paths: Sequence[Path],
+    target: str | None = None,
+    features: Sequence[str] = (),
+    categories: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[list[Series], tuple[str, ...]]:
     """Read files of series; returns them and the names of their features, the target first.
 
@@ -62,6 +69,7 @@ def read_series(
     - one series: with `target`, each column named is a feature of the file's one series;
     - wide: otherwise, where every numeric column is a series by itself.
     JSON lines (also gzipped), one series a line: `values` (or `train`), optionally `id`, `season`, `start`, `freq`.
+    Features with `categories` are read as indices into them, any other category as missing.
 
     Raises:
         DataError: a file cannot be read, or lacks what it should have.
@@ -74,10 +82,35 @@ def read_series(
                 raise DataError(f"{path}: JSON lines hold one value a step; --features needs CSV or Parquet")
             found += _read_json_lines(path)
         else:
-            found += _from_table(path, _read_table(path), target, features)
+            found += _from_table(path, _coded(_read_table(path), categories or {}), target, features)
     if not found:
         raise DataError(f"no series in {', '.join(map(str, paths))}")
     return found, names
+
+
+def find_categories(paths: Sequence[Path], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The categories of these columns, in all files together, in order.
+
+    Raises:
+        DataError: a file cannot be read, lacks a column, or one holds more than `MOST_CATEGORIES`.
+    """
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for path in paths if names else ():
+        table = _read_table(path)
+        _check_columns(path, table, names)
+        for name in names:
+            found[name] |= set(table[name].dropna().astype(str))
+            if not 0 < len(found[name]) <= MOST_CATEGORIES:
+                raise DataError(f"{path}: column {name!r} must hold 1 to {MOST_CATEGORIES} categories")
+    return {name: tuple(sorted(found[name])) for name in names}
+
+
+def _coded(table: pd.DataFrame, categories: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    for name in set(categories) & set(table.columns):
+        index = {category: float(i) for i, category in enumerate(categories[name])}
+        kept = table[name].notna()
+        table = table.assign(**{name: table[name].astype(str).where(kept).map(index)})
+    return table
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -96,7 +129,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     table.columns = [str(name) for name in table.columns]
     if not isinstance(table.index, pd.RangeIndex):
         raise DataError(f"{path}: rows have more cells than the header; cells are separated by commas, 1.5 has a point")
-    if any("." in name for name in table.columns) and all(map(_is_number, table.columns)):
+    # Whole numbers may name columns: years, or the numbers of shops.
+    named = len(table.columns) > 1 and not any("." in name for name in table.columns)
+    if not named and all(map(_is_number, table.columns)):
         raise DataError(f"{path}: its first row holds numbers; it must hold the names of the columns")
     return table
 
@@ -125,23 +160,29 @@ def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: S
         if table.duplicated(["unique_id", time]).any():
             raise DataError(f"{path}: some (unique_id, {time}) occur twice; each series has one value a time")
         table = table.sort_values(["unique_id", time], kind="stable")
-        return [_series(path, str(id), part, time, columns) for id, part in table.groupby("unique_id", sort=False)]
+        ids, times, values = table["unique_id"].to_numpy(), _times(table, time), _numbers(path, table, columns)
+        starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
+        return [
+            _series(path, str(ids[start]), values[start:end], None if times is None else times[start:end], columns)
+            for start, end in pairwise(starts)
+        ]
     if features and target is None:
         raise DataError(f"{path}: features need a target, the column to forecast; {_columns(table)}")
     time = _time_column(table, (target, *features))
     if time is not None:
         table = table.assign(**{time: _parsed(table[time])})
-        times = table[time]
-        if times.isna().any():
+        stamps = table[time]
+        if stamps.isna().any():
             raise DataError(f"{path}: column {time!r} has empty cells")
         # In order they may repeat: days beside a column of hours, or the hour that summer time ends with.
-        if times.duplicated().any() and not times.is_monotonic_increasing and not times.is_monotonic_decreasing:
+        if stamps.duplicated().any() and not stamps.is_monotonic_increasing and not stamps.is_monotonic_decreasing:
             raise DataError(f"{path}: the times in {time!r} start over; several series need a column `unique_id`")
         table = table.sort_values(time, kind="stable")
     if target is not None:
         columns = [target, *features]
         _check_columns(path, table, columns)
-        return [_series(path, path.name.split(".")[0], table, time, columns)]
+        values = _numbers(path, table, columns)
+        return [_series(path, path.name.split(".")[0], values, _times(table, time), columns)]
     numeric = [
         name
         for name in table.columns
@@ -152,21 +193,32 @@ def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: S
     ]
     if not numeric:
         raise DataError(f"{path}: no column of numbers; {_columns(table)}")
-    return [_series(path, name, table, time, [name]) for name in numeric]
+    times = _times(table, time)
+    return [_series(path, name, _numbers(path, table, [name]), times, [name]) for name in numeric]
 
 
-def _series(path: Path, id: str, table: pd.DataFrame, time: str | None, columns: list[str]) -> Series:
+def _numbers(path: Path, table: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
     values = np.empty((len(table), len(columns)))
     for i, column in enumerate(columns):
         try:
             values[:, i] = pd.to_numeric(table[column]).to_numpy(dtype=np.float64, na_value=np.nan)
         except (ValueError, TypeError):
-            raise DataError(f"{path}: column {column!r} of series {id!r} holds text; {ACCEPTED}") from None
-        if np.isnan(values[:, i]).all():
+            raise DataError(f"{path}: column {column!r} holds text; {ACCEPTED}") from None
+    return values
+
+
+def _times(table: pd.DataFrame, time: str | None) -> pd.DatetimeIndex | None:
+    return pd.DatetimeIndex(table[time]) if time and pd.api.types.is_datetime64_any_dtype(table[time]) else None
+
+
+def _series(
+    path: Path, id: str, values: NDArray[np.float64], times: pd.DatetimeIndex | None, columns: list[str]
+) -> Series:
+    for column, seen in zip(columns, values.T, strict=True):
+        if np.isnan(seen).all():
             raise DataError(f"{path}: column {column!r} of series {id!r} holds no value at all")
-        if np.isinf(values[:, i]).any():
+        if np.isinf(seen).any():
             raise DataError(f"{path}: column {column!r} of series {id!r} holds infinity; {ACCEPTED}")
-    times = pd.DatetimeIndex(table[time]) if time and pd.api.types.is_datetime64_any_dtype(table[time]) else None
     return Series(id, values, times, _season(times))
 
 
@@ -199,12 +251,24 @@ def _season(times: pd.DatetimeIndex | None) -> int:
     """Values per season of dates as regular as pandas can tell, or daily with gaps (exchanges close at weekends)."""
     if times is None or len(times) < 3:
         return 1
-    freq = pd.infer_freq(times)
+    freq = frequency(times)
     if freq is not None:
         return _season_of(freq)
     if np.median(np.diff(times.to_numpy())) == np.timedelta64(1, "D"):
         return 5 if times.dayofweek.max() < 5 else 7
     return 1
+
+
+def frequency(times: pd.DatetimeIndex) -> str | None:
+    """pandas' name for how often there is a value, such as MS, QE-DEC, W-SUN or 30min; None where that varies."""
+    stamps = times.to_numpy()
+    return _inferred(stamps.tobytes(), stamps.dtype.str) if len(stamps) > 2 else None
+
+
+@functools.lru_cache(maxsize=64)
+def _inferred(stamps: bytes, dtype: str) -> str | None:
+    """As bytes, since the many series of a file often share their times, and telling takes longer than to read them."""
+    return pd.infer_freq(pd.DatetimeIndex(np.frombuffer(stamps, dtype=dtype)))
 
 
 def _season_of(freq: str) -> int:

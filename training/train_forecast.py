@@ -1,7 +1,8 @@
 """Trains a forecaster from series: network, loop, export, evaluation, pictures, card; from files to a model folder."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +11,32 @@ from numpy.typing import NDArray
 
 from service.manifest import ForecastManifest
 from training import plots
-from training.baselines import Window, forecast_baselines, score_forecasts
+from training.baselines import forecast_baselines, score_forecasts
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
 from training.export import Described, build_graphs, judge_int8, save_reference, standardise, write_folder
+from training.forking import Bucket, EndsStream, ForkingStream
 from training.inference import ForecastModel
-from training.loop import LoopConfig, fit
-from training.networks import Forecaster
+from training.loop import LoopConfig, Stream, fit
+from training.networks import Forecaster, GlobalForecaster
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
-from training.scaling import CausalScaler, StandardScaler
+from training.scaling import LONGEST_SEASON, Covariates, StandardScaler
 from training.series_data import Series, Split, split
 from training.streams import SeriesStream, Stretch
+from training.windows import Window
 
 HISTORY_LIMIT = 2048
 WARM_UP = 512
 VALIDATION_SERIES = 500
 VALIDATION_STEPS = 256
-"""So that neither many nor long series make validation slow, and none outweighs the others by its length."""
+LONGEST = 20_000
+"""So that neither many nor long series make an epoch or its validation slow, and none outweighs the others."""
 
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """What to train. `context`: time steps per training window; `scaling`: "causal" or "standard" (see scaling.py)."""
+    """What to train. `context`: time steps per training window; `scaling`: "causal" or "standard" (see scaling.py);
+    `known_ahead`: features whose future is known; `categories`: of the features that are not numbers."""
 
     cell: Cell
     hidden: int
@@ -41,7 +46,6 @@ class ForecastConfig:
     context: int
     quantile_levels: tuple[float, ...]
     scaling: str
-    lags: int
     rows: int
     valid: float
     test: float
@@ -50,42 +54,43 @@ class ForecastConfig:
     baselines: bool
     keep_data: bool
     features: tuple[str, ...]
+    known_ahead: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def train(
-    series: Sequence[Series], made_up: Sequence[Series], config: ForecastConfig, loop: LoopConfig, run: Run
-) -> Path | None:
+def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, run: Run) -> Path | None:
     """Train on the series' training parts, choose the weights on their validation parts, measure on their test parts.
-    Series that are `made_up` only train.
 
     Returns the model folder, or None in a process that only helped to train. Series too short to hold anything out
     train whole.
     """
     torch.manual_seed(loop.seed)
     splits = [split(s, config.horizon, config.valid, config.test) for s in series]
-    parts = [s.values[: cut.train_end] if cut else s.values for s, cut in zip(series, splits, strict=True)]
-    scaler = (
-        StandardScaler(*standardise(parts))
-        if config.scaling == "standard"
-        else CausalScaler(len(config.features), config.lags)
-    )
-    network = Forecaster(
-        scaler, config.cell, config.hidden, config.layers, config.dropout, config.horizon, config.quantile_levels
-    )
-
-    def stream(stretches: Sequence[Stretch], rows: int, mask_rate: float) -> SeriesStream:
-        longest = 8 * config.context
-        return SeriesStream(stretches, config.horizon, config.context, rows, longest, mask_rate)
-
-    shared = share_of_this_process([*(Stretch(part) for part in parts), *(Stretch(s.values) for s in made_up)])
-    validation = _validation([(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None])
-    history = fit(
-        network,
-        stream(shared, config.rows, config.mask_rate),
-        stream(validation, 64, 0.0) if validation and config.valid else None,
-        loop,
-        run.folder,
-    )
+    parts = [
+        replace(s, values=s.values[: cut.train_end] if cut else s.values) for s, cut in zip(series, splits, strict=True)
+    ]
+    held_out = [(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None]
+    shared = share_of_this_process(parts)
+    sizes = config.cell, config.hidden, config.layers, config.dropout, config.horizon, config.quantile_levels
+    location, scale = standardise([part.values for part in parts])
+    network: Forecaster | GlobalForecaster
+    training: Stream
+    validation: Stream | None = None
+    if config.scaling == "standard":
+        network = Forecaster(StandardScaler(location, scale), *sizes)
+        training = _stream([Stretch(part.values) for part in shared], config, config.rows, config.mask_rate)
+        if held_out and config.valid:
+            validation = _stream(_validation(held_out), config, 64, 0.0)
+    else:
+        known = [config.features.index(name) - 1 for name in config.known_ahead]
+        counts = tuple(len(config.categories.get(name, ())) for name in config.features[1:])
+        network = GlobalForecaster(Covariates(location[1:], scale[1:], counts, tuple(known)), *sizes)
+        bucket = Bucket(config.context, config.rows, max(4, config.context // 6), config.horizon)
+        columns = [1 + i for i in known]
+        training = ForkingStream(shared, _steps(shared, config), [bucket], columns, hidden=config.mask_rate)
+        if held_out and config.valid:
+            validation = EndsStream(_ends(held_out, config.horizon), config.horizon, columns)
+    history = fit(network, training, validation, loop, run.folder)
     if not is_first_process():
         return None
     graphs = build_graphs(network)
@@ -99,6 +104,9 @@ def train(
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             features=config.features,
+            known_ahead=config.known_ahead,
+            categories=dict(config.categories),
+            longest_season=LONGEST_SEASON if isinstance(network, GlobalForecaster) else 0,
             horizon=config.horizon,
             quantile_levels=config.quantile_levels,
             context=config.context,
@@ -110,7 +118,6 @@ def train(
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of the scale")
         card.picture("loss", "Training and validation loss by epoch.")
-        held_out = [(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None]
         metrics: dict[str, float] = {}
         losses = None
         if held_out and config.test:
@@ -125,6 +132,27 @@ def train(
         return made
 
     return write_folder(run.models, run.name, graphs, manifest, fill)
+
+
+def _stream(stretches: Sequence[Stretch], config: ForecastConfig, rows: int, mask_rate: float) -> SeriesStream:
+    return SeriesStream(stretches, config.horizon, config.context, rows, 8 * config.context, mask_rate)
+
+
+def _steps(parts: Sequence[Series], config: ForecastConfig) -> int:
+    """Batches an epoch: as many windows as the series hold twice over, of each at most `LONGEST` values."""
+    windows = sum(max(1.0, 2 * min(LONGEST, len(part.values)) / config.context) for part in parts)
+    return max(10, math.ceil(windows / config.rows))
+
+
+def _ends(held_out: Sequence[tuple[Series, Split]], horizon: int) -> list[Series]:
+    """Stretches that end with `horizon` values of the validation part: of few series more than one each."""
+    chosen = np.unique(np.linspace(0, len(held_out) - 1, min(VALIDATION_SERIES, len(held_out))).astype(int))
+    most = max(1, VALIDATION_SERIES // len(held_out))
+    ends = []
+    for series, cut in (held_out[i] for i in chosen):
+        stops = np.arange(cut.valid_end, cut.train_end, -horizon)[:most]
+        ends += [replace(series, values=series.values[max(0, stop - WARM_UP) : stop]) for stop in stops]
+    return [end for end in ends if np.isfinite(end.values[-horizon:, 0]).any()]
 
 
 def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: int) -> list[Window]:
@@ -168,7 +196,9 @@ def _measure(
     """Score the model and the baselines on the same windows, into the card; the model's own scores."""
     levels = config.quantile_levels
     forecasts = {"Carry": model.forecast([w.history for w in windows])}
-    forecasts |= forecast_baselines(windows, config.horizon, levels, fitted=config.baselines)
+    forecasts |= forecast_baselines(
+        windows, config.horizon, levels, ("naive", "ets", "theta") if config.baselines else ("naive",)
+    )
     scores = {name: score_forecasts(windows, quantiles, levels) for name, quantiles in forecasts.items()}
     card.section(
         "Test part",

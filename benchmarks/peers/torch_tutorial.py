@@ -11,13 +11,13 @@ from benchmarks.peers.interface import ForecastAnswer, ForecastBody, GenerateAns
 from benchmarks.peers.onnx_models import MODELS
 from benchmarks.weights import network_of
 from service.manifest import TextManifest, read_manifest
-from training.networks import Forecaster, TextModel
+from training.networks import GlobalForecaster, TextModel
 
 text_model = network_of(MODELS / "text/1")
 forecaster = network_of(MODELS / "forecast/1")
 text_manifest = read_manifest(MODELS / "text/1")
 assert isinstance(text_model, TextModel)
-assert isinstance(forecaster, Forecaster)
+assert isinstance(forecaster, GlobalForecaster)
 assert isinstance(text_manifest, TextManifest)
 characters = text_manifest.vocabulary
 token_of = {character: token for token, character in enumerate(characters)}
@@ -45,7 +45,7 @@ async def generate(body: GenerateBody) -> GenerateAnswer:
 @app.post("/forecast")
 async def forecast(body: ForecastBody) -> ForecastAnswer:
     """The quantiles after the last value."""
-    assert isinstance(forecaster, Forecaster)
+    assert isinstance(forecaster, GlobalForecaster)
     values = torch.tensor(body.series, dtype=torch.float64)[None, :, None]
     with torch.inference_mode():
         quantiles, _, _ = forecaster.predict(values, torch.ones_like(values), forecaster.fresh_state(1))

@@ -1,7 +1,8 @@
 """POST /forecast."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -9,28 +10,20 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service.api.calls import CHANGING, TIMED, ThisCall
 from service.api.carried import Render, Seat, carried
 from service.api.json_route import JsonRoute, encoded, json_answer
-from service.api.problems import NO_SERIES, documented, problem_of, refusal
-from service.api.schemas import (
-    ForecastAnswer,
-    ForecastBatchAnswer,
-    ForecastBatchBody,
-    ForecastBody,
-    Series,
-    SessionId,
-)
+from service.api.problems import documented, problem_of, refusal
+from service.api.schemas import ForecastAnswer, ForecastBatchAnswer, ForecastBatchBody, ForecastBody, SessionId
+from service.api.series import by_level, check_answer, future_values, quantile_levels, series_values, timestamps
 from service.api.state import State
 from service.engine.sequence import Snapshot
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
-from service.forecasting import Forecast, ForecastRequest, check_levels, forecast
+from service.forecasting import Forecast, ForecastRequest, begin, forecast, season_of
 from service.manifest import ForecastManifest
 from service.settings import Settings
-from service.timestamps import timestamps_after
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
 
@@ -99,17 +92,38 @@ async def post_forecast_batch(
         raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
     carries = any(isinstance(item, dict) and "state" in item for item in body.requests)
     key = await state.sessions.state_key() if carries else b""
-    wishes = await _beside(len(body.requests), _wishes, body.requests, state, key)
+    wishes = await _beside(len(body.requests), _wishes, body, state, key)
     _check_batch([wish.request for wish in wishes if isinstance(wish, _Wish)], state.settings)
-    pending: list[Future[Forecast]] = []
+    good = {i: wish for i, wish in enumerate(wishes) if isinstance(wish, _Wish)}
+    lengths = {i: len(wish.request.values) for i, wish in good.items()}
+    found = await all_done(lengths, lambda i: good[i].submit(call.deadline))
+    return await _beside(len(wishes), _batch_answer, wishes, found, state, request)
+
+
+async def all_done(lengths: Mapping[int, int], submit: Callable[[int], Future[Made]]) -> dict[int, Future[Made]]:
+    """Submit many series, by their numbers, and wait until all have ended, however they did: with one wake-up of the
+    event loop, where each would cost one. `lengths`: how many values each has."""
+    loop = asyncio.get_running_loop()
+    ended, left = asyncio.Event(), itertools.count(len(lengths) - 1, -1)
+
+    def one_less(_: Future[Made]) -> None:
+        if not next(left):
+            loop.call_soon_threadsafe(ended.set)
+
+    pending: dict[int, Future[Made]] = {}
     try:
-        pending = [wish.submit(call.deadline) for wish in wishes if isinstance(wish, _Wish)]
-        found = await asyncio.gather(*map(asyncio.wrap_future, pending), return_exceptions=True)
+        # Series of one length are read together, and none is padded.
+        for i in sorted(lengths, key=lengths.__getitem__, reverse=True):
+            pending[i] = submit(i)
+        for future in pending.values():
+            future.add_done_callback(one_less)
+        if pending:
+            await ended.wait()
     except BaseException:
-        for future in pending:
+        for future in pending.values():
             future.cancel()
         raise
-    return await _beside(len(wishes), _batch_answer, wishes, found, state, request)
+    return pending
 
 
 def _check_batch(requests: Sequence[ForecastRequest], settings: Settings) -> None:
@@ -129,10 +143,14 @@ async def _beside(items: int, work: Callable[..., Made], *arguments: Any) -> Mad
     return await asyncio.to_thread(work, *arguments) if items > 50 else work(*arguments)
 
 
-def _wishes(requests: Sequence[Any], state: State, key: bytes) -> "list[_Wish | CarryError]":
+def _wishes(batch: ForecastBatchBody, state: State, key: bytes) -> "list[_Wish | CarryError]":
+    shared = batch.model_dump(exclude_unset=True, exclude={"requests"})
+    others = {name: value for name, value in shared.items() if name not in ("quantiles", "levels")}
     wishes: list[_Wish | CarryError] = []
-    for i, item in enumerate(requests):
+    for i, item in enumerate(batch.requests):
         try:
+            if shared and isinstance(item, dict):
+                item = {**(others if item.keys() & {"quantiles", "levels"} else shared), **item}
             body = ForecastBody.model_validate(item)
             if body.session_id is not None:
                 raise InvalidRequestError("items of a batch may bring a `state`, but no session", "$.session_id")
@@ -147,24 +165,20 @@ def _wishes(requests: Sequence[Any], state: State, key: bytes) -> "list[_Wish | 
 
 
 def _batch_answer(
-    wishes: "Sequence[_Wish | CarryError]", found: Sequence[Forecast | BaseException], state: State, request: Request
+    wishes: "Sequence[_Wish | CarryError]", found: Mapping[int, Future[Forecast]], state: State, request: Request
 ) -> Response:
     results: list[dict[str, Any]] = []
-    outcomes = iter(found)
     for i, wish in enumerate(wishes):
         if isinstance(wish, CarryError):
             results.append(problem_of(wish, request))
             continue
-        outcome = next(outcomes)
-        if isinstance(outcome, Forecast):
-            try:
-                results.append(wish.answer(outcome, None, wish.seat.carry(outcome.after), state))
-            except CarryError as error:
-                results.append(problem_of(_placed(error, i), request))
-        elif isinstance(outcome, CarryError) and outcome.status < 500:
-            results.append(problem_of(_placed(outcome, i), request))
-        else:
-            raise outcome  # nothing in this call will do better
+        try:
+            outcome = found[i].result()
+            results.append(wish.answer(outcome, None, wish.seat.carry(outcome.after), state))
+        except CarryError as error:
+            if error.status >= 500:
+                raise  # nothing in this call will do better
+            results.append(problem_of(_placed(error, i), request))
     return json_answer({"results": results})
 
 
@@ -179,12 +193,13 @@ class _Wish:
     """A request that was found acceptable."""
 
     seat: Seat
+    start: Snapshot
     manifest: ForecastManifest
     request: ForecastRequest
     timestamps: list[str] | None
 
     def submit(self, deadline: float) -> "Future[Forecast]":
-        task = forecast(self.manifest, self.request, self.seat.start)
+        task = forecast(self.manifest, self.request, self.start)
         return self.seat.model.engine.submit(task, self.request.work, deadline)
 
     def answer(self, found: Forecast, session: SessionId | None, carried: str | None, state: State) -> dict[str, Any]:
@@ -195,92 +210,27 @@ class _Wish:
         return {
             "model": {"name": self.manifest.name, "version": self.manifest.version},
             "horizon": self.request.horizon,
-            "quantiles": _by_level(levels, found.quantiles),
+            "quantiles": by_level(levels, found.quantiles),
             "median": np.ascontiguousarray(found.median),
             "timestamps": self.timestamps,
-            "history": None if found.history is None else {"quantiles": _by_level(levels, found.history)},
+            "season_length": season_of(found.after),
+            "history": None if found.history is None else {"quantiles": by_level(levels, found.history)},
             "session": None if session is None else session.model_dump(),
             "state": carried,
         }
 
 
 def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
-    manifest = seat.model.manifest
+    manifest, settings = seat.model.manifest, state.settings
     assert isinstance(manifest, ForecastManifest)
-    values = series_values(body.series, seat.start.position > 0, manifest, state.settings)
-    if body.horizon > state.settings.max_horizon:
-        raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
-    levels = _levels(body, manifest)
-    if body.include_history and len(values) * len(levels) > state.settings.max_answer_items:
-        most = state.settings.max_answer_items
-        raise LimitExceededError(
-            f"at most {most} quantiles: ask for fewer levels, or give a shorter series", "$.include_history"
-        )
-    timestamps = None
-    if body.start is not None and body.freq is not None:
-        timestamps = timestamps_after(body.start, body.freq, len(values), body.horizon)
-    elif body.start is not None or body.freq is not None:
-        missing = "freq" if body.freq is None else "start"
-        raise InvalidRequestError("timestamps need both `start` and `freq`", f"$.{missing}")
-    request = ForecastRequest(values, body.horizon, levels, body.include_history, body.non_negative)
-    return _Wish(seat, manifest, request, timestamps)
-
-
-def series_values(given: Series, goes_on: bool, manifest: ForecastManifest, settings: Settings) -> NDArray[np.float64]:
-    """The series as (T, F), NaN where missing; one that goes on may have no value, or only missing ones.
-
-    Raises:
-        InvalidRequestError: it has no number, or not the features of the model.
-        LimitExceededError: it is too long.
-    """
-    features = manifest.features
-    if isinstance(given, list):
-        if len(features) > 1 and given:
-            needed = ", ".join(features)
-            raise InvalidRequestError(f"{manifest.name} needs an object with a list for each of: {needed}", "$.series")
-        columns, paths = [given], ["$.series"]
-    else:
-        # A model of one feature has no use for its name.
-        names = list(given) if len(features) == 1 and len(given) == 1 else list(features)
-        odd = [*(name for name in names if name not in given), *(name for name in given if name not in names)]
-        if odd:
-            needed = ", ".join(features)
-            what = "missing" if odd[0] not in given else "unknown"
-            raise InvalidRequestError(
-                f"{what} feature; {manifest.name} needs a list for each of: {needed}", f"$.series.{odd[0]}"
-            )
-        columns, paths = [given[name] for name in names], [f"$.series.{name}" for name in names]
-    for column, path in zip(columns, paths, strict=True):
-        if len(column) > settings.max_series_length:
-            raise LimitExceededError(f"at most {settings.max_series_length} values are read at once", path)
-        if len(column) != len(columns[0]):
-            raise InvalidRequestError(f"has {len(column)} values, {paths[0]} has {len(columns[0])}", path)
-    if goes_on and not columns[0]:
-        return np.empty((0, len(features)))
-    values = np.array(columns, dtype=np.float64).T
-    if not columns[0]:
-        raise InvalidRequestError(NO_SERIES, paths[0])
-    if not goes_on and np.isnan(values[:, 0]).all():
-        raise InvalidRequestError("holds no number, only nulls; at least one value is needed", paths[0])
-    return values
-
-
-def _levels(body: ForecastBody, manifest: ForecastManifest) -> tuple[float, ...]:
-    """The quantile levels asked for, ascending, each once."""
-    if body.quantiles is not None and body.levels is not None:
-        raise InvalidRequestError("give `quantiles` or `levels`, not both", "$.levels")
-    levels = manifest.quantile_levels
-    if body.quantiles is not None:
-        levels = tuple(sorted({round(level, 6) for level in body.quantiles}))
-        check_levels(levels, manifest, "$.quantiles")
-    elif body.levels is not None:
-        tails = [(100 - level) / 200 for level in body.levels]
-        levels = tuple(sorted({round(q, 6) for tail in tails for q in (tail, 1 - tail)}))
-        check_levels(levels, manifest, "$.levels")
-    return levels
-
-
-def _by_level(levels: tuple[float, ...], quantiles: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Rows of numbers for JSON, where NaN, of the first value of a history, is null."""
-    rows = np.ascontiguousarray(quantiles.T)
-    return {f"{level:g}": row for level, row in zip(levels, rows, strict=True)}
+    values = series_values(body.series, seat.start.position > 0, manifest, settings)
+    if body.horizon > settings.max_horizon:
+        raise LimitExceededError(f"at most {settings.max_horizon} values are forecast at once", "$.horizon")
+    levels = quantile_levels(body.quantiles, body.levels, manifest)
+    if body.include_history:
+        check_answer(len(values) * len(levels), settings, "$.include_history")
+    future = future_values(body.future, body.horizon, manifest)
+    times = timestamps(body, len(values), body.horizon)
+    start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start)
+    request = ForecastRequest(values, body.horizon, levels, body.include_history, body.non_negative, future)
+    return _Wish(seat, start, manifest, request, times)

@@ -6,11 +6,12 @@ import time
 import uuid
 
 import structlog
+import zstandard
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem
-from service.errors import BodyTooLargeError
+from service.errors import BodyEncodingError, BodyTooLargeError, CarryError, MalformedBodyError
 from service.metrics import Metrics
 
 _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
@@ -65,9 +66,13 @@ class RequestMiddleware:
                 )
 
 
+MOST_WINDOW = 8 * 2**20
+"""Bytes that a zstd body may refer back to (RFC 9659)."""
+
+
 class BodyMiddleware:
-    """Reads the whole body, refuses one over the limit (at once where the caller tells its length, else as soon as it
-    is exceeded), and cancels the work of a caller who leaves before the answer."""
+    """Reads the whole body, decompressed if it came as zstd, refuses one over the limit (at once where the caller tells
+    its length, else as soon as it is exceeded), and cancels the work of a caller who leaves before the answer."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -77,27 +82,13 @@ class BodyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = Headers(scope=scope).get("content-length", "")
-        refusal = problem(
-            BodyTooLargeError.status,
-            BodyTooLargeError.code,
-            f"the body is larger than the {self._limit} bytes that are accepted",
-            scope["carry.request_id"],
-        )
-        if told.isdecimal() and int(told) > self._limit:
-            await refusal(scope, receive, send)
+        try:
+            body = await self._body(Headers(scope=scope), receive)
+        except CarryError as error:
+            await problem(error.status, error.code, error.detail, scope["carry.request_id"])(scope, receive, send)
             return
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # the client has gone
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._limit:
-                await refusal(scope, receive, send)
-                return
+        if body is None:
+            return
         handed_on, answered = False, False
         gone = asyncio.Event()
         work = asyncio.current_task()
@@ -109,7 +100,7 @@ class BodyMiddleware:
                 await gone.wait()
                 return {"type": "http.disconnect"}
             handed_on = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def answer(message: Message) -> None:
             nonlocal answered
@@ -132,3 +123,38 @@ class BodyMiddleware:
             work.uncancel()  # nobody is left to be told
         finally:
             watching.cancel()
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+        """The whole body; None if the client has gone."""
+        too_large = BodyTooLargeError(f"the body is larger than the {self._limit} bytes that are accepted")
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "zstd"):
+            raise BodyEncodingError("a body may come as it is, or with Content-Encoding: zstd")
+        told = headers.get("content-length", "")
+        if told.isdecimal() and int(told) > self._limit:
+            raise too_large
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._limit:
+                raise too_large
+        if encoding == "identity":
+            return bytes(body)
+        try:
+            expected = zstandard.frame_content_size(body)
+            reader = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).stream_reader(
+                body, read_across_frames=True
+            )
+            found = reader.read(self._limit + 1)
+        except zstandard.ZstdError:
+            raise MalformedBodyError("the body is not valid zstd, or needs a window of more than 8 MiB") from None
+        if len(found) > self._limit:
+            raise too_large
+        if len(found) < max(1, expected):
+            raise MalformedBodyError("the body is not whole")
+        return found

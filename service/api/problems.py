@@ -118,11 +118,10 @@ def _message(item: dict[str, Any]) -> str:
     """pydantic's words, and ours where its say too little of what is accepted."""
     if item["type"] == "model_attributes_type":
         return "must be a JSON object, sent with Content-Type: application/json"
-    if "series" in item["loc"]:
-        if item["type"] in ("float_type", "finite_number"):
-            return "must be a finite number, or null where the value is missing"
-        if item["type"] in ("list_type", "too_short"):
-            return NO_SERIES
+    if {"series", "future"}.intersection(item["loc"]) and item["type"] in ("float_type", "finite_number"):
+        return "must be a finite number, or null where the value is missing"
+    if "series" in item["loc"] and item["type"] in ("list_type", "too_short"):
+        return NO_SERIES
     return str(item["msg"]).removeprefix("Value error, ")
 
 

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from service.api.calls import CHANGING, CREATING, LOOKING, Call, ThisCall
 from service.api.carried import Reply, etag, model_of_session, model_of_state, reference
-from service.api.forecast import series_values
 from service.api.json_route import JsonRoute, encoded, json_answer
 from service.api.problems import documented
-from service.api.schemas import Answer, ModelId, ModelName, Number, Series, SessionId, Text
+from service.api.schemas import Answer, Freq, ModelId, ModelName, Number, SeasonLength, Series, SessionId, Text
 from service.api.schemas import Body as RequestBody
+from service.api.series import series_values
 from service.api.state import State
 from service.engine.sequence import FRESH, Snapshot
 from service.errors import (
@@ -24,7 +24,7 @@ from service.errors import (
     LimitExceededError,
     StateRefusedError,
 )
-from service.forecasting import ForecastRequest, forecast
+from service.forecasting import ForecastRequest, begin, forecast
 from service.generation import predict
 from service.manifest import ForecastManifest
 from service.registry import Model
@@ -53,6 +53,8 @@ class CreateBody(RequestBody):
     ttl: Ttl = None
     prompt: Text | None = Field(default=None, description="A text to read.")
     series: Series | None = Field(default=None, description="Values to read, as in `POST /forecast`.")
+    freq: Freq = None
+    season_length: SeasonLength = None
     state: str | None = Field(default=None, description="A state that the service gave, to go on from there.")
 
 
@@ -276,6 +278,9 @@ def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]
     given = [name for name in ("prompt", "series", "state") if getattr(body, name) is not None]
     if len(given) > 1:
         raise InvalidRequestError("give one of `prompt`, `series` and `state`", f"$.{given[1]}")
+    for name in ("freq", "season_length"):
+        if body.series is None and getattr(body, name) is not None:
+            raise InvalidRequestError("belongs to the call that brings the first values of a series", f"$.{name}")
     if body.state:
         model, payload = model_of_state(state, body.state, key)
         if body.model not in (None, model.manifest.name, model.label):
@@ -301,9 +306,9 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
         assert isinstance(manifest, ForecastManifest)
         values = series_values(body.series, False, manifest, call.state.settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
-        return (
-            await asyncio.wrap_future(model.engine.submit(forecast(manifest, request), request.work, call.deadline))
-        ).after
+        start = begin(manifest, values[:, 0], body.season_length, body.freq)
+        reading = forecast(manifest, request, start)
+        return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline))).after
     return start
 
 

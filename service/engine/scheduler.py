@@ -7,9 +7,10 @@ graph gives each row the same bits in any company, nobody's answer shows that th
 """
 
 import itertools
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,9 @@ class _Reading:
         self.request = request
         self.inputs = read.inputs
         self.outputs = read.outputs
-        self.states = read.states or {}
-        """Empty until something was read."""
+        self.timeless = read.timeless
+        self.states: Mapping[str, Array] = read.states
+        """Those that are not fresh."""
         self.rows: int
         self.length: int
         self.rows, self.length = next(iter(read.inputs.values())).shape[:2]
@@ -93,6 +95,10 @@ class Scheduler:
         self._ended = ended
         self._chunk = chunk
         self._requests: set[Request] = set()
+        self._some_cancelled = False
+        """Set on the thread of whoever cancels."""
+        self._first_deadline = math.inf
+        """Of those under way, or an earlier time."""
         self._reads: deque[_Reading] = deque()
         self._owners: list[Request] = []
         """Whose the rows are that decode."""
@@ -102,6 +108,8 @@ class Scheduler:
         self._pace: dict[int, float] = {}
         """Seconds a step of reading takes, by the logarithm of the rows."""
         self._decode_seconds = 0.0
+        self._dropped = False
+        """Whether a request may have ended before its wish was done."""
         self.failed = False
         """Whether the last step failed in the model itself."""
 
@@ -113,6 +121,8 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Let a request join at the next turn."""
         self._requests.add(request)
+        self._first_deadline = min(self._first_deadline, request.deadline)
+        request.future.add_done_callback(self._note)
         self._resume(request, None)
 
     def turn(self) -> int:
@@ -143,6 +153,7 @@ class Scheduler:
 
     def _end(self, request: Request, answer: object = None, error: Exception | None = None) -> None:
         request.gone = True
+        self._dropped |= answer is None
         request.task.close()
         self._requests.discard(request)
         self._ended(request)
@@ -154,16 +165,27 @@ class Scheduler:
         except InvalidStateError:
             pass  # cancelled meanwhile
 
+    def _note(self, future: Future[Any]) -> None:
+        if future.cancelled():
+            self._some_cancelled = True
+
     def _drop_gone(self) -> None:
         """Drop those whose caller has gone or whose time is up, before they cost another step."""
         now = time.monotonic()
-        for request in [*self._requests]:
-            if request.future.cancelled():
-                self._metrics.cancelled.inc()
-                self._end(request)
-            elif now > request.deadline:
-                self._metrics.expired.inc()
-                self._end(request, error=DeadlineExceededError("not done by the deadline; nothing was changed"))
+        # Each turn comes here: of ten thousand requests, it must not look at all without a reason.
+        if self._some_cancelled or now > self._first_deadline:
+            self._some_cancelled = False
+            for request in [*self._requests]:
+                if request.future.cancelled():
+                    self._metrics.cancelled.inc()
+                    self._end(request)
+                elif now > request.deadline:
+                    self._metrics.expired.inc()
+                    self._end(request, error=DeadlineExceededError("not done by the deadline; nothing was changed"))
+            self._first_deadline = min((request.deadline for request in self._requests), default=math.inf)
+        if not self._dropped:
+            return
+        self._dropped = False
         if any(reading.request.gone for reading in self._reads):
             self._reads = deque(reading for reading in self._reads if not reading.request.gone)
         self._joining = [(request, wish) for request, wish in self._joining if not request.gone]
@@ -227,6 +249,7 @@ class Scheduler:
         lengths = [min(steps, reading.length - reading.at) for reading in group]
         rows: int = sum(reading.rows for reading in group)
         inputs = {name: _padded(group, name, lengths, steps) for name in group[0].inputs}
+        inputs |= {name: np.concatenate([r.timeless[name] for r in group]) for name in group[0].timeless}
         states = self._gathered(group, rows)
         started = time.perf_counter()
         try:

@@ -1,7 +1,7 @@
 """What a request asks of the engine: a task, which yields reads and decodes and is sent their results."""
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,11 +14,13 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Read:
-    """Read inputs (R, T, ...) into R sequences that stand at `states` (None: fresh ones). The result is a `Result`."""
+    """Read inputs (R, T, ...) into R sequences that stand at `states`; states that are not given are fresh ones.
+    `timeless`: inputs (R, ...) that have no axis T, the same however the others are cut. The result is a `Result`."""
 
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
-    states: States | None = None
+    states: Mapping[str, Array] = field(default_factory=dict)
+    timeless: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Result:
     """The outputs asked for, by name (of every step, or after the last), and the states after it."""
 
     outputs: Mapping[str, Array]
-    states: States
+    states: Mapping[str, Array]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The command line, in this process; what the shell would see."""
 
-import io
 import json
 import sys
 from importlib.metadata import EntryPoint
@@ -36,55 +35,6 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     for verb in ("serve", "models", "forecast", "generate", "train", "evaluate"):
         assert verb in out
-
-
-@pytest.mark.parametrize("content", ["1\n2\n\n4\n5\n", "y\n1\n2\n\n4\n5\n", "ds,y\na,1\nb,2\nc,\nd,4\ne,5\n"])
-def test_forecast_reads_a_column_with_or_without_a_header(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
-) -> None:
-    file = tmp_path / "series.csv"
-    file.write_text(content)
-    status, out, _ = carry("forecast", str(file), "--horizon", "3", "--json", capsys=capsys)
-    assert status == 0
-    (tmp_path / "same.csv").write_text("y\n1\n2\n\n4\n5\n")
-    _, expected, _ = carry("forecast", str(tmp_path / "same.csv"), "--horizon", "3", "--json", capsys=capsys)
-    assert json.loads(out) == json.loads(expected)
-    assert len(json.loads(out)["median"]) == 3
-
-
-def test_forecast_reads_standard_input_and_prints_a_table(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n3\n"))
-    status, out, _ = carry("forecast", "-", "--horizon", "2", capsys=capsys)
-    assert status == 0
-    header, *rows = out.splitlines()
-    assert header.split() == ["step", "0.1", "0.5", "0.9"]
-    assert len(rows) == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "arguments", "message"),
-    [
-        ("", [], "holds no values"),
-        ("y\n", [], "holds no values"),
-        ("y\n\n", [], "holds no number"),
-        ("y\n1\nx\n", [], "line 3: 'x' is not a number"),
-        ("y\n1\nnan\n", [], "not a finite number"),
-        ("y\n1\n", ["--column", "z"], "no column 'z'; its columns are y"),
-        ("y\n1\n", ["--model", "nobody"], "no such model"),
-        ("y\n1\n", ["--model", "text"], "is a text model"),
-    ],
-)
-def test_what_cannot_be_forecast_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, arguments: list[str], message: str
-) -> None:
-    file = tmp_path / "series.csv"
-    file.write_text(content)
-    status, _, err = carry("forecast", str(file), *arguments, capsys=capsys)
-    assert status == 2
-    assert message in err
-    assert err.count("\n") == 1
 
 
 def test_generate_prints_the_prompt_and_its_continuation(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,15 +72,16 @@ def test_non_negative_raises_every_number_to_zero(client: TestClient) -> None:
 
 
 def test_several_features_by_name(client: TestClient) -> None:
-    series = {"f1": [5, 6, None, 8], "f0": [1, 2, 3, 4]}
+    series = {"f1": ["a", "b", None, "c"], "f0": [1, 2, 3, 4]}
     found = post(client, model="weather", series=series, horizon=9)
-    swapped = post(client, model="weather", series={"f0": [1, 2, 3, 4], "f1": [5, 6, None, 8]}, horizon=9)
+    swapped = post(client, model="weather", series=dict(reversed(series.items())), horizon=9)
     assert found == swapped
-    assert found["median"] != post(client, model="weather", series=series | {"f1": [1, 9, 1, 9]}, horizon=9)["median"]
+    others = series | {"f1": ["c", "a", "c", "a"]}
+    assert found["median"] != post(client, model="weather", series=others, horizon=9)["median"]
 
 
 def test_a_constant_series_is_forecast_to_stay(client: TestClient) -> None:
-    assert post(client, series=[7.5] * 30, horizon=6)["median"] == [7.5] * 6
+    assert post(client, series=[7.5] * 30, horizon=6)["median"] == pytest.approx([7.5] * 6, rel=1e-6)
 
 
 @given(
@@ -98,6 +99,22 @@ def test_the_unit_of_a_series_does_not_matter(
     other = np.array(post(client, series=(np.array(series) * scale).tolist(), horizon=4)["median"])
     size = 1e-3 * (np.ptp(series) + 1e-9 * abs(shift) + 1e-12)
     np.testing.assert_allclose(other / scale, one, atol=size, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-3, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("values", [[3], [3, 4], [3, 3, 5], [7.5] * 30, [0] * 20, [0, 0, 3, 0, 0, 0, 1, 0, 0, 2] * 4])
+def test_any_short_constant_or_sparse_series_of_any_size_has_finite_ascending_quantiles(
+    shipped: TestClient, unit: float, values: list[float]
+) -> None:
+    series = [value * unit for value in values]
+    found = post(shipped, series=series, horizon=60, include_history=True, non_negative=True)
+    rows = np.array([*found["quantiles"].values()])
+    assert np.isfinite(rows).all()
+    assert (np.diff(rows, axis=0) >= 0).all()
+    assert rows.min() >= 0
+    history = np.array([row[1:] for row in found["history"]["quantiles"].values()], dtype=np.float64)
+    assert np.isfinite(history).all()
+    assert max(map(abs, found["median"])) <= 100 * max(series) + 1e-9 * unit
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -125,8 +142,12 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a bad freq": ({"series": [1], "start": "2024-01-01", "freq": "fortnight"}, "$.freq", "accepted"),
     "past the calendar": ({"series": [1], "start": "9999-06-01", "freq": "Y"}, "$.start", "9999"),
     "a feature missing": ({"series": {"f0": [1]}, "model": "weather"}, "$.series.f1", "missing"),
-    "a feature too many": ({"series": {"f0": [1], "f1": [1], "x": [1]}, "model": "weather"}, "$.series.x", "unknown"),
-    "unequal features": ({"series": {"f0": [1, 2], "f1": [1]}, "model": "weather"}, "$.series.f1", "has 1 values"),
+    "a feature too many": (
+        {"series": {"f0": [1], "f1": [None], "x": [1]}, "model": "weather"},
+        "$.series.x",
+        "unknown",
+    ),
+    "unequal features": ({"series": {"f0": [1, 2], "f1": ["a"]}, "model": "weather"}, "$.series.f1", "has 1 values"),
     "one list for two": ({"series": [1, 2], "model": "weather"}, "$.series", "f0, f1"),
     "a text model": ({"series": [1], "model": "text"}, "$.model", "is a text model"),
 }

@@ -1,0 +1,99 @@
+"""POST /anomalies."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+from fastapi.openapi.models import Example
+
+from service.anomalies import Anomalies, AnomalyRequest, detect
+from service.api.calls import CHANGING, ThisCall
+from service.api.carried import Render, Seat, carried
+from service.api.json_route import JsonRoute, encoded
+from service.api.problems import documented
+from service.api.schemas import AnomalyAnswer, AnomalyBody, SessionId
+from service.api.series import check_answer, future_values, series_values, timestamps
+from service.engine.sequence import Snapshot
+from service.forecasting import begin, check_levels, season_of, tails
+from service.manifest import ForecastManifest
+
+router = APIRouter(tags=["series"], route_class=JsonRoute)
+
+USUAL_LEVEL = 99.0
+
+EXAMPLES: dict[str, Example] = {
+    "a series": {
+        "summary": "One of these values is out of the ordinary",
+        "value": {"series": [12, 13, 12, 14, 13, 12, 13, 41, 13, 12], "level": 80},
+    },
+    "with a session": {
+        "summary": "One new value of a series that the service has read the rest of",
+        "value": {"series": [13.2], "state": ""},
+    },
+}
+
+
+@router.post(
+    "/anomalies",
+    response_model=AnomalyAnswer,
+    openapi_extra=CHANGING,
+    responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
+)
+async def post_anomalies(
+    body: Annotated[AnomalyBody, Body(openapi_examples=EXAMPLES)],
+    call: ThisCall,
+) -> Response:
+    """Tell which values of a series lie outside of what those before them let expect. With a session, only the new
+    values are sent and judged, at the same cost however many came before."""
+
+    async def work(seat: Seat) -> tuple[Snapshot, Render]:
+        manifest, settings = seat.model.manifest, call.state.settings
+        assert isinstance(manifest, ForecastManifest)
+        values = series_values(body.series, seat.start.position > 0, manifest, settings)
+        check_answer(5 * len(values), settings, "$.series")
+        level = usual_level(manifest) if body.level is None else body.level
+        check_levels(tails(level), manifest, "$.level")
+        times = timestamps(body, 0, len(values))
+        future = future_values(body.future, manifest.horizon, manifest)
+        start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start)
+        request = AnomalyRequest(values, level, body.non_negative, future)
+        task = detect(manifest, request, start)
+        found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline))
+        call.state.metrics.read.labels(seat.model.label).inc(request.work)
+
+        def render(session: SessionId | None, state: str | None) -> bytes:
+            return encoded(
+                {
+                    "model": {"name": manifest.name, "version": manifest.version},
+                    "level": level,
+                    **_verdicts(found),
+                    "timestamps": times,
+                    "season_length": season_of(found.after),
+                    "session": None if session is None else session.model_dump(),
+                    "state": state,
+                }
+            )
+
+        return found.after, render
+
+    return await carried(call, body, "forecast", work)
+
+
+def usual_level(manifest: ForecastManifest) -> float:
+    """The usual level, or the widest central interval of the model if that is narrower."""
+    known = manifest.quantile_levels
+    return min(USUAL_LEVEL, round(100 * (1 - 2 * max(known[0], 1 - known[-1])), 4))
+
+
+def _verdicts(found: Anomalies) -> dict[str, object]:
+    """Per value; NaN, in JSON, is null."""
+    judged = found.judged.tolist()
+    verdicts = zip(found.outside.tolist(), found.score.tolist(), judged, strict=True)
+    anomaly, score = zip(*((out, score) if known else (None, None) for out, score, known in verdicts), strict=True)
+    return {
+        "anomaly": anomaly,
+        "lower": found.lower.copy(),
+        "upper": found.upper.copy(),
+        "median": found.expected.copy(),
+        "score": score,
+    }

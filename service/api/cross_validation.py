@@ -1,0 +1,92 @@
+"""POST /cross_validation."""
+
+import asyncio
+import math
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Body, Response
+from fastapi.openapi.models import Example
+
+from service.api.calls import TIMED, ThisCall
+from service.api.json_route import JsonRoute, json_answer
+from service.api.problems import documented
+from service.api.schemas import CrossValidationAnswer, CrossValidationBody
+from service.api.series import by_level, check_answer, quantile_levels, series_values, timestamps
+from service.cross_validation import CrossValidationRequest, accuracy, cross_validate
+from service.errors import LimitExceededError
+from service.forecasting import begin, season_of
+from service.manifest import ForecastManifest
+
+router = APIRouter(tags=["series"], route_class=JsonRoute)
+
+EXAMPLES: dict[str, Example] = {
+    "two windows": {
+        "summary": "The last two values, and the two before them, each forecast from all values before",
+        "value": {"series": [3, 4, 6, 5, 7, 8, 8, 9, 11, 10], "horizon": 2, "windows": 2, "levels": [80]},
+    },
+}
+
+
+@router.post(
+    "/cross_validation",
+    response_model=CrossValidationAnswer,
+    openapi_extra=TIMED,
+    responses=documented(400, 401, 404, 409, 413, 422, 429, 503, 504),
+)
+async def post_cross_validation(
+    body: Annotated[CrossValidationBody, Body(openapi_examples=EXAMPLES)],
+    call: ThisCall,
+) -> Response:
+    """Forecast a series from several points of its own past, beside what came, in one pass over its values. Of the time
+    after such a point, the model is told only the features that it knows ahead, from the series itself."""
+    state = call.state
+    model = state.registry.find_kind(body.model, "forecast")
+    manifest = model.manifest
+    assert isinstance(manifest, ForecastManifest)
+    values = series_values(body.series, False, manifest, state.settings)
+    levels = quantile_levels(body.quantiles, body.levels, manifest)
+    if body.horizon > state.settings.max_horizon:
+        raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
+    step = body.horizon if body.step is None else body.step
+    check_answer(body.windows * body.horizon * (len(levels) + 2), state.settings, "$.windows")
+    request = CrossValidationRequest(values, body.horizon, body.windows, step, levels, body.non_negative)
+    request.check()
+    times = timestamps(body, 0, len(values))
+    # What comes after the first cutoff must not tell the season of what comes before it.
+    start = begin(manifest, values[: request.cutoffs[0], 0], body.season_length, body.freq)
+    task = cross_validate(manifest, request, start)
+    found = await asyncio.wrap_future(model.engine.submit(task, request.work, call.deadline))
+    state.metrics.read.labels(model.label).inc(request.cutoffs[-1])
+    state.metrics.predicted.labels(model.label).inc(body.windows * body.horizon)
+    season = season_of(start)
+    scores = accuracy(found, values[:, 0], levels, 1 if season is None else season[0])
+    return json_answer(
+        {
+            "model": {"name": manifest.name, "version": manifest.version},
+            "horizon": body.horizon,
+            "windows": [
+                {
+                    "cutoff": cutoff,
+                    "quantiles": by_level(levels, quantiles),
+                    "median": np.ascontiguousarray(median),
+                    "actual": np.ascontiguousarray(actual),
+                    "timestamps": times and times[cutoff : cutoff + body.horizon],
+                }
+                for cutoff, quantiles, median, actual in zip(
+                    found.cutoffs, found.quantiles, found.median, found.actual, strict=True
+                )
+            ],
+            "metrics": {
+                "mase": _or_none(scores.mase),
+                "smape": _or_none(scores.smape),
+                "scaled_quantile_loss": _or_none(scores.scaled_quantile_loss),
+                "coverage": {f"{level:g}": _or_none(share) for level, share in scores.coverage.items()},
+            },
+            "season_length": season,
+        }
+    )
+
+
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else number

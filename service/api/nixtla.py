@@ -1,0 +1,348 @@
+"""The routes of Nixtla's API that its `nixtla` client calls (PyPI, version 0.9), answered by the forecasters here."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.openapi.models import Example
+
+from service.anomalies import Anomalies, AnomalyRequest, detect
+from service.api.anomalies import USUAL_LEVEL, usual_level
+from service.api.calls import TIMED, Call, ThisCall, known
+from service.api.forecast import all_done
+from service.api.json_route import JsonRoute, json_answer
+from service.api.nixtla_payload import (
+    AnomalyPayload,
+    AnomalyResult,
+    CrossValidationPayload,
+    DetailAnswer,
+    Floats,
+    ForecastPayload,
+    ForecastResult,
+    ModelName,
+    ModelNames,
+    ModelParams,
+    ModelParamsAnswer,
+    OnlineAnomalyPayload,
+    PanelResult,
+    check_hist_exog,
+    mean_and_intervals,
+    panel,
+    place,
+    quantile_levels,
+)
+from service.api.problems import documented
+from service.api.state import CarryState, State
+from service.cross_validation import CrossValidation, CrossValidationRequest, cross_validate
+from service.engine.sequence import Task
+from service.errors import InvalidRequestError, LimitExceededError, NotOfferedError
+from service.forecasting import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
+from service.manifest import ForecastManifest
+from service.registry import Model
+from service.settings import Settings
+
+router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
+
+Made = TypeVar("Made")
+
+_SERIES = {"y": [3, 4, 6, 5, 7, 8, 1, 2, 2, 3], "sizes": [6, 4]}
+FORECAST: dict[str, Example] = {
+    "two series": {
+        "summary": "Two series, each with the next two values and an interval of 80 %",
+        "value": {"series": _SERIES, "model": "timegpt-2.1", "h": 2, "freq": "D", "level": [80]},
+    }
+}
+CROSS_VALIDATION: dict[str, Example] = {
+    "two windows": {"value": {"series": _SERIES, "h": 1, "n_windows": 2, "freq": "D", "level": [80]}}
+}
+ANOMALIES: dict[str, Example] = {"two series": {"value": {"series": _SERIES, "freq": "D", "level": 80}}}
+ONLINE: dict[str, Example] = {
+    "the last two": {"value": {"series": _SERIES, "freq": "D", "level": 80, "h": 1, "detection_size": 2}}
+}
+PROBLEMS = documented(400, 401, 404, 409, 413, 415, 422, 429, 503, 504)
+
+
+@router.post("/v2/forecast", response_model=ForecastResult, openapi_extra=TIMED, responses=PROBLEMS)
+async def post_forecast(body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: ThisCall) -> Response:
+    """What `NixtlaClient.forecast` asks for."""
+    model, manifest = _forecaster(body.model, call.state)
+    settings, levels = call.state.settings, quantile_levels(body.level, manifest)
+
+    def prepare() -> "list[_Job[Forecast]]":
+        _check_horizon(body.h, settings)
+        _check_answer(len(body.series.sizes) * body.h * len(levels), settings)
+        series, jobs = panel(body.series, manifest, settings, body.h), []
+        for values, future in zip(series.values, series.futures, strict=True):
+            request = ForecastRequest(values, body.h, levels, future=future)
+            start = begin(manifest, values[:, 0], freq=body.season_freq)
+            jobs.append(_Job(forecast(manifest, request, start), len(values), body.h))
+        return jobs
+
+    def answer(found: list[Forecast]) -> dict[str, Any]:
+        quantiles = np.concatenate([one.quantiles for one in found])
+        return mean_and_intervals(body.level, quantiles, levels)
+
+    return await _answered(call, model, prepare, answer)
+
+
+@router.post("/v2/cross_validation", response_model=PanelResult, openapi_extra=TIMED, responses=PROBLEMS)
+async def post_cross_validation(
+    body: Annotated[CrossValidationPayload, Body(openapi_examples=CROSS_VALIDATION)], call: ThisCall
+) -> Response:
+    """What `NixtlaClient.cross_validation` asks for; and, with `full_history`, `forecast` with `add_history`."""
+    if body.full_history:
+        return await _history(body, call)
+    model, manifest = _forecaster(body.model, call.state)
+    settings, levels = call.state.settings, quantile_levels(body.level, manifest)
+    step = body.step_size or body.h
+
+    def prepare() -> "list[_Job[CrossValidation]]":
+        _check_horizon(body.h, settings)
+        _check_answer(len(body.series.sizes) * body.n_windows * body.h * len(levels), settings)
+        check_hist_exog(body.hist_exog, body.series, manifest)
+        series = panel(body.series, manifest, settings)
+        requests = [CrossValidationRequest(values, body.h, body.n_windows, step, levels) for values in series.values]
+        return [_windows(i, request, manifest, body.season_freq) for i, request in enumerate(requests)]
+
+    def answer(found: list[CrossValidation]) -> dict[str, Any]:
+        quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels)) for one in found])
+        begins = np.cumsum([0, *body.series.sizes[:-1]])
+        cutoffs = np.array([one.cutoffs for one in found]) + begins[:, None]
+        return {
+            **mean_and_intervals(body.level, quantiles, levels),
+            "sizes": [body.n_windows * body.h] * len(found),
+            "idxs": (cutoffs[..., None] + np.arange(body.h)).ravel(),
+        }
+
+    return await _answered(call, model, prepare, answer)
+
+
+async def _history(body: CrossValidationPayload, call: Call) -> Response:
+    """Each value but the first, one step ahead from all before it."""
+    model, manifest = _forecaster(body.model, call.state)
+    settings, levels = call.state.settings, quantile_levels(body.level, manifest)
+
+    def prepare() -> "list[_Job[Forecast]]":
+        _check_answer(len(body.series.y) * len(levels), settings)
+        jobs = []
+        for values in panel(body.series, manifest, settings).values:
+            request = ForecastRequest(values, 1, levels, include_history=True)
+            start = begin(manifest, values[:, 0], freq=body.season_freq)
+            jobs.append(_Job(forecast(manifest, request, start), len(values), 0))
+        return jobs
+
+    def answer(found: list[Forecast]) -> dict[str, Any]:
+        past = np.concatenate([one.history[1:] for one in found if one.history is not None])
+        return {
+            **mean_and_intervals(body.level, past, levels),
+            **_last([size - 1 for size in body.series.sizes], body.series.sizes),
+        }
+
+    return await _answered(call, model, prepare, answer)
+
+
+@router.post("/v2/anomaly_detection", response_model=AnomalyResult, openapi_extra=TIMED, responses=PROBLEMS)
+async def post_anomaly_detection(
+    body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: ThisCall
+) -> Response:
+    """What `NixtlaClient.detect_anomalies` asks for: all values but the first, each judged one step ahead."""
+    model, manifest = _forecaster(body.model, call.state)
+    settings, level = call.state.settings, _level(body.level, manifest)
+
+    def prepare() -> "list[_Job[Anomalies]]":
+        _check_answer(3 * len(body.series.y), settings)
+        jobs = []
+        for values in panel(body.series, manifest, settings).values:
+            start = begin(manifest, values[:, 0], freq=body.season_freq)
+            jobs.append(_Job(detect(manifest, AnomalyRequest(values, level), start), len(values), 0))
+        return jobs
+
+    def answer(found: list[Anomalies]) -> dict[str, Any]:
+        bounds = np.concatenate([np.stack([one.lower, one.expected, one.upper], axis=1)[1:] for one in found])
+        sizes, values = body.series.sizes, np.array(body.series.y, dtype=np.float64)
+        where = _last([size - 1 for size in sizes], sizes)
+        return {**_verdicts(level, bounds, values[where["idxs"]]), **where}
+
+    return await _answered(call, model, prepare, answer)
+
+
+@router.post("/v2/online_anomaly_detection", response_model=AnomalyResult, openapi_extra=TIMED, responses=PROBLEMS)
+async def post_online_anomaly_detection(
+    body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: ThisCall
+) -> Response:
+    """What `NixtlaClient.detect_anomalies_online` asks for: the last values of each series, each judged by the newest
+    forecast made before it."""
+    model, manifest = _forecaster(body.model, call.state)
+    settings, level = call.state.settings, _level(body.level, manifest)
+    judged, step = body.detection_size, body.step_size or body.h
+    levels = quantile_levels([level], manifest)
+
+    def prepare() -> "list[_Job[CrossValidation]]":
+        if body.threshold_method == "multivariate":
+            raise InvalidRequestError("each series is judged by itself here: univariate", "$.threshold_method")
+        if step > body.h:
+            raise InvalidRequestError("at most h, or values between the forecasts would go unjudged", "$.step_size")
+        _check_horizon(body.h, settings)
+        windows = math.ceil(judged / step)
+        _check_answer(len(body.series.sizes) * windows * step * len(levels), settings)
+        check_hist_exog(body.hist_exog, body.series, manifest)
+        series = panel(body.series, manifest, settings)
+        requests = [CrossValidationRequest(values, step, windows, step, levels) for values in series.values]
+        return [_windows(i, request, manifest, body.season_freq) for i, request in enumerate(requests)]
+
+    def answer(found: list[CrossValidation]) -> dict[str, Any]:
+        quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels))[-judged:] for one in found])
+        bounds = quantiles[:, [0, levels.index(0.5), -1]]
+        where = _last([judged] * len(found), body.series.sizes)
+        return {**_verdicts(level, bounds, np.concatenate([one.actual.ravel()[-judged:] for one in found])), **where}
+
+    return await _answered(call, model, prepare, answer)
+
+
+@router.get("/model_params", dependencies=[Depends(known)], responses=documented(401, 404, 409, 422))
+async def get_model_params(
+    state: CarryState, model: str | None = None, freq: Annotated[str | None, Query(description="Unused.")] = None
+) -> ModelParamsAnswer:
+    """How far the model looks ahead at once, and how much of each series the client should send: with intervals, it
+    sends three times the `input_size` and a horizon."""
+    _, manifest = _forecaster(model, state)
+    most = max(1, (state.settings.max_series_length - state.settings.max_horizon) // 3)
+    return ModelParamsAnswer(detail=ModelParams(input_size=most, horizon=manifest.horizon))
+
+
+@router.get("/validate_api_key", dependencies=[Depends(known)], responses=documented(401))
+async def get_validate_api_key(state: CarryState) -> DetailAnswer:
+    """Whether the caller's key is known."""
+    return DetailAnswer(detail="the key is valid" if state.owners else "any key will do: this service asks for none")
+
+
+@router.get("/v2/models", dependencies=[Depends(known)], responses=documented(401))
+async def get_models(state: CarryState) -> ModelNames:
+    """The names of the forecasters."""
+    names = {model.manifest.name for model in state.registry.models if model.manifest.kind == "forecast"}
+    return ModelNames(models=[ModelName(name=name) for name in sorted(names)])
+
+
+@router.api_route("/usage", methods=["GET"], dependencies=[Depends(known)], include_in_schema=False)
+@router.api_route(
+    "/v2/{rest:path}", methods=["GET", "POST", "DELETE"], dependencies=[Depends(known)], include_in_schema=False
+)
+async def refuse(request: Request) -> Response:
+    """What else the client can ask for."""
+    raise NotOfferedError(
+        f"{request.method} {request.url.path} is not offered here; of the nixtla client's methods these are: forecast, "
+        "cross_validation, detect_anomalies, detect_anomalies_online, validate_api_key, list_models (and no jobs)"
+    )
+
+
+def _forecaster(name: str | None, state: State) -> tuple[Model, ForecastManifest]:
+    """The model of that name. Nixtla's own models are not here: the default forecaster answers for them."""
+    theirs = name is not None and name.startswith("timegpt")
+    model = state.registry.find_kind(None if theirs else name, "forecast")
+    assert isinstance(model.manifest, ForecastManifest)
+    return model, model.manifest
+
+
+def _level(asked: float, manifest: ForecastManifest) -> float:
+    """That asked for; but 99, which the client says for who says nothing, gives way to the widest of the model.
+
+    Raises:
+        InvalidRequestError: the model does not know it.
+    """
+    level = usual_level(manifest) if asked == USUAL_LEVEL else asked
+    check_levels(tails(level), manifest, "$.level")
+    return level
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Made]):
+    """The task of one series; `read`, `predicted`: its values."""
+
+    task: Task[Made]
+    read: int
+    predicted: int
+
+
+def _windows(
+    i: int, request: CrossValidationRequest, manifest: ForecastManifest, freq: str | None
+) -> _Job[CrossValidation]:
+    """Of the series i."""
+    try:
+        request.check()
+    except InvalidRequestError as error:
+        raise InvalidRequestError(error.detail, place(i)) from None
+    # What comes after the first cutoff must not tell the season of what comes before it.
+    first = request.cutoffs[0]
+    start = begin(manifest, request.values[:first, 0], freq=freq)
+    return _Job(cross_validate(manifest, request, start), request.cutoffs[-1], request.windows * request.horizon)
+
+
+async def _answered(
+    call: Call, model: Model, prepare: Callable[[], list[_Job[Made]]], answer: Callable[[list[Made]], dict[str, Any]]
+) -> Response:
+    """Do the jobs, and answer with what they found. What does not need the event loop is done beside it."""
+    jobs = await asyncio.to_thread(prepare)
+    read, predicted = sum(job.read for job in jobs), sum(job.predicted for job in jobs)
+    most = call.state.settings.max_waiting_steps
+    if read + predicted > most:
+        detail = f"at most {most} values to read and to forecast, and these are {read + predicted}: set num_partitions"
+        raise LimitExceededError(detail, "$.series")
+
+    def submit(i: int) -> Future[Made]:
+        return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline)
+
+    ended = await all_done({i: job.read for i, job in enumerate(jobs)}, submit)
+    found = []
+    for i in range(len(jobs)):
+        try:
+            found.append(ended[i].result())
+        except InvalidRequestError as error:
+            error.path = place(i)
+            raise
+    call.state.metrics.read.labels(model.label).inc(read)
+    call.state.metrics.predicted.labels(model.label).inc(predicted)
+    whose = {"name": model.manifest.name, "version": model.manifest.version}
+    rest = {"model": whose, "weights_x": None, "feature_contributions": None}
+    return await asyncio.to_thread(lambda: json_answer({**answer(found), **rest}))
+
+
+def _check_horizon(h: int, settings: Settings) -> None:
+    if h > settings.max_horizon:
+        raise LimitExceededError(f"at most {settings.max_horizon} values are forecast at once", "$.h")
+
+
+def _check_answer(items: int, settings: Settings) -> None:
+    """Refuse what no memory should hold."""
+    most = settings.max_batch_answer_items
+    if items > most:
+        detail = f"at most {most} quantiles in one answer, and these are {items}: set num_partitions, or ask for fewer"
+        raise LimitExceededError(detail, "$.series")
+
+
+def _last(counts: list[int], sizes: list[int]) -> dict[str, Any]:
+    """So many values at the end of each series, as sizes and as indices into `y`."""
+    counted, ends = np.array(counts), np.cumsum(sizes)
+    # Each index is the one before it plus one, but for those at which a series begins.
+    shifts = np.repeat(ends - np.cumsum(counted), counted)
+    return {"sizes": counted, "idxs": np.arange(counted.sum()) + shifts}
+
+
+def _verdicts(level: float, bounds: Floats, values: Floats) -> dict[str, Any]:
+    """Of lower bounds, medians and upper bounds (N, 3), and values (N,). A missing value is no anomaly; its score, in
+    JSON, is null."""
+    lower, median, upper = np.ascontiguousarray(bounds.T)
+    distance = np.abs(values - median)
+    room = np.where(values < median, median - lower, upper - median)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        score = np.where(distance > 0, np.minimum(distance / room, LARGEST), distance)
+    return {
+        "mean": median,
+        "intervals": {f"lo-{level:g}": lower, f"hi-{level:g}": upper},
+        "anomaly": (values < lower) | (values > upper),
+        "anomaly_score": score,
+    }

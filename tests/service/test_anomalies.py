@@ -1,0 +1,143 @@
+"""POST /anomalies, on the model that Carry ships and on one whose answers are plain arithmetic."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from service.anomalies import level_within
+from service.app import create_app
+from service.settings import Settings
+from tests.echo import write_echo
+
+LEVELS = [0.1, 0.25, 0.5, 0.9]
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    models = tmp_path_factory.mktemp("models")
+    write_echo(models)
+    settings = Settings(
+        models_dir=models, default_forecast_model="echo", session_store="memory://", max_answer_items=99
+    )
+    with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+def post(client: TestClient, status: int = 200, **body: Any) -> dict[str, Any]:
+    answer = client.post("/anomalies", json=body)
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def wave(length: int, spikes: dict[int, float | None]) -> list[float | None]:
+    values: list[float | None] = np.round(50 + 5 * np.sin(np.arange(length) * np.pi / 6), 3).tolist()
+    for at, value in spikes.items():
+        values[at] = value
+    return values
+
+
+def of(y: list[float | None], **more: Any) -> dict[str, Any]:
+    return {"series": {"y": y, "price": [None] * len(y), "day": [None] * len(y)}, "season_length": 1, **more}
+
+
+def test_a_spike_is_found_and_what_is_as_usual_is_not(shipped: TestClient) -> None:
+    found = post(shipped, series=wave(120, {80: 95.0, 100: None}), level=80, freq="M", start="2020-01-01")
+    assert found["anomaly"][80]
+    assert found["score"][80] == max(score for score in found["score"] if score is not None)
+    assert sum(found["anomaly"][36:80]) <= 0.3 * 44
+    assert found["anomaly"][0] is found["anomaly"][100] is found["lower"][0] is found["score"][100] is None
+    assert found["lower"][100] <= found["median"][100] <= found["upper"][100]
+    assert found["timestamps"][80] == "2026-09-01"
+    assert len({len(found[name]) for name in ("anomaly", "lower", "upper", "median", "score", "timestamps")}) == 1
+
+
+def test_the_interval_is_the_one_step_history_of_a_forecast(shipped: TestClient) -> None:
+    series = wave(50, {20: None})
+    found = post(shipped, series=series, level=80, non_negative=True)
+    history = shipped.post(
+        "/forecast", json={"series": series, "levels": [80], "include_history": True, "non_negative": True}
+    ).json()["history"]["quantiles"]
+    assert [found["lower"], found["upper"]] == [history["0.1"], history["0.9"]]
+
+
+@given(cuts=st.sets(st.integers(1, 39), max_size=4))
+def test_a_session_gives_one_value_at_a_time_the_verdicts_of_all_at_once(shipped: TestClient, cuts: set[int]) -> None:
+    series, asked = wave(40, {30: 80.0, 35: None}), {"level": 80, "season_length": 1}
+    whole = post(shipped, series=series, **asked)
+    session = shipped.post("/sessions", json={"model": "forecast"}).json()["id"]
+    pieces = [
+        post(shipped, series=series[a:b], session_id=session, **asked)
+        for a, b in itertools.pairwise([0, *sorted(cuts), 40])
+    ]
+    assert [verdict for piece in pieces for verdict in piece["anomaly"]] == whole["anomaly"]
+    for name in ("lower", "upper", "median"):
+        joined = np.array([number for piece in pieces for number in piece[name]], dtype=float)
+        np.testing.assert_allclose(joined, np.array(whole[name], dtype=float), rtol=1e-4, atol=1e-4)
+    assert pieces[-1]["session"]["position"] == 40
+
+
+def test_what_is_not_committed_moves_no_session(echo: TestClient) -> None:
+    id = echo.post("/sessions", json={"series": of([1.0, 2.0])["series"], "season_length": 1}).json()["id"]
+    looked = post(echo, **of([3.0], session_id=id, commit=False))
+    assert looked == post(echo, **of([3.0], session_id=id, commit=False))
+    assert post(echo, **of([3.0], session_id=id))["session"]["position"] == 3
+
+
+def test_the_feature_of_the_next_step_counts_where_it_is_known(echo: TestClient) -> None:
+    state = post(echo, **of([1.0], state="", future={"price": [100]}))["state"]
+    assert post(echo, **of([2.0], state=state))["median"] == pytest.approx([1 + 1_001_000 + 1.0])
+
+
+def test_the_level_is_99_or_the_widest_that_the_model_knows(echo: TestClient, shipped: TestClient) -> None:
+    assert post(echo, **of([1.0]))["level"] == 80
+    known = shipped.get("/models/forecast").json()["manifest"]["quantile_levels"]
+    assert post(shipped, series=[1, 2])["level"] == pytest.approx(min(99, 100 - 200 * known[0]))
+
+
+@pytest.mark.parametrize("value", [0.1, 7.5, 1e-9, 1e12, 0.0, -3.3])
+def test_a_constant_series_has_no_anomaly_until_it_changes(shipped: TestClient, value: float) -> None:
+    found = post(shipped, series=[value] * 30 + [value + 1 + abs(value)])
+    assert found["anomaly"] == [None, *[False] * 29, True]
+
+
+@given(
+    value=st.integers(-3, 12).map(float),
+    quantiles=st.lists(st.integers(0, 9), min_size=4, max_size=4).map(lambda found: sorted(map(float, found))),
+)
+def test_the_score_is_the_level_at_which_the_value_lies(value: float, quantiles: list[float]) -> None:
+    (score,) = level_within(np.array([value]), np.array([quantiles]), LEVELS)
+    equal = [level for level, quantile in zip(LEVELS, quantiles, strict=True) if quantile == value]
+    expected = (equal[0] + equal[-1]) / 2 if equal else np.interp(value, quantiles, LEVELS)
+    assert score == pytest.approx(expected)
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no value": (of([]), "$.series.y", "at least one"),
+    "a level too wide": (of([1.0], level=95), "$.level", "80 %"),
+    "level zero": (of([1.0], level=0), "$.level", "greater than 0"),
+    "a list of levels": (of([1.0], level=[80]), "$.level", "number"),
+    "a horizon": (of([1.0], horizon=3), "$.horizon", "not permitted"),
+    "too long": (of([1.0] * 20), "$.series", "at most 99"),
+    "start alone": (of([1.0], start="2020-01-01"), "$.freq", "both"),
+    "a text model": (of([1.0], model="nobody"), "$.model", "no such model"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_the_field(echo: TestClient, name: str) -> None:
+    body, path, message = BAD[name]
+    problem = post(echo, status=404 if name == "a text model" else 422, **body)
+    errors = {error["path"]: error["message"] for error in problem["errors"]}
+    assert message in errors[path]
+
+
+def test_a_sequence_that_goes_on_with_no_value_has_nothing_to_judge(echo: TestClient) -> None:
+    state = post(echo, **of([1.0], state=""))["state"]
+    assert post(echo, 422, **of([], state=state))["errors"][0]["path"] == "$.series"

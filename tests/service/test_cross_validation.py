@@ -1,0 +1,104 @@
+"""POST /cross_validation, on the model that Carry ships, and its measures by themselves."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from service.cross_validation import CrossValidation, CrossValidationRequest, accuracy
+
+SERIES = np.round(100 + 10 * np.sin(np.arange(80) * np.pi / 6) + np.arange(80) / 4, 3).tolist()
+
+
+def post(client: TestClient, status: int = 200, **body: Any) -> dict[str, Any]:
+    answer = client.post("/cross_validation", json=body)
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@given(horizon=st.integers(1, 30), windows=st.integers(1, 4), step=st.integers(1, 12))
+def test_each_window_is_the_forecast_of_the_values_before_it(
+    shipped: TestClient, horizon: int, windows: int, step: int
+) -> None:
+    found = post(shipped, series=SERIES, horizon=horizon, windows=windows, step=step, levels=[80])
+    assert [window["cutoff"] for window in found["windows"]] == [
+        80 - horizon - step * back for back in reversed(range(windows))
+    ]
+    season = found["season_length"] and {"season_length": found["season_length"]}
+    for window in found["windows"]:
+        cutoff = window["cutoff"]
+        body = {"series": SERIES[:cutoff], "horizon": horizon, "levels": [80], **(season or {})}
+        alone = shipped.post("/forecast", json=body).json()
+        assert window["actual"] == SERIES[cutoff : cutoff + horizon]
+        np.testing.assert_allclose(window["median"], alone["median"], rtol=1e-4)
+        for level, row in alone["quantiles"].items():
+            np.testing.assert_allclose(window["quantiles"][level], row, rtol=1e-4)
+
+
+def test_windows_follow_each_other_without_a_step_and_have_times(shipped: TestClient) -> None:
+    found = post(shipped, series=SERIES, horizon=5, windows=3, start="2020-01-31", freq="M")
+    assert [window["cutoff"] for window in found["windows"]] == [65, 70, 75]
+    assert found["windows"][2]["timestamps"][-1] == "2026-08-31"
+    assert set(found["metrics"]) == {"mase", "smape", "scaled_quantile_loss", "coverage"}
+    assert 0 < found["metrics"]["mase"] < 2
+
+
+def test_gaps_are_no_part_of_the_measures(shipped: TestClient) -> None:
+    series = [*SERIES[:70], *[None] * 10]
+    found = post(shipped, series=series, horizon=5, windows=2, levels=[80])
+    assert found["windows"][0]["actual"] == [None] * 5
+    assert found["metrics"] == {
+        "mase": None, "smape": None, "scaled_quantile_loss": None, "coverage": {"80": None},
+    }  # fmt: skip
+
+
+def test_the_measures_are_what_they_are_defined_to_be() -> None:
+    target = np.array([1.0, 3, 2, 4, np.nan, 5, 8])
+    quantiles = np.array([[[2.0, 4, 5], [5, 6, 7]]])
+    found = CrossValidation([5], quantiles, quantiles[..., 1], np.array([[5.0, 8]]))
+    scale = np.mean([1, 1])  # |2 - 1|, |4 - 3|; the third is missing
+    got = accuracy(found, target, (0.1, 0.5, 0.9), 2)
+    pinball = np.mean([0.1 * 3, 0.5 * 1, 0, 0.1 * 3, 0.5 * 2, 0.9 * 1])
+    assert got.mase == pytest.approx((1 + 2) / 2 / scale)
+    assert got.smape == pytest.approx((200 * 1 / 9 + 200 * 2 / 14) / 2)
+    assert got.scaled_quantile_loss == pytest.approx(2 * pinball / scale)
+    assert got.coverage == {80.0: 0.5}
+
+
+def test_a_constant_series_has_nothing_to_scale_by() -> None:
+    target, quantiles = np.full(6, 2.0), np.full((1, 2, 1), 2.0)
+    got = accuracy(CrossValidation([4], quantiles, quantiles[..., 0], target[None, 4:]), target, (0.5,), 1)
+    assert np.isnan([got.mase, got.scaled_quantile_loss]).all()
+    assert (got.smape, got.coverage) == (0.0, {})
+
+
+def test_the_steps_of_a_request_are_those_it_reads_and_forecasts() -> None:
+    request = CrossValidationRequest(np.zeros((20, 1)), 4, 3, 2, (0.5,))
+    assert request.cutoffs == [12, 14, 16]
+    assert request.work == 16 + 12
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "too short": ({"series": [1, 2, 3, 4], "horizon": 2, "windows": 2}, "$.series", "at least 5 values"),
+    "nothing before": ({"series": [None, None, 3, 4], "horizon": 2}, "$.series", "no number precedes"),
+    "no windows": ({"series": SERIES, "windows": 0}, "$.windows", "greater than or equal to 1"),
+    "too many windows": ({"series": SERIES, "windows": 10**9, "step": 1}, "$.windows", "at most"),
+    "step zero": ({"series": SERIES, "step": 0}, "$.step", "greater than or equal to 1"),
+    "too far": ({"series": SERIES, "horizon": 10**6}, "$.horizon", "at most 1000"),
+    "a session": ({"series": SERIES, "session_id": "x"}, "$.session_id", "not permitted"),
+    "refit": ({"series": SERIES, "refit": True}, "$.refit", "not permitted"),
+    "both": ({"series": SERIES, "levels": [80], "quantiles": [0.5]}, "$.levels", "not both"),
+    "past the calendar": ({"series": SERIES, "start": "9990-01-01", "freq": "Y"}, "$.start", "9999"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_the_field(shipped: TestClient, name: str) -> None:
+    body, path, message = BAD[name]
+    problem = post(shipped, 422, **body)
+    errors = {error["path"]: error["message"] for error in problem["errors"]}
+    assert message in errors[path]

@@ -1,0 +1,456 @@
+"""The unmodified `nixtla` client (PyPI) on the real application, frames in and frames out; and its bodies."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+import uvicorn
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from nixtla import NixtlaClient
+from nixtla.nixtla_client import ApiError
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from service.api.nixtla_payload import SeriesPayload, check_hist_exog, feature_names, panel
+from service.app import create_app
+from service.errors import InvalidRequestError
+from service.manifest import ForecastManifest, read_manifest
+from service.processes import listen
+from service.settings import Settings
+from tests.builders import forecaster, write_model
+from tests.echo import DAYS, write_echo
+
+KEY = "a key of this test"
+FIRST = pd.Timestamp("2001-01-01")
+RENAMED = "will be (?s:.)*nixtla 1.0"
+
+
+@contextmanager
+def served(models: Path, default: str = "forecast") -> Iterator[str]:
+    """The application, on a port of its own."""
+    settings = Settings(models_dir=models, default_forecast_model=default, api_keys=(SecretStr(KEY),))
+    [sock] = listen("127.0.0.1", 0, 1)
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", access_log=False))
+    running = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    running.start()
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    server.should_exit = True
+    running.join()
+
+
+def client_of(url: str) -> NixtlaClient:
+    """The client; it tries once, and does not log."""
+    logging.getLogger("nixtla").setLevel(logging.CRITICAL)
+    return NixtlaClient(api_key=KEY, base_url=url, max_retries=1)
+
+
+@pytest.fixture(scope="module")
+def url(models: Path) -> Iterator[str]:
+    """On the small models."""
+    with served(models) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def nixtla(url: str) -> NixtlaClient:
+    """The client of those."""
+    return client_of(url)
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """On the model that says what it was told, and one of two features, plain, of which none is known ahead."""
+    models = tmp_path_factory.mktemp("models")
+    write_echo(models)
+    write_model(forecaster(features=2, scaling="standard"), models, "plain")
+    with served(models, "echo") as found:
+        yield found
+
+
+def frame(sizes: dict[Any, int], freq: str | int = "MS") -> pd.DataFrame:
+    """Series of such lengths that end together, of few digits: the client sends them in single precision."""
+    rng = np.random.default_rng(5)
+    longest = max(sizes.values())
+    times = np.arange(longest) if isinstance(freq, int) else pd.date_range(FIRST, periods=longest, freq=freq)
+    parts = [
+        pd.DataFrame({"unique_id": name, "ds": times[-size:], "y": 20 + rng.normal(size=size).cumsum()})
+        for name, size in sizes.items()
+    ]
+    return pd.concat(parts, ignore_index=True).round({"y": 3})
+
+
+def values(of: pd.DataFrame, name: Any) -> list[float | None]:
+    """One series, as JSON has it."""
+    return [None if np.isnan(y) else y for y in of.loc[of["unique_id"] == name, "y"]]
+
+
+def ours(url: str, route: str, **body: Any) -> Any:
+    """What one of our own routes answers."""
+    answer = httpx2.post(url + route, json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_forecast_is_that_of_our_own_route(nixtla: NixtlaClient, url: str) -> None:
+    df = frame({"b": 30, "a": 44, "c": 3})
+    found = nixtla.forecast(df, h=6, level=[80, 50])
+    assert list(found.columns[:3]) == ["unique_id", "ds", "TimeGPT"]
+    assert len(found) == 18
+    for name, rows in found.groupby("unique_id"):
+        expected = ours(url, "/forecast", series=values(df, name), horizon=6, levels=[80, 50], freq="MS")
+        assert rows["TimeGPT"].tolist() == expected["median"]
+        assert rows["TimeGPT-lo-80"].tolist() == expected["quantiles"]["0.1"]
+        assert rows["TimeGPT-hi-80"].tolist() == expected["quantiles"]["0.9"]
+        assert rows["TimeGPT-hi-50"].tolist() == expected["quantiles"]["0.75"]
+        last = df.loc[df["unique_id"] == name, "ds"].max()
+        assert rows["ds"].tolist() == list(pd.date_range(last, periods=7, freq="MS")[1:])
+
+
+def test_quantiles_are_columns(nixtla: NixtlaClient, url: str) -> None:
+    df = frame({"a": 20})
+    found = nixtla.forecast(df, h=2, quantiles=[0.1, 0.25, 0.5, 0.9], freq="MS")
+    expected = ours(url, "/forecast", series=values(df, "a"), horizon=2, quantiles=[0.1, 0.25, 0.5, 0.9], freq="MS")
+    assert list(found.columns[2:]) == ["TimeGPT", "TimeGPT-q-10", "TimeGPT-q-25", "TimeGPT-q-50", "TimeGPT-q-90"]
+    for percent, level in ((10, "0.1"), (25, "0.25"), (50, "0.5"), (90, "0.9")):
+        assert found[f"TimeGPT-q-{percent}"].tolist() == expected["quantiles"][level]
+
+
+def test_history_comes_before_the_forecast(nixtla: NixtlaClient, url: str) -> None:
+    df = frame({"a": 20, "b": 9})
+    found = nixtla.forecast(df, h=2, level=[80], add_history=True, freq="MS")
+    for name, rows in found.groupby("unique_id"):
+        sent = values(df, name)
+        expected = ours(url, "/forecast", series=sent, horizon=2, include_history=True, freq="MS")
+        history = expected["history"]["quantiles"]
+        assert rows["TimeGPT"].tolist() == history["0.5"][1:] + expected["median"]
+        assert rows["TimeGPT-hi-80"].tolist() == history["0.9"][1:] + expected["quantiles"]["0.9"]
+        times = pd.date_range(df.loc[df["unique_id"] == name, "ds"].iloc[1], periods=len(sent) + 1, freq="MS")
+        assert rows["ds"].tolist() == list(times)
+
+
+def test_times_may_be_numbers_and_values_missing(nixtla: NixtlaClient, url: str) -> None:
+    df = frame({7: 20, 8: 12}, freq=1)
+    df.loc[[0, 5, 19], "y"] = np.nan
+    found = nixtla.forecast(df, h=3, freq=1)
+    assert found["ds"].tolist() == [20, 21, 22, 20, 21, 22]
+    for name, rows in found.groupby("unique_id"):
+        assert rows["TimeGPT"].tolist() == ours(url, "/forecast", series=values(df, name), horizon=3)["median"]
+
+
+def test_cross_validation_is_that_of_our_own_route(nixtla: NixtlaClient, url: str) -> None:
+    df = frame({"a": 40, "b": 25})
+    found = nixtla.cross_validation(df, h=3, n_windows=4, step_size=2, level=[80], freq="MS")
+    for name, rows in found.groupby("unique_id"):
+        sent = values(df, name)
+        wish = {"series": sent, "horizon": 3, "windows": 4, "step": 2, "levels": [80], "freq": "MS"}
+        expected = ours(url, "/cross_validation", **wish)["windows"]
+        assert rows["TimeGPT"].tolist() == [y for window in expected for y in window["median"]]
+        assert rows["TimeGPT-lo-80"].tolist() == [y for window in expected for y in window["quantiles"]["0.1"]]
+        assert rows["y"].tolist() == [y for window in expected for y in window["actual"]]
+        times = df.loc[df["unique_id"] == name, "ds"].tolist()
+        assert rows["cutoff"].tolist() == [times[window["cutoff"] - 1] for window in expected for _ in range(3)]
+
+
+def test_anomalies_are_those_of_our_own_route(nixtla: NixtlaClient, url: str) -> None:
+    df = frame({"a": 40, "b": 1, "c": 25})
+    df.loc[[20, 50], "y"] = [1000.0, np.nan]
+    with pytest.warns(FutureWarning, match=RENAMED):
+        found = nixtla.detect_anomalies(df, level=80, freq="MS")
+    assert found["anomaly"].dtype == bool
+    assert found["anomaly"].any()
+    assert [*found["unique_id"].unique()] == ["a", "c"], "nothing precedes the only value of b"
+    for name, rows in found.groupby("unique_id"):
+        expected = ours(url, "/anomalies", series=values(df, name), level=80, freq="MS")
+        assert rows["anomaly"].tolist() == [bool(anomaly) for anomaly in expected["anomaly"][1:]]
+        assert rows["TimeGPT"].tolist() == expected["median"][1:]
+        assert rows["TimeGPT-hi-80"].tolist() == expected["upper"][1:]
+
+
+def test_the_clients_usual_level_is_the_widest_of_the_model(nixtla: NixtlaClient) -> None:
+    with pytest.warns(FutureWarning, match=RENAMED):
+        found = nixtla.detect_anomalies(frame({"a": 20}))
+    assert {"TimeGPT-lo-80", "TimeGPT-hi-80"} < {*found.columns}
+
+
+def test_the_last_values_are_judged_by_the_newest_forecast_before_each(nixtla: NixtlaClient) -> None:
+    df = frame({"a": 40, "b": 25})
+    windows = nixtla.cross_validation(df, h=2, n_windows=3, level=[80], freq="MS")
+    windows = windows.groupby("unique_id").tail(5).reset_index(drop=True)
+    with pytest.warns(FutureWarning, match=RENAMED):
+        found = nixtla.detect_anomalies_online(df, h=2, detection_size=5, level=80, freq="MS")
+    same = ["unique_id", "ds", "y", "TimeGPT", "TimeGPT-lo-80", "TimeGPT-hi-80"]
+    pd.testing.assert_frame_equal(found[same], windows[same])
+    outside = (found["y"] < found["TimeGPT-lo-80"]) | (found["y"] > found["TimeGPT-hi-80"])
+    assert found["anomaly"].tolist() == outside.tolist()
+    assert (found["anomaly_score"] > 1).tolist() == outside.tolist()
+    with pytest.warns(FutureWarning, match=RENAMED):
+        stepwise = nixtla.detect_anomalies_online(df, h=3, step_size=1, detection_size=5, level=80, freq="MS")
+    with pytest.warns(FutureWarning, match=RENAMED):
+        all_values = nixtla.detect_anomalies(df, level=80, freq="MS")
+    last = all_values.groupby("unique_id").tail(5).reset_index(drop=True)
+    assert np.allclose(stepwise["TimeGPT"], last["TimeGPT"], rtol=1e-4)
+
+
+def test_a_key_is_valid_or_not(nixtla: NixtlaClient, url: str) -> None:
+    assert nixtla.validate_api_key()
+    stranger = NixtlaClient(api_key="another key", base_url=url, max_retries=1)
+    assert not stranger.validate_api_key()
+    for ask in (stranger.list_models, stranger.usage, lambda: stranger.forecast(frame({"a": 9}), h=1)):
+        with pytest.raises(ApiError) as refusal:
+            ask()
+        assert refusal.value.status_code == 401
+
+
+def test_the_forecasters_are_listed_and_can_be_named(nixtla: NixtlaClient) -> None:
+    assert nixtla.list_models() == ["forecast", "weather"]
+    df = frame({"a": 9})
+    named = nixtla.forecast(df, h=2, model="forecast@1")
+    pd.testing.assert_frame_equal(named, nixtla.forecast(df, h=2))
+    pd.testing.assert_frame_equal(named, nixtla.forecast(df, h=2, model="timegpt-1-long-horizon"))
+
+
+def test_many_series_are_sent_compressed_or_in_parts(nixtla: NixtlaClient) -> None:
+    df = frame({i: 50 + i % 7 for i in range(3000)})
+    assert len(orjson.dumps(df["y"].to_numpy(), option=orjson.OPT_SERIALIZE_NUMPY)) > 2**20
+    whole = nixtla.forecast(df, h=4, level=[80], freq="MS")
+    assert len(whole) == 12_000
+    alone = nixtla.forecast(df[df["unique_id"] == 2500], h=4, level=[80], freq="MS")
+    assert whole.loc[whole["unique_id"] == 2500, "TimeGPT"].tolist() == alone["TimeGPT"].tolist()
+    few = df[df["unique_id"] < 20]
+    parts = nixtla.cross_validation(few, h=2, n_windows=2, level=[80], num_partitions=3, freq="MS")
+    pd.testing.assert_frame_equal(parts, nixtla.cross_validation(few, h=2, n_windows=2, level=[80], freq="MS"))
+    parts = nixtla.forecast(few, h=2, level=[80], add_history=True, num_partitions=3, freq="MS")
+    pd.testing.assert_frame_equal(parts, nixtla.forecast(few, h=2, level=[80], add_history=True, freq="MS"))
+
+
+def test_what_is_known_of_the_past_only_reaches_the_model(echo: str) -> None:
+    nixtla = client_of(echo)
+    df = frame({"a": 20, "b": 12}).assign(rain=np.arange(32.0) % 5)
+    found = nixtla.forecast(df, h=3, model="plain", hist_exog_list=["rain"], freq="MS")
+    windows = nixtla.cross_validation(df, h=3, model="plain", hist_exog_list=["rain"], freq="MS")
+    for name, rows in found.groupby("unique_id"):
+        sent = {"f0": values(df, name), "f1": df.loc[df["unique_id"] == name, "rain"].tolist()}
+        expected = ours(echo, "/forecast", series=sent, horizon=3, model="plain", freq="MS")
+        assert rows["TimeGPT"].tolist() == expected["median"]
+        expected = ours(echo, "/cross_validation", series=sent, horizon=3, model="plain", freq="MS")
+        assert windows.loc[windows["unique_id"] == name, "TimeGPT"].tolist() == expected["windows"][0]["median"]
+
+
+def test_what_is_known_ahead_reaches_the_model(echo: str) -> None:
+    nixtla, rng = client_of(echo), np.random.default_rng(1)
+    df = frame({"a": 20, "b": 12})
+    df = df.assign(price=rng.integers(1, 9, 32).astype(float), day=rng.choice(DAYS, 32))
+    ahead = pd.DataFrame(
+        {"unique_id": np.repeat(["a", "b"], 6), "ds": [*pd.date_range("2002-09-01", periods=6, freq="MS")] * 2}
+    )
+    ahead = ahead.assign(price=rng.integers(1, 9, 12).astype(float), day=rng.choice(DAYS, 12))
+    df.loc[3, "price"] = np.nan
+    given: dict[str, Any] = {"df": df, "freq": "MS", "categorical_exog_list": ["day"]}
+    forecast = nixtla.forecast(X_df=ahead.sample(frac=1, random_state=0), h=6, add_history=True, **given)
+    windows = nixtla.cross_validation(h=3, n_windows=2, **given)
+    with pytest.warns(FutureWarning, match=RENAMED):
+        judged = nixtla.detect_anomalies(level=80, **given)
+    for name, rows in df.groupby("unique_id"):
+        known = ahead[ahead["unique_id"] == name]
+        price = [None if np.isnan(price) else price for price in rows["price"]]
+        sent = {"y": values(df, name), "price": price, "day": rows["day"].tolist()}
+        future = {"price": known["price"].tolist(), "day": known["day"].tolist()}
+        expected = ours(echo, "/forecast", series=sent, future=future, horizon=6, freq="MS", include_history=True)
+        assert expected["season_length"] == [12]
+        found = forecast.loc[forecast["unique_id"] == name, "TimeGPT"].tolist()
+        assert found == expected["history"]["quantiles"]["0.5"][1:] + expected["median"]
+        expected = ours(echo, "/cross_validation", series=sent, horizon=3, windows=2, freq="MS")
+        found = windows.loc[windows["unique_id"] == name, "TimeGPT"].tolist()
+        assert found == [y for window in expected["windows"] for y in window["median"]]
+        expected = ours(echo, "/anomalies", series=sent, freq="MS")
+        assert judged.loc[judged["unique_id"] == name, "TimeGPT"].tolist() == expected["median"][1:]
+    with pytest.raises(ApiError, match="in this order: X_df: price, day"):
+        nixtla.cross_validation(h=3, hist_exog_list=["price"], **given)
+    with pytest.raises(ApiError, match="not a category"):
+        nixtla.forecast(X_df=ahead.assign(day="soon"), h=6, **given)
+
+
+def test_the_season_is_that_of_the_frequency_and_of_integer_times_what_the_values_say(echo: str) -> None:
+    nixtla = client_of(echo)
+    for freq, season in (("MS", 12), ("QE-DEC", 4), ("W-WED", 1), ("ms", 1), (1, 1)):
+        df = frame({"a": 9}, freq).assign(price=0.0, day="work")
+        found = nixtla.forecast(df, h=1, freq=freq, hist_exog_list=["price", "day"], categorical_exog_list=["day"])
+        seasons = 1e6 + 1e3 * season
+        assert found["TimeGPT"].tolist() == pytest.approx([df["y"].sum() + seasons])
+
+
+@pytest.mark.parametrize(
+    ("asked", "path", "message"),
+    [
+        ({"level": [99]}, "$.level", "at most 80 %"),
+        ({"finetune_steps": 5}, "$.finetune_steps", "not tuned"),
+        ({"finetuned_model_id": "mine"}, "$.finetuned_model_id", "not tuned"),
+        ({"multivariate": True}, "$.multivariate", "by itself"),
+        ({"model_parameters": {"a": 1}}, "$.model_parameters", "no parameters"),
+        ({"date_features": True, "freq": "MS"}, "$.series.X", "takes no exogenous features"),
+        ({"date_features": True, "freq": "MS", "feature_contributions": True}, "$.feature_contributions", "explained"),
+        ({"model": "weather"}, "$.series.X", "in this order: X_df: f1"),
+        ({"model": "text"}, "$.model", "is a text model"),
+        ({"model": "prophet"}, "$.model", "no such model"),
+        ({"h": 1001}, "$.h", "at most 1000"),
+    ],
+)
+def test_what_is_not_done_here_is_refused(nixtla: NixtlaClient, asked: dict[str, Any], path: str, message: str) -> None:
+    with pytest.raises(ApiError, match=message) as refusal:
+        nixtla.forecast(**{"df": frame({"a": 9}), "h": 2, **asked})
+    assert refusal.value.body["errors"][0]["path"] == path
+
+
+def test_windows_longer_than_a_series_are_refused_by_its_place(nixtla: NixtlaClient) -> None:
+    df = frame({"a": 20, "b": 6})
+    with pytest.raises(ApiError, match="at least 7 values") as refusal:
+        nixtla.cross_validation(df, h=2, n_windows=3, freq="MS")
+    assert refusal.value.body["errors"][0]["path"] == "$.series.sizes[1]"
+    with (
+        pytest.warns(FutureWarning, match=RENAMED),
+        pytest.raises(ApiError, match="would go unjudged"),
+    ):
+        nixtla.detect_anomalies_online(df, h=1, step_size=2, detection_size=2, freq="MS")
+    with pytest.warns(FutureWarning, match=RENAMED), pytest.raises(ApiError, match="univariate"):
+        nixtla.detect_anomalies_online(df, h=1, detection_size=2, threshold_method="multivariate", freq="MS")
+
+
+def test_methods_that_have_no_answer_here_are_told_those_that_have(nixtla: NixtlaClient) -> None:
+    df = frame({"a": 20})
+    for ask in (
+        nixtla.usage,
+        lambda: nixtla.finetuned_models(as_df=False),
+        lambda: nixtla.finetune(df, freq="MS"),
+        lambda: nixtla.simulate(df, h=2, n_paths=3, freq="MS"),
+        lambda: nixtla.jobs.forecast(df=df, h=2, freq="MS"),
+    ):
+        with pytest.raises(ApiError, match="cross_validation, detect_anomalies") as refusal:
+            ask()
+        assert refusal.value.body["code"] == "not_offered"
+
+
+ROUTES = ("/v2/forecast", "/v2/cross_validation", "/v2/anomaly_detection", "/v2/online_anomaly_detection")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_optional_field_may_be_null(client: TestClient, route: str) -> None:
+    documented = client.get("/openapi.json").json()
+    content = documented["paths"][route]["post"]["requestBody"]["content"]["application/json"]
+    [example] = content["examples"].values()
+    answer = client.post(route, json=example["value"])
+    assert answer.status_code == 200, answer.text
+    fields = documented["components"]["schemas"]
+
+    def filled(given: dict[str, Any], schema: str) -> dict[str, Any]:
+        return {name: None for name in fields[schema]["properties"] if name != "n_windows"} | given
+
+    payload = filled(example["value"], content["schema"]["$ref"].rsplit("/", 1)[1])
+    payload["series"] = filled(payload["series"], "SeriesPayload")
+    assert client.post(route, json=payload).json() == answer.json()
+
+
+@pytest.mark.parametrize(
+    ("series", "path"),
+    [
+        ({"y": [1, 2, 3], "sizes": [2]}, "$.series.sizes"),
+        ({"y": [1, 2, 3], "sizes": []}, "$.series.sizes"),
+        ({"y": [1, 2, 3], "sizes": [3, 0]}, "$.series.sizes[1]"),
+        ({"y": [1, "2", 3], "sizes": [3]}, "$.series.y[1]"),
+        ({"y": [1, 3e38, 3], "sizes": [3]}, "$.series.y[1]"),
+        ({"y": [1, None, None], "sizes": [1, 2]}, "$.series.sizes[1]"),
+        ({"y": [1] * 5001, "sizes": [5001]}, "$.series.sizes[0]"),
+        ({"y": [1, 2, 3], "sizes": [10**30]}, "$.series.sizes[0]"),
+        ({"y": [1, 2, 3], "sizes": [3], "X": [[1, 2]]}, "$.series.X"),
+        ({"y": [1, 2, 3], "sizes": [3], "X_future": [[1]]}, "$.series.X_future"),
+        ({"y": [1, 2, 3], "sizes": [3], "categorical_exog": [0]}, "$.series.X"),
+        ({"y": [1, 2, 3], "sizes": [3], "Z": 1}, "$.series.Z"),
+    ],
+)
+def test_series_that_do_not_fit_together_are_refused_by_their_field(
+    client: TestClient, series: dict[str, Any], path: str
+) -> None:
+    answer = client.post("/v2/forecast", json={"series": series, "h": 1})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["path"] == path
+
+
+def test_an_answer_that_no_memory_should_hold_is_refused(client: TestClient) -> None:
+    series = {"y": [1] * 400, "sizes": [1] * 400}
+    wish = {"series": series, "h": 100, "n_windows": 2**31, "level": [80]}
+    answer = client.post("/v2/cross_validation", json=wish)
+    assert answer.json()["code"] == "limit_exceeded"
+
+
+@given(st.data())
+def test_rows_are_taken_for_the_right_features(models: Path, data: st.DataObject) -> None:
+    """In the orders in which the client's calls have them."""
+    manifest = read_manifest(models / "forecast" / "1")
+    assert isinstance(manifest, ForecastManifest)
+    others = [f"f{i}" for i in range(data.draw(st.integers(1, 5)))]
+    known = tuple(data.draw(st.permutations(others)))[: data.draw(st.integers(0, len(others)))]
+    categories = dict.fromkeys(data.draw(st.sets(st.sampled_from(others))), ("x", "y"))
+    changes = {"features": ("y", *others), "known_ahead": known, "categories": categories}
+    manifest = ForecastManifest.model_validate(manifest.model_dump() | changes)
+    past = [name for name in others if name not in known]
+    numeric = [[name for name in names if name not in categories] for names in (known, past)]
+    categorical = [[name for name in names if name in categories] for names in (known, past)]
+    of_forecast = [*numeric[0], *categorical[0], *numeric[1], *categorical[1]]
+    of_others = [*numeric[0], *numeric[1], *categorical[0], *categorical[1]]
+    number = {name: others.index(name) for name in others}
+    for order in (of_forecast, of_others):
+        rows: list[list[Any]] = [
+            ["y", None, "x"] if name in categories else [number[name], None, -1.5] for name in order
+        ]
+        which = [i for i, name in enumerate(order) if name in categories]
+        series = SeriesPayload.model_validate({"y": [1, 2, 3], "sizes": [2, 1], "X": rows, "categorical_exog": which})
+        assert feature_names(series, manifest) == order
+        table = np.concatenate(panel(series, manifest, Settings()).values)
+        for i, name in enumerate(others, 1):
+            expected = [1, np.nan, 0] if name in categories else [number[name], np.nan, -1.5]
+            assert np.array_equal(table[:, i], expected, equal_nan=True)
+    hist_exog = [i for i, name in enumerate(of_others) if name in numeric[1]]
+    check_hist_exog(hist_exog, series, manifest)
+    if numeric[0]:
+        with pytest.raises(InvalidRequestError, match="in this order"):
+            check_hist_exog([*hist_exog, of_others.index(numeric[0][0])], series, manifest)
+    series = series.model_copy(
+        update={
+            "X": [rows[of_others.index(name)] for name in of_forecast],
+            "categorical_exog": [i for i, name in enumerate(of_forecast) if name in categories],
+            "X_future": [["x"] * 4 if name in categories else [0, 1, 2, 3] for name in of_forecast[: len(known)]],
+        }
+    )
+    futures = panel(series, manifest, Settings(), 2).futures
+    if known:
+        for name, column in zip(known, np.array(futures).transpose(2, 0, 1), strict=True):
+            assert column.tolist() == ([[0, 0], [0, 0]] if name in categories else [[0, 1], [2, 3]])
+
+
+def test_a_compressed_body_counts_as_what_it_holds(client: TestClient) -> None:
+    """Also where it is of no call of the nixtla client."""
+    body = orjson.dumps({"series": [1.0, 2.0, 3.0] * 1000, "horizon": 2})
+    headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
+    packed = zstandard.compress(body)
+
+    def post(content: bytes, encoding: str = "zstd") -> tuple[int, str]:
+        answer = client.post("/forecast", content=content, headers={**headers, "Content-Encoding": encoding})
+        return answer.status_code, answer.json().get("code", "")
+
+    assert post(packed) == (200, "")
+    streamed = zstandard.ZstdCompressor(write_content_size=False).compress(body)
+    assert post(streamed) == (200, "")
+    assert post(zstandard.compress(b" " * 2**24)) == (413, "body_too_large")
+    for broken in (b"", packed[:3], packed[:-5], streamed[:-5], packed + b"more", body):
+        assert post(broken) == (400, "malformed_body")
+    assert post(body, "gzip") == (415, "unsupported_encoding")
+    assert post(body, "identity") == (200, "")

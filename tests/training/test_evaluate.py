@@ -1,0 +1,139 @@
+"""Measuring a model: the benchmarks' files, their definitions, and the model as it is served."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import SHIPPED
+from training.baselines import naive2
+from training.evaluate import ALL, Figures, evaluate_forecaster, evaluation_rows
+from training.series_data import DataError, Series
+from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
+
+MODEL = SHIPPED / "forecast/1"
+
+
+def write_lines(path: Path, records: list[dict[str, object]]) -> Path:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    return path
+
+
+@pytest.fixture
+def competition(tmp_path: Path) -> Path:
+    """Two yearly series and a quarterly one, split as published."""
+    records: list[dict[str, object]] = [
+        {"id": "a", "freq": "Y", "season": 1, "train": [1, 3, 2, 4], "test": [6, 4]},
+        {"id": "b", "freq": "Y", "season": 1, "train": [10, 12, 11, 13], "test": [13, 15]},
+        {"id": "c", "freq": "Q", "season": 4, "train": [1, 2, 3, 4, 2, 3, 4, 5, 3, 4, None, 6], "test": [4, 5, 6]},
+    ]
+    return write_lines(tmp_path / "made.jsonl.gz", records)
+
+
+def figures_of(found: list[Figures], group: str, method: str) -> Figures:
+    return next(one for one in found if (one.group, one.method) == (group, method))
+
+
+def test_a_benchmark_keeps_its_own_split(competition: Path) -> None:
+    assert is_benchmark(competition)
+    windows = read_benchmark(competition)
+    assert [(w.id, w.group, w.season, len(w.history), w.truth.tolist()) for w in windows] == [
+        ("a", "Y", 1, 4, [6, 4]),
+        ("b", "Y", 1, 4, [13, 15]),
+        ("c", "Q", 4, 12, [4, 5, 6]),
+    ]
+    assert np.isnan(windows[2].history[10, 0])
+
+
+def test_the_wide_files_of_m4_come_in_pairs(tmp_path: Path) -> None:
+    train = tmp_path / "Weekly-train.csv"
+    train.write_text('"V1","V2","V3","V4","V5"\n"W1","1","2","3","4"\n"W2","5","6","",""\n')
+    assert is_benchmark(train)
+    with pytest.raises(DataError, match="no such file"):
+        read_benchmark(train)
+    (tmp_path / "Weekly-test.csv").write_text('"V1","V2","V3"\n"W1","7","8"\n"W2","9","10"\n')
+    windows = read_benchmark(train)
+    assert [(w.id, w.season, w.group, w.history[:, 0].tolist(), w.truth.tolist()) for w in windows] == [
+        ("W1", 1, "W", [1, 2, 3, 4], [7, 8]),
+        ("W2", 1, "W", [5, 6], [9, 10]),
+    ]
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", '{"train": [1, "x"], "test": [1]}', '{"train": [null], "test": [1]}'])
+def test_a_line_that_is_no_benchmark_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"train": [1, 2], "test": [3]}\n' + line + "\n")
+    with pytest.raises(DataError, match="line 2"):
+        read_benchmark(path)
+
+
+def test_rolling_windows_end_with_the_series() -> None:
+    times = pd.date_range("2024-01-01", periods=10, freq="D")
+    series = Series("s", np.arange(20.0).reshape(10, 2), times, 7)
+    windows = rolling_windows([series, Series("short", np.ones((3, 1)))], 3, 2)
+    assert [(w.id, w.group, w.season, len(w.history), w.truth.tolist()) for w in windows] == [
+        ("s, 4", "D", 7, 4, [8, 10, 12]),
+        ("s, 7", "D", 7, 7, [14, 16, 18]),
+    ]
+    assert windows[1].future is not None
+    np.testing.assert_array_equal(windows[1].future, series.values[7:])
+
+
+def test_naive2_repeats_a_season_only_where_there_is_one() -> None:
+    factors = np.array([0.5, 1.0, 1.5, 1.0])
+    seasonal = 100 * np.tile(factors, 6)
+    flat = np.random.default_rng(0).normal(100, 1, 24)
+    found = naive2([Window(str(i), y[:, None], np.zeros(6), 4) for i, y in enumerate((seasonal, flat, -seasonal))], 6)
+    np.testing.assert_allclose(found[0], 100 * np.resize(factors, 6))
+    np.testing.assert_allclose(found[1], flat[-1])
+    np.testing.assert_allclose(found[2], -seasonal[-1])
+
+
+def test_figures_are_as_the_competitions_define_them(competition: Path) -> None:
+    found = evaluate_forecaster(MODEL, [competition])
+    assert {one.group for one in found} == {"Y", "Q", ALL}
+    yearly = figures_of(found, "Y", "SeasonalNaive").scores
+    # Both repeat the last value: 4 for 6 and 4, 13 for 13 and 15; the steps in sample are 2, 1, 2.
+    assert yearly["series"] == 2
+    assert yearly["mase"] == pytest.approx(1 / (5 / 3))
+    assert yearly["smape"] == pytest.approx((200 * 2 / 10 / 2 + 200 * 2 / 28 / 2) / 2)
+    assert yearly["owa"] == pytest.approx(1)
+    # One season back: 3, 4, nothing (filled up to 5); a season's difference is 1, where both of its ends were seen.
+    quarterly = figures_of(found, "Q", "SeasonalNaive").scores
+    assert quarterly["mase"] == pytest.approx(1)
+    overall = figures_of(found, ALL, "SeasonalNaive").scores
+    assert overall["mase"] == pytest.approx((2 * yearly["mase"] + quarterly["mase"]) / 3)
+
+
+def test_the_model_is_measured_with_its_coverage_and_time(competition: Path) -> None:
+    found = evaluate_forecaster(MODEL, [competition], limit=2)
+    ours = figures_of(found, ALL, "forecast")
+    assert ours.scores["series"] == 2
+    assert ours.scores["seconds"] > 0
+    assert set(ours.by_step) >= {50, 80}
+    for interval, shares in ours.by_step.items():
+        assert len(shares) == 3
+        seen = [share for share in shares if share is not None]
+        assert min(seen) <= ours.scores[f"coverage_{interval}"] <= max(seen)
+    rows = evaluation_rows(found)
+    assert set(rows["made, all: forecast"]) >= {"smape", "mase", "owa", "coverage_80", "least_80", "most_80"}
+
+
+def test_plain_series_are_measured_at_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "days.csv"
+    values = 10 + np.tile([1.0, 2, 3, 4, 5, 6, 7], 30)
+    pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=210), "y": values}).to_csv(path, index=False)
+    [ours, *_] = evaluate_forecaster(MODEL, [path], windows=2)
+    assert (ours.file, ours.group, ours.scores["series"]) == ("days", "D", 2)
+    path.write_text("y\n1\n2\n")
+    with pytest.raises(DataError, match="no series is longer"):
+        evaluate_forecaster(MODEL, [path])
+
+
+def test_a_service_that_is_not_there_is_told(competition: Path) -> None:
+    with pytest.raises(DataError, match="batch"):
+        evaluate_forecaster(MODEL, [competition], url="http://127.0.0.1:1")
