@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array
-from service.engine.sequence import FRESH, Read, Result, Snapshot, Task, repeat
+from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
-from service.paths import PATHS, draw, pool
 from service.seasons import NO_SEASON, find_season
 from service.timestamps import seasons_of
+from service.widening import widened
 
 Floats = NDArray[np.float64]
 Made = TypeVar("Made")
@@ -188,32 +188,32 @@ def read_values(
 def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Floats | None) -> Reading[Floats]:
     """The quantiles (horizon, Q) of what follows where a sequence stands.
 
-    Beyond the model's own horizon it reads on from its own forecast: copies of the state each follow a path drawn
-    through their quantiles, and the distributions that the copies give are pooled. What `future` does not tell of the
-    features of such a time is missing.
+    Beyond the model's own horizon it reads on from its own median, again and again; what it then says of quantiles does
+    not count (`widened`). What `future` does not tell of the features of such a time is missing.
 
     Raises:
         NotPredictableError: the model gives no finite numbers.
     """
-    known = manifest.quantile_levels
-    block: Floats = at.states[EXPECTED][0]
-    if horizon <= len(block):
-        return block[:horizon]
-    blocks, reached = [block], len(block)
-    states: Mapping[str, Array] = repeat(_recurrent(at), PATHS)
-    each = np.broadcast_to(block, (PATHS, *block.shape))
+    within: Floats = at.states[EXPECTED][0]
+    reached, middle = len(within), manifest.quantile_levels.index(0.5)
+    if horizon <= reached:
+        return within[:horizon]
+    medians, states = [within[:, middle]], _recurrent(at)
     while reached < horizon:
-        fed = np.full((PATHS, len(block), len(manifest.features)), np.nan)
-        fed[:, :, 0] = draw(each, known, len(blocks))
+        fed = np.full((1, len(within), len(manifest.features)), np.nan)
+        fed[0, :, 0] = medians[-1]
         if future is not None:
-            passed = future[reached - len(block) : reached]
-            fed[:, : len(passed), _known_ahead(manifest)] = passed
+            passed = future[reached - len(within) : reached]
+            fed[0, : len(passed), _known_ahead(manifest)] = passed.T
         beyond = yield _read(manifest, fed, None if future is None else future[reached:], ("quantiles",), states)
-        states, each = beyond.states, beyond.outputs["quantiles"]
-        _check_finite(each)
-        blocks.append(pool(each, known))
-        reached += len(block)
-    return np.concatenate(blocks)[:horizon]
+        states, found = beyond.states, beyond.outputs["quantiles"][0]
+        _check_finite(found)
+        medians.append(found[:, middle])
+        reached += len(within)
+    season = season_of(at)
+    median = np.concatenate(medians[1:])[: horizon - len(within)]
+    after = widened(within, manifest.quantile_levels, median, season and season[0])
+    return np.concatenate([within, after])
 
 
 EXPECTED = "quantiles"

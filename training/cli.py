@@ -101,8 +101,8 @@ def train_forecast(
         raise typer.BadParameter("needs --target, the column to forecast", param_hint="--features")
     _one_of("--scaling", scaling, ("causal", "standard"))
     for option, some in (("--known-ahead", ahead), ("--categorical", kinds)):
-        for name in some:
-            _one_of(option, name, names)
+        for feature in some:
+            _one_of(option, feature, names)
         if some and scaling == "standard":
             raise typer.BadParameter("needs --scaling causal", param_hint=option)
     levels = _levels(quantiles)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CarryError
-from service.forecasting import ForecastRequest, tails
+from service.forecasting import tails
 from service.manifest import ForecastManifest
 from training.baselines import INTERVALS, coverage_by_step, forecast_baselines, naive2, score_forecasts
-from training.inference import CharacterModel, ForecastModel, usual_season
+from training.inference import CharacterModel, ForecastModel, known_future, usual_season
 from training.series_data import DataError, read_series
 from training.text_data import Vocabulary, normalise, read_texts
 from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
@@ -150,28 +150,12 @@ def _measured(
     return figures
 
 
-def _future(window: Window, manifest: ForecastManifest) -> Quantiles | None:
-    if window.future is None or not manifest.known_ahead:
-        return None
-    return window.future[:, [manifest.features.index(name) for name in manifest.known_ahead]]
-
-
 def _local(name: str, model: ForecastModel) -> Method:
     def run(windows: Sequence[Window], horizon: int, levels: Sequence[float]) -> dict[str, Quantiles]:
-        found = np.full((len(windows), horizon, len(levels)), np.nan)
         try:
-            pending = [
-                model.submit(
-                    ForecastRequest(w.history, len(w.truth), tuple(levels), future=_future(w, model.manifest)),
-                    usual_season(model.manifest, w.group, w.season),
-                )
-                for w in windows
-            ]
-            for row, window, future in zip(found, windows, pending, strict=True):
-                row[: len(window.truth)] = future.result().quantiles
+            return {name: model.forecast(windows, horizon, levels)}
         except CarryError as error:
             raise DataError(error.detail) from error
-        return {name: found}
 
     return run
 
@@ -192,21 +176,31 @@ def _remote(url: str, manifest: ForecastManifest) -> Method:
 
 
 def _body(window: Window, levels: Sequence[float], manifest: ForecastManifest) -> dict[str, Any]:
-    columns = [[value if np.isfinite(value) else None for value in column] for column in window.history.T.tolist()]
-    many = len(manifest.features) > 1
+    columns = _columns(window.history, manifest.features, manifest)
     body: dict[str, Any] = {
         "model": f"{manifest.name}@{manifest.version}",
-        "series": dict(zip(manifest.features, columns, strict=True)) if many else columns[0],
+        "series": columns if len(columns) > 1 else columns[manifest.target],
         "horizon": len(window.truth),
         "quantiles": list(levels),
     }
-    season, future = usual_season(manifest, window.group, window.season), _future(window, manifest)
+    season, future = usual_season(manifest, window.group, window.season), known_future(window, manifest)
     if season is not None:
         body["season_length"] = list(season)
     if future is not None:
-        numbers = [[value if np.isfinite(value) else None for value in column] for column in future.T.tolist()]
-        body["future"] = dict(zip(manifest.known_ahead, numbers, strict=True))
+        body["future"] = _columns(future, manifest.known_ahead, manifest)
     return body
+
+
+def _columns(
+    values: Quantiles, names: Sequence[str], manifest: ForecastManifest
+) -> dict[str, list[float | str | None]]:
+    """Features (T, F) as a request gives them: categories by name, what is missing as null."""
+    found: dict[str, list[float | str | None]] = {}
+    for name, column in zip(names, values.T.tolist(), strict=True):
+        categories = manifest.categories.get(name)
+        known = [value if np.isfinite(value) else None for value in column]
+        found[name] = [categories[int(x)] if categories and x is not None else x for x in known]
+    return found
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:

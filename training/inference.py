@@ -26,6 +26,7 @@ from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
 from service.timestamps import seasons_of
+from training.windows import Window
 
 Array = NDArray[np.generic]
 
@@ -121,31 +122,33 @@ class ForecastModel:
         start = begin(self.manifest, request.values[:, 0], season_length)
         return self._engine.submit(forecast(self.manifest, request, start), request.work)
 
-    def forecast(
-        self, histories: Sequence[NDArray[np.float64]], seasons: Sequence[int] | None = None
-    ) -> NDArray[np.float64]:
-        """Histories, each (T, F) with NaN = missing -> quantiles (N, H, Q) of the head. seasons: values per season of
-        each history, 1 = none; if not given, they are found in the values."""
-        manifest = self.manifest
-        pending: list[Future[Forecast]] = []
-        for i, history in enumerate(histories):
-            season = None if seasons is None or not manifest.longest_season else (seasons[i],)
-            pending.append(self.submit(ForecastRequest(history, manifest.horizon, manifest.quantile_levels), season))
-        quantiles = np.empty((len(histories), manifest.horizon, len(manifest.quantile_levels)))
-        for row, future in zip(quantiles, pending, strict=True):
-            row[:] = future.result().quantiles
-        return quantiles
+    def forecast(self, windows: Sequence[Window], horizon: int, levels: Sequence[float]) -> NDArray[np.float64]:
+        """Forecast what follows each history as far as its truth goes, told the season and the future of features known
+        ahead: quantiles (N, horizon, Q), NaN beyond.
 
-    def one_step(self, series: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A series (T, F) -> the quantiles (T, Q) of the value after each step."""
+        Raises:
+            CarryError: the model refuses a series.
+        """
+        pending = []
+        for w in windows:
+            request = ForecastRequest(w.history, len(w.truth), tuple(levels), future=known_future(w, self.manifest))
+            pending.append(self.submit(request, usual_season(self.manifest, w.group, w.season)))
+        found = np.full((len(windows), horizon, len(levels)), np.nan)
+        for row, window, future in zip(found, windows, pending, strict=True):
+            row[: len(window.truth)] = future.result().quantiles
+        return found
+
+    def one_step(self, series: NDArray[np.float64], season: int) -> NDArray[np.float64]:
+        """A series (T, F) of so many values per season (1: not known) -> the quantiles (T, Q) of the value after each
+        step."""
         request = ForecastRequest(series, 1, self.manifest.quantile_levels, include_history=True)
-        found = self.submit(request).result()
+        found = self.submit(request, usual_season(self.manifest, None, season)).result()
         assert found.history is not None
         return np.concatenate([found.history[1:], found.quantiles])
 
-    def unroll(self, history: NDArray[np.float64], horizon: int) -> NDArray[np.float64]:
+    def unroll(self, history: NDArray[np.float64], horizon: int, season: int) -> NDArray[np.float64]:
         """Feed the median forecast back as if it had been observed, for one feature: (T, 1) -> (horizon,)."""
-        start = begin(self.manifest, history[:, 0])
+        start = begin(self.manifest, history[:, 0], usual_season(self.manifest, None, season))
         task = _unrolled(self.manifest, history, horizon, start)
         return self._engine.submit(task, len(history) + horizon).result()
 
@@ -164,6 +167,13 @@ def _unrolled(
         values = at.states[EXPECTED][0][:, [middle]]
         path = np.concatenate([path, values[:, 0]])
     return path[:horizon]
+
+
+def known_future(window: Window, manifest: ForecastManifest) -> NDArray[np.float64] | None:
+    """What followed of the features known ahead, (H, K); None where there are none."""
+    if window.future is None or not manifest.known_ahead:
+        return None
+    return window.future[:, [manifest.features.index(name) for name in manifest.known_ahead]]
 
 
 Asked = tuple[ForecastRequest, tuple[int, ...] | None]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-
 Floats = NDArray[np.float64]
 
 SEASONS = (
@@ -194,7 +193,7 @@ def _gaussian_process(rng: np.random.Generator, count: int, steps: int, m: int, 
         covariance = covariance + kernel() if rng.random() < 0.6 else covariance * kernel()
     covariance = covariance + 1e-6 * np.trace(covariance) / len(t) * np.eye(len(t))
     root = np.linalg.cholesky(covariance)
-    drawn = (root @ rng.normal(size=(len(t), count))).T
+    drawn: Floats = (root @ rng.normal(size=(len(t), count))).T
     found = np.stack([np.interp(np.arange(steps), t[:, 0], row) for row in drawn]) if coarse > 1 else drawn
     if coarse > 1:
         found = found + _seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1.5, (count, 1))
@@ -202,9 +201,9 @@ def _gaussian_process(rng: np.random.Generator, count: int, steps: int, m: int, 
         rng.random((count, 1)) < 0.5, 10 ** rng.uniform(-2, -0.3, (count, 1)), 0
     )
     found = found + noise * found.std(axis=1, keepdims=True)
-    return np.where(
-        rng.random((count, 1)) < 0.3, np.exp(np.clip(0.5 * found, -5, 5)), found + rng.normal(0, 3, (count, 1))
-    )
+    exponents = np.exp(np.clip(0.5 * found, -5, 5))
+    drawn = np.where(rng.random((count, 1)) < 0.3, exponents, found + rng.normal(0, 3, (count, 1)))
+    return drawn
 
 
 def _walks(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:

@@ -169,15 +169,19 @@ def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: 
     for i in chosen:
         series, origin = origins[i]
         history = series.values[max(0, origin - HISTORY_LIMIT) : origin]
-        truth = series.values[origin : origin + horizon, 0]
-        if np.isfinite(truth).any() and np.isfinite(history[:, 0]).sum() > 1:
-            windows.append(Window(series.id, history, truth, series.season))
+        future = series.values[origin : origin + horizon]
+        if np.isfinite(future[:, 0]).any() and np.isfinite(history[:, 0]).sum() > 1:
+            windows.append(Window(series.id, history, future[:, 0], series.season, future=future))
     return windows
 
 
 def _loss(model: ForecastModel, windows: Sequence[Window]) -> float:
     levels = model.manifest.quantile_levels
-    return score_forecasts(windows, model.forecast([w.history for w in windows]), levels)["scaled_quantile_loss"]
+    return score_forecasts(windows, _forecast(model, windows), levels)["scaled_quantile_loss"]
+
+
+def _forecast(model: ForecastModel, windows: Sequence[Window]) -> NDArray[np.float64]:
+    return model.forecast(windows, model.manifest.horizon, model.manifest.quantile_levels)
 
 
 def _validation(held_out: Sequence[tuple[Series, Split]]) -> list[Stretch]:
@@ -195,7 +199,7 @@ def _measure(
 ) -> dict[str, float]:
     """Score the model and the baselines on the same windows, into the card; the model's own scores."""
     levels = config.quantile_levels
-    forecasts = {"Carry": model.forecast([w.history for w in windows])}
+    forecasts = {"Carry": _forecast(model, windows)}
     forecasts |= forecast_baselines(
         windows, config.horizon, levels, ("naive", "ets", "theta") if config.baselines else ("naive",)
     )
@@ -235,7 +239,9 @@ def _test_part(
 ) -> dict[str, float]:
     """The first series' test part: one step ahead from all values before, and going on by itself from its start."""
     start, end = cut.valid_end, min(len(series.values), cut.valid_end + 1000)
-    quantiles = model.one_step(series.values[max(0, start - HISTORY_LIMIT) : end])[-(end - start) - 1 : -1]
+    quantiles = model.one_step(series.values[max(0, start - HISTORY_LIMIT) : end], series.season)[
+        -(end - start) - 1 : -1
+    ]
     truth = series.values[start:end, 0]
     times = None if series.times is None else series.times[start:end].to_numpy()
     pictures, levels = folder / "pictures", config.quantile_levels
@@ -245,7 +251,7 @@ def _test_part(
     if len(config.features) > 1:
         return {}
     steps = min(len(truth), 10 * config.context)
-    path: NDArray[np.float64] = model.unroll(series.values[max(0, start - HISTORY_LIMIT) : start], steps)
+    path: NDArray[np.float64] = model.unroll(series.values[max(0, start - HISTORY_LIMIT) : start], steps, series.season)
     error = float(np.nanmean(np.abs(path - truth[:steps])))
     panel = plots.ForecastPanel(
         f"{series.id}, going on by itself", series.values[:start, 0], truth[:steps], path[:, None]

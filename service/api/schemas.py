@@ -130,12 +130,15 @@ Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag(
 
 
 def _in_a_list(season: Any) -> Any:
-    return [season] if isinstance(season, int) else season
+    found = season if isinstance(season, list) or season is None else [season]
+    if found is not None and not (1 <= len(found) <= 2 and all(type(one) is int and one >= 1 for one in found)):
+        raise ValueError("must be a whole number of at least 1, or a list of two")
+    return found
 
 
 def _ascends(seasons: tuple[int, ...]) -> tuple[int, ...]:
-    if sorted(set(seasons)) != [*seasons]:
-        raise ValueError("must ascend, as 24 and 168 do")
+    if sorted(set(seasons)) != [*seasons] or (len(seasons) == 2 and seasons[0] == 1):
+        raise ValueError("must ascend from at least 2, as 24 and 168 do")
     return seasons
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -49,21 +50,30 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def promoted(day: int) -> bool:
+    """One day of three, without a pattern that could be guessed."""
+    return random.Random(day).random() < 0.3
+
+
+def sales(day: int, promotion: bool) -> float:
+    """A week's season, a slow growth, and what a promotion brings."""
+    return 50 + 10 * math.sin(2 * math.pi * day / 7) + 0.01 * day + 12 * promotion
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A forecaster of a season with a gap and a second column, and a text model, trained by the commands."""
+    """A forecaster of a season with a gap, a second column, and a third known ahead; and a text model: by the commands."""
     folder = tmp_path_factory.mktemp("user")
-    rows = ["ds,sales,price"]
-    for day in range(400):
-        value = 50 + 10 * math.sin(2 * math.pi * day / 7) + 0.01 * day
-        price = 3 + (day % 7)
-        rows.append(
-            f"2023-{1 + day // 28:02d}-{1 + day % 28:02d},{'' if day == 50 else value:.6},{price}" if day < 336 else ""
-        )
-    (folder / "sales.csv").write_text("\n".join(filter(None, rows)) + "\n")
+    rows = ["ds,sales,price,promotion"]
+    for day in range(336):
+        sold = "" if day == 50 else f"{sales(day, promoted(day)):.6}"
+        offer = "double points" if promoted(day) else "none"
+        rows.append(f"2023-{1 + day // 28:02d}-{1 + day % 28:02d},{sold},{3 + day % 7},{offer}")
+    (folder / "sales.csv").write_text("\n".join(rows) + "\n")
     (folder / "letters.txt").write_text("she sells sea shells by the sea shore.\n" * 200)
     runs = ["--models-dir", str(folder / "models"), "--run-dir"]
-    series = ["train", "forecast", str(folder / "sales.csv"), "--target", "sales", "--features", "price"]
+    series = ["train", "forecast", str(folder / "sales.csv"), "--target", "sales", "--features", "price,promotion"]
+    series += ["--known-ahead", "promotion", "--categorical", "promotion"]
     shape = ["--horizon", "7", "--context", "28", "--hidden", "24", "--quantiles", "0.1,0.5,0.9"]
     effort = ["--epochs", "60", "--rows", "4", "--learning-rate", "0.01", "--windows", "4", "--seed", "5"]
     carry(*series, "--name", "sales", *shape, *effort, *runs, str(folder / "run1"))
@@ -88,11 +98,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_was_trained_is_served(trained: Path) -> None:
     with served(trained, [str(CARRY), "serve"]) as url:
-        days = range(84)
-        sales = [50 + 10 * math.sin(2 * math.pi * day / 7) for day in days]
-        body = {"series": {"sales": sales, "price": [3 + day % 7 for day in days]}, "horizon": 10}
+        days, coming = range(84), range(84, 94)
+        seen = {
+            "sales": [sales(day, promoted(day)) for day in days],
+            "price": [3 + day % 7 for day in days],
+            "promotion": ["double points" if promoted(day) else "none" for day in days],
+        }
+        plan = {"promotion": ["double points" if day % 2 else "none" for day in coming]}
+        body = {"series": seen, "future": plan, "horizon": 10, "season_length": 7}
         median = post(f"{url}/forecast", body)["median"]
-        expected = [50 + 10 * math.sin(2 * math.pi * day / 7) for day in range(84, 94)]
+        expected = [sales(day, day % 2 == 1) for day in coming]
         assert max(abs(a - b) for a, b in zip(median, expected, strict=True)) < 4
         text = post(f"{url}/generate", {"prompt": "she sells ", "max_length": 28, "temperature": 0})["text"]
         assert text == "sea shells by the sea shore."
@@ -103,7 +118,9 @@ def test_what_was_trained_is_served(trained: Path) -> None:
 def test_a_model_folder_tells_what_it_is_and_how_well_it_measured(trained: Path) -> None:
     folder = trained / "sales/1"
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["features"] == ["sales", "price"]
+    assert manifest["features"] == ["sales", "price", "promotion"]
+    assert manifest["known_ahead"] == ["promotion"]
+    assert manifest["categories"] == {"promotion": ["double points", "none"]}
     assert {"mase", "smape", "scaled_quantile_loss", "coverage_80"} <= set(manifest["metrics"])
     card = (folder / "CARD.md").read_text()
     for method in ("Carry", "SeasonalNaive", "AutoETS", "AutoTheta"):

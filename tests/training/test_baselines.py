@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.baselines import (
-    Window,
     forecast_baselines,
     hmm_bits_per_character,
     ngram_bits_per_character,
     score_forecasts,
 )
+from training.windows import Window
 
 TEXTS = st.lists(st.integers(0, 4), min_size=7, max_size=60)
 

@@ -1,0 +1,120 @@
+"""What must hold for a forecaster of any series, whatever it was trained on: of random weights, and the shipped one."""
+
+import math
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.engine.scheduler import Scheduler
+from service.forecasting import Forecast, ForecastRequest, begin, forecast
+from service.manifest import ForecastManifest
+from tests.builders import forecaster, open_scheduler, run, write_model
+from tests.conftest import SHIPPED
+from training.onnx_layers import Precision
+
+MODELS: list[tuple[str, Precision]] = [
+    ("made", "float32"),
+    ("made", "int8"),
+    ("shipped", "float32"),
+    ("shipped", "int8"),
+]
+SEASONS = [(1,), (4,), (12,), (7,), (24, 168)]
+
+
+@cache
+def opened(name: str, precision: Precision) -> tuple[ForecastManifest, Scheduler]:
+    if name == "shipped":
+        folder = max((SHIPPED / "forecast").glob("[0-9]*"), key=lambda path: int(path.name))
+    else:
+        folder = write_model(forecaster(horizon=12), Path(mkdtemp()), "made")
+    manifest, _, scheduler = open_scheduler(folder, precision)
+    assert isinstance(manifest, ForecastManifest)
+    return manifest, scheduler
+
+
+def answer(
+    model: tuple[str, Precision], values: NDArray[np.float64], season: tuple[int, ...], horizon: int = 12
+) -> Forecast:
+    manifest, scheduler = opened(*model)
+    request = ForecastRequest(values[:, None], horizon, manifest.quantile_levels, include_history=True)
+    return run(scheduler, forecast(manifest, request, begin(manifest, values, season)))
+
+
+def a_series(seed: int, steps: int, season: int) -> NDArray[np.float64]:
+    """A walk with a season, around 50."""
+    rng = np.random.default_rng(seed)
+    walk = 50 + rng.normal(0, 0.5, steps).cumsum()
+    found: NDArray[np.float64] = (
+        walk + 3 * np.sin(2 * math.pi * np.arange(steps) / max(2, season)) + rng.normal(0, 0.3, steps)
+    )
+    return found
+
+
+series = given(seed=st.integers(0, 2**32), steps=st.integers(3, 150), season=st.sampled_from(SEASONS))
+
+
+@pytest.mark.parametrize("model", MODELS, ids="-".join)
+@series
+def test_another_unit_gives_the_same_forecast_in_that_unit(
+    model: tuple[str, Precision], seed: int, steps: int, season: tuple[int, ...]
+) -> None:
+    values = a_series(seed, steps, season[0])
+    plain, thousandfold = (answer(model, values * unit, season) for unit in (1.0, 1000.0))
+    # In int8 a rounding may fall the other way.
+    tolerance = 1e-3 if model[1] == "float32" else 2e-2
+    np.testing.assert_allclose(thousandfold.quantiles, 1000 * plain.quantiles, rtol=tolerance)
+
+
+@pytest.mark.parametrize("model", MODELS, ids="-".join)
+@series
+def test_a_constant_added_far_from_zero_is_added_to_the_forecast(
+    model: tuple[str, Precision], seed: int, steps: int, season: tuple[int, ...]
+) -> None:
+    values = a_series(seed, max(steps, 12), season[0]) + 1e5
+    low, high = (answer(model, values + constant, season) for constant in (0.0, 1e5))
+    spread = values.max() - values.min()
+    np.testing.assert_allclose(high.quantiles - 1e5, low.quantiles, rtol=0, atol=0.05 * spread)
+
+
+@pytest.mark.parametrize("model", MODELS, ids="-".join)
+@given(
+    seed=st.integers(0, 2**32),
+    steps=st.integers(1, 120),
+    season=st.sampled_from(SEASONS),
+    gaps=st.floats(0, 0.9),
+    size=st.floats(-9, 12),
+    horizon=st.integers(1, 120),
+)
+def test_quantiles_never_cross_and_a_missing_value_never_makes_nan(
+    model: tuple[str, Precision], seed: int, steps: int, season: tuple[int, ...], gaps: float, size: float, horizon: int
+) -> None:
+    values = a_series(seed, steps, season[0]) * 10**size
+    hidden = np.random.default_rng(seed).random(steps) < gaps
+    hidden[0] = False
+    found = answer(model, np.where(hidden, np.nan, values), season, horizon)
+    assert np.isfinite(found.quantiles).all()
+    assert (np.diff(found.quantiles, axis=1) >= 0).all()
+    assert found.history is not None
+    assert np.isfinite(found.history[1:]).all()
+    assert (np.diff(found.history[1:], axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("model", MODELS[2:], ids="-".join)
+@given(value=st.floats(-1e12, 1e12).filter(lambda x: abs(x) > 1e-9), steps=st.integers(3, 60))
+def test_a_constant_goes_on(model: tuple[str, Precision], value: float, steps: int) -> None:
+    found = answer(model, np.full(steps, value), (1,))
+    np.testing.assert_allclose(found.quantiles, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS[2:], ids="-".join)
+@pytest.mark.parametrize("season", [4, 7, 12, 24])
+def test_a_season_that_repeats_itself_is_repeated(model: tuple[str, Precision], season: int) -> None:
+    shape = np.random.default_rng(season).normal(100, 20, season)
+    found = answer(model, np.tile(shape, 6), (season,), season)
+    assert np.abs(found.median - shape).mean() < 0.1 * shape.std()
