@@ -29,17 +29,17 @@ for name in "${@:-sine walk stock forecast-unseen forecast text}"; do
       forecast-unseen)
         # Without the M1, M3 and NN3 competitions, on which it is measured as on series of strangers. Not shipped.
         data=${DATA:?the folder of series}
-        carry train global "$data"/{nngc1,australia-panels,currencies-monthly,currencies-annual,gapminder-yearly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
+        OMP_NUM_THREADS=1 carry train global "$data"/{nngc1,australia-panels,currencies-monthly,currencies-annual,gapminder-yearly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
           "$data"/m4/{Hourly,Weekly}-train.csv.gz --benchmarks "$data/m3.jsonl.gz,$data/m1.jsonl.gz,$data/nn3.jsonl.gz" \
           --name forecast-unseen --models-dir runs/models \
           --description "The forecaster before it saw a series of the M1, M3 or NN3 competition." \
-          --epochs 36 --precision bfloat16 --seed 1 ;;
+          --epochs 36 --widening 1.1 --no-baselines --precision bfloat16 --seed 1 ;;
       forecast) # goes on from forecast-unseen
         data=${DATA:?the folder of series}
-        carry train global "$data"/{m3,m1,nn3,nngc1,australia-panels,currencies-monthly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
+        OMP_NUM_THREADS=1 carry train global "$data"/{m3,m1,nn3,nngc1,australia-panels,currencies-monthly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
           "$data"/m4/{Hourly,Weekly}-train.csv.gz --name forecast --start-from runs/forecast-unseen \
           --description "Forecasts series of any kind: any unit, level, length and season, also ones nobody has seen." \
-          --epochs 14 --learning-rate 7e-4 --precision bfloat16 --seed 2 ;;
+          --epochs 14 --learning-rate 7e-4 --widening 1.1 --no-baselines --precision bfloat16 --seed 2 ;;
       text)
         carry train text "${TEXT:?the folder of texts}/tinyshakespeare.txt.gz" --name text \
           --description "Continues text in the manner of Shakespeare's plays." \

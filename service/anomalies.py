@@ -11,8 +11,8 @@ from service.errors import InvalidRequestError
 from service.forecasting import Floats, interpolate, read_values, tails
 from service.manifest import ForecastManifest
 
-ROUNDING = 1e-9
-"""Of a value: so far beyond the interval, as narrow as it gets on a constant series, it is still inside."""
+ROUNDING, LEAST = 1e-9, 1e-30
+"""Of a value, and of zero: so far beyond the interval, as narrow as it gets on a constant series, it is inside."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def detect(manifest: ForecastManifest, request: AnomalyRequest, start: Snapshot 
     lower, upper = interpolate(past, known, tails(request.level)).T
     target = request.values[:, 0]
     judged = np.isfinite(target) & np.isfinite(lower)
-    slack = ROUNDING * np.abs(target)
+    slack = ROUNDING * np.abs(target) + LEAST
     outside = (target < lower - slack) | (target > upper + slack)
     score = level_within(target, past, known)
     return Anomalies(lower, upper, past[:, known.index(0.5)], score, outside, judged, after)

@@ -58,7 +58,9 @@ def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[floa
     if tuple(wanted) == tuple(known):
         return quantiles
     left, right, share = _neighbours(tuple(known), tuple(wanted))
-    found: Floats = quantiles[..., left] * (1 - share) + quantiles[..., right] * share
+    low, high = quantiles[..., left], quantiles[..., right]
+    # So that nothing crosses by rounding, however close together they are.
+    found: Floats = np.minimum(low + share * (high - low), high)
     return found
 
 
@@ -68,8 +70,8 @@ def _neighbours(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """The levels on both sides of each, by index, and its share of the way from one to the other."""
     levels = np.asarray(known)
-    right = np.clip(np.searchsorted(levels, wanted), min(1, len(known) - 1), len(known) - 1)
-    left = np.maximum(right - 1, 0)
+    left = np.searchsorted(levels, wanted, side="right") - 1
+    right = np.minimum(left + 1, len(known) - 1)
     width = np.where(right > left, levels[right] - levels[left], 1.0)
     return left, right, (np.asarray(wanted) - levels[left]) / width
 

@@ -14,12 +14,14 @@ from training.cells import Cell
 from training.evaluate import evaluate_forecaster, evaluation_rows
 from training.export import Described, build_graphs, judge_int8, save_reference, write_folder, write_manifest
 from training.forking import BUCKETS, ForkingStream
+from training.inference import ForecastModel
 from training.loop import CHECKPOINT_FILE, Epoch, LoopConfig, fit
 from training.networks import GlobalForecaster
 from training.overlap import drop_overlaps
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 from training.scaling import LONGEST_SEASON, Covariates
 from training.series_data import DataError, Series, read_series
+from training.synthetic import bank
 from training.windows import Window, is_benchmark, read_benchmark
 
 HORIZON = 48
@@ -154,6 +156,8 @@ def write(
             f"theirs occur in the test part of a benchmark (`training/overlap.py`): "
             f"{', '.join(path.name for path in tests)}.",
         )
+        _picture(ForecastModel.of_folder(folder, made, made.graph), folder, loop.seed)
+        card.picture("forecasts", "Forecasts of made-up series, with their quantile fan over what followed.")
         judged = judge_int8(folder, Described(made.graph, None), int8, None)
         metrics: dict[str, float] = {}
         if tests:
@@ -173,6 +177,23 @@ def write(
         return made
 
     return write_folder(run.models, run.name, build_graphs(network), manifest, fill)
+
+
+def _picture(model: ForecastModel, folder: Path, seed: int) -> None:
+    """Six series of different seasons, made up after those of the training."""
+    made = bank(np.random.default_rng([seed, 1_000_000]), 200, 4 * HORIZON)
+    windows = [
+        Window(
+            f"season of {m}" if m > 1 else "no season", one.values[:-HORIZON, None], one.values[-HORIZON:], m, str(m)
+        )
+        for m, one in sorted({one.season: one for one in made[::7]}.items())[:6]
+    ]
+    quantiles = model.forecast(windows, HORIZON, QUANTILE_LEVELS)
+    model.close()
+    panels = [
+        plots.ForecastPanel(w.id, w.history[:, 0], w.truth, found) for w, found in zip(windows, quantiles, strict=True)
+    ]
+    plots.plot_forecasts(panels, QUANTILE_LEVELS, folder / "pictures" / "forecasts.png", keep_truth=True)
 
 
 BENCHMARKS = """Test parts as published, each series forecast once from the end of its training part; the baselines are

@@ -129,26 +129,20 @@ Features = Annotated[
 Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag("<features>")], Discriminator(_layout)]
 
 
-def _in_a_list(season: Any) -> Any:
-    found = season if isinstance(season, list) or season is None else [season]
-    if found is not None and not (1 <= len(found) <= 2 and all(type(one) is int and one >= 1 for one in found)):
-        raise ValueError("must be a whole number of at least 1, or a list of two")
-    return found
-
-
-def _ascends(seasons: tuple[int, ...]) -> tuple[int, ...]:
-    if sorted(set(seasons)) != [*seasons] or (len(seasons) == 2 and seasons[0] == 1):
-        raise ValueError("must ascend from at least 2, as 24 and 168 do")
-    return seasons
+def _in_a_list(given: Any) -> Any:
+    if given is None:
+        return None
+    seasons = given if isinstance(given, list | tuple) else [given]
+    match seasons:
+        case [int(season)] if season >= 1 and season is not True:
+            return seasons
+        case [int(season), int(longer)] if 2 <= season < longer:
+            return seasons
+    raise ValueError("must be a number of values of at least 1, or two that ascend from at least 2, such as [24, 168]")
 
 
 SeasonLength = Annotated[
-    Annotated[
-        tuple[Annotated[int, Field(strict=True, ge=1, le=2**31)], ...],
-        Field(min_length=1, max_length=2),
-        AfterValidator(_ascends),
-    ]
-    | None,
+    tuple[int, ...] | None,
     BeforeValidator(_in_a_list, json_schema_input_type=int | list[int] | None),
     Field(
         description="Values per season, such as 12, or of two seasons, such as [24, 168]; 1: there is none. If absent, "

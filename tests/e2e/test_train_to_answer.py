@@ -62,7 +62,7 @@ def sales(day: int, promotion: bool) -> float:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A forecaster of a season with a gap, a second column, and a third known ahead; and a text model: by the commands."""
+    """A forecaster of a season with a gap, a second column and a third known ahead, and a text model, as by a user."""
     folder = tmp_path_factory.mktemp("user")
     rows = ["ds,sales,price,promotion"]
     for day in range(336):
