@@ -108,7 +108,9 @@ def _windows(path: Path, manifest: ForecastManifest, target: str | None, count: 
         series, _ = read_series([path], target, manifest.features[1:], manifest.categories)
         found = rolling_windows(series, manifest.horizon, count)
         if not found:
-            raise DataError(f"{path}: no series is longer than the model's horizon of {manifest.horizon} values")
+            raise DataError(
+                f"{path}: no series has values both in its last {manifest.horizon}, the model's horizon, and before"
+            )
     if limit is not None:
         found = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(limit, len(found))).astype(int))]
     return found

@@ -1,6 +1,6 @@
 """How raw values become a network's inputs, and its outputs raw values: causally, so that a series may come in pieces.
 
-All of it is double precision, so that neither a large offset nor a long life of a session costs digits. `export.py`
+All of it is double precision, so that neither a large offset nor a long life of a session costs digits. `onnx_forecast.py`
 writes the same arithmetic as ONNX operators.
 """
 

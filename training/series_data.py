@@ -14,7 +14,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-SEASONS = {"Q": 4, "M": 12, "W": 52, "D": 7, "B": 5, "H": 24, "30MIN": 48, "30T": 48}
+SEASONS = {
+    "Q": 4,
+    "M": 12,
+    "W": 52,
+    "D": 7,
+    "B": 5,
+    "H": 24,
+    "30MIN": 48,
+    "30T": 48,
+    "15MIN": 96,
+    "15T": 96,
+    "10MIN": 144,
+    "10T": 144,
+    "5MIN": 288,
+    "5T": 288,
+}
 ROW_NUMBER_COLUMNS = {"rownames", "index", "no", "row", "row_number"}
 TIME_COLUMNS = {"ds", "time", "date", "datetime", "timestamp"}
 """Columns of these names are times also where they hold numbers that rise from row to row."""
