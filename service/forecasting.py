@@ -200,7 +200,8 @@ def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Float
     reached, middle = len(within), manifest.quantile_levels.index(0.5)
     if horizon <= reached:
         return within[:horizon]
-    medians, states = [within[:, middle]], _recurrent(at)
+    medians = [within[:, middle]]
+    states: Mapping[str, Array] = _recurrent(at)
     while reached < horizon:
         fed = np.full((1, len(within), len(manifest.features)), np.nan)
         fed[0, :, 0] = medians[-1]
@@ -214,7 +215,7 @@ def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Float
         reached += len(within)
     season = season_of(at)
     median = np.concatenate(medians[1:])[: horizon - len(within)]
-    after = widened(within, manifest.quantile_levels, median, season and season[0])
+    after = widened(within, manifest.quantile_levels, median, season[0] if season else None)
     return np.concatenate([within, after])
 
 

@@ -34,12 +34,9 @@ def widened(within: Floats, levels: Sequence[float], median: Floats, season: int
     early, late = (float((part**2).mean()) for part in (deviation[:half], deviation[-half:]))
     # Of one step alone, nothing is known but that a series may wander.
     growth = max(0.0, late - early) / (horizon - half) if horizon > 1 else late
-
-    def variance(step: NDArray[np.intp]) -> Floats:
-        line: Floats = late + growth * (step - (horizon - (half + 1) / 2))
-        return line
-
-    factor = _over(variance(horizon + steps), variance(like), 1.0)
+    begins = late - growth * (horizon - (half + 1) / 2)
+    line = np.array(begins + growth * np.arange(horizon + len(median)))
+    factor = _over(line[horizon:], line[like], 1.0)
     if cycle is not None:
         factor += _over(median - within[like, middle], deviation[like], 0.0) ** 2
     found: Floats = median[:, None] + around[like] * np.sqrt(factor)[:, None]

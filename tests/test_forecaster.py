@@ -105,6 +105,32 @@ def test_quantiles_never_cross_and_a_missing_value_never_makes_nan(
     assert (np.diff(found.history[1:], axis=1) >= 0).all()
 
 
+@pytest.mark.parametrize("model", MODELS, ids="-".join)
+@pytest.mark.parametrize("still", [0.0, 5.1, -1e9])
+@given(change=st.floats(1e-3, 1e9), cut=st.integers(1, 39))
+def test_a_change_after_a_long_standstill_may_come_in_a_piece_of_its_own(
+    model: tuple[str, Precision], still: float, change: float, cut: int
+) -> None:
+    """Nothing that comes later may reach back, not even through rounding."""
+    manifest, scheduler = opened(*model)
+    values = np.concatenate([np.full(30, still), still + np.linspace(0.1, 1, 10) * change])
+    whole = answer(model, values, (12,))
+    at = begin(manifest, values, (12,))
+    parts = []
+    for piece in (values[:cut], values[cut:]):
+        request = ForecastRequest(piece[:, None], 12, manifest.quantile_levels, include_history=True)
+        found = run(scheduler, forecast(manifest, request, at))
+        at = found.after
+        assert found.history is not None
+        parts.append(found.history)
+    assert whole.history is not None
+    spread = whole.quantiles[:, -1] - whole.quantiles[:, 0]
+    share = 1e-4 if model[1] == "float32" else 0.1
+    assert (np.abs(found.quantiles - whole.quantiles) <= share * spread[:, None]).all()
+    width = np.nanmax(whole.history[:, -1] - whole.history[:, 0])
+    np.testing.assert_allclose(np.concatenate(parts), whole.history, rtol=1e-6, atol=share * width)
+
+
 @pytest.mark.parametrize("model", MODELS[2:], ids="-".join)
 @given(value=st.floats(-1e12, 1e12).filter(lambda x: abs(x) > 1e-9), steps=st.integers(3, 60))
 def test_a_constant_goes_on(model: tuple[str, Precision], value: float, steps: int) -> None:

@@ -55,7 +55,12 @@ class ModelCard:
             )
         else:
             kind = f"Continues text, character by character; it knows {len(manifest.vocabulary) - 1} characters."
-        best = min(self._history, key=lambda epoch: epoch.valid_loss)
+        chosen = self._history[-1]
+        if any(epoch.valid_loss != epoch.train_loss for epoch in self._history):
+            chosen = min(self._history, key=lambda epoch: epoch.valid_loss)
+            kept = f"Best epoch: {chosen.epoch}, validation loss {chosen.valid_loss:.4f}"
+        else:
+            kept = "Kept are the last weights"
         data = "\n".join(f"- `{source.file}`, sha256 `{source.sha256}`" for source in made.data)
         parts = [
             f"# {manifest.name}, version {manifest.version}",
@@ -65,8 +70,8 @@ class ModelCard:
             f"Cell: {made.cell}, layers: {made.layers}, units per layer: {made.hidden}, parameters: "
             f"{made.parameters:,}. Trained for {len(self._history)} epochs in "
             f"{made.duration_seconds:,.0f} s (seed {made.seed}, {made.created_at}, "
-            f"{', '.join(f'{name} {version}' for name, version in made.versions.items())}). Best epoch: {best.epoch}, "
-            f"training loss {best.train_loss:.4f}, validation loss {best.valid_loss:.4f}.\n\nData:\n\n{data}",
+            f"{', '.join(f'{name} {version}' for name, version in made.versions.items())}). {kept}, "
+            f"training loss {chosen.train_loss:.4f}.\n\nData:\n\n{data}",
             *self._sections,
             "## Pictures\n\n" + "\n\n".join(self._pictures) if self._pictures else "",
         ]

@@ -121,7 +121,6 @@ class _Read:
     window: Value
     observed: Value
     sums: Value
-    reference: Value
     newest: Value
     mean: Value
     unit: Value
@@ -238,8 +237,7 @@ def _read(g: Builder, network: GlobalForecaster, values: Value, here: Value) -> 
     observed = joined([carried("recent_observed", "uint8").to("float64"), here], axis=1)
     places = _const(g, np.arange(REGISTER))
     begun = joined([places >= carried("age") * -1.0 + REGISTER, count > 0.0], axis=1)
-    reference = newest.take([-1], axis=1)
-    sums = begun.where(window - reference, 0.0).cumsum()
+    sums = begun.where(window, 0.0).cumsum()
     sums = Value(g, g.op("Pad", sums.name, g.const([0, 1, 0, 0])), "float64")
 
     place = (_steps(g) + REGISTER).unsqueeze(0)
@@ -265,7 +263,7 @@ def _read(g: Builder, network: GlobalForecaster, values: Value, here: Value) -> 
     season_scale = (season_count >= 3.0).where(season_sum / weight(season_count), scale)
     unit = scale.most(season_scale.least(scale / 20.0)) + newest.abs() * 1e-9 + 1e-30
 
-    read = _Read(window, observed, sums, reference, newest, mean, unit, age, season)
+    read = _Read(window, observed, sums, newest, mean, unit, age, season)
     everywhere = _like(place, newest)
     level, before, _ = _levels(read, everywhere, newest, age)
     several = (second > 1).to("float64")
@@ -334,7 +332,7 @@ def _levels(read: _Read, at: Value, newest: Value, age: Value) -> list[Value]:
     for lag in range(3):
         size = m.to("float64")
         seen = (age - size * float(lag)).most(size)
-        mean = (sums[lag] - sums[lag + 1]) / seen.least(1.0) + (read.reference - newest)
+        mean = (sums[lag] - sums[lag + 1]) / seen.least(1.0) - newest
         enough = (seen >= 1.0) & (m * (lag + 1) <= REGISTER)
         found.append(enough.where(mean, found[-1] if found else 0.0))
     return found

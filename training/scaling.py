@@ -1,7 +1,7 @@
 """How raw values become a network's inputs, and its outputs raw values: causally, so that a series may come in pieces.
 
-All of it is double precision, so that neither a large offset nor a long life of a session costs digits. `onnx_forecast.py`
-writes the same arithmetic as ONNX operators.
+All of it is double precision, so that neither a large offset nor a long life of a session costs digits.
+`onnx_forecast.py` writes the same arithmetic as ONNX operators.
 """
 
 from collections.abc import Iterable, Mapping
@@ -86,14 +86,14 @@ class Read:
     """What a `CausalScaler` found in a series, in the order of time: a window of what was carried, then the new steps.
 
     window (B, R + T): the target with gaps filled forward; observed (B, R + T): 1 where it was not a gap. sums
-    (B, R + T + 1): running sums of window - reference. newest, mean, unit, age (B, T): the newest value, the running
-    mean, the scale, and how many steps have passed since the first value. season (B, 2). inputs (B, T, I) float32.
+    (B, R + T + 1): running sums of the window since the first value. newest, mean, unit, age (B, T): the newest value,
+    the running mean, the scale, how many steps have passed since the first value. season (B, 2). inputs (B, T, I)
+    float32.
     """
 
     window: Tensor
     observed: Tensor
     sums: Tensor
-    reference: Tensor
     newest: Tensor
     mean: Tensor
     unit: Tensor
@@ -154,8 +154,8 @@ class CausalScaler(nn.Module):
         observed = torch.cat([state["recent_observed"].to(torch.float64), here], dim=1)
         place = torch.arange(REGISTER + steps, device=values.device)
         begun = torch.cat([(place[:REGISTER] >= REGISTER - state["age"]), count > 0], dim=1)
-        reference = newest[:, -1:]
-        sums = torch.where(begun, window - reference, 0.0).cumsum(dim=1)
+        # Plain sums: a reference that depends on where a call ends would let pieces round otherwise than the whole.
+        sums = torch.where(begun, window, 0.0).cumsum(dim=1)
         sums = nn.functional.pad(sums, (1, 0))
 
         def ago(season: Tensor, lag: int, ahead: int = 0) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ class CausalScaler(nn.Module):
         # What is divided by: never zero, and above the rounding error of a constant series.
         unit = unit + 1e-9 * newest.abs() + 1e-30
 
-        read = Read(window, observed, sums, reference, newest, mean, unit, age, state["season"], values)
+        read = Read(window, observed, sums, newest, mean, unit, age, state["season"], values)
         at = place[REGISTER:].expand(batch, steps)
         level, before, _ = self._levels(read, at)
         several = (second > 1).to(torch.float64)
@@ -245,7 +245,7 @@ class CausalScaler(nn.Module):
             ends, starts = (at + 1 - lag * m).clamp(min=0), (at + 1 - (lag + 1) * m).clamp(min=0)
             seen = torch.minimum(age - lag * m, m.to(torch.float64))
             total = read.sums.gather(1, ends) - read.sums.gather(1, starts)
-            mean = total / seen.clamp(min=1.0) + (read.reference - newest)
+            mean = total / seen.clamp(min=1.0) - newest
             enough = (seen >= 1) & ((lag + 1) * m <= REGISTER)
             found.append(torch.where(enough, mean, found[-1] if found else 0.0))
         return found[0], found[1], found[2]

@@ -178,6 +178,12 @@ def test_items_of_a_batch_take_what_they_leave_out_from_the_batch(echo: TestClie
     assert [item["median"][0] - told(season=(s, 1)) for item, s in zip(found, (12, 4, 5), strict=True)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("season", [[4], [4, 12]])
+def test_a_batch_may_have_one_season_for_all(echo: TestClient, season: list[int]) -> None:
+    found = post(echo, "/forecast/batch", requests=[of([1.0]), of([2.0])], season_length=season)["results"]
+    assert [item["season_length"] for item in found] == [season, season]
+
+
 def test_a_batch_of_unequal_series_answers_each_in_its_place(echo: TestClient) -> None:
     lengths = [3, 700, 1, 20, 90, 2, 21, 300]
     items = [of([1.0] * length) for length in lengths]
@@ -230,9 +236,13 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "no future": ({"series": SERIES, "future": {}}, "$.future", "at least 1"),
     "too long a season": ({"series": SERIES, "season_length": 25}, "$.season_length", "at most 24"),
     "too long a second season": ({"series": SERIES, "season_length": [7, 28]}, "$.season_length", "at most 24"),
-    "three seasons": ({"series": SERIES, "season_length": [7, 14, 21]}, "$.season_length", "at most 2"),
+    "three seasons": ({"series": SERIES, "season_length": [7, 14, 21]}, "$.season_length", "or two that ascend"),
+    "no seasons": ({"series": SERIES, "season_length": []}, "$.season_length", "or two that ascend"),
+    "a season in none": ({"series": SERIES, "season_length": [1, 7]}, "$.season_length", "ascend from at least 2"),
     "descending seasons": ({"series": SERIES, "season_length": [12, 4]}, "$.season_length", "ascend"),
-    "season zero": ({"series": SERIES, "season_length": 0}, "$.season_length[0]", "greater than or equal to 1"),
+    "season zero": ({"series": SERIES, "season_length": 0}, "$.season_length", "of at least 1"),
+    "a season that is a truth": ({"series": SERIES, "season_length": True}, "$.season_length", "of at least 1"),
+    "a season without end": ({"series": SERIES, "season_length": 10**30}, "$.season_length", ""),
     "a fraction of a season": ({"series": SERIES, "season_length": 6.5}, "$.season_length", ""),
     "a bad freq alone": ({"series": SERIES, "freq": "fortnight"}, "$.freq", "accepted"),
 }

@@ -84,6 +84,16 @@ def test_a_constant_series_is_forecast_to_stay(client: TestClient) -> None:
     assert post(client, series=[7.5] * 30, horizon=6)["median"] == pytest.approx([7.5] * 6, rel=1e-6)
 
 
+@pytest.mark.parametrize("value", [5.0, 0.1, -1e12, 1e-9, 0.0])
+def test_of_a_constant_series_so_are_all_quantiles(shipped: TestClient, value: float) -> None:
+    """To a millionth, and in order, also between levels and far beyond the horizon."""
+    levels = [0.1, 0.11, 0.2, 0.37, 0.5, 0.501, 0.77, 0.9]
+    found = post(shipped, series=[value] * 50, horizon=480, quantiles=levels)
+    rows = np.array([*found["quantiles"].values()])
+    np.testing.assert_allclose(rows, value, rtol=1e-6, atol=1e-12 * abs(value) + 1e-25)
+    assert (np.diff(rows, axis=0) >= 0).all()
+
+
 @given(
     shift=st.sampled_from([0.0, 1e3, -1e6]),
     scale=st.sampled_from([1e-3, 1.0, 1e5]),

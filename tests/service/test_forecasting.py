@@ -112,7 +112,8 @@ DECILES = (0.1, 0.5, 0.9)
 
 def of_deviation(deviation: NDArray[np.float64], median: NDArray[np.float64]) -> NDArray[np.float64]:
     """Normal quantiles (H, 3)."""
-    return median[:, None] + deviation[:, None] * NormalDist().inv_cdf(0.9) * np.array([-1, 0, 1])
+    apart = deviation * NormalDist().inv_cdf(0.9)
+    return np.stack([median - apart, median, median + apart], axis=1)
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 5, 48])
