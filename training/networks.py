@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from training.cells import Cell, Recurrent
-from training.scaling import CANDIDATES, FEATURES, CausalScaler, Covariates, Read, Scaled, StandardScaler
+from training.scaling import (
+    CANDIDATES,
+    FEATURES,
+    LEAST_UNIT,
+    CausalScaler,
+    Covariates,
+    Read,
+    Scaled,
+    StandardScaler,
+)
 
 State = Mapping[str, Tensor]
 
@@ -152,7 +161,8 @@ class GlobalForecaster(nn.Module):
         apart = self.widening * positive(shifts[..., 1:2]) * positive(shifts[..., 2:])
         below, above = apart[..., :middle].flip(3).cumsum(dim=3).flip(3), apart[..., middle:].cumsum(dim=3)
         quantiles = torch.cat([median - below, median, median + above], dim=3)
-        return quantiles, read.newest.gather(1, steps), read.unit.gather(1, steps)
+        # Zeros are followed by zeros.
+        return quantiles, read.newest.gather(1, steps), read.unit.gather(1, steps) - LEAST_UNIT
 
     def forward(
         self,

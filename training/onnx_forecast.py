@@ -20,7 +20,7 @@ from training.onnx_layers import (
     int8_operators,
     linear,
 )
-from training.scaling import CANDIDATES, DECAY, LAG_LIMIT, MAX_STEPS, REGISTER, SQUASH, Covariates
+from training.scaling import CANDIDATES, DECAY, LAG_LIMIT, LEAST_UNIT, MAX_STEPS, REGISTER, SQUASH, Covariates
 
 
 def forecast_graph(network: Forecaster | GlobalForecaster, precision: Precision = "float32") -> ExportedGraph:
@@ -261,7 +261,7 @@ def _read(g: Builder, network: GlobalForecaster, values: Value, here: Value) -> 
     mean = mean_sum / weight(count)
     scale = several_values.where(change_sum / weight(count - 1.0), newest.abs())
     season_scale = (season_count >= 3.0).where(season_sum / weight(season_count), scale)
-    unit = scale.most(season_scale.least(scale / 20.0)) + newest.abs() * 1e-9 + 1e-30
+    unit = scale.most(season_scale.least(scale / 20.0)) + newest.abs() * 1e-9 + LEAST_UNIT
 
     read = _Read(window, observed, sums, newest, mean, unit, age, season)
     everywhere = _like(place, newest)
@@ -381,7 +381,7 @@ def _ask(
     if levels - 1 - middle:
         quantiles.append(median + apart.take(list(range(middle, levels - 1)), axis=3).cumsum(axis=3))
     whole = joined(quantiles, axis=3).to("float64")
-    return newest.unsqueeze(2, 3) + unit.unsqueeze(2, 3) * whole
+    return newest.unsqueeze(2, 3) + (unit - LEAST_UNIT).unsqueeze(2, 3) * whole
 
 
 def _candidates(

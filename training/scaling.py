@@ -18,6 +18,8 @@ LONGEST_SEASON = REGISTER // 2
 DECAY = 0.99
 """Per observed value: the running mean and scale look back over about 1 / (1 - DECAY) = 100 values."""
 LAG_LIMIT = 1000.0
+LEAST_UNIT = 1e-30
+"""Of a series of zeros."""
 SQUASH = 8.0
 
 ScalerState = Mapping[str, Tensor]
@@ -180,7 +182,7 @@ class CausalScaler(nn.Module):
         season_scale = torch.where(season_count >= 3, season_sum / self._weight(season_count), scale)
         unit = torch.minimum(scale, torch.maximum(season_scale, scale / 20))
         # What is divided by: never zero, and above the rounding error of a constant series.
-        unit = unit + 1e-9 * newest.abs() + 1e-30
+        unit = unit + 1e-9 * newest.abs() + LEAST_UNIT
 
         read = Read(window, observed, sums, newest, mean, unit, age, state["season"], values)
         at = place[REGISTER:].expand(batch, steps)
