@@ -184,9 +184,13 @@ def _picture(model: ForecastModel, folder: Path, seed: int) -> None:
     made = bank(np.random.default_rng([seed, 1_000_000]), 200, 4 * HORIZON)
     windows = [
         Window(
-            f"season of {m}" if m > 1 else "no season", one.values[:-HORIZON, None], one.values[-HORIZON:], m, str(m)
+            f"{m} values a season" if m > 1 else "no season told",
+            one.values[:-HORIZON, None],
+            one.values[-HORIZON:],
+            m,
+            str(m),
         )
-        for m, one in sorted({one.season: one for one in made[::7]}.items())[:6]
+        for m, one in sorted({one.season: one for one in made}.items())[:6]
     ]
     quantiles = model.forecast(windows, HORIZON, QUANTILE_LEVELS)
     model.close()
