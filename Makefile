@@ -38,7 +38,7 @@ bench: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.kernels
 	$(DEV)/bin/python -m benchmarks.bench
 
-# About eight minutes.
+# About fourteen minutes.
 bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.sessions
 
