@@ -77,6 +77,10 @@ class Recurrent(nn.Module):
         parts = ("h", "c") if self.cell == "lstm" else ("h",)
         return tuple(f"layer{i}_{part}" for i in range(len(self.layers)) for part in parts)
 
+    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The state of `batch` sequences of which nothing was seen yet."""
+        return {name: torch.zeros(batch, self.hidden, device=device) for name in self.state_names}
+
     def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, dict[str, Tensor]]:
         """x (B, T, inputs) and the state before it -> outputs (B, T, hidden) and the state after it."""
         after: dict[str, Tensor] = {}

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.scheduler import CHUNK
-from service.engine.sequence import Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
-from service.forecasting import EXPECTED, Forecast, ForecastRequest, begin, forecast, read_values
+from service.forecasting import Forecast, ForecastRequest, begin, forecast
 from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
 from service.metrics import Metrics
 from service.registry import Registry
@@ -147,26 +146,14 @@ class ForecastModel:
         return np.concatenate([found.history[1:], found.quantiles])
 
     def unroll(self, history: NDArray[np.float64], horizon: int, season: int) -> NDArray[np.float64]:
-        """Feed the median forecast back as if it had been observed, for one feature: (T, 1) -> (horizon,)."""
-        start = begin(self.manifest, history[:, 0], usual_season(self.manifest, None, season))
-        task = _unrolled(self.manifest, history, horizon, start)
-        return self._engine.submit(task, len(history) + horizon).result()
+        """Let it go on by itself, the median fed back as if it had been observed, for one feature: (T, 1) ->
+        (horizon,)."""
+        request = ForecastRequest(history, horizon, self.manifest.quantile_levels)
+        return self.submit(request, usual_season(self.manifest, None, season)).result().median
 
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
-
-
-def _unrolled(
-    manifest: ForecastManifest, values: NDArray[np.float64], horizon: int, at: Snapshot
-) -> Task[NDArray[np.float64]]:
-    middle = manifest.quantile_levels.index(0.5)
-    path = np.empty(0)
-    while len(path) < horizon:
-        at, _ = yield from read_values(manifest, values, at, None, history=False)
-        values = at.states[EXPECTED][0][:, [middle]]
-        path = np.concatenate([path, values[:, 0]])
-    return path[:horizon]
 
 
 def known_future(window: Window, manifest: ForecastManifest) -> NDArray[np.float64] | None:

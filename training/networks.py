@@ -45,9 +45,7 @@ class Forecaster(nn.Module):
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences of which nothing was seen yet."""
         last = torch.zeros(batch, self.scaler.features, dtype=torch.float64, device=device)
-        return {"last": last} | {
-            name: torch.zeros(batch, self.recurrent.hidden, device=device) for name in self.recurrent.state_names
-        }
+        return {"last": last, **self.recurrent.fresh_state(batch, device)}
 
     def raw(self, values: Tensor, mask: Tensor, state: State) -> tuple[Tensor, Scaled, dict[str, Tensor]]:
         """Values float64 (B, T, F), mask (B, T, F) -> raw quantiles (B, T, H, Q) in units of the scale, not sorted,
@@ -127,9 +125,7 @@ class GlobalForecaster(nn.Module):
             name: torch.full((batch, *shape), initial, dtype=dtype, device=device)
             for name, (shape, dtype, initial) in self.scaler.state_shapes.items()
         }
-        return scaler | {
-            name: torch.zeros(batch, self.recurrent.hidden, device=device) for name in self.recurrent.state_names
-        }
+        return scaler | self.recurrent.fresh_state(batch, device)
 
     def read(
         self, values: Tensor, mask: Tensor, ahead: Tensor, ahead_mask: Tensor, state: State
@@ -247,7 +243,7 @@ class TextModel(nn.Module):
 
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences of which nothing was seen yet."""
-        return {name: torch.zeros(batch, self.recurrent.hidden, device=device) for name in self.recurrent.state_names}
+        return self.recurrent.fresh_state(batch, device)
 
     def predict(self, tokens: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (B, T) -> scores of the next token after each (B, T, V), and the new state."""
