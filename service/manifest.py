@@ -5,6 +5,7 @@ and knows nothing of PyTorch, ONNX Runtime or HTTP.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,12 @@ MANIFEST_FILE = "manifest.json"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
+
+WORD_PATTERN = r" ?<unk>| ?[^\W_]+(?:'[^\W_]+)*| ?[^\w\s]|_|\s"
+"""The pieces of a text in a word model: a word or a mark carries the space before it, so that the text is their
+concatenation. Every character of any text is in one of them."""
+UNKNOWN_WORDS = frozenset({"<unk>", " <unk>"})
+"""How a text for a word model may write the unknown word, token 0."""
 
 PER_STEP_OUTPUTS = frozenset({"logits_all", "one_step"})
 """Outputs with an axis T: computed only if the input `per_step` says so."""
@@ -74,7 +81,7 @@ class Int8(_Frozen):
 
 
 class DataSource(_Frozen):
-    """A file that the model was trained on."""
+    """A file that the model was trained on, or that its weights were chosen or measured on."""
 
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -150,12 +157,13 @@ class ForecastManifest(_Model):
 
 
 class TextManifest(_Model):
-    """A character model.
+    """A character model, or a word model: of either, a text is the concatenation of its tokens' pieces.
 
-    Graph inputs, besides the state: `tokens` int64 (B, T), indices into `vocabulary`, or 0 for any other character;
+    Graph inputs, besides the state: `tokens` int64 (B, T), indices into `vocabulary`, or 0 for any other piece;
     `lengths` int64 (B,), each at least 1; `per_step` bool (): whether `logits_all` is wanted.
     Outputs: `logits` float32 (B, V), scores of the next token after each row's last; `logits_all` float32 (B, T, V),
-    after every token (T = 0 if not wanted). Token 0 is the unknown character: it can be read but is never generated.
+    after every token (T = 0 if not wanted). Token 0 is the unknown character or word: it can be read but is never
+    generated.
 
     The graph `decode` takes N steps at once, each row sampling its next token itself. Its state is that of the other
     graph, with `logits` (B, V), from which the next token is sampled, and `seen` bool (B, V), which tokens already
@@ -168,18 +176,32 @@ class TextManifest(_Model):
 
     kind: Literal["text"] = "text"
     decode: Graph
-    vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> character; token 0, unknown, is ''")
+    unit: Literal["character", "word"] = Field(default="character", description="what a token is; see WORD_PATTERN")
+    vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> piece of text; token 0, unknown, is ''")
     replacements: dict[str, str] = Field(
         default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"
     )
-    context: int = Field(gt=0, description="characters per training window (truncation of backpropagation)")
+    context: int = Field(gt=0, description="tokens per training window (truncation of backpropagation)")
 
     @model_validator(mode="after")
-    def _vocabulary_is_characters(self) -> "TextManifest":
-        if self.vocabulary[0] != "" or any(len(c) != 1 for c in self.vocabulary[1:]):
-            raise ValueError("vocabulary must be '' (unknown) and then single characters")
+    def _vocabulary_is_of_its_unit(self) -> "TextManifest":
+        if self.vocabulary[0] != "":
+            raise ValueError("vocabulary must begin with '' (unknown)")
         if len(set(self.vocabulary)) != len(self.vocabulary):
-            raise ValueError("vocabulary must not repeat a character")
+            raise ValueError("vocabulary must not repeat a piece")
+        if self.unit == "character":
+            if any(len(piece) != 1 for piece in self.vocabulary[1:]):
+                raise ValueError("after '', the vocabulary of a character model must be single characters")
+        elif not all(map(re.compile(WORD_PATTERN).fullmatch, self.vocabulary[1:])) or UNKNOWN_WORDS & {
+            *self.vocabulary
+        }:
+            raise ValueError("after '', the vocabulary of a word model must be pieces of text as WORD_PATTERN has them")
+        return self
+
+    @model_validator(mode="after")
+    def _replacements_are_of_characters(self) -> "TextManifest":
+        if any(len(old) != 1 for old in self.replacements):
+            raise ValueError("replacements must be of single characters")
         return self
 
 

@@ -24,6 +24,7 @@ AnyForecaster = Forecaster | GlobalForecaster
 
 LEVELS = (0.1, 0.5, 0.9)
 CHARACTERS = Vocabulary.of(["\n !,.'?abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+WORDS = Vocabulary.of(["a b ab ba bab, abba. it's\nit's\nb a"], unit="word")
 
 
 def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", horizon: int = 4) -> AnyForecaster:
@@ -43,15 +44,29 @@ def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", 
     return network.eval()
 
 
-def character_model(cell: Cell = "lstm") -> TextModel:
-    """A character model that was never trained."""
+def character_model(cell: Cell = "lstm", ngrams: int = 0) -> TextModel:
+    """A character model that was never trained; one with n-gram features has residual layers, too."""
     torch.manual_seed(4)
-    network = TextModel(cell, len(CHARACTERS.characters), 8, 24, 2, 0.0)
+    network = TextModel(cell, len(CHARACTERS.pieces), 8, 24, 2, 0.0, residual=ngrams > 0, ngrams=ngrams)
     nn.init.normal_(network.head.weight, std=1.0)
     return network.eval()
 
 
-def write_model(network: AnyForecaster | TextModel, models: Path, name: str, precision: Precision = "float32") -> Path:
+def word_model() -> TextModel:
+    """A word model that was never trained, for `write_model` with WORDS."""
+    torch.manual_seed(5)
+    network = TextModel("lstm", len(WORDS.pieces), 8, 24, 2, 0.0)
+    nn.init.normal_(network.head.weight, std=1.0)
+    return network.eval()
+
+
+def write_model(
+    network: AnyForecaster | TextModel,
+    models: Path,
+    name: str,
+    precision: Precision = "float32",
+    vocabulary: Vocabulary = CHARACTERS,
+) -> Path:
     """Write a model folder as `carry train` does, without its card; `precision` is what is served."""
     run = Run(name, "made by a test", models, models, (), "carry train")
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
@@ -98,8 +113,9 @@ def write_model(network: AnyForecaster | TextModel, models: Path, name: str, pre
             decode=described.decode,
             metrics={},
             provenance=made_by,
-            vocabulary=CHARACTERS.characters,
-            replacements=CHARACTERS.replacements(),
+            unit=vocabulary.unit,
+            vocabulary=vocabulary.pieces,
+            replacements=vocabulary.replacements(),
             context=8,
         )
 

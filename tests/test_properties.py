@@ -27,10 +27,11 @@ from training.onnx_forecast import forecast_graph
 from training.onnx_graph import text_graph
 from training.onnx_layers import Precision
 
-MADE = [f"{kind}-{cell}" for kind in ("causal", "standard", "text") for cell in CELLS]
+MADE = [f"{kind}-{cell}" for kind in ("causal", "standard", "text") for cell in CELLS] + ["ngrams-lstm", "ngrams-gru"]
 SHIPPED_MODELS = sorted(f"shipped-{path.parent.parent.name}" for path in SHIPPED.glob("*/1/manifest.json"))
 EVERY = [f"{name}-{precision}" for name in (*MADE, *SHIPPED_MODELS) for precision in ("float32", "int8")]
-TEXT = [name for name in EVERY if name.startswith(("text-", "shipped-text"))]
+OF_TEXT = ("text-", "ngrams-", "shipped-text", "shipped-shakespeare")
+TEXT = [name for name in EVERY if name.startswith(OF_TEXT)]
 
 Opened = tuple[ForecastManifest | TextManifest, Runner, Scheduler]
 
@@ -38,12 +39,15 @@ Opened = tuple[ForecastManifest | TextManifest, Runner, Scheduler]
 @cache
 def opened(name: str) -> Opened:
     """A model by its name here."""
-    kind, rest, precision = name.split("-")
+    kind, rest = name.split("-", 1)
+    rest, precision = rest.rsplit("-", 1)
     if kind == "shipped":
         folder = max((SHIPPED / rest).glob("[0-9]*"), key=lambda path: int(path.name))
     else:
         cell = CELLS[[str(known) for known in CELLS].index(rest)]
-        network = character_model(cell) if kind == "text" else forecaster(cell, features=2, scaling=kind)
+        ngrams = 4 if kind == "ngrams" else 0
+        text = kind in ("text", "ngrams")
+        network = character_model(cell, ngrams) if text else forecaster(cell, features=2, scaling=kind)
         folder = write_model(network, Path(mkdtemp()), "made")
     served: Precision = "int8" if precision == "int8" else "float32"
     return open_scheduler(folder, served)
@@ -161,7 +165,7 @@ def test_rows_of_other_lengths_change_no_bit(name: str, seed: int, batch: int, s
             assert np.array_equal(states[key][row], state[0])
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith(("text", "shipped-text"))])
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in TEXT])
 @given(seed=st.integers(0, 2**32), batch=st.integers(2, 12))
 def test_what_is_not_a_number_stays_in_its_row(name: str, seed: int, batch: int) -> None:
     manifest, runner, _ = opened(name)
@@ -209,6 +213,8 @@ def test_the_exported_graph_agrees_with_pytorch(cell: str, seed: int) -> None:
     assert check_agreement(causal, forecast_graph(causal), seed) <= 1e-4
     assert check_agreement(standard, forecast_graph(standard), seed) <= 1e-4
     assert check_agreement(text, text_graph(text), seed) <= 1e-4
+    ngrams = character_model(known, ngrams=5)
+    assert check_agreement(ngrams, text_graph(ngrams), seed) <= 1e-4
 
 
 @pytest.mark.parametrize("name", SHIPPED_MODELS)

@@ -9,12 +9,19 @@ from training.loop import Epoch
 CARD_FILE = "CARD.md"
 
 
-def figures_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """A Markdown table: a line for each method, a column for each measure."""
+def figures_table(scores: Mapping[str, Mapping[str, float]], digits: int = 4) -> str:
+    """A Markdown table: a line for each method, a column for each measure, with so many significant digits. What
+    `digits` cannot hold is a whole number."""
     measures = list(dict.fromkeys(name for line in scores.values() for name in line))
     rows = [["", *measures], ["---", *["---:"] * len(measures)]]
-    rows += [[name, *(f"{line[m]:.4g}" if m in line else "" for m in measures)] for name, line in scores.items()]
+    rows += [
+        [name, *(_figure(line[m], digits) if m in line else "" for m in measures)] for name, line in scores.items()
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _figure(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 10**15 else f"{value:.{digits}g}"
 
 
 def int8_text(int8: Int8, measure: str) -> str:
@@ -54,7 +61,8 @@ class ModelCard:
                 f"{', '.join(f'`{name}`' for name in manifest.features)}."
             )
         else:
-            kind = f"Continues text, character by character; it knows {len(manifest.vocabulary) - 1} characters."
+            unit, known = manifest.unit, len(manifest.vocabulary) - 1
+            kind = f"Continues text, {unit} by {unit}; it knows {known:,} {unit}s."
         chosen = self._history[-1]
         if any(epoch.valid_loss != epoch.train_loss for epoch in self._history):
             chosen = min(self._history, key=lambda epoch: epoch.valid_loss)

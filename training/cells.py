@@ -38,15 +38,29 @@ class JordanLayer(nn.Module):
         return torch.stack(outputs, dim=1), y
 
 
+class LockedDropout(nn.Module):
+    """Dropout of the same features in all steps of a window (Gal and Ghahramani 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, features) -> the same shape."""
+        if not self.training or not self.rate:
+            return x
+        return x * nn.functional.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.rate)
+
+
 _LAYERS: dict[Cell, type[nn.Module]] = {"elman": nn.RNN, "jordan": JordanLayer, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class Recurrent(nn.Module):
     """Layers of one cell.
 
-    Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks; weight dropout on the recurrent
-    weights, one mask for all steps of a window (DropConnect, as in AWD-LSTM: Merity, Keskar and Socher 2018). With
-    `residual`, every layer but the first adds to what it reads.
+    Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks; if `locked`, with one mask for
+    all steps of a window. Weight dropout acts on the recurrent weights, always with one mask for a window (DropConnect,
+    as in AWD-LSTM: Merity, Keskar and Socher 2018). With `residual`, every layer but the first adds to what it reads.
     """
 
     def __init__(
@@ -58,6 +72,7 @@ class Recurrent(nn.Module):
         dropout: float,
         weight_dropout: float = 0.0,
         residual: bool = False,
+        locked: bool = False,
     ) -> None:
         super().__init__()
         self.cell = cell
@@ -66,7 +81,7 @@ class Recurrent(nn.Module):
         make = _LAYERS[cell]
         options = {} if cell == "jordan" else {"batch_first": True}
         self.layers = nn.ModuleList(make(inputs if i == 0 else hidden, hidden, **options) for i in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = LockedDropout(dropout) if locked else nn.Dropout(dropout)
         self.weight_dropout = weight_dropout
         for layer in self.layers:
             _initialise(layer, hidden)

@@ -204,24 +204,46 @@ def train_global(
 def train_text(
     texts: Texts,
     name: Name,
-    context: Annotated[int, typer.Option(min=2, help="Characters per training window.")] = 128,
+    context: Annotated[int, typer.Option(min=2, help="Characters (or words) per training window.")] = 128,
     cell: Cell = "lstm",
     layers: Layers = 1,
     hidden: Hidden = 256,
-    embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character is read as.")] = 64,
+    embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character (or word) is read as.")] = 64,
     dropout: Dropout = 0.2,
     weight_dropout: Annotated[
         float,
         typer.Option(min=0, max=0.95, help="Of the recurrent weights (not for jordan): against learning by heart."),
     ] = 0.0,
-    min_count: Annotated[int, typer.Option(min=1, help="Characters rarer than this count as unknown.")] = 1,
+    unit: Annotated[str, typer.Option(help="What a token is: character, or word (or a mark).")] = "character",
+    min_count: Annotated[
+        int | None, typer.Option(min=1, help="What is rarer than this counts as unknown. [1, for words 2]")
+    ] = None,
+    max_vocabulary: Annotated[
+        int | None, typer.Option(min=1, help="Most characters or words known, the most frequent. [for words 10000]")
+    ] = None,
     epochs: Epochs = 20,
     learning_rate: LearningRate = 3e-3,
     weight_decay: WeightDecay = 0.0,
     patience: Patience = 4,
     rows: Rows = 32,
+    residual: Annotated[bool, typer.Option(help="Every layer but the first adds to what it reads.")] = False,
+    ngrams: Annotated[
+        int, typer.Option(min=0, max=12, help="Also look up learnt features of the last 2 to NGRAMS tokens; 0: do not.")
+    ] = 0,
+    average: Annotated[
+        float,
+        typer.Option(min=0, max=0.99999, help="Keep a moving average of the weights over 1 / (1 - AVERAGE) steps."),
+    ] = 0.0,
     valid: Valid = 0.05,
     test: Test = 0.1,
+    valid_on: Annotated[
+        list[Path] | None,
+        typer.Option(help="File to choose the weights on, instead of a share of TEXTS. May be repeated."),
+    ] = None,
+    test_on: Annotated[
+        list[Path] | None,
+        typer.Option(help="File to measure on, instead of a share of TEXTS. May be repeated."),
+    ] = None,
     baselines: Baselines = True,
     seed: Seed = 1,
     precision: Precision = "auto",
@@ -230,14 +252,17 @@ def train_text(
     run_dir: RunDir = None,
     restart: Restart = False,
 ) -> None:
-    """Train a character model from texts.
+    """Train a text model from texts.
 
     Example: carry train text letters.txt --name letters
     """
+    _one_of("--unit", unit, ("character", "word"))
+    words = unit == "word"
+    held_out = [*(valid_on or []), *(test_on or [])]
     from training import train_text as module
     from training.provenance import is_first_process
     from training.series_data import DataError
-    from training.text_data import read_texts
+    from training.text_data import read_parts
 
     try:
         config = module.TextConfig(
@@ -249,14 +274,17 @@ def train_text(
             weight_dropout=weight_dropout,
             context=context,
             rows=rows,
-            valid=valid,
-            test=test,
-            min_count=min_count,
+            residual=residual,
+            ngrams=ngrams,
+            unit=unit,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
+            min_count=min_count or (2 if words else 1),
+            max_vocabulary=max_vocabulary or (10_000 if words else None),
             baselines=baselines,
         )
-        loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision)
-        run = _run(name, description, models_dir, run_dir, texts, restart)
-        folder = module.train(read_texts(texts), config, loop, run)
+        loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision, average)
+        run = _run(name, description, models_dir, run_dir, list(dict.fromkeys([*texts, *held_out])), restart)
+        parts = read_parts(texts, valid_on or [], test_on or [], valid, test)
+        folder = module.train(parts, config, loop, run)
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="TEXTS") from error
     if is_first_process():
@@ -280,12 +308,16 @@ def evaluate(
         str, typer.Option(help="Beside the seasonal naive forecast, of: ets, theta, arima. Separated by commas.")
     ] = "ets,theta",
     url: Annotated[str | None, typer.Option(help="Let the service there forecast, e.g. http://127.0.0.1:8000.")] = None,
+    last: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1, help="Of texts: read only the last share of each document, such as 0.1."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a model on data it never saw, beside baselines on the same data.
 
-    A forecaster forecasts the last values of each series from all before. Example:
-    carry evaluate models/forecast/1 sales.csv
+    A forecaster forecasts the last values of each series from all before; a text model reads each document from its
+    start. Example: carry evaluate models/forecast/1 sales.csv
     """
     from training.baselines import METHODS
     from training.card import figures_table
@@ -296,13 +328,17 @@ def evaluate(
         kind = json.loads((model / "manifest.json").read_text())["kind"]
     except (OSError, ValueError, KeyError):
         raise typer.BadParameter(f"{model} is no model folder", param_hint="MODEL") from None
+    foreign = {"--target": target, "--limit": limit, "--url": url} if kind == "text" else {"--last": last}
+    for option, value in foreign.items():
+        if value is not None:
+            raise typer.BadParameter(f"not of a {kind} model", param_hint=option)
     chosen = [part for part in _names(baselines) if part != "none"]
     for method in chosen:
         _one_of("--baselines", method, (*METHODS, "none"))
     try:
         if kind != "forecast":
-            scores = evaluate_text(model, data)
-            typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores))
+            scores = evaluate_text(model, data, last)
+            typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores, digits=5))
             return
         figures = evaluate_forecaster(model, data, target, windows, limit, chosen, url)
     except DataError as error:

@@ -16,9 +16,9 @@ from service.errors import CarryError
 from service.forecasting import tails
 from service.manifest import ForecastManifest
 from training.baselines import INTERVALS, coverage_by_step, forecast_baselines, naive2, score_forecasts
-from training.inference import CharacterModel, ForecastModel, known_future, usual_season
+from training.inference import ForecastModel, LanguageModel, known_future, text_scores, usual_season
 from training.series_data import DataError, read_series
-from training.text_data import Vocabulary, normalise, read_texts
+from training.text_data import Document, Vocabulary, read_documents
 from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
 
 DECILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -224,18 +224,36 @@ def _baseline(name: str) -> Method:
     return run
 
 
-def evaluate_text(folder: Path, data: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Bits per character over whole documents, each read once from its start."""
-    models = CharacterModel.open(folder)
+def evaluate_text(folder: Path, data: Sequence[Path], last: float | None = None) -> dict[str, dict[str, float]]:
+    """The costs of whole documents, each read once from its start: of all together and of each, by every graph in the
+    folder.
+
+    last: of each document only its last share, which begins at int(n * (1 - last)), as if nothing came before.
+
+    Raises:
+        DataError: a file cannot be read, or no document has two tokens.
+    """
+    models = LanguageModel.open(folder)
     manifest = next(iter(models.values())).manifest
-    vocabulary = Vocabulary(manifest.vocabulary)
-    documents = [vocabulary.encode(normalise(text, manifest.replacements)) for text in read_texts(data)]
-    unknown = sum(int((document == 0).sum()) for document in documents)
-    return {
-        name: {
-            "bits_per_character": model.bits_per_character(documents),
-            "characters": float(sum(map(len, documents))),
-            "unknown_characters": float(unknown),
-        }
-        for name, model in models.items()
-    }
+    read = read_documents(data)
+    if last is not None:
+        read = [Document(one.name, one.text[int(len(one.text) * (1 - last)) :]) for one in read]
+    vocabulary = Vocabulary(manifest.vocabulary, manifest.unit)
+    documents = vocabulary.encode_all((one.text for one in read), manifest.replacements)
+    if not any(len(document.tokens) > 1 for document in documents):
+        raise DataError("too short to measure: the first character or word of a document is read, not predicted")
+    alone = [(f"{number}. {one.name}", slice(number - 1, number)) for number, one in enumerate(read, 1)]
+    rows = {}
+    for name, model in models.items():
+        started = time.perf_counter()
+        nats = model.nats([document.tokens for document in documents])
+        seconds = time.perf_counter() - started
+        for group, some in [("", slice(None)), *(alone if len(read) > 1 else [])]:
+            own = documents[some]
+            rows[f"{name}, {group}" if group else name] = {
+                **text_scores(manifest, own, float(nats[some].sum())),
+                "characters": float(sum(document.characters for document in own)),
+                f"unknown_{manifest.unit}s": float(sum(int((document.tokens == 0).sum()) for document in own)),
+                **({} if group else {"seconds": seconds}),
+            }
+    return rows

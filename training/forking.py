@@ -101,7 +101,7 @@ class ForkingStream:
         self._pieces = [Piece.of(one) for one in series]
         self._kinds = {kind: [p for p in self._pieces if kind_of(p.season) == kind] for kind in KINDS}
 
-    def batches(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+    def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch."""
         if rng is None:
             raise ValueError("windows are drawn at random: a generator is needed")
@@ -169,7 +169,7 @@ class EndsStream:
         """How many batches there are."""
         return len(self._batches)
 
-    def batches(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+    def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
         """All ends, always the same."""
         for pieces in self._batches:
             bucket = Bucket(len(pieces[-1].values) - self._horizon, len(pieces), 1, self._horizon)

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from service.engine.engine import Engine
 from service.engine.runner import Runner
-from service.engine.scheduler import CHUNK
+from service.engine.scheduler import CHUNK, Decoding
 from service.errors import InvalidRequestError, NotPredictableError
 from service.forecasting import Forecast, ForecastRequest, begin, forecast
+from service.generation import CharacterDecoder, GenerateRequest, Tokenizer, continuation, generate
 from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
 from service.metrics import Metrics
 from service.registry import Registry
+from service.sampling import SamplingParams, log_softmax
 from service.settings import Settings
 from service.timestamps import seasons_of
+from training.text_data import Encoded
 from training.windows import Window
 
 Array = NDArray[np.generic]
@@ -39,7 +42,7 @@ class GraphSession:
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._state = state
-        self._max_steps = max_steps
+        self.max_steps = max_steps
 
     @classmethod
     def open(cls, folder: Path, graph: Graph, threads: int = 0) -> "GraphSession":
@@ -66,9 +69,9 @@ class GraphSession:
         """Feed inputs (B, T, ...) of equal length piece by piece; the outputs of each piece."""
         batch, steps = next(iter(feeds.values())).shape[:2]
         state = state or self.fresh_state(batch)
-        for start in range(0, steps, self._max_steps):
-            piece = {name: array[:, start : start + self._max_steps] for name, array in feeds.items()}
-            size = min(self._max_steps, steps - start)
+        for start in range(0, steps, self.max_steps):
+            piece = {name: array[:, start : start + self.max_steps] for name, array in feeds.items()}
+            size = min(self.max_steps, steps - start)
             piece["lengths"] = np.full(batch, size, dtype=np.int64)
             results, state = self.step(piece, state, outputs)
             yield results
@@ -256,47 +259,109 @@ def forecast_all(settings: Settings, name: str, asked: Sequence[Asked]) -> list[
         registry.close()
 
 
-class CharacterModel:
-    """An exported character model over tokens."""
+class LanguageModel:
+    """An exported text model over tokens."""
 
     def __init__(self, session: GraphSession, manifest: TextManifest) -> None:
         self._session = session
         self.manifest = manifest
 
     @classmethod
-    def open(cls, folder: Path) -> dict[str, "CharacterModel"]:
-        """The character model of a model folder, by name; also in int8, where there is one.
+    def open(cls, folder: Path) -> dict[str, "LanguageModel"]:
+        """The text model of a model folder, by name; also in int8, where there is one.
 
         Raises:
-            ValueError: the folder holds no character model.
+            ValueError: the folder holds no text model.
         """
         manifest = read_manifest(folder)
         if not isinstance(manifest, TextManifest):
-            raise ValueError(f"{folder} holds a {manifest.kind} model, not a character model")
+            raise ValueError(f"{folder} holds a {manifest.kind} model, not a text model")
         return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
 
     @classmethod
-    def of_folder(cls, folder: Path, manifest: TextManifest, graph: Graph) -> "CharacterModel":
-        """The character model that one of the graphs in a folder is."""
+    def of_folder(cls, folder: Path, manifest: TextManifest, graph: Graph) -> "LanguageModel":
+        """The text model that one of the graphs in a folder is."""
         return cls(GraphSession.open(folder, graph), manifest)
 
-    def log_probabilities(self, tokens: NDArray[np.int64]) -> Iterable[NDArray[np.float64]]:
-        """Tokens (T,) -> pieces of (t, V): natural logarithms of the next token's probabilities after each."""
-        for piece in self._session.read({"tokens": tokens[None]}, ["logits_all"]):
-            scores = piece["logits_all"][0].astype(np.float64)
-            scores -= scores.max(axis=1, keepdims=True)
-            yield scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    def log_probabilities(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Tokens (T,) -> natural logarithms of the next token's probabilities after each (T, V)."""
+        pieces = self._session.read({"tokens": tokens[None]}, ["logits_all"])
+        return np.concatenate([log_softmax(piece["logits_all"][0].astype(np.float32)) for piece in pieces])
 
-    def bits_per_character(self, documents: Sequence[NDArray[np.int64]]) -> float:
-        """Total bits over total characters predicted, each document read once from its start with the state carried.
+    def nats(self, documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        """What each document (T,) costs in all: it is read once from its start, with the state carried. Its first token
+        is read, not predicted."""
+        found = np.zeros(len(documents))
+        order = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
+        for first in range(0, len(order), DOCUMENTS):
+            some = order[first : first + DOCUMENTS]
+            found[some] = self._nats([documents[i] for i in some])
+        return found
 
-        The first character of a document is read, not predicted.
-        """
-        nats, count = 0.0, 0
-        for tokens in documents:
-            at = 1
-            for logs in self.log_probabilities(tokens[:-1]):
-                nats -= float(logs[np.arange(len(logs)), tokens[at : at + len(logs)]].sum())
-                at += len(logs)
-            count += len(tokens) - 1
-        return nats / math.log(2) / max(count, 1)
+    def _nats(self, documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Of documents that are read side by side, the longest first, so that those that go on are the first rows."""
+        found = np.zeros(len(documents))
+        expected = np.array([len(tokens) - 1 for tokens in documents])
+        size = max(1, min(self._session.max_steps, SCORES // (len(documents) * len(self.manifest.vocabulary))))
+        state: Mapping[str, Array] = self._session.fresh_state(len(documents))
+        for at in range(0, int(expected.max(initial=0)), size):
+            lengths = np.minimum(expected[expected > at] - at, size)
+            tokens = np.zeros((len(lengths), lengths[0] + 1), dtype=np.int64)
+            for row, document in zip(tokens, documents, strict=False):
+                piece = document[at : at + tokens.shape[1]]
+                row[: len(piece)] = piece
+            feeds = {"tokens": tokens[:, :-1], "lengths": lengths}
+            state = {name: array[: len(lengths)] for name, array in state.items()}
+            outputs, state = self._session.step(feeds, state, ["logits_all"])
+            scores = outputs["logits_all"].astype(np.float32, copy=False)
+            came = np.take_along_axis(scores, tokens[:, 1:, None], axis=2)[..., 0]
+            highest = scores.max(axis=2, keepdims=True)
+            costs = np.log(np.exp(scores - highest).sum(axis=2, dtype=np.float64)) + highest[..., 0] - came
+            found[: len(lengths)] += np.where(np.arange(costs.shape[1]) < lengths[:, None], costs, 0.0).sum(axis=1)
+        return found
+
+
+DOCUMENTS = 32
+"""Documents read side by side."""
+SCORES = 1 << 22
+"""Scores in one call of the graph, at most: these are 16 MiB."""
+
+
+def text_scores(manifest: TextManifest, documents: Sequence[Encoded], nats: float) -> dict[str, float]:
+    """The measures of what documents cost together. The first token of a document is not predicted, so its characters
+    do not count; an unknown word costs what its token does."""
+    characters = max(1, sum(document.characters for document in documents))
+    scores = {"bits_per_character": nats / math.log(2) / characters, "nats_per_character": nats / characters}
+    if manifest.unit == "word":
+        words = sum(max(0, len(document.tokens) - 1) for document in documents)
+        scores["perplexity_per_word"] = math.exp(nats / max(1, words))
+    return scores
+
+
+def write_samples(
+    folder: Path, manifest: TextManifest, graphs: tuple[Graph, Graph], prompt: str, temperatures: Sequence[float]
+) -> list[str]:
+    """What the service's own engine writes after a prompt, with the graphs that read and that decode: a text of about
+    400 characters for each temperature, with a fixed seed."""
+    read, decode = graphs
+    engine = Engine(
+        manifest.name,
+        Runner(folder, read, threads=1),
+        Decoding(Runner(folder, decode, threads=1), CharacterDecoder(manifest.vocabulary)),
+        any_split=True,
+        most_work=sys.maxsize,
+        metrics=Metrics().engine(manifest.name),
+        chunk=min(CHUNK, read.max_steps),
+    )
+    tokenizer = Tokenizer(manifest)
+    length = 400 if manifest.unit == "character" else 80
+    try:
+        texts = []
+        for temperature in temperatures:
+            request = GenerateRequest(prompt, length, SamplingParams(temperature=temperature), seed=1)
+            [row], task = generate(tokenizer, request)
+            engine.submit(task, request.work).result()
+            texts.append(continuation(tokenizer, row, 0).text)
+        return texts
+    finally:
+        engine.close()

@@ -30,12 +30,13 @@ LOG_FILE = "log.csv"
 
 
 class Stream(Protocol):
-    """Gives the batches of one epoch, about `steps` of them; without a generator, those of a validation pass."""
+    """Gives the batches of an epoch (0, 1, ...), about `steps` of them; without a generator, those of a validation
+    pass."""
 
     @property
     def steps(self) -> int: ...
 
-    def batches(self, rng: np.random.Generator | None) -> Iterator[Batch]: ...
+    def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]: ...
 
 
 @runtime_checkable
@@ -140,7 +141,7 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
             total, seen = 0.0, 0
             trained.train()
             with _uneven_shares(trained):
-                for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng), cast)):
+                for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng, epoch), cast)):
                     rate = _learning_rate(config, (epoch + min(1.0, step / train.steps)) / config.epochs)
                     for group in optimiser.param_groups:
                         group["lr"] = rate

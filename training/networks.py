@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.cells import Cell, Recurrent
+from training.cells import Cell, LockedDropout, Recurrent
 from training.scaling import (
     CANDIDATES,
     FEATURES,
@@ -221,8 +222,54 @@ def positive(x: Tensor) -> Tensor:
     return torch.where(x > 0, 1.0 + x, 1.0 / (1.0 - x.clamp(max=0.0)))
 
 
+NGRAM_FEATURES = 16
+"""Features of an n-gram of each length."""
+BUCKETS = 65_521
+"""Rows of the table for the n-grams of each length: a prime, so that any two share a row by chance only."""
+
+
+class NgramFeatures(nn.Module):
+    """Learnt features of the last 2, 3, ... `longest` tokens, each n-gram looked up in a table by its hash.
+
+    They tell the recurrent layers how words are spelt, which these would otherwise spend their units on, and cost a
+    look-up, not a product (hash embeddings: Svenstrup et al. 2017; of n-grams: Bojanowski et al. 2017).
+    """
+
+    def __init__(self, longest: int, features: int) -> None:
+        super().__init__()
+        self.longest = longest
+        # Sums of random multiples of the tokens, modulo a prime: universal hashing (Carter and Wegman 1979).
+        multiples = np.random.default_rng(0).integers(1, BUCKETS, (longest, longest - 1))
+        older = np.arange(longest)[:, None] < longest - np.arange(2, longest + 1)
+        multiples[older] = 0
+        self.multiples: Tensor
+        self.register_buffer("multiples", torch.from_numpy(multiples))
+        self.table = nn.Embedding((longest - 1) * BUCKETS, features)
+        nn.init.normal_(self.table.weight, std=0.1)
+
+    @property
+    def width(self) -> int:
+        """Features of a step, over all lengths."""
+        return (self.longest - 1) * self.table.embedding_dim
+
+    def forward(self, tokens: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T), those before them (B, longest - 1) -> features (B, T, width) in [-1, 1], and the last tokens.
+
+        Once trained they are rounded to half precision, in which they are exported.
+        """
+        every = torch.cat([recent, tokens], dim=1)
+        window = every.unfold(1, self.longest, 1)
+        rows = (window[..., None] * self.multiples).sum(dim=2) % BUCKETS
+        rows = rows + BUCKETS * torch.arange(self.longest - 1, device=rows.device)
+        features = torch.tanh(self.table(rows)).flatten(2)
+        return features if self.training else features.half().float(), every[:, tokens.shape[1] :]
+
+
 class TextModel(nn.Module):
-    """A character model: embedding, recurrent layers, scores of the next token. Token 0 is the unknown character."""
+    """A character model: embedding, recurrent layers, scores of the next token. Token 0 is the unknown character.
+
+    With `ngrams`, the first layer and the scores are also given features of the last 2 to `ngrams` tokens.
+    """
 
     def __init__(
         self,
@@ -233,25 +280,39 @@ class TextModel(nn.Module):
         layers: int,
         dropout: float,
         weight_dropout: float = 0.0,
+        residual: bool = False,
+        ngrams: int = 0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
-        self.recurrent = Recurrent(cell, embedding, hidden, layers, dropout, weight_dropout)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, vocabulary)
+        self.ngrams = NgramFeatures(ngrams, NGRAM_FEATURES) if ngrams else None
+        width = self.ngrams.width if self.ngrams else 0
+        self.recurrent = Recurrent(
+            cell, embedding + width, hidden, layers, dropout, weight_dropout, residual, locked=True
+        )
+        self.dropout = LockedDropout(dropout)
+        self.head = nn.Linear(hidden + width, vocabulary)
         nn.init.normal_(self.embedding.weight, std=0.3)
 
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences of which nothing was seen yet."""
-        return self.recurrent.fresh_state(batch, device)
+        state = self.recurrent.fresh_state(batch, device)
+        if self.ngrams is not None:
+            state["recent"] = torch.zeros(batch, self.ngrams.longest - 1, dtype=torch.int64, device=device)
+        return state
 
     def predict(self, tokens: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (B, T) -> scores of the next token after each (B, T, V), and the new state."""
-        hidden, after = self.recurrent(self.embedding(tokens), state)
-        return self.head(self.dropout(hidden)), after
+        x = self.embedding(tokens)
+        if self.ngrams is None:
+            hidden, after = self.recurrent(x, state)
+            return self.head(self.dropout(hidden)), after
+        features, recent = self.ngrams(tokens, state["recent"])
+        hidden, after = self.recurrent(torch.cat([x, features], dim=2), state)
+        return self.head(torch.cat([self.dropout(hidden), features], dim=2)), {**after, "recent": recent}
 
     def forward(self, tokens: Tensor, targets: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss: mean cross-entropy in nats per character. Targets of -1 do not count."""
+        """The training loss: mean cross-entropy in nats per token. Targets of -1 do not count."""
         logits, after = self.predict(tokens, state)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
         return loss, after

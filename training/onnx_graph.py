@@ -5,9 +5,11 @@ lengths, and the state as named inputs and outputs (why: docs/decisions/0001-gra
 files or manifests.
 """
 
+import numpy as np
+import torch
 from onnx import helper
 
-from training.networks import TextModel
+from training.networks import BUCKETS, NgramFeatures, TextModel
 from training.onnx_builder import (
     BOOL,
     F32,
@@ -27,6 +29,7 @@ from training.onnx_layers import (
     int8_layers,
     int8_step,
     linear,
+    stored,
     table_inputs,
 )
 
@@ -35,26 +38,89 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
     """Tokens, lengths, state -> scores after each row's last token, scores after every token, new state."""
     g = Builder()
     vocabulary = network.head.out_features
+    tokens, features, recent = g.op("Transpose", "tokens", perm=[1, 0]), None, []
+    last_features = None
+    if network.ngrams is not None:
+        features, port = _features_of_rows(g, network.ngrams, precision)
+        row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
+        ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
+        last_features = g.op("GatherND", features, g.op("Concat", *ends, axis=1))
+        recent = [port]
     if precision == "int8":
-        tokens = g.op("Transpose", "tokens", perm=[1, 0])
-        hidden = int8_layers(g, network.recurrent, table_inputs(g, network.recurrent, network.embedding.weight, tokens))
+        table = table_inputs(g, network.recurrent, network.embedding.weight, tokens, features)
+        hidden = int8_layers(g, network.recurrent, table)
     else:
-        embedded = g.op("Gather", g.const(network.embedding.weight), "tokens", axis=0)
-        hidden = float_layers(g, network.recurrent, g.op("Transpose", embedded, perm=[1, 0, 2]))
-    linear(g, hidden.last, network.head.weight, network.head.bias, hidden.precision, name="logits")
+        embedded = g.op("Gather", g.const(network.embedding.weight), tokens, axis=0)
+        hidden = float_layers(g, network.recurrent, _beside(g, embedded, features))
+    _scores(g, network, hidden.last, hidden.precision, last_features, precision, name="logits")
     every = Port("logits_all", "float32", ("T", vocabulary))
 
     def scores(b: Builder) -> str:
-        x = linear(b, hidden.every(b), network.head.weight, network.head.bias, hidden.precision)
-        return b.op("Transpose", x, perm=[1, 0, 2])
+        return b.op(
+            "Transpose", _scores(b, network, hidden.every(b), hidden.precision, features, precision), perm=[1, 0, 2]
+        )
 
     if_wanted(g, every, scores)
     return finish(
         g,
         (Port("tokens", "int64", ("T",)), LENGTHS, PER_STEP),
         (Port("logits", "float32", (vocabulary,)), every),
-        hidden.state,
+        [*hidden.state, *recent],
     )
+
+
+def _scores(
+    g: Builder,
+    network: TextModel,
+    hidden: str,
+    precision: Precision,
+    features: str | None,
+    features_precision: Precision,
+    name: str | None = None,
+) -> str:
+    """The head, of the last layer's output and the n-gram features, each in its precision."""
+    weight, bias = network.head.weight, network.head.bias
+    if features is None:
+        return linear(g, hidden, weight, bias, precision, name)
+    size = network.recurrent.hidden
+    own = linear(g, hidden, weight[:, :size], bias, precision)
+    return g.op("Add", own, linear(g, features, weight[:, size:], None, features_precision), name=name)
+
+
+def _beside(g: Builder, embedded: str, features: str | None) -> str:
+    """What the first layer reads, (..., inputs) in float32."""
+    return embedded if features is None else g.op("Concat", embedded, features, axis=-1)
+
+
+def _features_of_rows(g: Builder, ngrams: NgramFeatures, precision: Precision) -> tuple[str, tuple[Port, Port]]:
+    """The n-gram features of the graph's `tokens` (B, T) after those before, as (T, B, width); the state's ports."""
+    ports = _recent(ngrams)
+    before, after = ports
+    every = g.op("Concat", before.name, "tokens", axis=1)
+    steps = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("tokens", 1)), g.const(1))
+    window = g.op("Add", g.op("Unsqueeze", steps, g.const([1])), g.const(np.arange(ngrams.longest)[None]))
+    windows = g.op("Transpose", g.op("Gather", every, window, axis=1), perm=[1, 0, 2])
+    last = g.op("Add", g.op("Unsqueeze", "lengths", g.const([1])), g.const(np.arange(ngrams.longest - 1)[None]))
+    g.op("GatherElements", every, last, axis=1, name=after.name)
+    return _features(g, ngrams, windows, [0, 0, -1], precision), ports
+
+
+def _features(g: Builder, ngrams: NgramFeatures, windows: str, shape: list[int], precision: Precision) -> str:
+    """Windows (..., longest) of tokens -> features of their n-grams, in a shape as of Reshape, in float32 or uint8."""
+    rows = g.op("Mod", g.op("MatMul", windows, g.const(ngrams.multiples)), g.const(BUCKETS))
+    rows = g.op("Add", rows, g.const(BUCKETS * np.arange(ngrams.longest - 1)))
+    table = torch.tanh(ngrams.table.weight).half()
+    if precision == "int8":
+        found = g.op("Gather", g.const(stored(table.float().numpy(force=True))), rows, axis=0)
+    else:
+        found = g.op("Cast", g.op("Gather", g.const(table), rows, axis=0), to=F32)
+    return g.op("Reshape", found, g.const(shape))
+
+
+def _recent(ngrams: NgramFeatures) -> tuple[Port, Port]:
+    """The last tokens, as state."""
+    shape = (ngrams.longest - 1,)
+    return Port("recent", "int64", shape), Port("recent_out", "int64", shape)
 
 
 def decode_graph(network: TextModel, precision: Precision = "float32") -> ExportedGraph:
@@ -68,16 +134,25 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
     vocabulary = network.head.out_features
     g.op("Expand", g.const(1), g.shape_of("logits", 0), name="lengths")
     token = _sample(body)
+    features, recent = None, []
+    if network.ngrams is not None:
+        before, after = _recent(network.ngrams)
+        window = body.op("Concat", before.name, body.op("Unsqueeze", token, body.const([1])), axis=1)
+        body.op(
+            "Slice", window, body.const([1]), body.const([network.ngrams.longest]), body.const([1]), name=after.name
+        )
+        features, recent = _features(body, network.ngrams, window, [0, -1], precision), [(before, after)]
     if precision == "int8":
-        table = table_inputs(body, network.recurrent, network.embedding.weight, token)
+        table = table_inputs(body, network.recurrent, network.embedding.weight, token, features)
         hidden = int8_step(body, network.recurrent, table)
     else:
         embedded = body.op("Gather", body.const(network.embedding.weight), token, axis=0)
-        hidden = float_layers(body, network.recurrent, body.op("Unsqueeze", embedded, body.const([0])))
-    linear(body, hidden.last, network.head.weight, network.head.bias, hidden.precision, name="logits_out")
+        x = _beside(body, embedded, features)
+        hidden = float_layers(body, network.recurrent, body.op("Unsqueeze", x, body.const([0])))
+    _scores(body, network, hidden.last, hidden.precision, features, precision, name="logits_out")
     scores = Port("logits", "float32", (vocabulary,)), Port("logits_out", "float32", (vocabulary,))
     seen = Port("seen", "bool", (vocabulary,)), Port("seen_out", "bool", (vocabulary,))
-    carried = [scores, seen, *hidden.state]
+    carried = [scores, seen, *hidden.state, *recent]
     token_row = helper.make_tensor_value_info(body.op("Identity", token), I64, ["B"])
     scores_row = helper.make_tensor_value_info(body.op("Identity", "logits"), F32, ["B", vocabulary])
     step = helper.make_graph(

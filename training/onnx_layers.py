@@ -33,6 +33,11 @@ ZERO = 128
 """The uint8 that stands for 0: an activation a in [-1, 1] is stored as 128 + round(127 a)."""
 
 
+def stored(activations: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Numbers in [-1, 1] as such activations."""
+    return (ZERO + np.round(127 * activations)).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Hidden:
     """What layers give: `last` (B, hidden), at each row's end, and what writes the operators of `every` (T, B, hidden);
@@ -44,10 +49,14 @@ class Hidden:
     state: StatePorts
 
 
-def linear(g: Builder, x: str, weight: Tensor, bias: Tensor, precision: Precision, name: str | None = None) -> str:
+def linear(
+    g: Builder, x: str, weight: Tensor, bias: Tensor | None, precision: Precision, name: str | None = None
+) -> str:
     """x @ weight.T + bias in float32, of x (..., inputs) in float32 or uint8."""
     if precision == "int8":
         return _product(g, x, weight, bias, name)
+    if bias is None:
+        return g.op("MatMul", x, g.const(weight.T), name=name)
     return g.op("Add", g.op("MatMul", x, g.const(weight.T)), g.const(bias), name=name)
 
 
@@ -148,11 +157,20 @@ Inputs = Callable[[slice], str]
 """What a layer's input adds to some columns of its gates before their activation: (T, B, columns), float32."""
 
 
-def table_inputs(g: Builder, recurrent: Recurrent, embedding: Tensor, tokens: str) -> Inputs:
-    """The first layer of a character model, of tokens of any shape: all that is left to compute is a row of a table."""
+def table_inputs(
+    g: Builder, recurrent: Recurrent, embedding: Tensor, tokens: str, features: str | None = None
+) -> Inputs:
+    """The first layer of a character model, of tokens of any shape: all that is left to compute is a row of a table,
+    and the product of `features` (..., width), uint8, which follow the embedding."""
     weight, bias = _from_input(recurrent, 0)
-    table = embedding @ weight.T + bias
-    return lambda columns: g.op("Gather", g.const(table[:, columns]), tokens, axis=0)
+    width = embedding.shape[1]
+    table = embedding @ weight[:, :width].T + bias
+
+    def found(columns: slice) -> str:
+        row = g.op("Gather", g.const(table[:, columns]), tokens, axis=0)
+        return row if features is None else g.op("Add", row, _product(g, features, weight[columns, width:]))
+
+    return found
 
 
 def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> Inputs:
@@ -180,10 +198,14 @@ def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
         found = [*found, every] if recurrent.residual else [every]
         if i + 1 < len(recurrent.layers):
             inputs = _int8_inputs(g, recurrent, i + 1, found)
-    last = [g.op("GatherND", every, at_end) for every in found]
-    if len(found) == 1:
-        return Hidden(last[0], lambda _: found[0], "int8", ports)
-    return Hidden(_sum_of_int8(g, last), lambda b: _sum_of_int8(b, found), "float32", ports)
+    return _of_int8(g, [g.op("GatherND", every, at_end) for every in found], found, ports)
+
+
+def _of_int8(g: Builder, last: list[str], every: list[str], state: StatePorts) -> Hidden:
+    """What layers give whose outputs, at each row's end and at every step, are the sums of these."""
+    if len(last) == 1:
+        return Hidden(last[0], lambda _: every[0], "int8", state)
+    return Hidden(_sum_of_int8(g, last), lambda b: _sum_of_int8(b, every), "float32", state)
 
 
 def _sum_of_int8(g: Builder, parts: Sequence[str]) -> str:
@@ -194,15 +216,17 @@ def _sum_of_int8(g: Builder, parts: Sequence[str]) -> str:
 
 def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
     """One step of what `int8_layers` computes, to the bit, without a loop: `first` gives (B, columns)."""
-    inputs, last, ports = first, "", []
+    inputs, ports = first, []
+    found: list[str] = []
     for i in range(len(recurrent.layers)):
         parts = range(len(_from_input(recurrent, i)[0]) // recurrent.hidden)
         given = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in parts]
-        last, states = _int8_cell(g, recurrent, i, given, named=True)
+        output, states = _int8_cell(g, recurrent, i, given, named=True)
         ports += [port for port, _ in states]
+        found = [*found, output] if recurrent.residual else [output]
         if i + 1 < len(recurrent.layers):
-            inputs = _int8_inputs(g, recurrent, i + 1, [last])
-    return Hidden(last, lambda _: last, "int8", ports)
+            inputs = _int8_inputs(g, recurrent, i + 1, found)
+    return _of_int8(g, found, found, ports)
 
 
 def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, parts: Sequence[str]) -> Inputs:

@@ -104,23 +104,25 @@ def plot_test_part(
     _write(path, ["time", *(["truth"] if keep_truth else []), *map(str, levels)], data)
 
 
-def plot_heatmap(text: str, candidates: Sequence[Sequence[tuple[str, float]]], path: Path) -> None:
-    """A line of text and, under each character, what the model expected there: the darker, the more probable.
+def plot_heatmap(pieces: Sequence[str], candidates: Sequence[Sequence[tuple[str, float]]], path: Path) -> None:
+    """A line of text and, under each character (or word), what the model expected there: the darker, the more probable.
 
-    candidates[i]: the most probable characters at position i, given those before it, best first. The character that
-    really came is framed.
+    candidates[i]: the most probable pieces at position i, given those before it, best first. The one that really came
+    is framed.
     """
     depth = max(len(column) for column in candidates)
-    figure = Figure(figsize=(0.26 * len(text) + 0.6, 0.3 * (depth + 1) + 0.6), layout="constrained")
+    longest = max(map(len, [*pieces, *(piece for column in candidates for piece, _ in column)]))
+    width = 0.26 if longest == 1 else 0.1 * longest + 0.1
+    figure = Figure(figsize=(width * len(pieces) + 0.6, 0.3 * (depth + 1) + 0.6), layout="constrained")
     axes = figure.subplots()
-    shades = np.zeros((depth, len(text)))
+    shades = np.zeros((depth, len(pieces)))
     for i, column in enumerate(candidates):
-        axes.text(i, -1, _visible(text[i]), ha="center", va="center", family="monospace", weight="bold")
-        for j, (character, probability) in enumerate(column):
+        axes.text(i, -1, _visible(pieces[i]), ha="center", va="center", family="monospace", weight="bold")
+        for j, (piece, probability) in enumerate(column):
             shades[j, i] = probability
             colour = "white" if probability > 0.55 else "black"
-            axes.text(i, j, _visible(character), ha="center", va="center", color=colour, family="monospace", fontsize=8)
-            if character == text[i]:
+            axes.text(i, j, _visible(piece), ha="center", va="center", color=colour, family="monospace", fontsize=8)
+            if piece == pieces[i]:
                 corner = (i - 0.5, j - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MODEL, lw=1.5))
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -128,18 +130,18 @@ def plot_heatmap(text: str, candidates: Sequence[Sequence[tuple[str, float]]], p
     axes.set_axis_off()
     _save(figure, path)
     data = [
-        [i, text[i], rank + 1, character, _short(probability)]
+        [i, pieces[i], rank + 1, piece, _short(probability)]
         for i, column in enumerate(candidates)
-        for rank, (character, probability) in enumerate(column)
+        for rank, (piece, probability) in enumerate(column)
     ]
     _write(path, ["position", "character", "rank", "candidate", "probability"], data)
 
 
-def _visible(character: str) -> str:
-    """A sign for white space, and an empty box where the font has no picture of the character."""
-    shown = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"}.get(character, character)
+def _visible(piece: str) -> str:
+    """A sign for white space, and an empty box where the font has no picture of a character."""
     font = get_font(findfont("monospace"))
-    return shown if font.get_char_index(ord(shown)) else "\u25a1"
+    shown = piece.translate({ord(" "): "\u2423", ord("\n"): "\u21b5", ord("\t"): "\u21e5"})
+    return "".join(one if font.get_char_index(ord(one)) else "\u25a1" for one in shown)
 
 
 def _fan(axes: Axes, x: NDArray[Any], quantiles: NDArray[np.float64], levels: Sequence[float]) -> None:

@@ -61,7 +61,7 @@ class SeriesStream:
         windows = sum(-(-min(len(series.values), self.longest) // self.context) for series in self.series)
         return -(-windows // self.rows)
 
-    def batches(self, rng: np.random.Generator | None) -> Iterator[Batch]:
+    def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
         """One pass; without `rng` in the given order, each series from its start and whole, nothing hidden."""
         order = rng.permutation(len(self.series)) if rng is not None else np.arange(len(self.series))
         queue = iter(order)
@@ -119,11 +119,16 @@ class SeriesStream:
         )
 
 
-class TextStream:
-    """Windows of `context` characters over `rows` equal parts of a text, each part read from its start to its end.
+EPOCH = 2_000_000
+"""Tokens of a text that are trained on between two looks at the validation part, about."""
 
-    In training the cut between parts moves from epoch to epoch, and a few characters are read as unknown (the targets
-    stay), so that the network learns to go on after a character it does not know.
+
+class TextStream:
+    """Windows of `context` tokens over `rows` equal parts of a text, each part read from its start to its end.
+
+    A long text takes several epochs to be read once. In training the cut between parts moves from one reading to the
+    next, and a few tokens are read as unknown (the targets stay), so that the network learns to go on after one it does
+    not know.
     """
 
     def __init__(self, tokens: NDArray[np.int64], context: int, rows: int, unknown_rate: float = 0.0) -> None:
@@ -131,15 +136,19 @@ class TextStream:
         self.tokens = tokens
         self.context = context
         self.unknown_rate = unknown_rate
+        self.epochs = max(1, round(len(tokens) / EPOCH))
+        """Epochs in which the text is read once."""
 
     @property
     def steps(self) -> int:
         """How many batches an epoch has."""
-        return -(-len(self.tokens) // (self.rows * self.context))
+        return -(-len(self.tokens) // (self.rows * self.context * self.epochs))
 
-    def batches(self, rng: np.random.Generator | None) -> Iterator[Batch]:
-        """One pass over the text; without `rng` with fixed cuts and nothing hidden."""
-        tokens = self.tokens if rng is None else np.roll(self.tokens, -int(rng.integers(len(self.tokens))))
+    def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
+        """The part of the text that an epoch reads; without `rng` all of it, with fixed cuts and nothing hidden."""
+        reading, part = divmod(epoch, self.epochs)
+        shift = int(np.random.default_rng([len(self.tokens), reading]).integers(len(self.tokens)))
+        tokens = self.tokens if rng is None else np.roll(self.tokens, -shift)
         inputs = tokens[:-1].copy()
         if rng is not None:
             inputs[rng.random(len(inputs)) < self.unknown_rate] = 0
@@ -147,13 +156,11 @@ class TextStream:
         padding = self.rows * length - len(inputs)
         rows = np.pad(inputs, (0, padding)).reshape(self.rows, length)
         targets = np.pad(tokens[1:], (0, padding), constant_values=-1).reshape(self.rows, length)
-        for start in range(0, length, self.context):
-            part = targets[:, start : start + self.context]
+        first, end = (0, length) if rng is None else (length * k // self.epochs for k in (part, part + 1))
+        for start in range(first, end, self.context):
+            window = slice(start, min(start + self.context, end))
             yield Batch(
-                arguments=(
-                    torch.from_numpy(rows[:, start : start + self.context].copy()),
-                    torch.from_numpy(part.copy()),
-                ),
-                fresh=torch.full((self.rows,), start == 0),
-                weight=int((part >= 0).sum()),
+                arguments=(torch.from_numpy(rows[:, window].copy()), torch.from_numpy(targets[:, window].copy())),
+                fresh=torch.full((self.rows,), start == first),
+                weight=int((targets[:, window] >= 0).sum()),
             )

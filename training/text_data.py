@@ -2,16 +2,19 @@
 
 import gzip
 import json
+import re
 import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.manifest import UNKNOWN_WORDS, WORD_PATTERN
 from training.series_data import DataError
 
 REPLACEMENTS = {
@@ -34,44 +37,93 @@ REPLACEMENTS = {
 """Typographic characters that a model which never saw them can read as plain ones."""
 
 
+Unit = Literal["character", "word"]
+_WORDS = re.compile(WORD_PATTERN)
+
+
+def split_into(unit: Unit, text: str) -> Sequence[str]:
+    """The pieces of the text that are a token each; the text is their concatenation."""
+    return text if unit == "character" else _WORDS.findall(text)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as tokens (T,). `characters`: those that the tokens after the first stand for."""
+
+    tokens: NDArray[np.int64]
+    characters: int
+
+
 @dataclass(frozen=True)
 class Vocabulary:
-    """The characters of the training part, in code point order; token 0 stands for any other character."""
+    """Token -> piece of text: the characters or words of the training part. Token 0, '', stands for any other."""
 
-    characters: tuple[str, ...]
+    pieces: tuple[str, ...]
+    unit: Unit = "character"
 
     @classmethod
-    def of(cls, texts: Iterable[str], min_count: int = 1) -> "Vocabulary":
-        """Every character that occurs at least `min_count` times."""
+    def of(
+        cls, texts: Iterable[str], min_count: int = 1, unit: Unit = "character", most: int | None = None
+    ) -> "Vocabulary":
+        """Every piece that occurs at least `min_count` times, at most the `most` most frequent of them; characters in
+        code point order, words the most frequent first."""
         counts: Counter[str] = Counter()
         for text in texts:
-            counts.update(text)
-        return cls(("", *sorted(character for character, count in counts.items() if count >= min_count)))
+            counts.update(split_into(unit, text))
+        kept = [piece for piece in counts if counts[piece] >= min_count and piece not in UNKNOWN_WORDS]
+        kept = sorted(kept, key=lambda piece: (-counts[piece], piece))[:most]
+        return cls(("", *(sorted(kept) if unit == "character" else kept)), unit)
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Tokens of the text's characters, 0 where unknown."""
-        index = {character: token for token, character in enumerate(self.characters)}
-        return np.fromiter((index.get(character, 0) for character in text), dtype=np.int64, count=len(text))
+        """Tokens of the text's pieces, 0 where unknown."""
+        if self.unit == "word":
+            index = {piece: token for token, piece in enumerate(self.pieces)}
+            return np.array([index.get(piece, 0) for piece in split_into("word", text)], dtype=np.int64)
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        known = np.array([ord(piece) for piece in self.pieces[1:]], dtype=np.uint32)
+        tokens = np.zeros(2 + int(known.max(initial=0)), dtype=np.int64)
+        tokens[known] = np.arange(1, len(self.pieces))
+        return tokens[np.minimum(points, len(tokens) - 1)]
+
+    def encode_all(self, texts: Iterable[str], replacements: Mapping[str, str]) -> list[Encoded]:
+        """Each text, normalised first."""
+        found = []
+        for text in texts:
+            written = normalise(text, replacements)
+            first = _WORDS.match(written) if self.unit == "word" else None
+            read = first.end() if first else min(1, len(written))
+            found.append(Encoded(self.encode(written), len(written) - read))
+        return found
 
     def replacements(self) -> dict[str, str]:
-        """Those of `REPLACEMENTS` that turn a character this vocabulary lacks into ones it has."""
-        known = set(self.characters)
+        """Those of `REPLACEMENTS` that turn a character that occurs nowhere in this vocabulary into ones that do."""
+        known = {character for piece in self.pieces for character in piece}
         return {old: new for old, new in REPLACEMENTS.items() if old not in known and known.issuperset(new)}
 
 
 def normalise(text: str, replacements: Mapping[str, str]) -> str:
-    """Rewrite single characters, as the service does with prompts."""
-    return text.translate({ord(old): new for old, new in replacements.items()})
+    """As the service does with prompts: line ends become LF, characters their composed form (NFC), and then single ones
+    are rewritten."""
+    written = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
+    return written.translate({ord(old): new for old, new in replacements.items()})
 
 
-def read_texts(paths: Sequence[Path]) -> list[str]:
-    """One text per document: a UTF-8 file is one, every line of a .jsonl file (its field `text`) is one; each may be
-    gzipped. Line ends become LF and characters their composed form (NFC).
+@dataclass(frozen=True)
+class Document:
+    """A text that is read from its start. `name`: its title, or the file (and line) that it is from."""
+
+    name: str
+    text: str
+
+
+def read_documents(paths: Sequence[Path]) -> list[Document]:
+    """A UTF-8 file is one document, every line of a .jsonl file (its field `text`; `title`, if there) is one; each may
+    be gzipped. Line ends become LF and characters their composed form (NFC).
 
     Raises:
         DataError: a file cannot be read, is not UTF-8, or holds no text.
     """
-    texts: list[str] = []
+    documents: list[Document] = []
     for path in paths:
         try:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -82,12 +134,52 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
             raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8 first") from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not readable: {error}") from error
-        documents = _json_texts(path, content) if path.name.endswith((".jsonl", ".jsonl.gz")) else [content]
-        cleaned = [unicodedata.normalize("NFC", text.replace("\r\n", "\n")) for text in documents]
-        if not any(cleaned):
+        lines = path.name.endswith((".jsonl", ".jsonl.gz"))
+        found = _json_documents(path, content) if lines else [Document(path.name, content)]
+        cleaned = [Document(one.name, normalise(one.text, {})) for one in found]
+        if not any(one.text for one in cleaned):
             raise DataError(f"{path}: holds no text")
-        texts += [text for text in cleaned if text]
-    return texts
+        documents += [one for one in cleaned if one.text]
+    return documents
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The texts that are trained on, those that the weights are chosen on, and those that are measured on.
+
+    `test_files`: where the last are from, if they were not held out of the same files as the first.
+    """
+
+    train: list[str]
+    valid: list[str]
+    test: list[str]
+    test_files: tuple[str, ...] = ()
+
+    @property
+    def chosen_on_test(self) -> bool:
+        """Whether the weights are chosen on some of what is measured on."""
+        return not set(self.valid).isdisjoint(self.test)
+
+
+def read_parts(
+    paths: Sequence[Path], valid_on: Sequence[Path], test_on: Sequence[Path], valid: float, test: float
+) -> Parts:
+    """Train on `paths`, but for the shares of them that are held out where no files are given for that.
+
+    Raises:
+        DataError: a file cannot be used, or is to be trained on and held out.
+    """
+    trained = {path.resolve() for path in paths}
+    for path in (*valid_on, *test_on):
+        if path.resolve() in trained:
+            raise DataError(f"{path}: is among the files to train on, and cannot be held out as well")
+    kept, chosen, measured = split_texts(_texts(paths), 0 if valid_on else valid, 0 if test_on else test)
+    names = tuple(dict.fromkeys(path.name for path in test_on))
+    return Parts(kept, _texts(valid_on) or chosen, _texts(test_on) or measured, names)
+
+
+def _texts(paths: Sequence[Path]) -> list[str]:
+    return [document.text for document in read_documents(paths)]
 
 
 def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[str], list[str], list[str]]:
@@ -96,7 +188,7 @@ def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[s
     A cut document trains up to its share 1 - valid - test, and its last share `test` begins at int(n * (1 - test)).
     """
     if len(texts) >= 10:
-        last, middle = max(1, round(test * len(texts))), max(1, round(valid * len(texts)))
+        last, middle = (max(1, round(share * len(texts))) if share else 0 for share in (test, valid))
         cut = len(texts) - last - middle
         return list(texts[:cut]), list(texts[cut : cut + middle]), list(texts[cut + middle :])
     parts: tuple[list[str], list[str], list[str]] = ([], [], [])
@@ -108,15 +200,18 @@ def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[s
     return parts
 
 
-def _json_texts(path: Path, content: str) -> list[str]:
-    texts = []
+def _json_documents(path: Path, content: str) -> list[Document]:
+    documents = []
     for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             try:
-                text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError):
-                text = None
+                fields = json.loads(line)
+                text, title = fields["text"], fields.get("title")
+                text.encode()  # half of a surrogate pair can be neither written nor encoded
+            except (ValueError, KeyError, TypeError, AttributeError):
+                text, title = None, None
             if not isinstance(text, str):
                 raise DataError(f"{path}, line {number}: needs a JSON object with a string field `text`")
-            texts.append(text)
-    return texts
+            name = title if isinstance(title, str) and title else f"{path.name}:{number}"
+            documents.append(Document(name, text))
+    return documents

@@ -1,4 +1,4 @@
-"""Trains a character model, from texts to a model folder: network, loop, export, evaluation, pictures, card."""
+"""Trains a text model, from texts to a model folder: network, loop, export, evaluation, pictures, card."""
 
 import math
 from collections.abc import Sequence
@@ -11,24 +11,27 @@ from numpy.typing import NDArray
 
 from service.manifest import TextManifest
 from training import plots
-from training.baselines import hmm_bits_per_character, ngram_bits_per_character
+from training.baselines import HMM_TOKENS, NGRAM_TOKENS, hmm_bits, ngram_bits
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
 from training.export import Described, build_graphs, judge_int8, save_reference, write_folder
-from training.inference import CharacterModel
+from training.inference import LanguageModel, text_scores, write_samples
 from training.loop import Epoch, LoopConfig, fit
 from training.networks import TextModel
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 from training.series_data import DataError
 from training.streams import TextStream
-from training.text_data import Vocabulary, normalise, split_texts
+from training.text_data import Encoded, Parts, Unit, Vocabulary, normalise, split_into
 
 UNKNOWN_RATE = 0.002
+VALID_ROWS, VALID_ROW = 40, 5_000
+"""Of the validation part at most so many stretches are read after each epoch, each at most so long."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What to train. `context`: characters per training window; `min_count`: rarer characters count as unknown."""
+    """What to train. `context`: tokens per training window; `min_count`: rarer ones count as unknown, and so do those
+    that are not among the `max_vocabulary` most frequent."""
 
     cell: Cell
     embedding: int
@@ -38,42 +41,54 @@ class TextConfig:
     weight_dropout: float
     context: int
     rows: int
-    valid: float
-    test: float
+    residual: bool
+    ngrams: int
+    unit: Unit
     min_count: int
+    max_vocabulary: int | None
     baselines: bool
 
 
-def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) -> Path | None:
-    """Train on the first part of the texts, choose the weights on the next, measure on the last.
+def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path | None:
+    """Train on one part of the texts, choose the weights on another, measure on the last.
 
     Returns the model folder, or None in a process that only helped to train.
 
     Raises:
-        DataError: the texts are too short to cut into parts.
+        DataError: a part is too short, or nothing occurs often enough to be in the vocabulary.
     """
     torch.manual_seed(loop.seed)
-    parts = split_texts(texts, config.valid, config.test)
-    if min(sum(map(len, part)) for part in parts) < 2:
-        raise DataError("the text is too short to hold out a validation and a test part of two characters each")
-    vocabulary = Vocabulary.of(parts[0], config.min_count)
+    vocabulary = Vocabulary.of(parts.train, config.min_count, config.unit, config.max_vocabulary)
     replacements = vocabulary.replacements()
-    tokens, valid, test = ([vocabulary.encode(normalise(text, replacements)) for text in part] for part in parts)
+    tokens, valid = (
+        [document.tokens for document in vocabulary.encode_all(part, replacements)]
+        for part in (parts.train, parts.valid)
+    )
+    test = vocabulary.encode_all(parts.test, replacements)
+    if min(sum(map(len, part)) for part in (tokens, valid, [document.tokens for document in test])) < 2:
+        raise DataError(
+            f"the text is too short for parts to train, to choose and to measure of two {config.unit}s each"
+        )
+    if len(vocabulary.pieces) < 2:
+        raise DataError(f"no {config.unit} occurs {config.min_count} times, which --min-count asks for")
     network = TextModel(
         config.cell,
-        len(vocabulary.characters),
+        len(vocabulary.pieces),
         config.embedding,
         config.hidden,
         config.layers,
         config.dropout,
         config.weight_dropout,
+        residual=config.residual,
+        ngrams=config.ngrams,
     )
     stretches = np.array_split(np.concatenate(tokens), config.rows)
     shared = np.concatenate(share_of_this_process(stretches))
+    chosen_on = _sample(np.concatenate(valid))
     history = fit(
         network,
         TextStream(shared, config.context, config.rows, UNKNOWN_RATE),
-        TextStream(np.concatenate(valid), 500, 4),
+        TextStream(chosen_on, 500, VALID_ROWS),
         loop,
         run.folder,
     )
@@ -90,78 +105,136 @@ def train(texts: Sequence[str], config: TextConfig, loop: LoopConfig, run: Run) 
             decode=described.decode,
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
-            vocabulary=vocabulary.characters,
+            unit=config.unit,
+            vocabulary=vocabulary.pieces,
             replacements=replacements,
             context=config.context,
         )
 
     def fill(folder: Path, made: TextManifest, int8: Described) -> TextManifest:
         save_reference(network, folder)
-        models = [CharacterModel.of_folder(folder, made, graph) for graph in (made.graph, int8.graph)]
-        return _measure(models[0], models[1], int8, tokens, test, parts[2], config, history, folder)
+        models = (LanguageModel.of_folder(folder, made, graph) for graph in (made.graph, int8.graph))
+        return _measure((next(models), next(models)), int8, tokens, test, parts, config, history, folder)
 
     return write_folder(run.models, run.name, graphs, manifest, fill)
 
 
+def _sample(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Stretches from all over the validation part, one after the other."""
+    return np.concatenate([stretch[:VALID_ROW] for stretch in np.array_split(tokens, VALID_ROWS)])
+
+
 def _measure(
-    model: CharacterModel,
-    in_int8: CharacterModel,
+    models: tuple[LanguageModel, LanguageModel],
     int8: Described,
     train: Sequence[NDArray[np.int64]],
-    test: Sequence[NDArray[np.int64]],
-    test_texts: Sequence[str],
+    test: Sequence[Encoded],
+    parts: Parts,
     config: TextConfig,
     history: list[Epoch],
     folder: Path,
 ) -> TextManifest:
-    """Measure on the test part beside the baselines, draw the pictures and write the card."""
-    size = len(model.manifest.vocabulary)
-    bits = model.bits_per_character(test)
-    scores = {"Carry": _line(bits)}
+    """Measure the network in float32 and in int8 on the test part beside the baselines, draw the pictures and write the
+    card."""
+    manifest = models[0].manifest
+    documents = [document.tokens for document in test]
+    nats = [float(model.nats(documents).sum()) for model in models]
+    scores = {"Carry": text_scores(manifest, test, nats[0])}
     if config.baselines:
-        for order in (3, 6):
-            scores[f"{order}-gram, Witten-Bell"] = _line(ngram_bits_per_character(train, test, order, size))
-        scores["hidden Markov model, 32 states"] = _line(hmm_bits_per_character(train, test, 32, size, seed=0))
-    characters = sum(map(len, test))
-    unknown = sum(int((document == 0).sum()) for document in test)
+        scores |= {
+            name: text_scores(manifest, test, cost) for name, cost in _baselines(manifest, train, documents).items()
+        }
     card = ModelCard(history)
-    card.section(
-        "Test part",
-        f"{characters:,} characters that were neither trained on nor used to choose the weights, read once from the "
-        f"start with the state carried; {unknown} of them are outside the vocabulary. Lower is better.\n\n"
-        + figures_table(scores),
-    )
-    plots.plot_losses(history, folder / "pictures" / "loss.png", "cross-entropy, nats per character")
+    card.section("Test part", _test_part(manifest, test, parts, config) + figures_table(scores, digits=5))
+    plots.plot_losses(history, folder / "pictures" / "loss.png", f"cross-entropy, nats per {manifest.unit}")
     card.picture("loss", "Training and validation loss by epoch.")
-    line = next((line for line in test_texts[0].split("\n")[5:] if 30 <= len(line) <= 60), test_texts[0][1:50])
-    _heatmap(model, test_texts[0], line, folder / "pictures" / "next_character.png")
+    _heatmap(models[0], parts.test[0], folder / "pictures" / "next_character.png")
     card.picture(
         "next_character",
-        "A line of the test part; under each character, what the model expected there after all that came before: the "
-        "darker, the more probable; what really came is framed.",
+        f"A line of the test part; under each {manifest.unit}, what the model expected there after all that came "
+        "before: the darker, the more probable; what really came is framed.",
     )
-    float32 = Described(model.manifest.graph, model.manifest.decode)
-    judged = judge_int8(folder, float32, int8, (bits, in_int8.bits_per_character(test)))
+    float32 = Described(manifest.graph, manifest.decode)
+    judged = judge_int8(folder, float32, int8, (nats[0], nats[1]))
+    card.section("Samples", _samples(folder, manifest, int8 if judged.default else float32, parts.test[0]))
     card.section("In int8", int8_text(judged, "bits per character"))
-    made = model.manifest.model_copy(update={"metrics": scores["Carry"], "int8": judged})
+    made = manifest.model_copy(update={"metrics": scores["Carry"], "int8": judged})
     card.write(folder, made)
     return made
 
 
-def _line(bits: float) -> dict[str, float]:
-    return {"bits_per_character": bits, "nats_per_character": bits * math.log(2)}
+def _test_part(manifest: TextManifest, test: Sequence[Encoded], parts: Parts, config: TextConfig) -> str:
+    """What the card says of what was measured, and how."""
+    characters = sum(map(len, parts.test))
+    unknown = sum(int((document.tokens == 0).sum()) for document in test)
+    origin = f" of {', '.join(f'`{name}`' for name in parts.test_files)}" if parts.test_files else ""
+    use = (
+        "were not trained on; but the weights were chosen on them, which flatters these figures a little"
+        if parts.chosen_on_test
+        else "were neither trained on nor used to choose the weights"
+    )
+    text = (
+        f"{characters:,} characters{origin} that {use}. Each document is read once from its start with the state "
+        f"carried; {unknown:,} {manifest.unit}s are outside the vocabulary. Lower is better.\n\n"
+    )
+    if manifest.unit == "word":
+        text += (
+            "An unknown word costs what the model gave the unknown word, however it is spelt: the more there are, the "
+            "less these bits are worth. Marks and line ends count as words.\n\n"
+        )
+    if config.baselines:
+        text += (
+            f"The n-grams are fitted to the first {NGRAM_TOKENS:,} {manifest.unit}s of the training part, a hidden "
+            f"Markov model to the first {HMM_TOKENS:,}, or to all where there are fewer.\n\n"
+        )
+    return text
 
 
-def _heatmap(model: CharacterModel, text: str, line: str, path: Path) -> None:
-    characters = model.manifest.vocabulary
+def _baselines(
+    manifest: TextManifest, train: Sequence[NDArray[np.int64]], test: Sequence[NDArray[np.int64]]
+) -> dict[str, float]:
+    """What the test part costs by other methods, in nats."""
+    size = len(manifest.vocabulary)
+    predicted = sum(len(tokens) - 1 for tokens in test) * math.log(2)
+    orders = (3, 6) if manifest.unit == "character" else (2, 3)
+    found = {f"{order}-gram, Witten-Bell": ngram_bits(train, test, order, size) for order in orders}
+    if manifest.unit == "character":  # of words it would have more parameters than it is fitted to tokens
+        found["hidden Markov model, 32 states"] = hmm_bits(train, test, 32, size, seed=0)
+    return {name: bits * predicted for name, bits in found.items()}
+
+
+TEMPERATURES = (0.5, 0.8, 1.0)
+
+
+def _samples(folder: Path, manifest: TextManifest, graphs: Described, text: str) -> str:
+    """What the model writes after some words of a text, from a paragraph's start where there is one."""
+    start = text.find("\n", len(text) // 10) + 1
+    prompt = text[start : start + 200].lstrip()
+    prompt = prompt[: prompt.rfind(" ")] if " " in prompt else prompt
+    assert graphs.decode is not None
+    written = write_samples(folder, manifest, (graphs.graph, graphs.decode), prompt, TEMPERATURES)
+    parts = [
+        "What the service writes with this model after the beginning of a paragraph of the test part, at three "
+        "temperatures; the first that came, not chosen.",
+        f"The prompt:\n\n~~~~\n{prompt}\n~~~~",
+        *(f"Temperature {t}:\n\n~~~~\n{one}\n~~~~" for t, one in zip(TEMPERATURES, written, strict=True)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _heatmap(model: LanguageModel, text: str, path: Path) -> None:
+    """Draw what the model expected at each place of a line of the text, some 50 characters long."""
+    line = next((line for line in text.split("\n")[5:] if 30 <= len(line) <= 60), text[1:50])
     start = text.index(line)
-    vocabulary = Vocabulary(characters)
-    context = text[max(0, start - 2000) : start] or "\n"
-    tokens = vocabulary.encode(normalise(context + line, {}))
-    logs = np.concatenate(list(model.log_probabilities(tokens[:-1])))[-len(line) :]
+    vocabulary = Vocabulary(model.manifest.vocabulary, model.manifest.unit)
+    read = normalise(text[max(0, start - 2000) : start] or "\n", model.manifest.replacements)
+    line = normalise(line, model.manifest.replacements)
+    pieces = split_into(vocabulary.unit, line)
+    tokens = np.concatenate([vocabulary.encode(read), vocabulary.encode(line)])
+    logs = model.log_probabilities(tokens[:-1])[-len(pieces) :]
     best = np.argsort(-logs, axis=1)[:, :5]
     candidates = [
-        [(characters[token] or "?", float(np.exp(row[token]))) for token in order]
+        [(vocabulary.pieces[token] or "\ufffd", float(np.exp(row[token]))) for token in order]
         for row, order in zip(logs, best, strict=True)
     ]
-    plots.plot_heatmap(line, candidates, path)
+    plots.plot_heatmap(pieces, candidates, path)

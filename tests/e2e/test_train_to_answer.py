@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from service.manifest import WORD_PATTERN
 from tests.conftest import SHIPPED
 
 CARRY = Path(sys.executable).parent / "carry"
@@ -134,6 +136,39 @@ def test_a_model_folder_tells_what_it_is_and_how_well_it_measured(trained: Path)
     assert [path.name for path in (trained / "sales").iterdir()] == ["1"]
 
 
+def test_a_word_model_is_trained_on_other_files_than_it_is_measured_on(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("she sells sea shells by the sea shore, and nothing else.\n" * 150)
+    (tmp_path / "others.jsonl").write_text(
+        "\n".join(json.dumps({"title": name, "text": f"{name} sells sea shells by the shore.\n" * 10}) for name in "ab")
+    )
+    held_out = ["--valid-on", str(tmp_path / "others.jsonl"), "--test-on", str(tmp_path / "others.jsonl")]
+    small = ["--unit", "word", "--layers", "2", "--residual", "--hidden", "32", "--embedding", "16", "--dropout", "0"]
+    effort = ["--average", "0.9", "--context", "16", "--rows", "8", "--epochs", "15", "--learning-rate", "0.02"]
+    places = ["--models-dir", str(tmp_path / "models"), "--run-dir", str(tmp_path / "run")]
+    carry("train", "text", str(tmp_path / "letters.txt"), "--name", "words", *held_out, *small, *effort, *places)
+    folder = tmp_path / "models/words/1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["unit"], set(manifest["vocabulary"]) > {" sells", ",", "\n"}) == ("word", True)
+    assert [source["file"] for source in manifest["provenance"]["data"]] == ["letters.txt", "others.jsonl"]
+    card = (folder / "CARD.md").read_text()
+    assert "of `others.jsonl` that were not trained on; but the weights were chosen on them" in card
+    assert "2-gram, Witten-Bell" in card
+    for temperature in (0.5, 0.8, 1.0):
+        assert f"Temperature {temperature}:" in card
+    rows = json.loads(carry("evaluate", str(folder), str(tmp_path / "others.jsonl"), "--json").stdout)
+    total, [first, second] = rows["words"], [rows["words, 1. a"], rows["words, 2. b"]]
+    assert total["nats_per_character"] == pytest.approx(manifest["metrics"]["nats_per_character"], rel=1e-4)
+    assert total["unknown_words"] == first["unknown_words"] + second["unknown_words"] == 20
+    words = 2 * (9 * 10 - 1)
+    nats = total["nats_per_character"] * total["characters"]
+    assert total["perplexity_per_word"] == pytest.approx(math.exp(nats / words))
+    generated = ["generate", "she sells", "--temperature", "0", "--max-length", "5"]
+    written = carry(*generated, CARRY_MODELS_DIR=str(tmp_path / "models")).stdout
+    pieces = re.findall(WORD_PATTERN, written.removeprefix("she sells").removesuffix("\n"))
+    assert len(pieces) == 5
+    assert set(pieces) < set(manifest["vocabulary"])
+
+
 def test_evaluate_measures_beside_baselines(trained: Path, tmp_path: Path) -> None:
     text = tmp_path / "other.txt"
     text.write_text("she sells shells\n" * 5)
@@ -170,6 +205,9 @@ def test_verbs_that_need_no_server(trained: Path, tmp_path: Path) -> None:
         (["forecast", "nothing.csv"], "no such file"),
         (["generate", "x", "--model", "nobody"], "no such model"),
         (["evaluate", "nowhere", "README.md"], "no model folder"),
+        (["evaluate", str(SHIPPED / "text/1"), "README.md", "--limit", "3"], "not of a text model"),
+        (["train", "text", "README.md", "--name", "x", "--valid-on", "README.md"], "cannot be held out"),
+        (["train", "text", "README.md", "--name", "x", "--unit", "byte"], "character, word"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(arguments: list[str], message: str) -> None:

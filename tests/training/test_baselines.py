@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from training.baselines import (
     forecast_baselines,
-    hmm_bits_per_character,
-    ngram_bits_per_character,
+    hmm_bits,
+    ngram_bits,
     score_forecasts,
 )
 from training.windows import Window
@@ -32,13 +32,13 @@ def test_ngrams_are_witten_bells(train: list[int], test: list[int], order: int) 
         return (counts[(*history, token)] + kinds * shorter) / (sum(seen) + kinds)
 
     nats = [math.log2(probability(tuple(test[max(0, i - order + 1) : i]), test[i])) for i in range(1, len(test))]
-    found = ngram_bits_per_character([np.array(train)], [np.array(test)], order, 5)
+    found = ngram_bits([np.array(train)], [np.array(test)], order, 5)
     assert found == pytest.approx(-sum(nats) / len(nats))
 
 
 def test_a_hidden_markov_model_learns_an_order() -> None:
     train, test = np.arange(4000) % 3, np.arange(100) % 3
-    assert hmm_bits_per_character([train], [test], states=3, vocabulary=4, seed=1) < 0.8 * math.log2(3)
+    assert hmm_bits([train], [test], states=3, vocabulary=4, seed=1) < 0.8 * math.log2(3)
 
 
 def test_measures_are_what_they_are_called() -> None:

@@ -2,16 +2,21 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from tests.builders import CHARACTERS, character_model, write_model
 from tests.conftest import SHIPPED
+from training import inference
 from training.baselines import naive2
-from training.evaluate import ALL, Figures, evaluate_forecaster, evaluation_rows
+from training.evaluate import ALL, Figures, evaluate_forecaster, evaluate_text, evaluation_rows
 from training.series_data import DataError, Series
+from training.text_data import normalise
 from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
 
 MODEL = SHIPPED / "forecast/1"
@@ -137,3 +142,60 @@ def test_plain_series_are_measured_at_their_ends(tmp_path: Path) -> None:
 def test_a_service_that_is_not_there_is_told(competition: Path) -> None:
     with pytest.raises(DataError, match="batch"):
         evaluate_forecaster(MODEL, [competition], url="http://127.0.0.1:1")
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(character_model("gru"), tmp_path_factory.mktemp("models"), "text")
+
+
+def nats_by_torch(text: str) -> float:
+    tokens = torch.from_numpy(CHARACTERS.encode(normalise(text, CHARACTERS.replacements())))[None]
+    network = character_model("gru")
+    with torch.no_grad():
+        logits, _ = network.predict(tokens[:, :-1], network.fresh_state(1))
+        return float(torch.nn.functional.cross_entropy(logits[0].double(), tokens[0, 1:], reduction="sum"))
+
+
+def test_documents_cost_what_they_cost_alone_from_their_start(text_model: Path, tmp_path: Path) -> None:
+    texts = ["the sea; the shore\u2026 " * 40, "she sells", "a", "By the sea, " * 300]
+    named = [{"title": name, "text": text} for name, text in zip("abca", texts, strict=True)]
+    path = tmp_path / "books.jsonl"
+    path.write_text("\n".join(map(json.dumps, named)))
+    rows = evaluate_text(text_model, [path])
+    assert list(rows)[:5] == ["text", "text, 1. a", "text, 2. b", "text, 3. c", "text, 4. a"]
+    lengths = [len(text.replace("\u2026", "...")) - 1 for text in texts]
+    costs = [nats_by_torch(text) if len(text) > 1 else 0.0 for text in texts]
+    for row, cost, length in zip(list(rows.values())[1:5], costs, lengths, strict=True):
+        assert row["nats_per_character"] == pytest.approx(cost / max(1, length), rel=1e-5)
+        assert row["characters"] == length
+    total = rows["text"]
+    assert total["bits_per_character"] == pytest.approx(sum(costs) / math.log(2) / sum(lengths), rel=1e-5)
+    assert total["unknown_characters"] == 40  # the semicolons
+    assert total["seconds"] > 0
+    assert rows["text, int8"]["bits_per_character"] == pytest.approx(total["bits_per_character"], rel=0.02)
+
+
+def test_the_last_share_of_a_text_begins_afresh(text_model: Path, tmp_path: Path) -> None:
+    whole, end = tmp_path / "whole.txt", tmp_path / "end.txt"
+    text = "she sells sea shells by the sea shore. " * 5
+    whole.write_text(text)
+    end.write_text(text[int(len(text) * 0.9) :])
+    found, expected = evaluate_text(text_model, [whole], last=0.1)["text"], evaluate_text(text_model, [end])["text"]
+    assert found["characters"] == expected["characters"]
+    assert found["bits_per_character"] == expected["bits_per_character"]
+    with pytest.raises(DataError, match="too short"):
+        evaluate_text(text_model, [whole], last=0.001)
+
+
+def test_many_and_long_texts_are_read_in_pieces(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("\n".join(json.dumps({"text": "sea shells by the shore"[: 2 + i]}) for i in range(20)))
+    whole = evaluate_text(text_model, [path])
+    monkeypatch.setattr(inference, "DOCUMENTS", 3)
+    monkeypatch.setattr(inference, "SCORES", 1000)
+    cut = evaluate_text(text_model, [path])
+    for name, row in whole.items():
+        assert cut[name]["bits_per_character"] == pytest.approx(row["bits_per_character"], rel=1e-5)

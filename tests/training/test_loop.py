@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.builders import CHARACTERS, character_model
 from training import loop
+from training import streams as streams_module
+from training.cells import LockedDropout
 from training.loop import LoopConfig, evaluate, fit
-from training.networks import TextModel
+from training.networks import NgramFeatures, TextModel
 from training.streams import SeriesStream, Stretch, TextStream
 
 TOKENS = CHARACTERS.encode("the cat sat on the mat and the dog sat on the cat. " * 40)
@@ -134,3 +138,49 @@ def test_processes_started_by_torchrun_train_one_network(tmp_path: Path) -> None
     trained.load_state_dict(first)
     assert isinstance(trained, TextModel)
     assert evaluate(trained, streams()[1]) < 0.7 * evaluate(character_model(), streams()[1])
+
+
+@given(length=st.integers(300, 2000), rows=st.integers(1, 6), context=st.integers(2, 40), epochs=st.integers(2, 7))
+def test_the_epochs_of_a_long_text_read_every_character_once(length: int, rows: int, context: int, epochs: int) -> None:
+    tokens = np.arange(1, length + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams_module, "EPOCH", length / epochs)
+        stream = TextStream(tokens, context, rows)
+    assert stream.epochs == epochs
+    targets: list[int] = []
+    for epoch in range(epochs):
+        for batch in stream.batches(np.random.default_rng(epoch), epoch):
+            inputs, expected = (argument.numpy() for argument in batch.arguments)
+            counted = expected >= 0
+            assert batch.weight == counted.sum()
+            assert np.array_equal(inputs[counted] % length + 1, expected[counted])  # the text is read in a ring
+            targets += expected[counted].tolist()
+    assert len(targets) == len(set(targets)) == length - 1
+
+
+def test_locked_dropout_hides_the_same_features_in_all_steps_and_none_when_it_is_used() -> None:
+    torch.manual_seed(0)
+    dropout = LockedDropout(0.5)
+    found = dropout(torch.ones(4, 9, 32))
+    assert torch.equal(found, found[:, :1].expand(-1, 9, -1))
+    assert set(found.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(dropout.eval()(torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
+
+
+@given(seed=st.integers(0, 2**32), longest=st.integers(2, 6), cut=st.integers(1, 29))
+def test_ngram_features_tell_the_last_tokens_and_nothing_older(seed: int, longest: int, cut: int) -> None:
+    ngrams = NgramFeatures(longest, 4).eval()
+    rng = np.random.default_rng(seed)
+    tokens = torch.from_numpy(rng.integers(0, 99, (2, 30)))
+    start = torch.zeros(2, longest - 1, dtype=torch.int64)
+    whole, after = ngrams(tokens, start)
+    first, between = ngrams(tokens[:, :cut], start)
+    second, end = ngrams(tokens[:, cut:], between)
+    assert torch.equal(torch.cat([first, second], dim=1), whole)
+    assert torch.equal(end, after)
+    other = tokens.clone()
+    other[:, 10] = (other[:, 10] + 1) % 99
+    changed = (ngrams(other, start)[0] != whole).any(dim=2)
+    assert not changed[:, :10].any()
+    assert changed[:, 10 : 10 + longest].any(dim=0).all()
+    assert not changed[:, 10 + longest :].any()
