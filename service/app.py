@@ -11,7 +11,19 @@ import structlog
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 
-from service.api import anomalies, calls, cross_validation, forecast, health, models, nixtla, problems, sessions, text
+from service.api import (
+    anomalies,
+    calls,
+    cross_validation,
+    forecast,
+    health,
+    models,
+    nixtla,
+    openai,
+    problems,
+    sessions,
+    text,
+)
 from service.api.middleware import BodyMiddleware, RequestMiddleware
 from service.api.state import State
 from service.api.streams import Wakers
@@ -68,7 +80,7 @@ def create_app(
 
     app = _Application(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
-    for module in (forecast, anomalies, cross_validation, text, sessions, nixtla):
+    for module in (forecast, anomalies, cross_validation, text, sessions, nixtla, openai):
         app.include_router(module.router)
     app.include_router(models.router, dependencies=[Depends(calls.known)])
     app.include_router(health.router)

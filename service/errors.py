@@ -26,7 +26,8 @@ CarryError
 ├── NotReadyError           503  no model is ready
 ├── QueueFullError          429  more work waits than the settings allow: come back later
 ├── DeadlineExceededError   504  the request's time was up before it was done
-└── ModelFailedError        500  the model itself failed: our fault, never the caller's
+├── ModelFailedError        500  the model itself failed: our fault, never the caller's
+└── UnexpectedError         500  anything else: it is logged, and not shown
 """
 
 
@@ -139,6 +140,16 @@ class ModelFailedError(CarryError):
 
     code = "model_failed"
     status = 500
+
+
+class UnexpectedError(CarryError):
+    """What was raised was none of these."""
+
+    code = "internal_error"
+    status = 500
+
+    def __init__(self) -> None:
+        super().__init__("an unexpected error; it has been logged")
 
 
 class StateRefusedError(CarryError):

@@ -1,50 +1,103 @@
-"""A text request, from characters to characters, as a task for the engine. Knows nothing of HTTP."""
+"""A text request, from text to text, as a task for the engine. Knows nothing of HTTP.
 
+A model's tokens stand for pieces of text: for single characters, or in a word model for words and marks.
+"""
+
+import bisect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array, States
 from service.engine.sequence import FRESH, Decode, Read, Result, Snapshot, Task, repeat
-from service.errors import NotPredictableError
-from service.manifest import TextManifest
-from service.sampling import SamplingParams, controls, derived_seeds, log_softmax, uniforms
+from service.errors import InvalidRequestError, NotPredictableError
+from service.manifest import UNKNOWN_WORDS, WORD_PATTERN, TextManifest
+from service.sampling import BAN, SamplingParams, controls, derived_seeds, log_softmax, uniforms
 
 Candidate = tuple[str, float]
-"""A character and its probability."""
+"""A piece and its probability."""
+
+FinishReason = Literal["length", "stop"]
+
+_WORDS = re.compile(WORD_PATTERN)
 
 
 class Tokenizer:
-    """Characters to tokens and back, as the manifest says."""
+    """Text to tokens and back, as the manifest says. `unit`: what a token is, a character or a word."""
 
     def __init__(self, manifest: TextManifest) -> None:
-        self._characters = manifest.vocabulary
+        self.unit = manifest.unit
         self.size = len(manifest.vocabulary)
+        self._pieces = manifest.vocabulary
         self._replacements = str.maketrans(manifest.replacements)
-        # By code point; the last one stands for all that the vocabulary does not reach.
-        self._tokens = np.zeros(2 + max(ord("\n"), *map(ord, manifest.vocabulary[1:])), dtype=np.int64)
-        self._tokens[[ord(character) for character in manifest.vocabulary[1:]]] = np.arange(1, len(self._characters))
+        self._tokens = {piece: token for token, piece in enumerate(manifest.vocabulary)}
+        if self.unit == "character":
+            # By code point; the last one stands for all that the vocabulary does not reach.
+            self._by_point = np.zeros(2 + max(map(ord, manifest.vocabulary[1:])), dtype=np.int64)
+            self._by_point[[ord(character) for character in manifest.vocabulary[1:]]] = np.arange(1, self.size)
 
-    def encode(self, text: str) -> tuple[str, NDArray[np.int64]]:
-        """The text with its replacements made, and its tokens (T,), 0 where unknown."""
-        text = text.translate(self._replacements)
+    def read(self, text: str) -> str:
+        """The text as the model reads it: as training did, line ends are LF, characters in their composed form (NFC),
+        and then those replaced that the manifest says."""
+        return unicodedata.normalize("NFC", text.replace("\r\n", "\n")).translate(self._replacements)
+
+    def encode(self, text: str) -> tuple[Sequence[str], NDArray[np.int64]]:
+        """The pieces of the text as it is read, and their tokens (T,), 0 where unknown."""
+        text = self.read(text)
+        if self.unit == "word":
+            pieces = _WORDS.findall(text)
+            return pieces, self.tokens(pieces)
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        return text, self._tokens[np.minimum(points, len(self._tokens) - 1)]
+        return text, self._by_point[np.minimum(points, len(self._by_point) - 1)]
 
-    def unknown(self, text: str) -> list[str]:
-        """The characters outside of the vocabulary, each once, in order."""
-        known = frozenset(self._characters)
-        return [c for c in dict.fromkeys(text.translate(self._replacements)) if c not in known]
+    def tokens(self, pieces: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens of some pieces (T,), 0 where unknown."""
+        return np.fromiter((self._tokens.get(piece, 0) for piece in pieces), dtype=np.int64, count=len(pieces))
+
+    def unknown(self, *texts: str) -> list[str]:
+        """The characters or words of these texts that are outside of the vocabulary, each once, in order."""
+        return list(dict.fromkeys(_bare(piece) for text in texts for piece in self._missing(text)))
+
+    def check_known(self, text: str, path: str) -> None:
+        """Refuse a text that is not wholly in the vocabulary.
+
+        Raises:
+            InvalidRequestError: it names the first character or word that is not, and where that is in `text`.
+        """
+        missing = self._missing(text)
+        if not missing:
+            return
+        pieces, _ = self.encode(text)
+        first = next(at for at, piece in enumerate(pieces) if piece in missing)
+        bare = _bare(pieces[first])
+        place = sum(map(len, pieces[: first + 1])) - len(bare)
+        # Which is where the text as it is read comes to be longer than that.
+        sent = bisect.bisect_right(range(len(text)), place, key=lambda length: len(self.read(text[:length]))) - 1
+        raise InvalidRequestError(f"the model does not know the {self.unit} {_name(bare)}, at position {sent}", path)
+
+    def biases(self, wanted: Mapping[str, float], path: str) -> tuple[tuple[int, float], ...]:
+        """As SamplingParams has them, of pieces of the vocabulary.
+
+        Raises:
+            InvalidRequestError: one is not in the vocabulary.
+        """
+        for piece in wanted:
+            if not self._tokens.get(piece):
+                raise InvalidRequestError(f"the model has no {self.unit} {_name(piece)} to write", path)
+        return tuple((self._tokens[piece], bias) for piece, bias in wanted.items())
 
     def start(self) -> int:
         """The token that stands for "nothing came before": a new line, where the model knows one."""
-        return int(self._tokens[ord("\n")])
+        return self._tokens.get("\n", 0)
 
     def candidates(self, logs: NDArray[np.float64], count: int) -> list[list[Candidate]]:
-        """The most probable known characters of each distribution (N, V), best first."""
+        """The most probable known pieces of each distribution (N, V), best first."""
         count = min(count, logs.shape[1] - 1)
         known = logs[:, 1:]
         best = np.argpartition(-known, count - 1, axis=1)[:, :count]
@@ -52,14 +105,29 @@ class Tokenizer:
         best = np.take_along_axis(best, order, axis=1)
         chances = np.exp(np.take_along_axis(known, best, axis=1))
         return [
-            [(self._characters[1 + token], chance) for token, chance in zip(*row, strict=True)]
+            [(self._pieces[1 + token], chance) for token, chance in zip(*row, strict=True)]
             for row in zip(best.tolist(), chances.tolist(), strict=True)
         ]
+
+    def _missing(self, text: str) -> dict[str, None]:
+        """The pieces outside of the vocabulary, each once, in order."""
+        pieces = dict.fromkeys(self.encode(text)[0] if self.unit == "word" else self.read(text))
+        return {piece: None for piece in pieces if piece not in self._tokens and piece not in UNKNOWN_WORDS}
+
+
+def _bare(piece: str) -> str:
+    """A piece without the space before it."""
+    return piece.removeprefix(" ") or piece
+
+
+def _name(piece: str) -> str:
+    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """`n` texts of at most `max_length` characters each; `logprobs`: how many candidates to tell at each."""
+    """`n` texts of at most `max_length` tokens each; `logprobs`: how many candidates to tell at each; `echo`: give them
+    back with the prompt before them."""
 
     prompt: str
     max_length: int
@@ -68,6 +136,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     n: int = 1
     logprobs: int = 0
+    echo: bool = False
 
     @property
     def work(self) -> int:
@@ -77,20 +146,26 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A character generated, its probability, and the most probable ones there."""
+    """A piece that was generated, or one of the prompt, the probability that the model gave it, and the most probable
+    ones in its place. Nothing is known of a piece that nothing came before: None, and no candidates."""
 
     character: str
-    probability: float
+    probability: float | None
     candidates: list[Candidate]
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """One generated text. finish_reason: "length" or "stop"."""
+    """One text given back, and why it ended."""
 
     text: str
-    finish_reason: str
+    finish_reason: FinishReason
     chosen: list[Chosen]
+
+
+def logarithm(probability: float) -> float:
+    """Its natural logarithm, or that of the least number above 0."""
+    return math.log(max(probability, 5e-324))
 
 
 Listener = Callable[[list["Row"]], None]
@@ -98,9 +173,18 @@ Listener = Callable[[list["Row"]], None]
 
 
 class Row:
-    """A text being generated. `start`: its place in the whole text; `keeps`: whether it notes where it stands."""
+    """A text being generated. `start`: its place in the whole text; `keeps`: whether it notes where it stands;
+    `echoed`: the prompt's pieces, if they are to be given back."""
 
-    def __init__(self, request: GenerateRequest, seed: int, start: int, keeps: bool, listener: Listener | None) -> None:
+    def __init__(
+        self,
+        request: GenerateRequest,
+        seed: int,
+        start: int,
+        keeps: bool,
+        listener: Listener | None,
+        echoed: Sequence[str] = (),
+    ) -> None:
         self.params = request.params
         self.seed = seed
         self.start = start
@@ -114,45 +198,60 @@ class Row:
         self.left = request.max_length
         self.stops = request.stop
         self.listener = listener
+        self.echoed = echoed
+        self.echoed_scores: NDArray[np.float32] | None = None
+        """(N, V): those that expected what is echoed, all of it or all but the first."""
         self.text: list[str] = []
+        """The pieces written."""
         self.ready = 0
-        """Characters that are sure to stay: all but what may be the beginning of a stop text."""
+        """How many are sure to stay: all but what may be the beginning of a stop text."""
         self.stopped = False
         self.failed = False
+        self.ended = False
+        """Nothing more will be written, and nothing failed. Set last, for those who look from another thread."""
         self.scores: list[NDArray[np.float32]] | None = [] if request.logprobs else None
+        """Those (V,) that each piece was drawn from, and perhaps some beyond the last."""
         self._whole = request.max_length
         self._given = 0
         self._longest = max(map(len, request.stop), default=0)
 
     @property
     def written(self) -> int:
-        """Characters generated so far, before any stop text was taken away."""
+        """Pieces generated so far, before any stop text was taken away."""
         return self._whole - self.left
 
-    def take(self, characters: Sequence[str]) -> int:
-        """Add characters, no more than are wanted; how many of them it read. Ends before a stop text that they
-        complete; of several, before the one that began first."""
-        characters = characters[: self.left]
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return "stop" if self.stopped else "length"
+
+    def given(self, since: int, until: int) -> list[str]:
+        """Some of the pieces that it gives back, those echoed first."""
+        lead = len(self.echoed)
+        return [*self.echoed[since:until], *self.text[max(0, since - lead) : max(0, until - lead)]]
+
+    def take(self, pieces: Sequence[str]) -> int:
+        """Add pieces, no more than are wanted; how many of them it read. Ends with the last whole piece before a stop
+        text that they complete; of several, before the one that is complete first, and of these the one that began
+        first."""
+        pieces = pieces[: self.left]
         if not self.stops:
-            self.text += characters
-            self.left -= len(characters)
+            self.text += pieces
+            self.left -= len(pieces)
             self.ready = len(self.text)
-            return len(characters)
-        for count, character in enumerate(characters, 1):
-            self.text.append(character)
+            return len(pieces)
+        for count, piece in enumerate(pieces, 1):
+            self.text.append(piece)
             self.left -= 1
             tail = "".join(self.text[-self._longest :])
-            completed = max((len(stop) for stop in self.stops if tail.endswith(stop)), default=0)
-            held = 0
+            completed = self._completed(tail, len(tail) - len(piece))
             if completed:
-                del self.text[-completed:]
                 self.left, self.stopped = 0, True
-            elif self.left:
-                held = next(k for k in range(len(tail), -1, -1) if not k or self._begins_stop(tail[-k:]))
-            self.ready = len(self.text) - held
+            self.ready = len(self.text) - self._pieces_in(completed or (self._begun(tail) if self.left else 0))
             if self.stopped:
+                del self.text[self.ready :]
                 return count
-        return len(characters)
+        return len(pieces)
 
     def stand(self, steps: int, given: int, states: States) -> None:
         """Note the state after `steps` more steps, `given` of which read the prompt, unless one may be taken back."""
@@ -161,15 +260,33 @@ class Row:
         if self.steps <= self._given + self.ready:
             self.kept = self.steps, states
 
-    def _begins_stop(self, text: str) -> bool:
-        return any(stop.startswith(text) for stop in self.stops)
+    def _completed(self, tail: str, known: int) -> int:
+        """How much of the tail to take away: from where a stop text begins that ends beyond the first `known`
+        characters."""
+        found = [
+            (at + len(stop), at) for stop in self.stops if (at := tail.find(stop, max(0, known + 1 - len(stop)))) >= 0
+        ]
+        return len(tail) - min(found)[1] if found else 0
+
+    def _begun(self, tail: str) -> int:
+        """How much of the end may be the beginning of a stop text."""
+        most = min(len(tail), self._longest)
+        return next((k for k in range(most, 0, -1) if any(stop.startswith(tail[-k:]) for stop in self.stops)), 0)
+
+    def _pieces_in(self, characters: int) -> int:
+        """How many pieces at the end hold so many characters."""
+        count = 0
+        while characters > 0:
+            count += 1
+            characters -= len(self.text[-count])
+        return count
 
 
 SHORT = 128
-"""A prompt of so many characters is read beside the texts that are being written, sixteen characters in each call: by
-itself each of its characters would cost several times as much."""
+"""A prompt of so many tokens is read beside the texts that are being written, sixteen tokens in each call: by itself
+each of its tokens would cost several times as much."""
 DECODE_STEPS = 16
-"""Characters in one call of the graph: what is left of Python's share is small, and nobody waits long to join."""
+"""Tokens in one call of the graph: what is left of Python's share is small, and nobody waits long to join."""
 
 
 class CharacterDecoder:
@@ -178,7 +295,7 @@ class CharacterDecoder:
     outputs = ("tokens", "scores")
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
-        self._characters = vocabulary
+        self._pieces = vocabulary
         self._rows: list[Row] = []
         self._arranged = False
 
@@ -193,12 +310,14 @@ class CharacterDecoder:
         self._arranged = False
 
     def inputs(self) -> dict[str, Array]:
-        """Controls and random numbers of the next characters: no more than the longest wants, nor than any wants whose
-        state at its end will be asked for."""
+        """Controls and random numbers of the next tokens: no more than the longest wants, nor than any wants whose
+        state at its end will be asked for, nor, of those that somebody watches, than the first that it writes."""
         if not self._arranged:
             self._arrange()
         most = min(DECODE_STEPS, max(len(row.prompt) + row.left for row in self._rows))
-        steps = np.arange(min([most, *(len(row.prompt) + row.left for row in self._keepers)]))
+        last = (len(row.prompt) + row.left for row in self._keepers)
+        first = (len(row.prompt) + 1 for row in self._watched if not row.written)
+        steps = np.arange(min([most, *last, *first]))
         given = np.full((len(steps), len(self._rows)), -1, dtype=np.int64)
         for i, row in enumerate(self._rows):
             if row.prompt:
@@ -208,20 +327,21 @@ class CharacterDecoder:
         return {**self._controls, "uniforms": drawn, "given_tokens": given}
 
     def take(self, found: Sequence[Array], states: States) -> tuple[int, NDArray[np.bool_]]:
-        """Give each row its characters."""
+        """Give each row its pieces."""
         tokens, scores = found
         finite = np.asarray(np.isfinite(scores).all(axis=2))
         healthy = bool(finite.all())
         for i, (row, own) in enumerate(zip(self._rows, tokens.T.tolist(), strict=True)):
             read = min(len(row.prompt), len(own))
             row.prompt = row.prompt[read:]
-            written = slice(read, read + row.take([self._characters[token] for token in own[read:]]))
+            if row.scores is not None:
+                row.scores.extend(scores[read:, i].copy())
+            written = slice(read, read + row.take([self._pieces[token] for token in own[read:]]))
             if not healthy and not finite[written, i].all():
                 row.left, row.failed = 0, True
-            if row.scores is not None:
-                row.scores.append(scores[written, i].copy())
             if row.keeps:
                 row.stand(len(own), read, {name: array[i : i + 1].copy() for name, array in states.items()})
+            row.ended = not row.left and not row.failed
         self._positions += len(tokens)
         for listener, rows in self._listeners.items():
             listener(rows)
@@ -230,12 +350,13 @@ class CharacterDecoder:
     def _arrange(self) -> None:
         rows = self._rows
         self._arranged = True
-        self._controls = controls([row.params for row in rows], len(self._characters))
+        self._controls = controls([row.params for row in rows], len(self._pieces))
         self._random = np.array([row.params.temperature > 0 for row in rows], dtype=np.float32)
         self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
-        # A character's random number goes by its place in the whole text.
+        # A token's random number goes by its place in the whole text.
         self._positions = np.array([row.start + row.written - len(row.prompt) for row in rows], dtype=np.int64)
         self._keepers = [row for row in rows if row.keeps]
+        self._watched = [row for row in rows if row.listener is not None]
         self._listeners: dict[Listener, list[Row]] = {}
         for row in rows:
             if row.listener is not None:
@@ -253,20 +374,37 @@ def generate(
     `n` times. If it `keeps`, its answer is where the first of them stands at the end of the text that is given back.
 
     The task raises NotPredictableError if the model gives no finite scores.
+
+    Raises:
+        InvalidRequestError: the biases ban all that the model could write.
     """
-    tokens = tokenizer.encode(request.prompt)[1]
+    banned = {token for token, bias in request.params.logit_bias if bias <= BAN}
+    if len(banned - {0}) == tokenizer.size - 1:
+        raise InvalidRequestError("bans all that the model could write", "$.logit_bias")
+    request = replace(request, stop=tuple(filter(None, map(tokenizer.read, request.stop))))
+    pieces, tokens = tokenizer.encode(request.prompt)
     if not len(tokens) and not start.position and request.max_length:
         tokens = np.array([tokenizer.start()])
+    echoed = pieces if request.echo else ()
     seeds = derived_seeds(request.seed, request.n).tolist()
-    rows = [Row(request, seed, start.position + len(tokens), keeps, listener) for seed in seeds]
+    rows = [Row(request, seed, start.position + len(tokens), keeps, listener, echoed) for seed in seeds]
 
     def task() -> Task[Snapshot]:
         at = start
-        if len(tokens) and (len(rows) > 1 or len(tokens) > SHORT or not request.max_length):
+        if echoed and request.logprobs:
+            scored = yield from _read_each(tokenizer, start, tokens)
+            if not np.isfinite(scored.scores).all():
+                raise NotPredictableError("the model gives no finite scores for this prompt", "$.prompt")
+            at = scored.after
+            for row in rows:
+                row.echoed_scores = scored.scores[:-1]
+        elif len(tokens) and (len(rows) > 1 or len(tokens) > SHORT or not request.max_length):
             at = yield from _read(tokenizer, start, tokens)
         elif request.max_length:
             rows[0].prompt = tokens.tolist()
         if not request.max_length:
+            for row in rows:
+                row.ended = True
             return at
         seen = _seen(tokenizer, at, tokens)
         yield Decode(rows, repeat({**at.states, "seen": seen}, len(rows)))
@@ -275,7 +413,7 @@ def generate(
         if not keeps:
             return at
         # Where the last call of the graph went beyond the end of the text, or into a stop text, it is read again.
-        gone = np.concatenate([tokens, tokenizer.encode("".join(rows[0].text))[1]])[at.position - start.position :]
+        gone = np.concatenate([tokens, tokenizer.tokens(rows[0].text)])[at.position - start.position :]
         # The graph notes what has occurred only where a penalty asks for it.
         seen = _seen(tokenizer, at, gone)
         steps, states = rows[0].kept or (0, at.states)
@@ -308,19 +446,37 @@ def _recurrent(at: Snapshot) -> dict[str, Array]:
 
 def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:
     """What a row has become."""
-    text = "".join(row.text)
-    chosen = []
-    if row.scores and text:
-        logs = log_softmax(np.concatenate(row.scores)[: len(text)])
-        own = np.exp(logs[np.arange(len(text)), tokenizer.encode(text)[1]]).tolist()
-        chosen = [Chosen(*each) for each in zip(text, own, tokenizer.candidates(logs, logprobs), strict=True)]
-    return Continuation(text, "stop" if row.stopped else "length", chosen)
+    return Continuation(
+        "".join(row.echoed) + "".join(row.text),
+        row.finish_reason,
+        chosen(tokenizer, row, 0, len(row.echoed) + len(row.text), logprobs),
+    )
+
+
+def chosen(tokenizer: Tokenizer, row: Row, since: int, until: int, logprobs: int) -> list[Chosen]:
+    """What the model expected in the place of some of the pieces that a row gives back, those echoed first; empty if
+    `logprobs`, the number of candidates, is 0."""
+    lead = len(row.echoed)
+    if not logprobs or row.scores is None:
+        return []
+    pieces = row.given(since, until)
+    scores = list(row.scores[max(0, since - lead) : max(0, until - lead)])
+    if row.echoed_scores is not None:
+        unexpected = lead - len(row.echoed_scores)
+        scores = [*row.echoed_scores[max(0, since - unexpected) : max(0, until - unexpected)], *scores]
+    if not scores:
+        return [Chosen(piece, None, []) for piece in pieces]
+    logs = log_softmax(np.stack(scores))
+    expected = pieces[len(pieces) - len(scores) :]
+    own = np.exp(logs[np.arange(len(expected)), tokenizer.tokens(expected)]).tolist()
+    told = [Chosen(*each) for each in zip(expected, own, tokenizer.candidates(logs, logprobs), strict=True)]
+    return [*(Chosen(piece, None, []) for piece in pieces[: -len(scores)]), *told]
 
 
 @dataclass(frozen=True)
 class Position:
-    """A character of the text, the probability it had given those before it (None if there were none), and what the
-    model expects next."""
+    """A piece of the text, the probability it had given those before it (None if there were none), and what the model
+    expects next."""
 
     character: str
     probability: float | None
@@ -338,28 +494,87 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scored:
-    """scores (N, V): after a text, or after each of its characters, before them those that preceded the first if there
-    are such. after: where the sequence stands, the text read."""
+    """scores (N, V): after a text, or after each of its tokens, before them those that preceded the first if there are
+    such. after: where the sequence stands, the text read. ranked: what was asked for of continuations."""
 
     scores: NDArray[np.float32]
     after: Snapshot
+    ranked: tuple["Ranked", ...] = ()
 
 
-def predict(tokenizer: Tokenizer, text: str, per_position: bool, start: Snapshot = FRESH) -> Task[Scored]:
-    """Read a text, on from where a sequence stands. See `prediction`."""
+@dataclass(frozen=True)
+class Ranked:
+    """A continuation, by its place among those given, and the natural logarithm of its probability after the text; and
+    per character of it as it was read."""
+
+    index: int
+    log: float
+    log_per_character: float
+
+
+def predict(
+    tokenizer: Tokenizer,
+    text: str,
+    per_position: bool,
+    start: Snapshot = FRESH,
+    continuations: Sequence[str] = (),
+) -> Task[Scored]:
+    """Read a text, on from where a sequence stands, and rank continuations of it, none of them empty, which leave the
+    sequence at the end of the text. See `prediction`.
+
+    The task raises NotPredictableError if the model gives no finite scores for a continuation.
+    """
     tokens = tokenizer.encode(text)[1]
-    before = start.states["logits"] if start.position else None
     if not len(tokens):
-        if before is None:
-            first = yield from _read(tokenizer, start, np.array([tokenizer.start()]))
-            before = first.states["logits"]
-        return Scored(before, start)
-    if not per_position:
-        after = yield from _read(tokenizer, start, tokens)
-        return Scored(after.states["logits"], after)
+        begun = start if start.position else (yield from _read(tokenizer, start, np.array([tokenizer.start()])))
+        scored = Scored(begun.states["logits"], start)
+    elif per_position:
+        scored = yield from _read_each(tokenizer, start, tokens)
+        begun = scored.after
+    else:
+        begun = yield from _read(tokenizer, start, tokens)
+        scored = Scored(begun.states["logits"], begun)
+    ranked = yield from _rank(tokenizer, begun, continuations)
+    return replace(scored, ranked=ranked)
+
+
+RANKED_ROWS = 16
+"""Continuations in one reading."""
+
+
+def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[str]) -> Task[tuple[Ranked, ...]]:
+    """The most probable first."""
+    texts = [tokenizer.encode(text) for text in continuations]
+    logs = np.zeros(len(texts))
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
+    # Those of much the same length together, so that little is read of nothing.
+    for first in range(0, len(order), RANKED_ROWS):
+        group = order[first : first + RANKED_ROWS]
+        tokens = np.zeros((len(group), len(texts[group[-1]][1])), dtype=np.int64)
+        for row, i in enumerate(group):
+            tokens[row, : len(texts[i][1])] = texts[i][1]
+        scores = repeat({"logits": start.states["logits"]}, len(group))["logits"][:, None]
+        if tokens.shape[1] > 1:
+            states = repeat(_recurrent(start), len(group))
+            read: Result = yield Read({"tokens": tokens[:, :-1]}, ("logits_all",), states)
+            scores = np.concatenate([scores, read.outputs["logits_all"]], axis=1)
+        # Here and now: the scores of all continuations would fill the memory.
+        for row, i in enumerate(group):
+            own = texts[i][1]
+            logs[i] = log_softmax(scores[row, : len(own)])[np.arange(len(own)), own].sum()
+    if not np.isfinite(logs).all():
+        raise NotPredictableError("the model gives no finite scores after this text", "$.text")
+    lengths = [sum(map(len, pieces)) for pieces, _ in texts]
+    best = sorted(range(len(texts)), key=lambda i: -logs[i])
+    return tuple(Ranked(i, float(logs[i]), float(logs[i]) / lengths[i]) for i in best)
+
+
+def _read_each(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> Task[Scored]:
+    """Scores after each of some more tokens, one at least."""
     read: Result = yield Read({"tokens": tokens[None]}, ("logits_all", "logits"), _recurrent(start))
-    each = read.outputs["logits_all"][0]
-    scores = each if before is None else np.concatenate([before, each])
+    scores = read.outputs["logits_all"][0]
+    if start.position:
+        scores = np.concatenate([start.states["logits"], scores])
     states = {**read.states, "logits": read.outputs["logits"], "seen": _seen(tokenizer, start, tokens)}
     return Scored(scores, Snapshot(start.position + len(tokens), states))
 
@@ -374,22 +589,24 @@ def prediction(
     """
     if not np.isfinite(scores).all():
         raise NotPredictableError("the model gives no finite scores after this text", "$.text")
-    text, tokens = tokenizer.encode(text)
+    pieces, tokens = tokenizer.encode(text)
     positions: list[Position] = []
-    nats, known = 0.0, 0
-    lead = len(scores) - len(text)
-    """1 where the first of them expected the first character, 0 where that one came out of nowhere."""
-    for start in range(0, len(text) if per_position else 0, 1024):
-        # With the row before, which expected the first of these characters.
+    nats, characters = 0.0, 0
+    lead = len(scores) - len(pieces)
+    """1 where the first of them expected the first piece, 0 where that one came out of nowhere."""
+    for start in range(0, len(pieces) if per_position else 0, 1024):
+        # With the row before, which expected the first of these pieces.
         logs = log_softmax(scores[max(0, lead + start - 1) : lead + start + 1024])
         came = tokens[start : start + 1024]
         best = tokenizer.candidates(logs[-len(came) :], top_k)
-        expected = came if lead + start else came[1:]
+        unexpected = 0 if lead + start else 1
+        expected = came[unexpected:]
         chances = logs[np.arange(len(expected)), expected]
-        nats, known = nats - float(chances.sum()), known + len(expected)
-        own: list[float | None] = [*[None] * (len(came) - len(expected)), *chances.tolist()]
-        for character, log, candidates in zip(text[start : start + 1024], own, best, strict=True):
-            positions.append(Position(character, None if log is None else math.exp(log), candidates))
+        nats -= float(chances.sum())
+        characters += sum(map(len, pieces[start + unexpected : start + 1024]))
+        own: list[float | None] = [*[None] * unexpected, *chances.tolist()]
+        for piece, log, candidates in zip(pieces[start : start + 1024], own, best, strict=True):
+            positions.append(Position(piece, None if log is None else math.exp(log), candidates))
     [after] = tokenizer.candidates(log_softmax(scores[-1:]), top_k)
-    bits = nats / math.log(2) / known if known else None
+    bits = nats / math.log(2) / characters if characters else None
     return Prediction(after, positions if per_position else None, bits)

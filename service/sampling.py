@@ -15,11 +15,19 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The usual controls; the defaults sample from the model's own distribution.
+    """The usual controls; the defaults sample from the model's own distribution. They act in this order, each on what
+    the one before it left:
 
-    temperature: 0 is greedy. top_k: keep the k most probable, 0 all. top_p: keep the fewest most probable whose mass
-    reaches p (Holtzman et al. 2020). min_p: keep those at least min_p times as probable as the best (Nguyen et al.
-    2024). repetition_penalty: above 1 makes characters that already occurred less likely (Keskar et al. 2019).
+    1. repetition_penalty: above 1 makes tokens that already occurred less likely: their scores are divided by it where
+       above 0, multiplied where below (Keskar et al. 2019).
+    2. logit_bias: pairs of a token and what is added to its score, in [-100, 100]; -100 bans it.
+    3. temperature: divides the scores; 0 is greedy, the lowest token on ties.
+    4. top_k: keep the k most probable, 0 all.
+    5. top_p: keep the fewest most probable whose mass reaches p of what is left (Holtzman et al. 2020).
+    6. min_p: keep those at least min_p times as probable as the best (Nguyen et al. 2024).
+
+    Tokens that are as probable as the last one that 4 or 5 keeps are kept with it. Then one is drawn in proportion to
+    the probabilities of those that are left.
     """
 
     temperature: float = 1.0
@@ -27,6 +35,7 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDArray[Any]]:
@@ -42,6 +51,11 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
         dtype=np.float32,
     ).reshape(-1, 4, 1)
     bias = np.zeros((len(params), vocabulary), dtype=np.float32)
+    for row, p in zip(bias, params, strict=True):
+        if p.logit_bias:
+            tokens, added = zip(*p.logit_bias, strict=True)
+            row[list(tokens)] = added
+    bias[bias <= BAN] = -np.inf
     bias[:, 0] = -np.inf
     return {
         **dict(zip(("temperature", "top_p", "min_p", "penalty"), columns.transpose(1, 0, 2), strict=True)),
@@ -51,6 +65,8 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
     }
 
 
+BAN = -100.0
+"""The bias that no token outlives."""
 TINY = 1e-30
 """The temperature that leaves the best token only; with 0 for the random number, the first of several. And the least
 number in single precision that is safe to divide by."""

@@ -10,8 +10,8 @@ import zstandard
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import problem
-from service.errors import BodyEncodingError, BodyTooLargeError, CarryError, MalformedBodyError
+from service.api.problems import problem_answer
+from service.errors import BodyEncodingError, BodyTooLargeError, CarryError, MalformedBodyError, UnexpectedError
 from service.metrics import Metrics
 
 _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
@@ -53,9 +53,7 @@ class RequestMiddleware:
                 structlog.get_logger().exception("unexpected error")
                 if status != GONE:
                     raise
-                await problem(500, "internal_error", "an unexpected error; it has been logged", request_id)(
-                    scope, receive, answer
-                )
+                await problem_answer(UnexpectedError(), scope)(scope, receive, answer)
             finally:
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
@@ -85,7 +83,7 @@ class BodyMiddleware:
         try:
             body = await self._body(Headers(scope=scope), receive)
         except CarryError as error:
-            await problem(error.status, error.code, error.detail, scope["carry.request_id"])(scope, receive, send)
+            await problem_answer(error, scope)(scope, receive, send)
             return
         if body is None:
             return

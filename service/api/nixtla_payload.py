@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from service.api.schemas import Answer, Body, ModelId, Number, Values
+from service.api.schemas import Answer, Body, ModelId, Number, Values, never
 from service.api.series import feature_column
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecasting import check_levels, tails
@@ -22,17 +22,6 @@ from service.timestamps import seasons_of
 Floats = NDArray[np.float64]
 
 MEDIAN = 0.5
-
-
-def _never(why: str) -> AfterValidator:
-    """Refuse whatever asks for it."""
-
-    def refuse(given: Any) -> Any:
-        if given:
-            raise ValueError(why)
-        return given
-
-    return AfterValidator(refuse)
 
 
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31)]
@@ -71,12 +60,12 @@ class Payload(Body):
     )
     freq: Annotated[str, Field(max_length=40)] | None = Field(default=None, description="As pandas has it: the season.")
     clean_ex_first: Flag = Field(default=None, description="Nothing is cleaned: features are taken as they are.")
-    finetune_steps: Annotated[int | None, _never(NO_TUNING)] = None
+    finetune_steps: Annotated[int | None, never(NO_TUNING)] = None
     finetune_depth: Annotated[int | None, Field(description="Of tuning; nothing depends on it.")] = None
     finetune_loss: Annotated[Unused, Field(description="Of tuning; nothing depends on it.")] = None
-    finetuned_model_id: Annotated[Unused, _never(NO_TUNING)] = None
-    multivariate: Annotated[Flag, _never("each series is forecast by itself here: leave it out")] = None
-    model_parameters: Annotated[dict[str, Any] | None, _never("models have no parameters here: leave it out")] = None
+    finetuned_model_id: Annotated[Unused, never(NO_TUNING)] = None
+    multivariate: Annotated[Flag, never("each series is forecast by itself here: leave it out")] = None
+    model_parameters: Annotated[dict[str, Any] | None, never("models have no parameters here: leave it out")] = None
 
     @property
     def season_freq(self) -> str | None:
@@ -96,7 +85,7 @@ class ForecastPayload(Payload):
 
     h: Count
     level: Levels = Field(default=None, description="Central intervals in percent.")
-    feature_contributions: Annotated[Flag, _never(NO_EXPLANATIONS)] = None
+    feature_contributions: Annotated[Flag, never(NO_EXPLANATIONS)] = None
     feature_contributions_type: Unused = None
 
 

@@ -1,6 +1,7 @@
-"""Turns every error into application/problem+json (RFC 9457). Never shows the input or an unexpected error's text."""
+"""Turns every error into application/problem+json (RFC 9457), and under /v1 into the form that OpenAI's clients read.
+Never shows the input or an unexpected error's text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -21,30 +22,65 @@ NO_SERIES = "must be a list of at least one number or null, or an object of such
 _HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 
-def problem(status: int, code: str, detail: str, request_id: str, errors: Sequence[dict[str, str]] = ()) -> Response:
-    """The answer that says so."""
-    return Response(orjson.dumps(_document(status, code, detail, request_id, errors)), status, media_type=PROBLEM)
+OPENAI = "/v1/"
+"""What the paths begin with that OpenAI's clients call."""
+_OPENAI_CODES = {UnauthorizedError.code: "invalid_api_key", QueueFullError.code: "rate_limit_exceeded"}
+
+At = Mapping[str, Any]
+"""A request, or its scope."""
 
 
-def _document(status: int, code: str, detail: str, request_id: str, errors: Sequence[dict[str, str]]) -> dict[str, Any]:
+def problem_answer(error: CarryError, at: At) -> Response:
+    """The answer that tells one of our errors."""
+    answer = _answer(problem_of(error, at), at)
+    if isinstance(error, QueueFullError):
+        answer.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UnauthorizedError):
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def problem_of(error: CarryError, at: At) -> dict[str, Any]:
+    """The problem document of one of our errors."""
+    errors = [{"path": error.path, "message": error.detail}] if error.path else []
+    return _document(error.status, error.code, error.detail, at, errors)
+
+
+def openai_error(document: dict[str, Any]) -> dict[str, Any]:
+    """A problem document in the form of OpenAI's API."""
+    status, code, errors = document["status"], document["code"], document.get("errors")
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    param = errors[0]["path"].removeprefix("$").removeprefix(".") if errors else ""
+    message = document["detail"].removeprefix("$.")
+    if param and not message.startswith(param):
+        message = f"{param}: {message}"
+    return {"error": {"message": message, "type": kind, "param": param or None, "code": _OPENAI_CODES.get(code, code)}}
+
+
+def _answer(document: dict[str, Any], at: At) -> Response:
+    """A problem document, in the form that those read who call this path."""
+    status = document["status"]
+    if not at["path"].startswith(OPENAI):
+        return Response(orjson.dumps(document), status, media_type=PROBLEM)
+    # That API says 400 of bad values.
+    return Response(
+        orjson.dumps(openai_error(document)), 400 if status == 422 else status, media_type="application/json"
+    )
+
+
+def _document(status: int, code: str, detail: str, at: At, errors: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": _printable(detail),
         "code": code,
-        "request_id": request_id,
+        "request_id": at.get("carry.request_id", ""),
     }
     if errors:
         # A field's name may be no valid unicode.
         document["errors"] = [{key: _printable(text) for key, text in error.items()} for error in errors]
     return document
-
-
-def problem_of(error: CarryError, request: Request) -> dict[str, Any]:
-    """The problem document of one of our errors."""
-    errors = [{"path": error.path, "message": error.detail}] if error.path else []
-    return _document(error.status, error.code, error.detail, _id(request), errors)
 
 
 def _printable(text: str) -> str:
@@ -60,9 +96,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def document(openapi: dict[str, Any]) -> None:
-    """Move the problems' schema to their own content type: FastAPI puts every model under application/json."""
-    for path in openapi["paths"].values():
-        for operation in path.values():
+    """Move the problems' schema to their own content type: FastAPI puts every model under application/json. And leave
+    out its 422 where there is none."""
+    for path, operations in openapi["paths"].items():
+        for operation in operations.values():
+            if path.startswith(OPENAI):
+                operation["responses"].pop("422", None)
             for answer in operation["responses"].values():
                 content = answer.get("content", {})
                 if PROBLEM in content:
@@ -76,27 +115,24 @@ def install(app: FastAPI) -> None:
     async def _ours(request: Request, error: CarryError) -> Response:
         if error.status == 500:
             structlog.get_logger().error("model failed", exc_info=error)
-        answer = Response(orjson.dumps(problem_of(error, request)), error.status, media_type=PROBLEM)
-        if isinstance(error, QueueFullError):
-            answer.headers["Retry-After"] = str(error.retry_after)
-        if isinstance(error, UnauthorizedError):
-            answer.headers["WWW-Authenticate"] = "Bearer"
-        return answer
+        return problem_answer(error, request)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
         if any(item["type"] == "json_invalid" for item in found):
-            return problem(400, MalformedBodyError.code, "the body is not valid JSON", _id(request))
+            return problem_answer(MalformedBodyError("the body is not valid JSON"), request)
         detail, errors = _explained(found)
-        return problem(422, InvalidRequestError.code, detail, _id(request), errors)
+        return _answer(
+            _document(InvalidRequestError.status, InvalidRequestError.code, detail, request, errors), request
+        )
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # what FastAPI raises for a body that it cannot even try to parse
-            return problem(400, MalformedBodyError.code, "the body is not valid JSON in UTF-8", _id(request))
+            return problem_answer(MalformedBodyError("the body is not valid JSON in UTF-8"), request)
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        answer = problem(error.status_code, code, HTTPStatus(error.status_code).phrase, _id(request))
+        answer = _answer(_document(error.status_code, code, HTTPStatus(error.status_code).phrase, request), request)
         answer.headers.update(error.headers or {})
         return answer
 
@@ -134,7 +170,3 @@ def json_path(location: Sequence[int | str]) -> str:
         elif not part.startswith("<"):  # the tags of schemas.ForecastBody.series
             path += f".{part}"
     return path
-
-
-def _id(request: Request) -> str:
-    return str(request.scope.get("carry.request_id", ""))

@@ -1,5 +1,6 @@
 """The JSON of requests and answers. Unknown fields are refused, so that a mistyped option is never silently dropped."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,6 +19,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1
 # Without fail_fast, a body of a million wrong values would be a million errors.
 Values = Annotated[list[Number | None], Field(fail_fast=True)]
 MOST_FIELDS = 64
+MOST_BIASES = 1024
 ModelName = Annotated[
     str | None, Field(min_length=1, max_length=80, description="`name` or `name@version`; the default model if absent.")
 ]
@@ -30,14 +32,26 @@ def _is_unicode(text: str) -> str:
     return text
 
 
-def _has_few_fields(data: Any) -> Any:
+def _has_few_fields(data: Any, most: int = MOST_FIELDS) -> Any:
     """Each wrong field would be an error of its own, and a body has room for a million."""
-    if isinstance(data, dict) and len(data) > MOST_FIELDS:
-        raise ValueError(f"has more than {MOST_FIELDS} fields")
+    if isinstance(data, dict) and len(data) > most:
+        raise ValueError(f"has more than {most} fields")
     return data
 
 
+def never(why: str) -> AfterValidator:
+    """Refuse whatever asks for it."""
+
+    def refuse(given: Any) -> Any:
+        if given:
+            raise ValueError(why)
+        return given
+
+    return AfterValidator(refuse)
+
+
 Text = Annotated[str, AfterValidator(_is_unicode)]
+NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(_is_unicode)]
 
 
 class Body(BaseModel):
@@ -340,47 +354,85 @@ class CrossValidationAnswer(Answer):
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 
 
+Unknown = Annotated[
+    Literal["replace", "error"],
+    Field(
+        description="What becomes of characters (words, of a word model) that the model does not know, once the text "
+        "is in Unicode's composed form (NFC) with LF as line ends and plain quotes and dashes: `replace` reads each as "
+        "the unknown one and tells it in `unknown_characters`; `error` refuses the text and tells the first and its "
+        "position."
+    ),
+]
+Length = Annotated[int, Field(strict=True, ge=0)]
+Temperature = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)]
+Mass = Annotated[Share, Field(gt=0)]
+RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
+Bias = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
+Biases = Annotated[dict[str, Bias], BeforeValidator(partial(_has_few_fields, most=MOST_BIASES))]
+Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=16)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Copies = Annotated[int, Field(strict=True, ge=1, le=64)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
 class GenerateBody(CarriedBody):
-    """A prompt, and how to continue it."""
+    """A prompt, and how to continue it. What a token is, is the model's `unit`: a character, or a word. The controls
+    act in this order, each on what the one before it left: `repetition_penalty`, `logit_bias`, `temperature`, `top_k`,
+    `top_p`, `min_p`. Tokens that are as probable as the last one that is kept are kept with it."""
 
     prompt: Text = Field(description="The text to continue; may be empty.", examples=["ROMEO:\n"])
-    max_length: Annotated[int, Field(strict=True, ge=0)] = Field(
-        default=200, description="Most characters to generate; 0 only reads the prompt."
-    )
-    temperature: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)] = Field(
-        default=0.8, description="0 always takes the most probable character."
+    max_length: Length = Field(default=200, description="Most tokens to generate; 0 only reads the prompt.")
+    temperature: Temperature = Field(
+        default=0.8,
+        description="Divides the scores. 0 takes the most probable token, of several the first in the vocabulary.",
     )
     top_k: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="Keep the k most probable; 0: all.")
-    top_p: Annotated[Share, Field(gt=0)] = Field(default=1.0, description="Keep the fewest whose mass reaches p.")
+    top_p: Mass = Field(default=1.0, description="Keep the fewest whose mass reaches p of what top_k left.")
     min_p: Share = Field(default=0.0, description="Keep those at least min_p times as probable as the best.")
-    repetition_penalty: Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)] = Field(
-        default=1.0, description="Above 1: characters that already occurred become less likely."
+    repetition_penalty: RepetitionPenalty = Field(
+        default=1.0,
+        description="Above 1: tokens that already occurred become less likely: their scores are divided by it where "
+        "above 0, multiplied where below.",
     )
-    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=16)] = Field(
-        default=[], description="End before any of these texts."
+    logit_bias: Biases = Field(
+        default={},
+        description="By character of the vocabulary (word, of a word model, with the space before it): what is added "
+        "to its score; -100 bans it.",
+        examples=[{"e": -5.0}],
     )
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
+    stop: Stops = Field(
+        default=[],
+        description="End before any of these texts; of a word model, with the last whole word before it.",
+    )
+    seed: Seed | None = Field(
         default=None, description="The same request with the same seed gives the same text. Random if absent."
     )
-    n: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(default=1, description="How many texts.")
+    n: Copies = Field(default=1, description="How many texts.")
     logprobs: Annotated[int, Field(strict=True, ge=0, le=100)] = Field(
-        default=0, description="Tell so many candidates at each character, with log-probabilities."
+        default=0,
+        description="Tell so many candidates at each token, with log-probabilities, of the model's own distribution: "
+        "before any control.",
     )
-    stream: Annotated[bool, Field(strict=True)] = Field(
-        default=False, description="Send the text as it is written, as server-sent events."
+    echo: Flag = Field(
+        default=False, description="Give the text back with the prompt before it, as it was read; `logprobs` too."
     )
+    unknown: Unknown = "replace"
+    stream: Flag = Field(default=False, description="Send the text as it is written, as server-sent events.")
 
 
 class CandidateLog(Answer):
-    """A character and the natural logarithm of its probability."""
+    """A character, or word, and the natural logarithm of its probability."""
 
     character: str
     logprob: float
 
 
-class ChosenLog(CandidateLog):
-    """A generated character beside the most probable ones in its place."""
+class ChosenLog(Answer):
+    """A character, or word, of the text beside the most probable ones in its place. `null` and none where nothing came
+    before it."""
 
+    character: str
+    logprob: float | None
     top: list[CandidateLog]
 
 
@@ -393,7 +445,7 @@ class Choice(Answer):
 
 
 class Usage(Answer):
-    """What was read and written."""
+    """What was read and written: characters, or of a word model words."""
 
     prompt_characters: int
     generated_characters: int
@@ -409,7 +461,9 @@ class GenerateAnswer(Answer):
     choices: list[Choice] | None
     seed: int
     usage: Usage
-    unknown_characters: list[str] = Field(description="Those of the prompt that the model does not know.")
+    unknown_characters: list[str] = Field(
+        description="Those of the prompt that the model does not know; of a word model, words."
+    )
     session: CarriedSession
     state: CarriedState
 
@@ -420,23 +474,41 @@ class PredictBody(CarriedBody):
     text: Text = Field(description="May be empty.", examples=["To be, or not to b"])
     top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(default=5, description="How many candidates.")
     per_position: Annotated[bool, Field(strict=True)] = Field(
-        default=False, description="Tell them after each character, and the text's bits per character."
+        default=False,
+        description="Tell them after each token of the text as it is read, and the text's bits per character.",
     )
+    candidates: Annotated[list[NonEmptyText], Field(min_length=1, max_length=1000, fail_fast=True)] | None = Field(
+        default=None,
+        description="Continuations of the text, to be ranked by their probability. They move no session.",
+        examples=[["e", " and", "ut"]],
+    )
+    unknown: Unknown = "replace"
 
 
 class CandidateProbability(Answer):
-    """A character and its probability."""
+    """A character, or word, and its probability."""
 
     character: str
     probability: float
 
 
 class PositionAnswer(Answer):
-    """A character of the text, the probability it had (`null` for the very first), and what the model expects next."""
+    """A character of the text, or word, the probability it had (`null` for the very first), and what the model expects
+    next."""
 
     character: str
     probability: float | None
     next: list[CandidateProbability]
+
+
+class RankedCandidate(Answer):
+    """A continuation, its place among those that were sent, and the natural logarithm of its probability: in all, and
+    per character of it as it was read."""
+
+    index: int
+    text: str
+    logprob: float
+    logprob_per_character: float
 
 
 class PredictAnswer(Answer):
@@ -445,7 +517,10 @@ class PredictAnswer(Answer):
     model: ModelId
     next: list[CandidateProbability]
     positions: list[PositionAnswer] | None
-    bits_per_character: float | None
+    bits_per_character: float | None = Field(
+        description="With `per_position`, of what had something before it. Of a word model, too, per character."
+    )
+    candidates: list[RankedCandidate] | None = Field(description="The most probable first, in all.")
     unknown_characters: list[str]
     session: CarriedSession
     state: CarriedState

@@ -1,9 +1,7 @@
 """The unmodified `nixtla` client (PyPI) on the real application, frames in and frames out; and its bodies."""
 
 import logging
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +10,23 @@ import numpy as np
 import orjson
 import pandas as pd
 import pytest
-import uvicorn
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from nixtla import NixtlaClient
 from nixtla.nixtla_client import ApiError
-from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from service.api.nixtla_payload import SeriesPayload, check_hist_exog, feature_names, panel
-from service.app import create_app
 from service.errors import InvalidRequestError
 from service.manifest import ForecastManifest, read_manifest
-from service.processes import listen
 from service.settings import Settings
 from tests.builders import forecaster, write_model
 from tests.echo import DAYS, write_echo
+from tests.served import KEY, served
 
-KEY = "a key of this test"
 FIRST = pd.Timestamp("2001-01-01")
 RENAMED = "will be (?s:.)*nixtla 1.0"
-
-
-@contextmanager
-def served(models: Path, default: str = "forecast") -> Iterator[str]:
-    """The application, on a port of its own."""
-    settings = Settings(models_dir=models, default_forecast_model=default, api_keys=(SecretStr(KEY),))
-    [sock] = listen("127.0.0.1", 0, 1)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", access_log=False))
-    running = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-    running.start()
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-    server.should_exit = True
-    running.join()
 
 
 def client_of(url: str) -> NixtlaClient:
@@ -73,7 +54,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     write_echo(models)
     write_model(forecaster(features=2, scaling="standard"), models, "plain")
-    with served(models, "echo") as found:
+    with served(models, default_forecast_model="echo") as found:
         yield found
 
 

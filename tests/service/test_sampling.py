@@ -7,7 +7,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -18,17 +18,18 @@ from tests.builders import CHARACTERS, character_model, write_model
 
 Scores = NDArray[np.float32]
 
+VOCABULARY = len(CHARACTERS.pieces)
+
+BIAS = st.tuples(st.integers(1, 29), st.sampled_from([-100.0, -5.0, -0.5, 0.0, 2.0, 100.0]))
 PARAMS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_k=st.integers(0, 12),
     top_p=st.floats(0.05, 1),
     min_p=st.floats(0, 0.5),
-    repetition_penalty=st.sampled_from([1.0, 1.4]),
+    repetition_penalty=st.sampled_from([0.7, 1.0, 1.4]),
+    logit_bias=st.lists(BIAS, max_size=4, unique_by=lambda pair: pair[0]).map(tuple),
 )
-
-
-VOCABULARY = len(CHARACTERS.characters)
 
 
 @cache
@@ -73,43 +74,60 @@ def test_a_row_is_sampled_as_if_it_were_alone(seed: int, tokens: int, params: li
     assert 0 not in alone
 
 
-@given(seed=st.integers(0, 2**32), tokens=st.integers(3, 30), params=PARAMS)
-def test_a_row_is_sampled_as_the_controls_are_defined(seed: int, tokens: int, params: SamplingParams) -> None:
-    """Against the plain way, one token after the other."""
+def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_]) -> dict[int, float]:
+    """The plain way, one control after the other: the tokens that may be drawn, and their mass. Gives an example up
+    where single precision may round to the other side: there both are right."""
+    left = {token: float(score) for token, score in enumerate(scores) if token}
+    for token in left:
+        if seen[token]:
+            left[token] *= params.repetition_penalty if left[token] < 0 else 1 / params.repetition_penalty
+    for token, bias in params.logit_bias:
+        if token in left:
+            left[token] += bias if bias > -100 else -math.inf
+    best = max(left.values())
+    ties = [token for token, score in left.items() if score == best]
+    # Else the better one of two that are rounded to the same is not certain.
+    assume(all(score == best or best - score > 1e-4 for score in left.values()))
+    if params.temperature == 0:
+        return {min(ties): 1.0}
+    mass = {token: math.exp((score - best) / params.temperature) for token, score in left.items()}
+    ranked = sorted(mass.values(), reverse=True)
+    if params.top_k:
+        least = ranked[min(params.top_k, len(ranked)) - 1]
+        assume(all(m == least or abs(m - least) > 1e-6 * least for m in ranked))
+        mass = {token: m for token, m in mass.items() if m >= least}
+    if params.top_p < 1:
+        ranked = sorted(mass.values(), reverse=True)
+        reached = np.cumsum(ranked) / sum(ranked)
+        assume(np.abs(reached - params.top_p).min() > 1e-5)
+        least = ranked[int(np.argmax(reached >= params.top_p))]
+        assume(all(m == least or abs(m - least) > 1e-6 * least for m in ranked))
+        mass = {token: m for token, m in mass.items() if m >= least}
+    assume(all(m == 0 or abs(m - params.min_p) > 1e-5 * params.min_p for m in mass.values()))
+    return {token: m for token, m in mass.items() if m >= params.min_p}
+
+
+@settings(max_examples=300)
+@given(
+    seed=st.integers(0, 2**32),
+    tokens=st.integers(3, 30),
+    params=PARAMS,
+    grid=st.sampled_from([None, 0.5, 3.0]),
+)
+def test_a_row_is_sampled_as_the_controls_are_defined(
+    seed: int, tokens: int, params: SamplingParams, grid: float | None
+) -> None:
+    """All of them together, in their order; on a grid of scores many are equally probable."""
     rng = np.random.default_rng(seed)
     scores, seen = rng.normal(0, 3, tokens).astype(np.float32), rng.random(tokens) < 0.3
+    if grid:
+        scores = np.round(scores / grid) * np.float32(grid)
+    assume(len({token for token, bias in params.logit_bias if bias == -100 and token < tokens}) < tokens - 1)
+    mass = left_plainly(params, scores, seen)
     uniform = rng.random(dtype=np.float32)
-    left = {i: float(scores[i]) for i in range(1, tokens)}
-    if params.repetition_penalty != 1:
-        penalty = params.repetition_penalty
-        left = {i: (s / penalty if s > 0 else s * penalty) if seen[i] else s for i, s in left.items()}
-    best = max(left.values())
-    if params.temperature == 0:
-        expected = min(i for i, s in left.items() if s == best)
-    else:
-        mass = {i: math.exp((s - best) / params.temperature) for i, s in left.items()}
-        ranked = sorted(mass, key=lambda i: -mass[i])
-        if params.top_k:
-            ranked = ranked[: params.top_k]
-        if params.top_p < 1:
-            total, cumulated, kept = sum(mass[i] for i in ranked), 0.0, []
-            # Where single precision may round to the other side, both are right.
-            edges = np.cumsum([mass[i] for i in ranked]) / total
-            assume(np.abs(edges - params.top_p).min() > 1e-5)
-            for i in ranked:
-                if cumulated < params.top_p * total:
-                    kept.append(i)
-                cumulated += mass[i]
-            ranked = kept
-        assume(min(abs(mass[i] - params.min_p) for i in ranked) > 1e-5)
-        ranked = [i for i in ranked if mass[i] >= params.min_p]
-        share, total = 0.0, sum(mass[i] for i in ranked)
-        bounds = []
-        for i in sorted(ranked):
-            share += mass[i]
-            bounds.append((share / total, i))
-        expected = next(i for bound, i in bounds if uniform < bound or i == bounds[-1][1])
-        assume(min(abs(uniform - bound) for bound, _ in bounds) > 1e-5)
+    bounds = np.cumsum([mass[token] for token in sorted(mass)]) / sum(mass.values())
+    assume(np.abs(bounds[:-1] - uniform).min(initial=1) > 1e-5)
+    expected = sorted(mass)[int(np.argmax(bounds > uniform))]
     assert draw(params, scores[None], seen[None], np.array([uniform])) == [expected]
 
 
@@ -143,6 +161,60 @@ def test_filters_keep_the_most_probable(params: SamplingParams, kept: set[int]) 
     scores = np.log(np.array([[0.9, 0.1, 0.35, 0.55]], dtype=np.float32)).repeat(500, axis=0)
     uniform = np.linspace(0, 1, 500, endpoint=False, dtype=np.float32)
     assert set(draw(params, scores, np.zeros(scores.shape, dtype=bool), uniform)) == kept
+
+
+ALL = np.linspace(0, 1, 4000, endpoint=False, dtype=np.float32)
+
+
+def kept(params: SamplingParams, scores: list[float]) -> set[int]:
+    """All tokens that may be drawn; each score is that of one token, from 1 on."""
+    rows = np.array([[0.0, *scores]], dtype=np.float32).repeat(len(ALL), axis=0)
+    return set(draw(params, rows, np.zeros(rows.shape, dtype=bool), ALL))
+
+
+@pytest.mark.parametrize(
+    ("params", "scores", "expected"),
+    [
+        # As probable as the last one that is kept: kept.
+        (SamplingParams(top_k=1), [2.0, 2.0, 1.0], {1, 2}),
+        (SamplingParams(top_k=2), [3.0, 2.0, 2.0, 1.0], {1, 2, 3}),
+        (SamplingParams(top_p=0.5), [1.0, 1.0, 1.0, 1.0], {1, 2, 3, 4}),
+        (SamplingParams(top_p=0.01), [0.0, 1.0, 1.0], {2, 3}),
+        # A mass of exactly p is enough, and one that is below it by the least is not.
+        (SamplingParams(top_p=0.5), [0.0, 0.0, -1e30, -1e30], {1, 2}),
+        (SamplingParams(top_p=1 - 2.0**-24), [0.0, -60.0], {1}),
+        (SamplingParams(top_k=2, top_p=0.6), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0], {1, 2, 3, 4, 5, 6}),
+        (SamplingParams(top_k=1, top_p=0.9), [1.0, 0.9, 0.9, 0.9], {1}),
+        # At least as probable as the best one is the best one.
+        (SamplingParams(min_p=1.0), [1.0, 1.0, 0.999], {1, 2}),
+        (SamplingParams(min_p=0.5), [0.0, math.log(0.5) + 1e-5, math.log(0.5) - 1e-5], {1, 2}),
+        (SamplingParams(min_p=0.5, temperature=2.0), [0.0, 2 * math.log(0.5) + 1e-5, 2 * math.log(0.5) - 1e-5], {1, 2}),
+        # More than there are.
+        (SamplingParams(top_k=1000), [0.0, 0.1, 0.2], {1, 2, 3}),
+        (SamplingParams(top_k=VOCABULARY - 1), [0.0, 0.1, 0.2], {1, 2, 3}),
+        # The temperature comes before the filters: it makes the tail count.
+        (SamplingParams(top_p=0.9, temperature=10.0), [0.0, -3.0, -3.0], {1, 2, 3}),
+        (SamplingParams(top_p=0.9, temperature=0.1), [0.0, -3.0, -3.0], {1}),
+        # And the bias before the temperature; it can bring back, take away, and ban.
+        (SamplingParams(top_k=1, logit_bias=((2, 5.0),)), [3.0, 0.0, 0.0], {2}),
+        (SamplingParams(top_k=1, logit_bias=((1, -5.0),)), [3.0, 1.0, 0.0], {2}),
+        (SamplingParams(logit_bias=((1, -100.0), (3, 0.0))), [300.0, 0.0, 0.0], {2, 3}),
+        (SamplingParams(logit_bias=((1, -99.0),)), [300.0, 0.0, 0.0], {1}),
+        (SamplingParams(temperature=0, logit_bias=((1, -100.0),)), [300.0, 7.0, 7.0], {2}),
+        (SamplingParams(temperature=0), [1.0, 7.0, 7.0], {2}),
+        (SamplingParams(logit_bias=((0, 100.0),)), [0.0, 0.0], {1, 2}),
+    ],
+)
+def test_at_the_borders_of_the_controls(params: SamplingParams, scores: list[float], expected: set[int]) -> None:
+    assert kept(params, scores) == expected
+
+
+def test_the_penalty_comes_before_the_bias() -> None:
+    """Of 2 with a penalty of 4 and a bias of 1 is left 2 / 4 + 1, not (2 + 1) / 4."""
+    params = SamplingParams(temperature=0, repetition_penalty=4.0, logit_bias=((1, 1.0),))
+    for other, best in ((1.4, 1), (1.6, 2)):
+        scores, seen = np.array([[0.0, 2.0, other]], dtype=np.float32), np.array([[False, True, False]])
+        assert draw(params, scores, seen, np.zeros(1, dtype=np.float32)) == [best]
 
 
 def test_repetition_penalty_makes_seen_tokens_rarer() -> None:

@@ -66,9 +66,9 @@ def test_answers_are_what_the_documentation_says(client: TestClient) -> None:
     ForecastAnswer.model_validate_json(client.post("/forecast", json=series).content, extra="forbid")
     batch = client.post("/forecast/batch", json={"requests": [series, {"series": [None]}]})
     ForecastBatchAnswer.model_validate_json(batch.content, extra="forbid")
-    text = {"prompt": "a", "n": 2, "logprobs": 3, "max_length": 5}
+    text = {"prompt": "a", "n": 2, "logprobs": 3, "max_length": 5, "echo": True}
     GenerateAnswer.model_validate_json(client.post("/generate", json=text).content, extra="forbid")
-    position = {"text": "abc", "per_position": True}
+    position = {"text": "abc", "per_position": True, "candidates": ["d", "ef"]}
     PredictAnswer.model_validate_json(client.post("/predict", json=position).content, extra="forbid")
 
 

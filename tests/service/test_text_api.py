@@ -1,11 +1,27 @@
 """POST /generate and POST /predict, through the real application."""
 
+import asyncio
+import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+
+from service.api.streams import News, Wakers, news
+from service.app import create_app
+from service.engine.engine import Engine
+from service.generation import GenerateRequest, Tokenizer, generate
+from service.manifest import TextManifest
+from service.metrics import Metrics
+from service.sampling import SamplingParams
+from service.settings import Settings
+from tests.builders import CHARACTERS, WORDS, open_scheduler, word_model, write_model
+from tests.service.test_generation import cut_plainly
+from tests.service.test_serving import events
 
 
 def post(client: TestClient, route: str, status: int = 200, **body: Any) -> dict[str, Any]:
@@ -56,8 +72,6 @@ def test_logprobs_are_those_of_predict(client: TestClient) -> None:
 
 
 def test_positions_tell_what_each_character_cost(client: TestClient) -> None:
-    import math
-
     text = "the quick brown fox"
     found = post(client, "/predict", text=text, per_position=True, top_k=3)
     assert "".join(p["character"] for p in found["positions"]) == text
@@ -105,6 +119,233 @@ def test_more_candidates_than_there_are_characters_are_all_of_them(client: TestC
         assert post(client, "/generate", prompt="x", max_length=9, seed=1, top_k=top_k)["text"] == whole
 
 
+def streamed(client: TestClient, **body: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The events with text, and the last one."""
+    answer = client.post("/generate", json={**body, "stream": True})
+    assert answer.status_code == 200, answer.text
+    *found, (_, last) = events(answer.text)
+    assert all(name == "message" for name, _ in found)
+    return [data for _, data in found], last
+
+
+@settings(max_examples=40)
+@given(
+    prompt=st.text("ab c\u2019\u00e9", max_size=9) | st.text("ab", min_size=127, max_size=130),
+    length=st.integers(0, 40),
+    seed=st.integers(0, 2**53),
+    n=st.integers(1, 3),
+    cuts=st.lists(st.tuples(st.integers(0, 39), st.integers(1, 18)), max_size=2),
+    echo=st.booleans(),
+    logprobs=st.integers(0, 3),
+)
+def test_a_stream_tells_what_the_whole_answer_does(
+    client: TestClient,
+    prompt: str,
+    length: int,
+    seed: int,
+    n: int,
+    cuts: list[tuple[int, int]],
+    echo: bool,
+    logprobs: int,
+) -> None:
+    """And both are the free text, cut plainly, though the stop texts end in any step of any call of the graph."""
+    body: dict[str, Any] = {"prompt": prompt, "max_length": length, "seed": seed, "n": n, "temperature": 1.0}
+    free = post(client, "/generate", **body)
+    stop = tuple(filter(None, (free["text"][at : at + size] for at, size in cuts)))
+    body |= {"stop": stop, "echo": echo, "logprobs": logprobs}
+    whole = post(client, "/generate", **body)
+    told, last = streamed(client, **body)
+    read = prompt.replace("\u2019", "'") if echo else ""
+    for i, choice in enumerate(whole["choices"] or [whole]):
+        text = (free["choices"] or [free])[i]["text"]
+        cut = cut_plainly(text, stop)
+        assert choice["text"] == read + (text[: cut[0]] if cut else text)
+        assert choice["finish_reason"] == ("stop" if cut else "length")
+        own = [event for event in told if event["index"] == i]
+        assert "".join(event["text"] for event in own) == choice["text"]
+        assert (last["choices"] or [last])[i]["finish_reason"] == choice["finish_reason"]
+        if not logprobs:
+            assert choice["logprobs"] is None
+            assert all("logprobs" not in event for event in own)
+            continue
+        for event in own:
+            assert "".join(log["character"] for log in event["logprobs"]) == event["text"]
+        logs = [log for event in own for log in event["logprobs"]]
+        assert len(logs) == len(choice["logprobs"]) == len(choice["text"])
+        for one, other in zip(logs, choice["logprobs"], strict=True):
+            assert one["logprob"] == pytest.approx(other["logprob"])
+            assert [c["character"] for c in one["top"]] == [c["character"] for c in other["top"]]
+    assert last["usage"] == whole["usage"]
+    assert whole["usage"] == {
+        "prompt_characters": len(prompt),
+        "generated_characters": sum(len(c["text"]) - len(read) for c in whole["choices"] or [whole]),
+    }
+
+
+def test_an_echo_alone_tells_what_a_text_costs(client: TestClient) -> None:
+    text = "the quick brown fox"
+    found = post(client, "/generate", prompt=text, max_length=0, echo=True, logprobs=2)
+    assert (found["text"], found["finish_reason"]) == (text, "length")
+    assert found["usage"] == {"prompt_characters": 19, "generated_characters": 0}
+    assert found["logprobs"][0] == {"character": "t", "logprob": None, "top": []}
+    positions = post(client, "/predict", text=text, per_position=True)["positions"]
+    logs = [math.log(p["probability"]) for p in positions[1:]]
+    assert [log["logprob"] for log in found["logprobs"][1:]] == pytest.approx(logs)
+
+
+def test_logprobs_are_the_models_own_whatever_the_controls(client: TestClient) -> None:
+    plain = post(client, "/generate", prompt="xy", max_length=1, seed=2, logprobs=60)["logprobs"][0]
+    own = {c["character"]: c["logprob"] for c in plain["top"]}
+    for controls in ({"temperature": 0}, {"top_k": 1}, {"logit_bias": {"Q": 50}}, {"repetition_penalty": 9.0}):
+        found = post(client, "/generate", prompt="xy", max_length=1, seed=2, logprobs=60, **controls)["logprobs"][0]
+        assert found["logprob"] == pytest.approx(own[found["character"]])
+        assert found["top"] == plain["top"]
+
+
+def test_a_bias_makes_characters_likelier_rarer_or_impossible(client: TestClient) -> None:
+    def text(**bias: float) -> str:
+        found: str = post(client, "/generate", prompt="a", max_length=200, seed=4, logit_bias=bias)["text"]
+        return found
+
+    assert text(e=-100.0) == text(e=-100)
+    assert "e" not in text(e=-100)
+    assert text(e=100) == "e" * 200
+    assert text(e=-2).count("e") <= text().count("e") < text(e=2).count("e")
+    assert text(e=0) == text()
+
+
+def test_a_session_stands_before_its_echo_and_keeps_it_for_a_repetition(client: TestClient) -> None:
+    session = client.post("/sessions", json={"prompt": "abc"}).json()["id"]
+    body = {"prompt": "de", "max_length": 9, "seed": 1, "echo": True, "logprobs": 1, "session_id": session}
+    alone = post(client, "/generate", prompt="abcde", max_length=9, seed=1, echo=True, logprobs=1)
+    sent = {**body, "stream": True}
+    first, again = (client.post("/generate", json=sent, headers={"Idempotency-Key": session}) for _ in range(2))
+    assert first.headers.get("idempotency-replayed") is None
+    assert again.headers["idempotency-replayed"] == "true"
+    for answer in (first, again):
+        *told, (_, last) = events(answer.text)
+        assert "".join(data["text"] for _, data in told) == alone["text"][3:]
+        logs = [log["logprob"] for _, data in told for log in data["logprobs"]]
+        assert logs == pytest.approx([log["logprob"] for log in alone["logprobs"][3:]], abs=1e-5)
+        assert last["session"]["position"] == 14
+
+
+def test_candidates_are_ranked_and_move_no_session(client: TestClient) -> None:
+    candidates = ["the", " fox", "x", "na\u00efve", "don\u2019t"]
+    found = post(client, "/predict", text="abc", candidates=candidates)
+    assert found["next"] == post(client, "/predict", text="abc")["next"]
+    assert found["unknown_characters"] == ["\u00ef"]
+    logs = [c["logprob"] for c in found["candidates"]]
+    assert logs == sorted(logs, reverse=True)
+    assert [c["text"] for c in found["candidates"]] == [candidates[c["index"]] for c in found["candidates"]]
+    for one in found["candidates"]:
+        positions = post(client, "/predict", text="abc" + one["text"], per_position=True, top_k=1)["positions"][3:]
+        assert one["logprob"] == pytest.approx(sum(math.log(p["probability"]) for p in positions), abs=1e-4)
+        assert one["logprob_per_character"] == pytest.approx(one["logprob"] / len(one["text"]))
+    session = client.post("/sessions", json={"prompt": "a"}).json()["id"]
+    moved = post(client, "/predict", text="bc", candidates=candidates, session_id=session)
+    assert moved["session"]["position"] == 3
+    assert [c["index"] for c in moved["candidates"]] == [c["index"] for c in found["candidates"]]
+    again = post(client, "/predict", text="", candidates=candidates, session_id=session)
+    assert again["session"]["position"] == 3
+    assert again["candidates"] == moved["candidates"]
+    assert post(client, "/predict", text="", candidates=["a"])["candidates"][0]["logprob"] < 0
+
+
+def test_composed_and_decomposed_texts_and_line_ends_are_read_alike(client: TestClient) -> None:
+    one = post(client, "/generate", prompt="a\u0301\r\nb", max_length=9, seed=1, echo=True)
+    other = post(client, "/generate", prompt="\u00e1\nb", max_length=9, seed=1, echo=True)
+    assert one == other
+    assert one["text"].startswith("\u00e1\nb")
+    assert one["usage"]["prompt_characters"] == 3
+    assert one["unknown_characters"] == ["\u00e1"]
+
+
+def test_an_unexpected_error_in_a_stream_is_an_event_and_does_not_show_itself(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("our own mistake")
+
+    monkeypatch.setattr("service.api.text.continuation", broken)
+    answer = client.post("/generate", json={"prompt": "a", "max_length": 5, "stream": True})
+    *told, (name, problem) = events(answer.text)
+    assert (name, problem["status"], problem["code"]) == ("error", 500, "internal_error")
+    assert "mistake" not in answer.text
+    assert sum(len(data["text"]) for _, data in told) == 5
+
+
+def test_who_reads_slowly_is_told_in_one_event_all_that_is_there(models: Path) -> None:
+    manifest, runner, scheduler = open_scheduler(models / "text/1")
+    assert isinstance(manifest, TextManifest)
+    assert scheduler._decoding is not None
+    engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
+    tokenizer = Tokenizer(manifest)
+
+    async def read() -> list[News]:
+        wakers = Wakers()
+        request = GenerateRequest("a", 200, SamplingParams(), 3, n=2, logprobs=1)
+        rows, task = generate(tokenizer, request, listener=wakers)
+        pending = engine.submit(task, request.work)
+        told = news(wakers, tokenizer, rows, 1, [pending])
+        first = await anext(told)
+        await asyncio.wrap_future(pending)
+        return [first, *[new async for new in told]]
+
+    first, *others = asyncio.run(read())
+    engine.close()
+    # Of each text one, but for the round of events that was begun.
+    assert len(others) <= 3
+    for i in range(2):
+        own = [new for new in (first, *others) if new.index == i]
+        assert [new.finish_reason for new in own] == [None] * (len(own) - 1) + ["length"]
+        assert sum(len(new.text) for new in own) == 200
+        assert "".join(c.character for new in own for c in new.chosen) == "".join(new.text for new in own)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The application on a word model."""
+    folder = tmp_path_factory.mktemp("models")
+    write_model(word_model(), folder, "text", vocabulary=WORDS)
+    with TestClient(create_app(Settings(models_dir=folder)), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+def test_a_word_model_is_served_alike_and_counts_words(words: TestClient) -> None:
+    body: dict[str, Any] = {"prompt": "a bab, cat", "max_length": 6, "seed": 1}
+    found = post(words, "/generate", **body, logprobs=2, echo=True)
+    assert found["usage"] == {"prompt_characters": 4, "generated_characters": 6}
+    assert found["unknown_characters"] == ["cat"]
+    assert [log["character"] for log in found["logprobs"][:4]] == ["a", " bab", ",", " cat"]
+    assert "".join(log["character"] for log in found["logprobs"]) == found["text"]
+    told, last = streamed(words, **body)
+    assert "a bab, cat" + "".join(event["text"] for event in told) == found["text"]
+    assert last["usage"] == found["usage"]
+    assert post(words, "/generate", **body, logit_bias={" bab": 100})["text"] == " bab" * 6
+    found = post(words, "/predict", text="a bab", per_position=True, candidates=[" ba", " it's"])
+    assert [p["character"] for p in found["positions"]] == ["a", " bab"]
+    assert found["bits_per_character"] == pytest.approx(-math.log2(found["positions"][1]["probability"]) / 4)
+    assert {c["text"] for c in found["candidates"]} == {" ba", " it's"}
+    refused = post(words, "/generate", 422, prompt="a cat", unknown="error")
+    assert "does not know the word 'cat', at position 2" in refused["detail"]
+
+
+def test_a_session_of_a_word_model_stands_at_the_end_of_the_last_whole_word(words: TestClient) -> None:
+    whole: dict[str, Any] = {"prompt": "a", "max_length": 12, "seed": 3, "temperature": 1.0}
+    free = post(words, "/generate", **whole, logprobs=1)
+    pieces = [log["character"] for log in free["logprobs"]]
+    stop = pieces[5][-1] + pieces[6]  # begins within a word
+    cut = cut_plainly(pieces, (stop,))
+    assert cut
+    session = words.post("/sessions", json={"model": "text"}).json()["id"]
+    found = post(words, "/generate", **whole, stop=[stop], session_id=session)
+    assert (found["text"], found["finish_reason"]) == ("".join(pieces[: cut[0]]), "stop")
+    assert found["session"]["position"] == 1 + cut[0]
+    rest = post(words, "/generate", prompt="", max_length=12 - cut[0], seed=3, temperature=1.0, session_id=session)
+    assert found["text"] + rest["text"] == free["text"]
+
+
 BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no prompt": ("/generate", {}, "$.prompt", "required"),
     "a number": ("/generate", {"prompt": 5}, "$.prompt", "string"),
@@ -115,8 +356,72 @@ BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no mass": ("/generate", {"prompt": "x", "top_p": 0}, "$.top_p", "greater than 0"),
     "a negative seed": ("/generate", {"prompt": "x", "seed": -1}, "$.seed", "greater than or equal to 0"),
     "an empty stop": ("/generate", {"prompt": "x", "stop": [""]}, "$.stop[0]", "at least 1 character"),
-    "a later option": ("/generate", {"prompt": "x", "echo": True}, "$.echo", "not permitted"),
-    "a streamed option": ("/generate", {"prompt": "x", "stream": True, "logprobs": 2}, "$.logprobs", "stream"),
+    "a later option": ("/generate", {"prompt": "x", "typical_p": 0.9}, "$.typical_p", "not permitted"),
+    "a bias on nothing": (
+        "/generate",
+        {"prompt": "x", "logit_bias": {"e": 1, "\u00e9": 1}},
+        "$.logit_bias",
+        "has no character '\u00e9' (U+00E9)",
+    ),
+    "a bias on a word": ("/generate", {"prompt": "x", "logit_bias": {"the": 1}}, "$.logit_bias", "character 'the'"),
+    "a large bias": (
+        "/generate",
+        {"prompt": "x", "logit_bias": {"e": -101}},
+        "$.logit_bias.e",
+        "greater than or equal to -100",
+    ),
+    "many biases": (
+        "/generate",
+        {"prompt": "x", "logit_bias": {chr(i): 1 for i in range(300, 2000)}},
+        "$.logit_bias",
+        "more than 1024",
+    ),
+    "nothing to write": (
+        "/generate",
+        {"prompt": "x", "logit_bias": dict.fromkeys(CHARACTERS.pieces[1:], -100)},
+        "$.logit_bias",
+        "bans all",
+    ),
+    "an unknown character": (
+        "/generate",
+        {"prompt": "a\r\nna\u00efve", "unknown": "error"},
+        "$.prompt",
+        "does not know the character '\u00ef' (U+00EF), at position 5",
+    ),
+    "the same, streamed": (
+        "/generate",
+        {"prompt": "\u00ef", "unknown": "error", "stream": True},
+        "$.prompt",
+        "(U+00EF), at position 0",
+    ),
+    "an unknown wish": ("/generate", {"prompt": "x", "unknown": "drop"}, "$.unknown", "'replace' or 'error'"),
+    "too many candidates": (
+        "/generate",
+        {"prompt": "x" * 4900, "echo": True, "logprobs": 50, "max_length": 10},
+        "$.logprobs",
+        "at most 10000 candidates",
+    ),
+    "an unknown character of a text": (
+        "/predict",
+        {"text": "\u00ef", "unknown": "error"},
+        "$.text",
+        "(U+00EF), at position 0",
+    ),
+    "an unknown character of a candidate": (
+        "/predict",
+        {"text": "x", "candidates": ["a", "b\u00ef"], "unknown": "error"},
+        "$.candidates[1]",
+        "(U+00EF), at position 1",
+    ),
+    "no candidates": ("/predict", {"text": "x", "candidates": []}, "$.candidates", "at least 1 item"),
+    "an empty candidate": ("/predict", {"text": "x", "candidates": ["a", ""]}, "$.candidates[1]", "at least 1 char"),
+    "a number as candidate": ("/predict", {"text": "x", "candidates": [1]}, "$.candidates[0]", "string"),
+    "long candidates": (
+        "/predict",
+        {"text": "x", "candidates": ["x" * 10] * 501},
+        "$.candidates",
+        "at most 5000 characters",
+    ),
     "a forecaster": ("/generate", {"prompt": "x", "model": "forecast"}, "$.model", "is a forecast model"),
     "no text": ("/predict", {}, "$.text", "required"),
     "top of nothing": ("/predict", {"text": "x", "top_k": 0}, "$.top_k", "greater than or equal to 1"),

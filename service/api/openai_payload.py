@@ -1,0 +1,279 @@
+"""What the `openai` client (PyPI, version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from service.api.schemas import (
+    Answer,
+    Biases,
+    Body,
+    Copies,
+    Flag,
+    Length,
+    Mass,
+    RepetitionPenalty,
+    Seed,
+    Share,
+    Stops,
+    Temperature,
+    Text,
+    never,
+)
+from service.errors import InvalidRequestError, LimitExceededError
+from service.generation import Chosen, Tokenizer, logarithm
+from service.sampling import SamplingParams
+from service.settings import Settings
+
+
+def _layout(prompt: Any) -> str:
+    if not isinstance(prompt, list):
+        return "<text>"
+    first = prompt[0] if prompt else ""
+    return "<tokens>" if isinstance(first, int) else "<lists>" if isinstance(first, list) else "<texts>"
+
+
+def _in_a_list(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+Tokens = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(fail_fast=True)]
+Prompt = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[list[Text], Field(min_length=1, fail_fast=True), Tag("<texts>")]
+    | Annotated[Tokens, Tag("<tokens>")]
+    | Annotated[list[Tokens], Field(fail_fast=True), Tag("<lists>")],
+    Discriminator(_layout),
+]
+Penalty = Annotated[
+    float,
+    Field(strict=True, allow_inf_nan=False),
+    never("not offered here: leave it out, or give `repetition_penalty`"),
+]
+
+
+class _Payload(Body):
+    """A request in which `null` is as good as absent, in every field that may be absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: given for name, given in data.items() if given is not None or name not in cls.model_fields}
+
+
+class StreamOptions(_Payload):
+    """`include_usage`: a last frame tells it."""
+
+    include_usage: Flag = False
+    include_obfuscation: Annotated[Flag, never("streams are not padded here: leave it out")] = False
+
+
+class CompletionPayload(_Payload):
+    """Prompts, and how to continue them. A `null` is the default. A token is a character, of a word model a word."""
+
+    model: Annotated[str, Field(min_length=1, max_length=80)] = Field(description="`name` or `name@version`.")
+    prompt: Prompt = Field(
+        default="", description="A text, or a list of tokens, indices into the model's vocabulary; or a list of those."
+    )
+    max_tokens: Length = 16
+    temperature: Temperature = 1.0
+    top_p: Mass = 1.0
+    n: Copies = Field(default=1, description="How many texts of each prompt.")
+    best_of: Copies | None = Field(
+        default=None, description="Write so many, answer with the `n` of the highest mean log-probability of a token."
+    )
+    echo: Flag = Field(default=False, description="Begin each text with its prompt.")
+    logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = Field(
+        default=None, description="Log-probabilities of each token, and of so many candidates in its place."
+    )
+    logit_bias: Biases = Field(default={}, description="By token: what is added to its score; -100 bans it.")
+    stop: Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])] = Field(
+        default=[], description="End before any of these texts."
+    )
+    seed: Seed | None = Field(default=None, description="The same request with the same seed gives the same text.")
+    stream: Flag = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(default=None, max_length=1000, description="Nothing depends on it.")
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    suffix: Annotated[str, never("nothing is inserted before a suffix here: leave it out")] = ""
+    top_k: Annotated[int, Field(strict=True, ge=-1)] = Field(default=0, description="As in /generate; -1 is 0.")
+    min_p: Share = Field(default=0.0, description="As in /generate.")
+    repetition_penalty: RepetitionPenalty = Field(default=1.0, description="As in /generate.")
+
+    @property
+    def texts(self) -> int:
+        """Texts to write for each prompt."""
+        return self.best_of or self.n
+
+    def check(self, settings: Settings) -> None:
+        """Refuse what does not go together, and what is too much.
+
+        Raises:
+            InvalidRequestError, LimitExceededError: it is.
+        """
+        if self.texts < self.n:
+            raise InvalidRequestError("at least n", "$.best_of")
+        if self.stream and self.texts > self.n:
+            raise InvalidRequestError("at most n: a stream cannot know which will be the best", "$.best_of")
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("only where `stream` is true", "$.stream_options")
+        count = self.texts * (len(self.prompt) if self._many else 1)
+        if count > settings.max_batch_requests:
+            most = settings.max_batch_requests
+            raise LimitExceededError(
+                f"at most {most} texts at once, over all prompts, and these are {count}", "$.prompt"
+            )
+        if count * self.max_tokens > settings.max_generated_length:
+            most = settings.max_generated_length
+            raise LimitExceededError(f"at most {most} tokens are generated at once, over all texts", "$.max_tokens")
+
+    @property
+    def _many(self) -> bool:
+        """Whether there is a list of prompts."""
+        return isinstance(self.prompt, list) and not isinstance(next(iter(self.prompt), 0), int)
+
+    def params(self, vocabulary: Sequence[str]) -> SamplingParams:
+        """The controls.
+
+        Raises:
+            InvalidRequestError: a bias is of no token.
+        """
+        tokens = {str(token): token for token in range(1, len(vocabulary))} if self.logit_bias else {}
+        for key in self.logit_bias:
+            if key not in tokens:
+                raise InvalidRequestError(
+                    f"no token to write; those are 1 to {len(tokens)}", f"$.logit_bias.{key[:20]}"
+                )
+        biases = tuple((tokens[key], bias) for key, bias in self.logit_bias.items())
+        return SamplingParams(
+            self.temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases
+        )
+
+    def prompts(self, tokenizer: Tokenizer, vocabulary: Sequence[str]) -> dict[str, str]:
+        """Each prompt as a text, by its JSON path.
+
+        Raises:
+            InvalidRequestError: tokens that there are not, or that no text has.
+        """
+        given: dict[str, Any] = {"$.prompt": self.prompt}
+        if self._many:
+            given = {f"$.prompt[{i}]": one for i, one in enumerate(self.prompt)}
+        return {
+            path: one if isinstance(one, str) else _text(one, tokenizer, vocabulary, path)
+            for path, one in given.items()
+        }
+
+
+def _text(tokens: Sequence[int], tokenizer: Tokenizer, vocabulary: Sequence[str], path: str) -> str:
+    """The text of these tokens."""
+    if tokens and max(tokens) >= len(vocabulary):
+        raise InvalidRequestError(f"no token; those are 0 to {len(vocabulary) - 1}", f"{path}[{np.argmax(tokens)}]")
+    text = "".join(vocabulary[token] or UNKNOWN[tokenizer.unit] for token in tokens)
+    if tokenizer.encode(text)[1].tolist() != tokens:
+        raise InvalidRequestError("these tokens are not those of the text that they make: send the text", path)
+    return text
+
+
+UNKNOWN = {"character": "\ufffd", "word": "<unk>"}
+"""How a text says token 0."""
+
+
+class Logprobs(Answer):
+    """Of each token, in four lists of one length: its text, the natural logarithm of its probability (`null` for the
+    first of all, which nothing precedes), those of the candidates and of itself, and where in the text it begins, the
+    prompt counted too."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Answer):
+    """One text; of several prompts, `index` goes through the texts of the first, then through those of the next."""
+
+    text: str
+    index: int
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"] | None = Field(description="In a stream, `null` but in the last.")
+
+
+class CompletionUsage(Answer):
+    """Tokens. Those of texts that were not among the best count too."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionAnswer(Answer):
+    """The texts; or, in a stream, what is new of them."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int = Field(description="Seconds since 1970.")
+    model: str = Field(description="`name@version`")
+    choices: list[CompletionChoice]
+    usage: CompletionUsage | None
+    system_fingerprint: str = Field(description="The model, its version and the hash of its graph.")
+
+
+class ModelCard(Answer):
+    """A text model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="When it was trained, in seconds since 1970.")
+    owned_by: str = "carry"
+
+
+class ModelList(Answer):
+    """The text models; the newest of each name under its name, older ones as `name@version`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ErrorDetail(Answer):
+    """What went wrong, and with which parameter."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(Answer):
+    """An error, as that API tells it."""
+
+    error: ErrorDetail
+
+
+def logprobs_of(chosen: Sequence[Chosen], count: int, offset: int) -> Logprobs:
+    """Of tokens the first of which begins at the offset; so many candidates of each."""
+    found = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+    for one in chosen:
+        found.tokens.append(one.character)
+        found.text_offset.append(offset)
+        offset += len(one.character)
+        if one.probability is None:
+            found.token_logprobs.append(None)
+            found.top_logprobs.append(None)
+        else:
+            own = logarithm(one.probability)
+            found.token_logprobs.append(own)
+            found.top_logprobs.append(
+                {piece: logarithm(p) for piece, p in one.candidates[:count]} | {one.character: own}
+            )
+    return found
+
+
+def mean_log(chosen: Sequence[Chosen]) -> float:
+    """The mean log-probability of a token, by which texts are compared; a text of none comes after all others."""
+    logs = [logarithm(one.probability) for one in chosen if one.probability is not None]
+    return sum(logs) / len(logs) if logs else -np.inf

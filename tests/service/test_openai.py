@@ -1,0 +1,557 @@
+"""The unmodified `openai` client (PyPI) on the real application; the frames of its streams; and its bodies."""
+
+import asyncio
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai import AsyncOpenAI, OpenAI
+from openai.types import Completion
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from service import errors
+from service.api import openai as face
+from service.api.openai_payload import CompletionAnswer, CompletionPayload, ErrorAnswer, logprobs_of
+from service.api.problems import problem_answer
+from service.generation import Chosen, generate
+from service.manifest import TextManifest, read_manifest
+from tests.builders import WORDS, word_model, write_model
+from tests.served import KEY, served
+
+
+@pytest.fixture(scope="module")
+def url(models: Path) -> Iterator[str]:
+    """Of the application on the small models."""
+    with served(models) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def api(url: str) -> Iterator[OpenAI]:
+    """The client; it tries once."""
+    with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def tokens(models: Path) -> dict[str, int]:
+    """Those of the small text model."""
+    manifest = read_manifest(models / "text" / "1")
+    assert isinstance(manifest, TextManifest)
+    return {piece: token for token, piece in enumerate(manifest.vocabulary)}
+
+
+def generated(url: str, **body: Any) -> Any:
+    """What our own route answers."""
+    answer = httpx2.post(f"{url}/generate", json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def texts(completion: Completion) -> list[str]:
+    return [choice.text for choice in completion.choices]
+
+
+def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: dict[str, int]) -> None:
+    controls = {"top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2}
+    found = api.completions.create(
+        model="text",
+        prompt="Once upon",
+        max_tokens=40,
+        temperature=0.9,
+        top_p=0.95,
+        n=3,
+        seed=7,
+        stop=["ab", "q"],
+        logit_bias={str(tokens["e"]): 2, str(tokens["x"]): -100},
+        user="somebody",
+        extra_body=controls,
+    )
+    expected = generated(
+        url,
+        prompt="Once upon",
+        max_length=40,
+        temperature=0.9,
+        top_p=0.95,
+        n=3,
+        seed=7,
+        stop=["ab", "q"],
+        logit_bias={"e": 2, "x": -100},
+        **controls,
+    )
+    assert texts(found) == [choice["text"] for choice in expected["choices"]]
+    assert [c.finish_reason for c in found.choices] == [c["finish_reason"] for c in expected["choices"]]
+    assert [c.index for c in found.choices] == [0, 1, 2]
+    assert found.id.startswith("cmpl-")
+    assert found.object == "text_completion"
+    assert found.model == "text@1"
+    assert found.system_fingerprint is not None
+    assert found.system_fingerprint.startswith("text@1-")
+    assert found.usage is not None
+    written = sum(len(text) for text in texts(found))
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens, found.usage.total_tokens) == (
+        9,
+        written,
+        9 + written,
+    )
+
+
+def test_the_defaults_are_those_of_that_api(api: OpenAI, url: str) -> None:
+    found = api.completions.create(model="text", prompt="So", seed=3)
+    assert texts(found) == [generated(url, prompt="So", max_length=16, temperature=1.0, seed=3)["text"]]
+    assert found.choices[0].logprobs is None
+    assert found.choices[0].finish_reason == "length"
+    assert texts(api.completions.create(model="text", prompt="So")) != texts(found)
+
+
+def test_each_prompt_of_a_list_gets_what_it_would_get_alone(api: OpenAI) -> None:
+    prompts = ["one", "", "three three", "one"]
+    found = api.completions.create(model="text", prompt=prompts, n=2, seed=5, max_tokens=12)
+    alone = [api.completions.create(model="text", prompt=prompt, n=2, seed=5, max_tokens=12) for prompt in prompts]
+    assert texts(found) == [text for one in alone for text in texts(one)]
+    assert [choice.index for choice in found.choices] == list(range(8))
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == sum(map(len, prompts))
+    assert found.usage.completion_tokens == 8 * 12
+
+
+def test_without_a_seed_equal_prompts_get_texts_of_their_own(api: OpenAI) -> None:
+    found = texts(api.completions.create(model="text", prompt=["a"] * 4, max_tokens=30))
+    assert len({*found}) == 4
+
+
+def test_a_prompt_may_be_tokens(api: OpenAI, tokens: dict[str, int]) -> None:
+    one, other = ([tokens[character] for character in text] for text in ("Tell me", "a tale"))
+    expected = texts(api.completions.create(model="text", prompt=["Tell me", "a tale"], seed=1, echo=True))
+    assert texts(api.completions.create(model="text", prompt=one, seed=1, echo=True)) == expected[:1]
+    assert texts(api.completions.create(model="text", prompt=[one, other], seed=1, echo=True)) == expected
+
+
+def test_echo_without_new_tokens_scores_a_text(api: OpenAI, url: str) -> None:
+    """As programs do that compare models on texts."""
+    text = "the quick brown fox"
+    found = api.completions.create(model="text@1", prompt=text, max_tokens=0, echo=True, logprobs=3)
+    answer = httpx2.post(
+        f"{url}/predict",
+        json={"text": text, "per_position": True, "top_k": 3},
+        headers={"Authorization": f"Bearer {KEY}"},
+    ).json()
+    assert texts(found) == [text]
+    logprobs = found.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens == [*text]
+    assert logprobs.text_offset == list(range(len(text)))
+    assert logprobs.token_logprobs is not None
+    assert logprobs.top_logprobs is not None
+    told = found.choices[0].model_dump()["logprobs"]
+    assert (told["token_logprobs"][0], told["top_logprobs"][0]) == (None, None), "nothing comes before it"
+    assert sum(logprobs.token_logprobs[1:]) == pytest.approx(
+        -math.log(2) * answer["bits_per_character"] * (len(text) - 1)
+    )
+    for i in range(1, len(text)):
+        expected = {c["character"]: math.log(c["probability"]) for c in answer["positions"][i - 1]["next"]}
+        expected[text[i]] = math.log(answer["positions"][i]["probability"])
+        assert logprobs.top_logprobs[i] == pytest.approx(expected)
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 0
+
+
+def test_no_candidates_leaves_the_token_itself(api: OpenAI) -> None:
+    found = api.completions.create(model="text", prompt="xy", max_tokens=4, logprobs=0, seed=1).choices[0]
+    assert found.logprobs is not None
+    assert found.logprobs.tokens is not None
+    assert found.logprobs.token_logprobs is not None
+    assert found.logprobs.top_logprobs == [
+        {token: log} for token, log in zip(found.logprobs.tokens, found.logprobs.token_logprobs, strict=True)
+    ]
+    assert found.logprobs.text_offset == [2, 3, 4, 5], "the prompt counts though it is not there"
+
+
+def test_the_best_of_several_have_the_highest_mean_log_probability(api: OpenAI) -> None:
+    wish: dict[str, Any] = {"model": "text", "prompt": ["ab", "c"], "max_tokens": 20, "seed": 4, "stop": "e"}
+    everything = api.completions.create(**wish, n=6, logprobs=0)
+
+    def mean(choice: Any) -> float:
+        logs = choice.logprobs.token_logprobs
+        return sum(logs) / len(logs) if logs else -math.inf
+
+    found = api.completions.create(**wish, n=2, best_of=6)
+    expected = [sorted(everything.choices[i : i + 6], key=mean, reverse=True)[:2] for i in (0, 6)]
+    assert texts(found) == [choice.text for best in expected for choice in best]
+    assert found.choices[0].logprobs is None
+    assert found.usage is not None
+    assert found.usage == everything.usage
+
+
+def test_a_stream_is_the_same_texts(api: OpenAI) -> None:
+    wish: dict[str, Any] = {"model": "text", "prompt": ["one", "three"], "n": 2, "seed": 6, "max_tokens": 40}
+    wish |= {"stop": ["a", "th"], "echo": True, "logprobs": 2}
+    whole = api.completions.create(**wish)
+    *chunks, last = api.completions.create(**wish, stream=True, stream_options={"include_usage": True})
+    assert last.choices == []
+    assert last.usage == whole.usage
+    for choice in whole.choices:
+        mine = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert "".join(c.text for c in mine) == choice.text
+        assert [c.finish_reason for c in mine] == [None] * (len(mine) - 1) + [choice.finish_reason]
+        assert choice.logprobs is not None
+        joined = {
+            name: [item for c in mine for item in getattr(c.logprobs, name)]
+            for name in type(choice.logprobs).model_fields
+        }
+        assert joined == choice.logprobs.model_dump()
+    assert all(chunk.usage is None for chunk in chunks)
+    assert {(chunk.id, chunk.created, chunk.model) for chunk in chunks} == {(last.id, last.created, last.model)}
+
+
+def test_usage_is_streamed_only_if_asked_for(api: OpenAI) -> None:
+    *_, last = api.completions.create(model="text", prompt="a", stream=True)
+    assert last.choices[0].finish_reason == "length"
+    assert last.usage is None
+
+
+def dropped(url: str) -> float:
+    families = text_string_to_metric_families(httpx2.get(f"{url}/metrics").text)
+    samples = (sample for family in families for sample in family.samples)
+    return sum(s.value for s in samples if s.name == "carry_engine_dropped_total" and s.labels["reason"] == "cancelled")
+
+
+def test_who_leaves_amid_a_stream_is_dropped_with_all_texts(models: Path) -> None:
+    """Three prompts, each of which would take minutes."""
+
+    async def play(url: str) -> None:
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+            stream = await client.completions.create(
+                model="text", prompt=["a", "b", "c"], max_tokens=10**6, n=2, stream=True
+            )
+            seen: set[int] = set()
+            async for chunk in stream:
+                seen.add(chunk.choices[0].index)
+                if len(seen) == 6:
+                    break
+            await stream.close()
+
+    with served(models, max_generated_length=10**7, max_waiting_steps=10**7) as url:
+        asyncio.run(play(url))
+        while dropped(url) < 3:
+            pass
+        assert dropped(url) == 3
+
+
+def test_the_models_are_those_of_texts(api: OpenAI) -> None:
+    assert [model.id for model in api.models.list()] == ["text"]
+    for name in ("text", "text@1"):
+        found = api.models.retrieve(name)
+        assert (found.id, found.object, found.owned_by) == (name, "model", "carry")
+        assert found.created > 1_600_000_000
+    for name in ("forecast", "text@2", "nobody"):
+        with pytest.raises(openai.NotFoundError):
+            api.models.retrieve(name)
+
+
+def test_a_model_that_is_not_there_is_not_found(api: OpenAI) -> None:
+    for name in ("gpt-3.5-turbo-instruct", "forecast", "text@9"):
+        with pytest.raises(openai.NotFoundError) as refusal:
+            api.completions.create(model=name, prompt="a")
+        assert (refusal.value.code, refusal.value.param) == ("model_not_found", "model")
+        assert refusal.value.request_id
+        assert "text@1" in refusal.value.message
+
+
+def test_chat_is_told_that_these_are_completion_models(api: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="these are completion models") as refusal:
+        api.chat.completions.create(model="text", messages=[{"role": "user", "content": "Hello"}])
+    assert refusal.value.code == "not_offered"
+    with pytest.raises(openai.NotFoundError, match="these are completion models"):
+        api.embeddings.create(model="text", input="Hello")
+
+
+def test_who_has_no_key_is_not_known(url: str) -> None:
+    with OpenAI(base_url=f"{url}/v1", api_key="another", max_retries=0) as client:
+        for ask in (client.models.list, lambda: client.completions.create(model="text", prompt="a")):
+            with pytest.raises(openai.AuthenticationError) as refusal:
+                ask()
+            assert refusal.value.code == "invalid_api_key"
+            assert refusal.value.response.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_full_queue_is_a_limit_with_a_time_to_come_back(models: Path) -> None:
+    with (
+        served(models, max_waiting_steps=300, max_generated_length=10**7) as url,
+        OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client,
+        client.completions.create(model="text", prompt="a", max_tokens=10**6, stream=True) as stream,
+    ):
+        next(iter(stream))
+        for streamed in (False, True):
+            with pytest.raises(openai.RateLimitError) as refusal:
+                client.completions.create(model="text", prompt="a", stream=streamed)
+            assert refusal.value.code == "rate_limit_exceeded"
+            assert refusal.value.type == "rate_limit_error"
+            assert int(refusal.value.response.headers["retry-after"]) >= 1
+
+
+def test_too_late_is_a_server_error(api: OpenAI) -> None:
+    late = {"X-Request-Timeout": "1e-6"}
+    with pytest.raises(openai.InternalServerError) as refusal:
+        api.completions.create(model="text", prompt="a", extra_headers=late)
+    assert (refusal.value.status_code, refusal.value.code) == (504, "deadline_exceeded")
+    with pytest.raises(openai.APIError, match="not done by the deadline"):
+        list(api.completions.create(model="text", prompt="a", stream=True, extra_headers=late))
+
+
+def test_a_request_has_the_id_that_its_caller_gave_it(api: OpenAI) -> None:
+    found = api.completions.create(model="text", prompt="a", extra_headers={"X-Request-ID": "mine-1"})
+    assert found._request_id == "mine-1"
+    assert api.models.list()._request_id
+
+
+def test_of_a_word_model_a_token_is_a_word(tmp_path: Path) -> None:
+    write_model(word_model(), tmp_path, "words", vocabulary=WORDS)
+    prompt, pieces = "it's abba zebra", ["it's", " abba", " zebra"]
+    wish: dict[str, Any] = {"model": "words", "max_tokens": 6, "seed": 2, "logprobs": 1, "echo": True}
+    ids = [WORDS.pieces.index(piece) if piece in WORDS.pieces else 0 for piece in pieces]
+    with served(tmp_path) as url, OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        found = client.completions.create(prompt=prompt, **wish)
+        scored = client.completions.create(prompt=[ids, [*ids, ids[1]]], **wish)
+        expected = generated(url, prompt=prompt, max_length=6, seed=2, temperature=1.0)["text"]
+        with pytest.raises(openai.BadRequestError, match="are not those of the text that they make"):
+            client.completions.create(prompt=[WORDS.pieces.index("a"), WORDS.pieces.index("b")], **wish)
+    [choice] = found.choices
+    assert choice.text == prompt + expected
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert choice.logprobs.tokens[:3] == pieces
+    check_parallel(choice.logprobs.model_dump(), choice.text, 0)
+    assert found.usage is not None
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (3, 6)
+    # The third is unknown, whatever it was.
+    assert scored.choices[0].text == "it's abba<unk>" + expected
+    assert scored.choices[0].logprobs is not None
+    assert scored.choices[0].logprobs.token_logprobs == choice.logprobs.token_logprobs
+
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no model": ({"model": None}, "model", "required"),
+    "unknown": ({"tools": []}, "tools", "not permitted"),
+    "unknown and null": ({"tools": None}, "tools", "not permitted"),
+    "suffix": ({"suffix": "end"}, "suffix", "leave it out"),
+    "presence": ({"presence_penalty": 0.5}, "presence_penalty", "repetition_penalty"),
+    "frequency": ({"frequency_penalty": -0.5}, "frequency_penalty", "repetition_penalty"),
+    "hot": ({"temperature": 11}, "temperature", "less than or equal to 10"),
+    "many logprobs": ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
+    "few best": ({"n": 3, "best_of": 2}, "best_of", "at least n"),
+    "best streamed": ({"best_of": 2, "stream": True}, "best_of", "a stream"),
+    "options of no stream": ({"stream_options": {"include_usage": True}}, "stream_options", "`stream`"),
+    "obfuscation": ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options", "padded"),
+    "no prompts": ({"prompt": []}, "prompt", "at least 1 item"),
+    "a number": ({"prompt": 5}, "prompt", "string"),
+    "a mixture": ({"prompt": ["a", 5]}, "prompt[1]", "string"),
+    "a mixture of tokens": ({"prompt": [1, "a"]}, "prompt[1]", "integer"),
+    "a truth": ({"prompt": [True]}, "prompt[0]", "integer"),
+    "no token": ({"prompt": [[1], [2, 99]]}, "prompt[1][1]", "no token; those are 0 to"),
+    "half a pair": ({"prompt": ["a", "\ud800"]}, "prompt[1]", "unicode"),
+    "a bias of no token": ({"logit_bias": {"e": 1}}, "logit_bias.e", "no token"),
+    "a bias of the unknown": ({"logit_bias": {"0": 1}}, "logit_bias.0", "no token"),
+    "a bias of no number": ({"logit_bias": {"05": 1}}, "logit_bias.05", "no token"),
+    "a large bias": ({"logit_bias": {"5": 101}}, "logit_bias.5", "less than or equal to 100"),
+    "many biases": ({"logit_bias": dict.fromkeys(map(str, range(2000)), "x")}, "logit_bias", "more than 1024 fields"),
+    "many wrong prompts": ({"prompt": [{}] * 9000}, "prompt[0]", "string"),
+    "an empty stop": ({"stop": ""}, "stop[0]", "at least 1 character"),
+    "long": ({"prompt": ["x" * 3000, "y" * 3000]}, "prompt", "at most 5000"),
+    "too much": ({"prompt": ["x"] * 5, "n": 10, "max_tokens": 9}, "max_tokens", "at most 400"),
+    "too much in the end": ({"n": 1, "best_of": 64, "max_tokens": 7}, "max_tokens", "at most 400"),
+    "too many": ({"prompt": ["x"] * 2000, "n": 6, "max_tokens": 0}, "prompt", "at most 10000"),
+    "too many candidates": ({"prompt": "x" * 600, "echo": True, "logprobs": 20}, "logprobs", "at most 10000"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_the_parameter_and_what_is_accepted(client: TestClient, name: str) -> None:
+    asked, param, message = BAD[name]
+    body = json.dumps({"model": "text", "prompt": "a", **asked})
+    answer = client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    error = ErrorAnswer.model_validate_json(answer.content, extra="forbid").error
+    assert error.type == "invalid_request_error"
+    assert error.param is not None
+    assert error.param.startswith(param)
+    assert message in error.message
+
+
+def test_tokens_beside_their_number_are_a_bad_request_of_the_client(api: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="no token") as refusal:
+        api.completions.create(model="text", prompt=[[1, 2], [3, 1000]])
+    assert refusal.value.param == "prompt[1][1]"
+
+
+def test_prompts_that_could_never_be_queued_are_refused(models: Path) -> None:
+    with (
+        served(models, max_waiting_steps=100) as url,
+        OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client,
+        pytest.raises(openai.BadRequestError, match="at most 100 tokens to read and to write, and these are 128"),
+    ):
+        client.completions.create(model="text", prompt=["a" * 48, "b" * 48])
+
+
+def test_every_optional_field_may_be_null(client: TestClient) -> None:
+    given = {"model": "text", "prompt": "a", "seed": 1}
+    nulls = dict.fromkeys(CompletionPayload.model_fields)
+    whole = client.post("/v1/completions", json=nulls | given)
+    assert whole.status_code == 200, whole.text
+    assert whole.json()["choices"] == client.post("/v1/completions", json=given).json()["choices"]
+    streamed = {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": None}}
+    assert client.post("/v1/completions", json=nulls | given | streamed).status_code == 200
+    assert client.post("/v1/completions", json=nulls | {"model": "text"}).status_code == 200
+
+
+def test_what_is_refused_before_the_route_has_that_form_too(client: TestClient) -> None:
+    as_json = {"Content-Type": "application/json"}
+    answers = {
+        400: client.post("/v1/completions", content=b"{", headers=as_json),
+        413: client.post("/v1/completions", content=b" " * 100_001, headers=as_json),
+        415: client.post("/v1/completions", content=b"{}", headers={**as_json, "Content-Encoding": "gzip"}),
+        404: client.get("/v1/nothing"),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status
+        assert answer.headers["x-request-id"]
+        ErrorAnswer.model_validate_json(answer.content, extra="forbid")
+
+
+def test_every_error_has_that_form_and_a_status_of_that_api() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CarryError)]
+    for kind in kinds:
+        error = kind.__new__(kind)
+        errors.CarryError.__init__(error, "so it is", "$.prompt[0]")
+        error.__dict__.setdefault("retry_after", 1)
+        answer = problem_answer(error, {"path": "/v1/completions"})
+        found = ErrorAnswer.model_validate_json(bytes(answer.body), extra="forbid").error
+        assert answer.status_code == (400 if kind.status == 422 else kind.status)
+        assert (found.param, found.message) == ("prompt[0]", "prompt[0]: so it is")
+
+
+def frames(text: str) -> list[Any]:
+    """The data of each frame."""
+    assert text.endswith("\n\n")
+    found = [frame.removeprefix("data: ") for frame in text.removesuffix("\n\n").split("\n\n")]
+    return [data if data == "[DONE]" else json.loads(data) for data in found]
+
+
+@settings(max_examples=20)
+@given(
+    prompts=st.lists(st.text("ab c\u2019\u00e9", max_size=5), min_size=1, max_size=3),
+    length=st.integers(0, 30),
+    seed=st.integers(0, 2**53),
+    n=st.integers(1, 3),
+    stop=st.lists(st.text("aebt ", min_size=1, max_size=3), max_size=2),
+    echo=st.booleans(),
+    logprobs=st.none() | st.integers(0, 4),
+)
+def test_lists_are_parallel_and_tokens_are_the_text_whole_or_streamed(
+    client: TestClient,
+    prompts: list[str],
+    length: int,
+    seed: int,
+    n: int,
+    stop: list[str],
+    echo: bool,
+    logprobs: int | None,
+) -> None:
+    body = {"model": "text", "prompt": prompts, "max_tokens": length, "seed": seed, "n": n, "stop": stop}
+    body |= {"echo": echo, "logprobs": logprobs}
+    whole = client.post("/v1/completions", json=body).json()
+    CompletionAnswer.model_validate(whole, extra="forbid")
+    *news, done = frames(client.post("/v1/completions", json={**body, "stream": True}).text)
+    assert done == "[DONE]"
+    for choice in whole["choices"]:
+        mine = [new["choices"][0] for new in news if new["choices"][0]["index"] == choice["index"]]
+        assert "".join(one["text"] for one in mine) == choice["text"]
+        assert [one["finish_reason"] for one in mine] == [None] * (len(mine) - 1) + [choice["finish_reason"]]
+        if logprobs is None:
+            assert choice["logprobs"] is None
+            continue
+        found = choice["logprobs"]
+        prompt = prompts[choice["index"] // n].replace("\u2019", "'")
+        check_parallel(found, choice["text"], 0 if echo else len(prompt))
+        assert {name: [item for one in mine for item in one["logprobs"][name]] for name in found} == found
+        for top, own, token in zip(found["top_logprobs"], found["token_logprobs"], found["tokens"], strict=True):
+            assert top is None or (logprobs <= len(top) <= logprobs + 1 and top[token] == own)
+
+
+def check_parallel(found: dict[str, list[Any]], text: str, begin: int) -> None:
+    assert len({len(items) for items in found.values()}) == 1
+    assert "".join(found["tokens"]) == text
+    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+        assert text[offset - begin :].startswith(token)
+    assert found["text_offset"] == [begin + len("".join(found["tokens"][:i])) for i in range(len(found["tokens"]))]
+
+
+CANDIDATES = st.lists(st.tuples(st.text(min_size=1, max_size=3), st.floats(0, 1)), max_size=5)
+
+
+@given(
+    chosen=st.lists(
+        st.builds(Chosen, st.text(min_size=1, max_size=5), st.none() | st.floats(0, 1), CANDIDATES), max_size=9
+    ),
+    count=st.integers(0, 5),
+    offset=st.integers(0, 100),
+)
+def test_lists_of_any_tokens_are_parallel(chosen: list[Chosen], count: int, offset: int) -> None:
+    """Tokens of several characters, too, as in a word model; and probabilities of 0."""
+    found = logprobs_of(chosen, count, offset)
+    check_parallel(found.model_dump(), "".join(one.character for one in chosen), offset)
+    for one, log, top in zip(chosen, found.token_logprobs, found.top_logprobs, strict=True):
+        assert (one.probability is None) == (log is None) == (top is None)
+        assert top is None or (math.isfinite(min(top.values())) and top[one.character] == log)
+
+
+def test_a_stream_that_breaks_ends_with_an_error_and_not_as_if_it_were_whole(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"model": "text", "prompt": ["a", "b"], "stream": True, "logprobs": 1}
+    late = client.post("/v1/completions", json=body, headers={"X-Request-Timeout": "1e-6"})
+    [only] = frames(late.text)
+    assert ErrorAnswer.model_validate(only, extra="forbid").error.code == "deadline_exceeded"
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(face, "logprobs_of", fail)
+    broken = client.post("/v1/completions", json=body)
+    [only] = frames(broken.text)
+    error = ErrorAnswer.model_validate(only, extra="forbid").error
+    assert (error.code, error.type) == ("internal_error", "server_error")
+    assert "secret" not in broken.text
+
+
+def test_a_prompt_that_breaks_the_model_is_named_by_its_place(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside others that are sound."""
+
+    def sick(tokenizer: Any, request: Any, **rest: Any) -> Any:
+        rows, task = generate(tokenizer, request, **rest)
+        if request.prompt != "b":
+            return rows, task
+
+        def failing() -> Any:
+            yield from ()
+            raise errors.NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
+
+        return rows, failing()
+
+    monkeypatch.setattr(face, "generate", sick)
+    body = {"model": "text", "prompt": ["a", "b", "c"], "max_tokens": 100}
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt[1]"
+    last = frames(client.post("/v1/completions", json={**body, "stream": True}).text)[-1]
+    assert last == answer.json()
