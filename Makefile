@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test faults redis lint models footprint bench bench-sessions bench-forecast clean
+.PHONY: run test faults redis lint models footprint bench bench-sessions bench-forecast consistency clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -45,6 +45,10 @@ bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 # Under ten minutes, nearly all of them the peer's.
 bench-forecast: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.forecast_files
+
+# Ten thousand texts, alone and under load, must be the same; about ten minutes.
+consistency: $(SERVICE)/installed $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.consistency
 
 clean:
 	rm -rf $(SERVICE) $(DEV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,10 +45,24 @@ def network_of(folder: Path) -> GlobalForecaster | TextModel:
         shape = network.from_ahead.shape
         network.from_ahead.data = next(torch.from_numpy(c.copy()) for c in constants.values() if c.shape == shape)
     else:
-        embedding = next(constants[n.input[0]] for n in graph.node if n.op_type == "Gather")
-        network = TextModel("lstm", len(manifest.vocabulary), embedding.shape[1], hidden, layers, 0.0)
+        looked_up = [constants[n.input[0]] for n in graph.node if n.op_type == "Gather" and n.input[0] in constants]
+        tables = {str(table.dtype): table for table in looked_up}
+        embedding, features = tables["float32"], tables.get("float16")
+        size = len(manifest.vocabulary)
+        outputs = {node.output[0] for node in graph.node if node.op_type == "Squeeze"}
+        residual = any(node.op_type == "Add" and outputs.issuperset(node.input) for node in graph.node)
+        longest = next((state.shape[0] + 1 for state in manifest.graph.state if state.name == "recent"), 0)
+        network = TextModel("lstm", size, embedding.shape[1], hidden, layers, 0.0, residual=residual, ngrams=longest)
         network.embedding.weight.data = torch.from_numpy(embedding.copy())
-        _linear(graph, constants, network.head)
+        head = _product(graph, constants, (hidden, size))
+        weight = constants[head.input[1]].T
+        if network.ngrams is not None:
+            assert features is not None
+            network.ngrams.table.weight.data = torch.atanh(torch.from_numpy(features.astype(np.float32)))
+            beside = _product(graph, constants, (network.ngrams.width, size))
+            weight = np.concatenate([weight, constants[beside.input[1]].T], axis=1)
+        network.head.weight.data = torch.from_numpy(weight.copy())
+        network.head.bias.data = _added(graph, constants, head)
     for layer, node in zip(network.recurrent.layers, operators, strict=True):
         inside, across, bias = (constants[name][0] for name in node.input[1:4])
         parameters = {
@@ -67,16 +81,14 @@ def _gates(stacked: Array) -> Array:
     return np.ascontiguousarray(blocks[_PYTORCH].reshape(stacked.shape))
 
 
-def _linear(graph: onnx.GraphProto, constants: dict[str, Array], linear: torch.nn.Linear) -> None:
-    """The first product with a constant of this layer's shape, and the constant added to its result."""
-    shape = (linear.in_features, linear.out_features)
-    product = next(
+def _product(graph: onnx.GraphProto, constants: dict[str, Array], shape: tuple[int, int]) -> onnx.NodeProto:
+    """The first product with a constant of this shape."""
+    product: onnx.NodeProto = next(
         node
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in constants and constants[node.input[1]].shape == shape
     )
-    linear.weight.data = torch.from_numpy(constants[product.input[1]].T.copy())
-    linear.bias.data = _added(graph, constants, product)
+    return product
 
 
 def _added(graph: onnx.GraphProto, constants: dict[str, Array], product: onnx.NodeProto) -> torch.Tensor:
