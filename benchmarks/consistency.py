@@ -130,9 +130,10 @@ async def _pieces(asked: Asked, carried: Body) -> Any:
 async def as_completions(asked: Asked) -> list[str]:
     """`/v1/completions`."""
     body = dict(asked.body)
+    body["max_tokens"] = body.pop("max_length")
     tokens = {piece: token for token, piece in enumerate(asked.vocabulary)}
     body["logit_bias"] = {str(tokens[piece]): bias for piece, bias in body["logit_bias"].items()}
-    found = await _json(asked.replicas[0], "/v1/completions", {**body, "max_tokens": body.pop("max_length")})
+    found = await _json(asked.replicas[0], "/v1/completions", body)
     return [choice["text"] for choice in found["choices"]]
 
 

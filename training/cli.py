@@ -204,7 +204,12 @@ def train_global(
 def train_text(
     texts: Texts,
     name: Name,
+    given: typer.Context,
     context: Annotated[int, typer.Option(min=2, help="Characters (or words) per training window.")] = 128,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="A model folder, e.g. models/text/1, whose network and vocabulary to go on from."),
+    ] = None,
     cell: Cell = "lstm",
     layers: Layers = 1,
     hidden: Hidden = 256,
@@ -257,6 +262,21 @@ def train_text(
     Example: carry train text letters.txt --name letters
     """
     _one_of("--unit", unit, ("character", "word"))
+    if start_from is not None:
+        for option in (
+            "cell",
+            "layers",
+            "hidden",
+            "embedding",
+            "residual",
+            "ngrams",
+            "unit",
+            "min-count",
+            "max-vocabulary",
+        ):
+            source = given.get_parameter_source(option.replace("-", "_"))
+            if source is not None and source.name != "DEFAULT":
+                raise typer.BadParameter("is that of the model that --start-from names", param_hint=f"--{option}")
     words = unit == "word"
     held_out = [*(valid_on or []), *(test_on or [])]
     from training import train_text as module
@@ -280,6 +300,7 @@ def train_text(
             min_count=min_count or (2 if words else 1),
             max_vocabulary=max_vocabulary or (10_000 if words else None),
             baselines=baselines,
+            start_from=start_from,
         )
         loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision, average)
         run = _run(name, description, models_dir, run_dir, list(dict.fromkeys([*texts, *held_out])), restart)

@@ -18,6 +18,7 @@ from training.export import Described, build_graphs, judge_int8, save_reference,
 from training.inference import LanguageModel, text_scores, write_samples
 from training.loop import Epoch, LoopConfig, fit
 from training.networks import TextModel
+from training.onnx_weights import read_text_model
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 from training.series_data import DataError
 from training.streams import TextStream
@@ -31,7 +32,8 @@ VALID_ROWS, VALID_ROW = 40, 5_000
 @dataclass(frozen=True)
 class TextConfig:
     """What to train. `context`: tokens per training window; `min_count`: rarer ones count as unknown, and so do those
-    that are not among the `max_vocabulary` most frequent."""
+    that are not among the `max_vocabulary` most frequent. `start_from`: a model folder, whose network and vocabulary
+    are gone on from, whatever is said here of their making."""
 
     cell: Cell
     embedding: int
@@ -47,6 +49,7 @@ class TextConfig:
     min_count: int
     max_vocabulary: int | None
     baselines: bool
+    start_from: Path | None
 
 
 def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path | None:
@@ -58,7 +61,7 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
         DataError: a part is too short, or nothing occurs often enough to be in the vocabulary.
     """
     torch.manual_seed(loop.seed)
-    vocabulary = Vocabulary.of(parts.train, config.min_count, config.unit, config.max_vocabulary)
+    network, vocabulary = _begin(parts, config)
     replacements = vocabulary.replacements()
     tokens, valid = (
         [document.tokens for document in vocabulary.encode_all(part, replacements)]
@@ -67,8 +70,56 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     test = vocabulary.encode_all(parts.test, replacements)
     if min(sum(map(len, part)) for part in (tokens, valid, [document.tokens for document in test])) < 2:
         raise DataError(
-            f"the text is too short for parts to train, to choose and to measure of two {config.unit}s each"
+            f"the text is too short for parts to train, to choose and to measure of two {vocabulary.unit}s each"
         )
+    stretches = np.array_split(np.concatenate(tokens), config.rows)
+    shared = np.concatenate(share_of_this_process(stretches))
+    chosen_on = _sample(np.concatenate(valid))
+    history = fit(
+        network,
+        TextStream(shared, config.context, config.rows, UNKNOWN_RATE),
+        TextStream(chosen_on, 500, VALID_ROWS),
+        loop,
+        run.folder,
+    )
+    if not is_first_process():
+        return None
+    graphs, recurrent = build_graphs(network), network.recurrent
+
+    def manifest(version: int, described: Described) -> TextManifest:
+        return TextManifest(
+            name=run.name,
+            version=version,
+            description=run.description,
+            graph=described.graph,
+            decode=described.decode,
+            metrics={},
+            provenance=provenance(
+                run, network, history, loop.seed, recurrent.cell, len(recurrent.layers), recurrent.hidden
+            ),
+            unit=vocabulary.unit,
+            vocabulary=vocabulary.pieces,
+            replacements=replacements,
+            context=config.context,
+        )
+
+    def fill(folder: Path, made: TextManifest, int8: Described) -> TextManifest:
+        save_reference(network, folder)
+        models = (LanguageModel.of_folder(folder, made, graph) for graph in (made.graph, int8.graph))
+        return _measure((next(models), next(models)), int8, tokens, test, parts, config, history, folder)
+
+    return write_folder(run.models, run.name, graphs, manifest, fill)
+
+
+def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Vocabulary]:
+    """A new network and its vocabulary, or those to go on from."""
+    if config.start_from is not None:
+        try:
+            network, manifest = read_text_model(config.start_from, config.dropout, config.weight_dropout)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return network, Vocabulary(manifest.vocabulary, manifest.unit)
+    vocabulary = Vocabulary.of(parts.train, config.min_count, config.unit, config.max_vocabulary)
     if len(vocabulary.pieces) < 2:
         raise DataError(f"no {config.unit} occurs {config.min_count} times, which --min-count asks for")
     network = TextModel(
@@ -82,41 +133,7 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
         residual=config.residual,
         ngrams=config.ngrams,
     )
-    stretches = np.array_split(np.concatenate(tokens), config.rows)
-    shared = np.concatenate(share_of_this_process(stretches))
-    chosen_on = _sample(np.concatenate(valid))
-    history = fit(
-        network,
-        TextStream(shared, config.context, config.rows, UNKNOWN_RATE),
-        TextStream(chosen_on, 500, VALID_ROWS),
-        loop,
-        run.folder,
-    )
-    if not is_first_process():
-        return None
-    graphs = build_graphs(network)
-
-    def manifest(version: int, described: Described) -> TextManifest:
-        return TextManifest(
-            name=run.name,
-            version=version,
-            description=run.description,
-            graph=described.graph,
-            decode=described.decode,
-            metrics={},
-            provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
-            unit=config.unit,
-            vocabulary=vocabulary.pieces,
-            replacements=replacements,
-            context=config.context,
-        )
-
-    def fill(folder: Path, made: TextManifest, int8: Described) -> TextManifest:
-        save_reference(network, folder)
-        models = (LanguageModel.of_folder(folder, made, graph) for graph in (made.graph, int8.graph))
-        return _measure((next(models), next(models)), int8, tokens, test, parts, config, history, folder)
-
-    return write_folder(run.models, run.name, graphs, manifest, fill)
+    return network, vocabulary
 
 
 def _sample(tokens: NDArray[np.int64]) -> NDArray[np.int64]:

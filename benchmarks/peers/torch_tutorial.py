@@ -9,16 +9,12 @@ from fastapi import FastAPI
 
 from benchmarks.peers.interface import ForecastAnswer, ForecastBody, GenerateAnswer, GenerateBody, serve
 from benchmarks.peers.onnx_models import MODELS
-from benchmarks.weights import network_of
-from service.manifest import TextManifest, read_manifest
-from training.networks import GlobalForecaster, TextModel
+from benchmarks.weights import read_forecaster
+from training.onnx_weights import read_text_model
 
-text_model = network_of(MODELS / "text/1")
-forecaster = network_of(MODELS / "forecast/1")
-text_manifest = read_manifest(MODELS / "text/1")
-assert isinstance(text_model, TextModel)
-assert isinstance(forecaster, GlobalForecaster)
-assert isinstance(text_manifest, TextManifest)
+text_model, text_manifest = read_text_model(MODELS / "text/1")
+text_model.eval()
+forecaster = read_forecaster(MODELS / "forecast/1")
 characters = text_manifest.vocabulary
 token_of = {character: token for token, character in enumerate(characters)}
 app = FastAPI()
@@ -27,7 +23,6 @@ app = FastAPI()
 @app.post("/generate")
 async def generate(body: GenerateBody) -> GenerateAnswer:
     """Read the prompt, then draw one character at a time, the hidden state carried."""
-    assert isinstance(text_model, TextModel)
     generator = torch.Generator().manual_seed(body.seed)
     tokens = torch.tensor([[token_of.get(character, 0) for character in body.prompt]])
     state = text_model.fresh_state(1)
@@ -45,7 +40,6 @@ async def generate(body: GenerateBody) -> GenerateAnswer:
 @app.post("/forecast")
 async def forecast(body: ForecastBody) -> ForecastAnswer:
     """The quantiles after the last value."""
-    assert isinstance(forecaster, GlobalForecaster)
     values = torch.tensor(body.series, dtype=torch.float64)[None, :, None]
     with torch.inference_mode():
         quantiles, _, _ = forecaster.predict(values, torch.ones_like(values), forecaster.fresh_state(1))

@@ -136,6 +136,31 @@ def test_a_model_folder_tells_what_it_is_and_how_well_it_measured(trained: Path)
     assert [path.name for path in (trained / "sales").iterdir()] == ["1"]
 
 
+def test_training_goes_on_from_a_model_folder_on_another_text(tmp_path: Path) -> None:
+    (tmp_path / "first.txt").write_text("she sells sea shells by the sea shore.\n" * 150)
+    (tmp_path / "second.txt").write_text("the sea shells that she sells are by the shore.\n" * 30)
+    places = ["--models-dir", str(tmp_path / "models"), "--no-baselines", "--dropout", "0"]
+    shape = ["--layers", "2", "--residual", "--ngrams", "3", "--hidden", "32", "--context", "24", "--rows", "4"]
+    first = ["train", "text", str(tmp_path / "first.txt"), "--name", "first", "--run-dir", str(tmp_path / "run1")]
+    carry(*first, *shape, "--epochs", "15", "--learning-rate", "0.02", *places)
+    second = ["train", "text", str(tmp_path / "second.txt"), "--name", "second", "--run-dir", str(tmp_path / "run2")]
+    again = ["--start-from", str(tmp_path / "models/first/1"), "--epochs", "1", "--learning-rate", "0.0001"]
+    carry(*second, *again, "--context", "24", "--rows", "4", *places)
+    before, after = (
+        json.loads((tmp_path / f"models/{name}/1/manifest.json").read_text()) for name in ("first", "second")
+    )
+    assert after["vocabulary"] == before["vocabulary"]
+    assert after["provenance"]["parameters"] == before["provenance"]["parameters"]
+    scores = [
+        json.loads(carry("evaluate", str(tmp_path / f"models/{name}/1"), str(tmp_path / "second.txt"), "--json").stdout)
+        for name in ("first", "second")
+    ]
+    untaught, taught = (
+        found[name]["nats_per_character"] for name, found in zip(("first", "second"), scores, strict=True)
+    )
+    assert 0.8 * untaught < taught < untaught  # one short epoch, from where the other stopped
+
+
 def test_a_word_model_is_trained_on_other_files_than_it_is_measured_on(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("she sells sea shells by the sea shore, and nothing else.\n" * 150)
     (tmp_path / "others.jsonl").write_text(
@@ -208,6 +233,11 @@ def test_verbs_that_need_no_server(trained: Path, tmp_path: Path) -> None:
         (["evaluate", str(SHIPPED / "text/1"), "README.md", "--limit", "3"], "not of a text model"),
         (["train", "text", "README.md", "--name", "x", "--valid-on", "README.md"], "cannot be held out"),
         (["train", "text", "README.md", "--name", "x", "--unit", "byte"], "character, word"),
+        (["train", "text", "README.md", "--name", "x", "--start-from", "docs"], "holds no model"),
+        (
+            ["train", "text", "README.md", "--name", "x", "--start-from", "docs", "--hidden", "9"],
+            "is that of the model",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_a_line(arguments: list[str], message: str) -> None:
