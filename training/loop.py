@@ -22,6 +22,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.cells import Recurrent
 from training.streams import Batch
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -49,7 +50,9 @@ class Network(Protocol):
 @dataclass(frozen=True)
 class LoopConfig:
     """How long and how to train. `patience`: epochs without a better validation loss before it stops. `average`: what
-    is validated and kept are weights averaged over about 1 / (1 - average) steps; 0: the weights themselves."""
+    is validated and kept are weights averaged over about 1 / (1 - average) steps; 0: the weights themselves. `muon`:
+    the matrices of the recurrent layers are moved by Muon (Jordan et al. 2024), which makes each step of a matrix
+    orthogonal, as far as AdamW would move them (Liu et al. 2025); everything else, and without it all, by AdamW."""
 
     epochs: int
     learning_rate: float
@@ -60,6 +63,7 @@ class LoopConfig:
     seed: int = 1
     precision: Precision = "auto"
     average: float = 0.0
+    muon: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
     """Train in place and leave the network with its best weights on the validation part (or the last ones, without).
 
     `run` is the folder of the checkpoint and the log; a run found there is resumed. Learning rate: linear warm-up, then
-    a cosine to a hundredth (Loshchilov and Hutter 2017). Optimiser: AdamW. Gradients are clipped by their norm.
+    a cosine to a hundredth (Loshchilov and Hutter 2017). Gradients are clipped by their norm.
     """
     run.mkdir(parents=True, exist_ok=True)
     device = device_here()
@@ -111,7 +115,7 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     rank = distributed.get_rank() if ranks > 1 else 0
     trained: nn.Module = DistributedDataParallel(network) if ranks > 1 else network
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimisers = _optimisers(network, config)
     cast = autocast(config.precision, device, network)
     averaged = AveragedModel(network, multi_avg_fn=_moving(config.average)) if config.average else None
     kept = network if averaged is None else averaged.module
@@ -123,7 +127,8 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         if averaged is not None:
             averaged.load_state_dict(saved["averaged"])
         history = [Epoch(**line) for line in saved["history"]]
@@ -143,12 +148,14 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
             with _uneven_shares(trained):
                 for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng, epoch), cast)):
                     rate = _learning_rate(config, (epoch + min(1.0, step / train.steps)) / config.epochs)
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate
-                    optimiser.zero_grad(set_to_none=True)
+                    for optimiser in optimisers:
+                        for group in optimiser.param_groups:
+                            group["lr"] = rate
+                        optimiser.zero_grad(set_to_none=True)
                     torch.autograd.backward(loss)
                     nn.utils.clip_grad_norm_(network.parameters(), config.clip, error_if_nonfinite=True)
-                    optimiser.step()
+                    for optimiser in optimisers:
+                        optimiser.step()
                     if averaged is not None:
                         averaged.update_parameters(network)
                     total, seen = total + loss.item() * weight, seen + weight
@@ -165,7 +172,7 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
             if rank == 0:
                 state = {
                     "network": network.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "averaged": None if averaged is None else averaged.state_dict(),
                     "history": [vars(line) for line in history],
                     "best": best,
@@ -177,6 +184,25 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                 write_log(history, run / LOG_FILE)
     network.load_state_dict(best_weights)
     return history
+
+
+def _optimisers(network: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    recurrent = [module for module in network.modules() if isinstance(module, Recurrent)]
+    matrices = [p for module in recurrent for p in module.parameters() if p.dim() == 2] if config.muon else []
+    others = [p for p in network.parameters() if not any(p is matrix for matrix in matrices)]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay)
+    ]
+    if matrices:
+        optimisers.append(
+            torch.optim.Muon(
+                matrices,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return optimisers
 
 
 def _moving(decay: float) -> Callable[..., None]:

@@ -29,11 +29,12 @@ def streams() -> tuple[TextStream, TextStream]:
     return TextStream(TOKENS, 20, 8, 0.01), TextStream(TOKENS[:500], 50, 2)
 
 
-def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon", [False, True])
+def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path, muon: bool) -> None:
     network = character_model()
     train, valid = streams()
     before = evaluate(network, valid)
-    history = fit(network, train, valid, CONFIG, tmp_path)
+    history = fit(network, train, valid, replace(CONFIG, muon=muon), tmp_path)
     best = min(epoch.valid_loss for epoch in history)
     assert best < 0.7 * before
     assert evaluate(network, valid) == pytest.approx(best, rel=1e-5)
@@ -41,11 +42,13 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path) -> 
     assert len(lines) == 1 + len(history)
 
 
+@pytest.mark.parametrize("muon", [False, True])
 def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: bool
 ) -> None:
+    config = replace(CONFIG, muon=muon)
     whole = character_model()
-    fit(whole, *streams(), CONFIG, tmp_path / "whole")
+    fit(whole, *streams(), config, tmp_path / "whole")
 
     class KilledError(Exception):
         pass
@@ -60,9 +63,9 @@ def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_log", killed)
         with pytest.raises(KilledError):
-            fit(character_model(), *streams(), CONFIG, tmp_path / "killed")
+            fit(character_model(), *streams(), config, tmp_path / "killed")
     resumed = character_model()
-    history = fit(resumed, *streams(), CONFIG, tmp_path / "killed")
+    history = fit(resumed, *streams(), config, tmp_path / "killed")
     assert [epoch.epoch for epoch in history] == [1, 2, 3, 4]
     for expected, found in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(expected, found)
