@@ -45,13 +45,13 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         OMP_NUM_THREADS=1 carry train text "$prose-train.jsonl.gz" --valid-on "$prose-valid.jsonl.gz" --test-on "$prose-valid.jsonl.gz" \
           --name text --description "Continues English prose: learnt from 61 novels published up to 1922." \
           --cell lstm --layers 2 --hidden 512 --residual --ngrams 6 --dropout 0 --rows 64 \
-          --average 0.998 --epochs 46 --patience 100 --learning-rate 4e-3 --precision bfloat16 --seed 1 ;;
+          --muon --average 0.998 --epochs 36 --patience 100 --learning-rate 8e-3 --precision bfloat16 --seed 1 ;;
       text-fast)
         prose=${TEXT:?the folder of texts}/prose
         OMP_NUM_THREADS=1 carry train text "$prose-train.jsonl.gz" --valid-on "$prose-valid.jsonl.gz" --test-on "$prose-valid.jsonl.gz" \
           --name text-fast --description "Continues English prose, at a third of the cost of the model text." \
           --cell lstm --layers 1 --hidden 384 --ngrams 6 --dropout 0 --rows 64 \
-          --average 0.998 --epochs 24 --patience 100 --learning-rate 4e-3 --precision bfloat16 --seed 1 ;;
+          --muon --average 0.998 --epochs 48 --patience 100 --learning-rate 8e-3 --precision bfloat16 --seed 1 ;;
       shakespeare)
         OMP_NUM_THREADS=1 carry train text "${TEXT:?the folder of texts}/tinyshakespeare.txt.gz" --name shakespeare \
           --description "Continues text in the manner of Shakespeare's plays." \

@@ -53,11 +53,20 @@ class State(_Frozen):
     initial: float = 0.0
 
 
+class Weights(_Frozen):
+    """A file that holds large constants of several graphs once (ONNX's external data), beside the manifest."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.weights$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Graph(_Frozen):
-    """The ONNX file, beside the manifest."""
+    """The ONNX file, beside the manifest. If its constants are in `weights`, their sha256 stands in its metadata as
+    `weights_sha256`, so that its own is that of the whole."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    weights: Weights | None = None
     opset: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]

@@ -198,7 +198,7 @@ class Registry:
         graph, decode, precision = _chosen(manifest, self._settings.precision)
         for file in (graph, decode):
             if file is not None:
-                _check_file(path, file)
+                _check_files(path, file)
         # The manifest holds the sha256 of its files, so the same manifest is the same model.
         for model in loaded:
             if model.manifest == manifest:
@@ -287,15 +287,18 @@ def _started(
     )
 
 
-def _check_file(path: Path, graph: Graph) -> None:
-    try:
-        found = sha256_of(path / graph.file)
-    except OSError:
-        raise _RefusalError(f"{graph.file} cannot be read") from None
-    if found != graph.sha256:
-        raise _RefusalError(
-            f"{graph.file} is not the file that was exported: its sha256 is {found}, not {graph.sha256}"
-        )
+def _check_files(path: Path, graph: Graph) -> None:
+    for part in (graph, graph.weights):
+        if part is None:
+            continue
+        try:
+            found = sha256_of(path / part.file)
+        except OSError:
+            raise _RefusalError(f"{part.file} cannot be read") from None
+        if found != part.sha256:
+            raise _RefusalError(
+                f"{part.file} is not the file that was exported: its sha256 is {found}, not {part.sha256}"
+            )
 
 
 def _chosen(manifest: ForecastManifest | TextManifest, wanted: str) -> tuple[Graph, Graph | None, Precision]:

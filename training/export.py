@@ -15,10 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import MANIFEST_FILE, DType, ForecastManifest, Graph, Int8, State, Tensor, TextManifest, sha256_of
+from service.manifest import (
+    MANIFEST_FILE,
+    DType,
+    ForecastManifest,
+    Graph,
+    Int8,
+    State,
+    Tensor,
+    TextManifest,
+    Weights,
+    sha256_of,
+)
 from training.inference import Array, GraphSession
 from training.networks import Forecaster, GlobalForecaster, TextModel
-from training.onnx_builder import OPSET, ExportedGraph, Port
+from training.onnx_builder import OPSET, ExportedGraph, Port, share_weights
 from training.onnx_forecast import forecast_graph
 from training.onnx_graph import decode_graph, text_graph
 from training.scaling import MAX_STEPS
@@ -193,22 +204,29 @@ def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> N
 def write_graphs(folder: Path, graphs: Graphs) -> tuple[Described, Described]:
     """Write the graphs' files; their descriptions, in float32 and in int8."""
     return (
-        Described(
-            _write_graph(graphs.float32, folder / "model.onnx"),
-            _write_graph(graphs.decode, folder / "decode.onnx") if graphs.decode else None,
-        ),
-        Described(
-            _write_graph(graphs.int8, folder / "model.int8.onnx"),
-            _write_graph(graphs.int8_decode, folder / "decode.int8.onnx") if graphs.int8_decode else None,
-        ),
+        _write(folder, "", graphs.float32, graphs.decode),
+        _write(folder, ".int8", graphs.int8, graphs.int8_decode),
     )
 
 
-def _write_graph(graph: ExportedGraph, path: Path) -> Graph:
+def _write(folder: Path, precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> Described:
+    """The graphs of one precision. What reads a text and what writes it are the same weights: they are in one file."""
+    model = folder / f"model{precision}.onnx"
+    if decode is None:
+        return Described(_write_graph(graph, model, None), None)
+    path = model.with_suffix(".weights")
+    weights = Weights(file=path.name, sha256=share_weights((graph.model, decode.model), path))
+    return Described(
+        _write_graph(graph, model, weights), _write_graph(decode, folder / f"decode{precision}.onnx", weights)
+    )
+
+
+def _write_graph(graph: ExportedGraph, path: Path, weights: Weights | None) -> Graph:
     path.write_bytes(graph.model.SerializeToString())
     return Graph(
         file=path.name,
         sha256=sha256_of(path),
+        weights=weights,
         opset=OPSET,
         inputs=_tensors(graph.inputs),
         outputs=_tensors(graph.outputs),

@@ -1,13 +1,16 @@
 """An ONNX graph being written, operator by operator. Knows nothing of networks, files or manifests."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 from torch import Tensor
 
 OPSET = 21
@@ -145,6 +148,36 @@ def finish(
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     onnx.checker.check_model(model, full_check=True)
     return ExportedGraph(model, inputs, outputs, tuple(state))
+
+
+_PAGE = 4096
+"""Bytes, to a multiple of which constants in a file are aligned, so that it can be mapped into memory."""
+
+
+def share_weights(models: Sequence[onnx.ModelProto], path: Path) -> str:
+    """Move the large constants of several models to one file, each once, and note in each model what the file's sha256
+    is, which is returned. The models are then to be saved beside it."""
+    places: dict[bytes, int] = {}
+    tensors = [tensor for model in models for tensor in _constants(model.graph) if len(tensor.raw_data) >= _PAGE]
+    with path.open("wb") as file:
+        for tensor in tensors:
+            content = tensor.raw_data
+            if content not in places:
+                places[content] = file.tell()
+                file.write(content + bytes(-len(content) % _PAGE))
+            set_external_data(tensor, path.name, offset=places[content], length=len(content))
+            tensor.ClearField("raw_data")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for model in models:
+        helper.set_model_props(model, {"weights_sha256": digest})
+    return digest
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from _constants(attribute.g)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.manifest import sha256_of
 from service.settings import Settings
+from tests.builders import character_model, write_model
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -100,6 +102,45 @@ def test_a_broken_folder_is_refused_with_its_reason_and_harms_no_other(name: str
         assert client.get("/models/forecast").status_code == 409
         assert client.post("/forecast", json={"series": {"f0": [1], "f1": ["a"]}}).status_code == 200
         assert client.get("/health/ready").status_code == 200
+
+
+def flip_a_weight(folder: Path) -> None:
+    content = bytearray((folder / "model.weights").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.weights").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        (lambda folder: (folder / "model.weights").unlink(), "model.weights cannot be read"),
+        (flip_a_weight, "model.weights is not the file that was exported"),
+    ],
+    ids=["no weights", "a tampered weight"],
+)
+def test_a_text_model_without_its_own_weights_is_refused(
+    breaks: Callable[[Path], object], reason: str, models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    breaks(tmp_path / "models/text/1")
+    with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
+        [refused] = client.get("/models").json()["refused"]
+        assert refused["name"] == "text"
+        assert reason in refused["reason"]
+
+
+def test_the_graphs_of_a_text_model_share_their_weights_and_are_told_apart_by_them(tmp_path: Path) -> None:
+    first, second = character_model(), character_model()
+    with torch.no_grad():
+        second.head.weight.mul_(2)
+    folders = [write_model(network, tmp_path, name) for network, name in ((first, "first"), (second, "second"))]
+    for folder in folders:
+        both = sum((folder / name).stat().st_size for name in ("model.onnx", "decode.onnx"))
+        alone = sum(p.numel() * p.element_size() for p in first.parameters())
+        assert alone < (folder / "model.weights").stat().st_size + both < 2 * alone + 60_000
+        onnx.checker.check_model(str(folder / "decode.onnx"))
+    hashes = [json.loads((folder / "manifest.json").read_text())["decode"]["sha256"] for folder in folders]
+    assert hashes[0] != hashes[1]
 
 
 def test_the_newest_version_that_loads_answers(models: Path, tmp_path: Path) -> None:
