@@ -1,4 +1,4 @@
-"""The routes of Nixtla's API that its `nixtla` client calls (PyPI, version 0.9), answered by the forecasters here."""
+"""The routes of Nixtla's API that its `nixtla` client calls (version 0.9), answered by the forecasters here."""
 
 import asyncio
 import math

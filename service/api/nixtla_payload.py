@@ -1,4 +1,4 @@
-"""What the `nixtla` client (PyPI, version 0.9) sends and reads, and its series, all in one column, as arrays.
+"""What the `nixtla` client (version 0.9) sends and reads, and its series, all in one column, as arrays.
 
 Knows nothing of engines.
 """

@@ -1,4 +1,4 @@
-"""The completions API of OpenAI, as its `openai` client calls it (PyPI, version 3.54), answered by the text models."""
+"""The completions API of OpenAI, as its `openai` client calls it (version 3.54), answered by the text models."""
 
 import asyncio
 import secrets

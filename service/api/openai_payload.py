@@ -1,4 +1,4 @@
-"""What the `openai` client (PyPI, version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
+"""What the `openai` client (version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""The unmodified `nixtla` client (PyPI) on the real application, frames in and frames out; and its bodies."""
+"""The unmodified `nixtla` client on the real application, frames in and frames out; and its bodies."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The unmodified `openai` client (PyPI) on the real application; the frames of its streams; and its bodies."""
+"""The unmodified `openai` client on the real application; the frames of its streams; and its bodies."""
 
 import asyncio
 import json
