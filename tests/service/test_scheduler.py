@@ -163,7 +163,7 @@ SERIES = st.builds(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(arrivals=schedules(SERIES), chunk=st.integers(5, 64), spoilt=st.integers(0, 9))
 def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
     precision: Precision, arrivals: list[Arrival], chunk: int, spoilt: int
