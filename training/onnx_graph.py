@@ -29,6 +29,7 @@ from training.onnx_layers import (
     int8_layers,
     int8_step,
     linear,
+    row_ends,
     stored,
     table_inputs,
 )
@@ -42,9 +43,7 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
     last_features = None
     if network.ngrams is not None:
         features, port = _features_of_rows(g, network.ngrams, precision)
-        row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
-        ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
-        last_features = g.op("GatherND", features, g.op("Concat", *ends, axis=1))
+        last_features = g.op("GatherND", features, row_ends(g))
         recent = [port]
     if precision == "int8":
         table = table_inputs(g, network.recurrent, network.embedding.weight, tokens, features)

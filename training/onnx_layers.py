@@ -179,14 +179,19 @@ def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> Inputs:
     return lambda columns: linear(g, x, weight[columns], bias[columns], "float32")
 
 
+def row_ends(g: Builder) -> str:
+    """Where each row ends, (B, 2), as GatherND wants it to take that step of each from (T, B, ...)."""
+    row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
+    ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
+    return g.op("Concat", *ends, axis=1)
+
+
 def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
     """Stacked layers of any cell, each a Scan over time of products in int8 and gates in float32.
 
     A row runs on past its end; its state is taken from where it ended.
     """
-    row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
-    ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
-    at_end = g.op("Concat", *ends, axis=1)
+    at_end = row_ends(g)
     inputs, ports = first, []
     found: list[str] = []
     for i in range(len(recurrent.layers)):
