@@ -25,10 +25,11 @@ from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
 from service.engine.scheduler import Decoding
 from service.forecasting import Forecast, ForecastRequest, begin, forecast
-from service.generation import CharacterDecoder, GenerateRequest, Tokenizer, generate
+from service.generation import CharacterDecoder, GenerateRequest, generate
 from service.manifest import ForecastManifest, TextManifest, read_manifest
 from service.metrics import Metrics
 from service.sampling import SamplingParams, controls, uniforms
+from service.tokenizer import Tokenizer
 from training.networks import TextModel
 from training.onnx_builder import CONTRIB, Builder
 from training.onnx_graph import decode_graph, text_graph
@@ -180,7 +181,7 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
     assert manifest.int8.decode is not None
     decoding = Decoding(Runner(folder, manifest.int8.decode, threads=1), CharacterDecoder(manifest.vocabulary))
     engine = Engine("text", runner, decoding, True, 10**9, Metrics().engine("text@1"))
-    tokenizer, lines = Tokenizer(manifest), []
+    tokenizer, lines = Tokenizer.of(manifest), []
     prompt = "What light through yonder window breaks? It is the"
 
     def begin(seed: int) -> Any:

@@ -3,11 +3,8 @@
 A model's tokens stand for pieces of text: for single characters, or in a word model for words and marks.
 """
 
-import bisect
 import math
-import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,111 +14,10 @@ from numpy.typing import NDArray
 from service.engine.runner import Array, States
 from service.engine.sequence import FRESH, Decode, Read, Result, Snapshot, Task, repeat
 from service.errors import InvalidRequestError, NotPredictableError
-from service.manifest import UNKNOWN_WORDS, WORD_PATTERN, TextManifest
 from service.sampling import BAN, SamplingParams, controls, derived_seeds, log_softmax, uniforms
-
-Candidate = tuple[str, float]
-"""A piece and its probability."""
+from service.tokenizer import Candidate, Tokenizer
 
 FinishReason = Literal["length", "stop"]
-
-_WORDS = re.compile(WORD_PATTERN)
-
-
-class Tokenizer:
-    """Text to tokens and back, as the manifest says. `unit`: what a token is, a character or a word."""
-
-    def __init__(self, manifest: TextManifest) -> None:
-        self.unit = manifest.unit
-        self.size = len(manifest.vocabulary)
-        self._pieces = manifest.vocabulary
-        self._replacements = str.maketrans(manifest.replacements)
-        self._tokens = {piece: token for token, piece in enumerate(manifest.vocabulary)}
-        if self.unit == "character":
-            # By code point; the last one stands for all that the vocabulary does not reach.
-            self._by_point = np.zeros(2 + max(map(ord, manifest.vocabulary[1:])), dtype=np.int64)
-            self._by_point[[ord(character) for character in manifest.vocabulary[1:]]] = np.arange(1, self.size)
-
-    def read(self, text: str) -> str:
-        """The text as the model reads it: as training did, line ends are LF, characters in their composed form (NFC),
-        and then those replaced that the manifest says."""
-        return unicodedata.normalize("NFC", text.replace("\r\n", "\n")).translate(self._replacements)
-
-    def encode(self, text: str) -> tuple[Sequence[str], NDArray[np.int64]]:
-        """The pieces of the text as it is read, and their tokens (T,), 0 where unknown."""
-        text = self.read(text)
-        if self.unit == "word":
-            pieces = _WORDS.findall(text)
-            return pieces, self.tokens(pieces)
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        return text, self._by_point[np.minimum(points, len(self._by_point) - 1)]
-
-    def tokens(self, pieces: Sequence[str]) -> NDArray[np.int64]:
-        """The tokens of some pieces (T,), 0 where unknown."""
-        return np.fromiter((self._tokens.get(piece, 0) for piece in pieces), dtype=np.int64, count=len(pieces))
-
-    def unknown(self, *texts: str) -> list[str]:
-        """The characters or words of these texts that are outside of the vocabulary, each once, in order."""
-        return list(dict.fromkeys(_bare(piece) for text in texts for piece in self._missing(text)))
-
-    def check_known(self, text: str, path: str) -> None:
-        """Refuse a text that is not wholly in the vocabulary.
-
-        Raises:
-            InvalidRequestError: it names the first character or word that is not, and where that is in `text`.
-        """
-        missing = self._missing(text)
-        if not missing:
-            return
-        pieces, _ = self.encode(text)
-        first = next(at for at, piece in enumerate(pieces) if piece in missing)
-        bare = _bare(pieces[first])
-        place = sum(map(len, pieces[: first + 1])) - len(bare)
-        # Which is where the text as it is read comes to be longer than that.
-        sent = bisect.bisect_right(range(len(text)), place, key=lambda length: len(self.read(text[:length]))) - 1
-        raise InvalidRequestError(f"the model does not know the {self.unit} {_name(bare)}, at position {sent}", path)
-
-    def biases(self, wanted: Mapping[str, float], path: str) -> tuple[tuple[int, float], ...]:
-        """As SamplingParams has them, of pieces of the vocabulary.
-
-        Raises:
-            InvalidRequestError: one is not in the vocabulary.
-        """
-        for piece in wanted:
-            if not self._tokens.get(piece):
-                raise InvalidRequestError(f"the model has no {self.unit} {_name(piece)} to write", path)
-        return tuple((self._tokens[piece], bias) for piece, bias in wanted.items())
-
-    def start(self) -> int:
-        """The token that stands for "nothing came before": a new line, where the model knows one."""
-        return self._tokens.get("\n", 0)
-
-    def candidates(self, logs: NDArray[np.float64], count: int) -> list[list[Candidate]]:
-        """The most probable known pieces of each distribution (N, V), best first."""
-        count = min(count, logs.shape[1] - 1)
-        known = logs[:, 1:]
-        best = np.argpartition(-known, count - 1, axis=1)[:, :count]
-        order = np.argsort(-np.take_along_axis(known, best, axis=1), axis=1, kind="stable")
-        best = np.take_along_axis(best, order, axis=1)
-        chances = np.exp(np.take_along_axis(known, best, axis=1))
-        return [
-            [(self._pieces[1 + token], chance) for token, chance in zip(*row, strict=True)]
-            for row in zip(best.tolist(), chances.tolist(), strict=True)
-        ]
-
-    def _missing(self, text: str) -> dict[str, None]:
-        """The pieces outside of the vocabulary, each once, in order."""
-        pieces = dict.fromkeys(self.encode(text)[0] if self.unit == "word" else self.read(text))
-        return {piece: None for piece in pieces if piece not in self._tokens and piece not in UNKNOWN_WORDS}
-
-
-def _bare(piece: str) -> str:
-    """A piece without the space before it."""
-    return piece.removeprefix(" ") or piece
-
-
-def _name(piece: str) -> str:
-    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
 
 
 @dataclass(frozen=True)

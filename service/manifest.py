@@ -16,6 +16,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
 
+Unit = Literal["character", "word"]
+"""What a token of a text model is."""
+
 WORD_PATTERN = r" ?<unk>| ?[^\W_]+(?:'[^\W_]+)*| ?[^\w\s]|_|\s"
 """The pieces of a text in a word model: a word or a mark carries the space before it, so that the text is their
 concatenation. Every character of any text is in one of them."""
@@ -185,7 +188,7 @@ class TextManifest(_Model):
 
     kind: Literal["text"] = "text"
     decode: Graph
-    unit: Literal["character", "word"] = Field(default="character", description="what a token is; see WORD_PATTERN")
+    unit: Unit = Field(default="character", description="what a token is; see WORD_PATTERN")
     vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> piece of text; token 0, unknown, is ''")
     replacements: dict[str, str] = Field(
         default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"

@@ -18,12 +18,13 @@ from service.engine.engine import Engine
 from service.engine.runner import Array, GraphMismatchError, Runner, States
 from service.engine.scheduler import CHUNK, Decoding
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
-from service.generation import CharacterDecoder, Tokenizer
+from service.generation import CharacterDecoder
 from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of
 from service.metrics import Metrics
 from service.sampling import SamplingParams, controls
 from service.sessions.state import StateCodec
 from service.settings import Settings
+from service.tokenizer import Tokenizer
 
 Kind = Literal["forecast", "text"]
 Precision = Literal["float32", "int8"]
@@ -41,7 +42,7 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """Of a text model."""
         assert isinstance(self.manifest, TextManifest)
-        return Tokenizer(self.manifest)
+        return Tokenizer.of(self.manifest)
 
     @cached_property
     def codec(self) -> StateCodec:

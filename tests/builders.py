@@ -12,19 +12,20 @@ from service.engine.sequence import Answer, Task
 from service.generation import CharacterDecoder
 from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
 from service.metrics import Metrics
+from service.tokenizer import Tokenizer
 from training.cells import Cell
 from training.export import Described, Made, build_graphs, write_folder
 from training.networks import Forecaster, GlobalForecaster, TextModel
 from training.onnx_layers import Precision
 from training.provenance import Run, provenance
 from training.scaling import LONGEST_SEASON, Covariates, StandardScaler
-from training.text_data import Vocabulary
+from training.text_data import learn_tokenizer
 
 AnyForecaster = Forecaster | GlobalForecaster
 
 LEVELS = (0.1, 0.5, 0.9)
-CHARACTERS = Vocabulary.of(["\n !,.'?abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"])
-WORDS = Vocabulary.of(["a b ab ba bab, abba. it's\nit's\nb a"], unit="word")
+CHARACTERS = learn_tokenizer(["\n !,.'?abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"], 1, "character", None)
+WORDS = learn_tokenizer(["a b ab ba bab, abba. it's\nit's\nb a"], 1, "word", None)
 
 
 def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", horizon: int = 4) -> AnyForecaster:
@@ -47,7 +48,7 @@ def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", 
 def character_model(cell: Cell = "lstm", ngrams: int = 0) -> TextModel:
     """A character model that was never trained; one with n-gram features has residual layers, too."""
     torch.manual_seed(4)
-    network = TextModel(cell, len(CHARACTERS.pieces), 8, 24, 2, 0.0, residual=ngrams > 0, ngrams=ngrams)
+    network = TextModel(cell, CHARACTERS.size, 8, 24, 2, 0.0, residual=ngrams > 0, ngrams=ngrams)
     nn.init.normal_(network.head.weight, std=1.0)
     return network.eval()
 
@@ -55,7 +56,7 @@ def character_model(cell: Cell = "lstm", ngrams: int = 0) -> TextModel:
 def word_model() -> TextModel:
     """A word model that was never trained, for `write_model` with WORDS."""
     torch.manual_seed(5)
-    network = TextModel("lstm", len(WORDS.pieces), 8, 24, 2, 0.0)
+    network = TextModel("lstm", WORDS.size, 8, 24, 2, 0.0)
     nn.init.normal_(network.head.weight, std=1.0)
     return network.eval()
 
@@ -65,7 +66,7 @@ def write_model(
     models: Path,
     name: str,
     precision: Precision = "float32",
-    vocabulary: Vocabulary = CHARACTERS,
+    tokenizer: Tokenizer = CHARACTERS,
 ) -> Path:
     """Write a model folder as `carry train` does, without its card; `precision` is what is served."""
     run = Run(name, "made by a test", models, models, (), "carry train")
@@ -113,9 +114,9 @@ def write_model(
             decode=described.decode,
             metrics={},
             provenance=made_by,
-            unit=vocabulary.unit,
-            vocabulary=vocabulary.pieces,
-            replacements=vocabulary.replacements(),
+            unit=tokenizer.unit,
+            vocabulary=tokenizer.pieces,
+            replacements=dict(tokenizer.replacements),
             context=8,
         )
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from service.engine.runner import Array, Runner, States
 from service.engine.scheduler import Scheduler
-from service.generation import GenerateRequest, Tokenizer, generate
+from service.generation import GenerateRequest, generate
 from service.manifest import ForecastManifest, TextManifest
 from service.sampling import SamplingParams
+from service.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, run, write_model
 from tests.conftest import SHIPPED
 from training.cells import CELLS
@@ -200,7 +201,7 @@ def test_a_text_split_over_two_calls_is_the_same_text(name: str, seed: int, prom
 def texts(name: str, request: GenerateRequest) -> list[str]:
     manifest, _, scheduler = opened(name)
     assert isinstance(manifest, TextManifest)
-    rows, task = generate(Tokenizer(manifest), request)
+    rows, task = generate(Tokenizer.of(manifest), request)
     run(scheduler, task)
     return ["".join(row.text) for row in rows]
 

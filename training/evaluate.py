@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from service.errors import CarryError
 from service.forecasting import tails
 from service.manifest import ForecastManifest
+from service.tokenizer import Tokenizer
 from training.baselines import INTERVALS, coverage_by_step, forecast_baselines, naive2, score_forecasts
 from training.inference import ForecastModel, LanguageModel, known_future, text_scores, usual_season
 from training.series_data import DataError, read_series
-from training.text_data import Document, Vocabulary, read_documents
+from training.text_data import Document, encode_all, read_documents
 from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
 
 DECILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -238,8 +239,7 @@ def evaluate_text(folder: Path, data: Sequence[Path], last: float | None = None)
     read = read_documents(data)
     if last is not None:
         read = [Document(one.name, one.text[int(len(one.text) * (1 - last)) :]) for one in read]
-    vocabulary = Vocabulary(manifest.vocabulary, manifest.unit)
-    documents = vocabulary.encode_all((one.text for one in read), manifest.replacements)
+    documents = encode_all(Tokenizer.of(manifest), (one.text for one in read))
     if not any(len(document.tokens) > 1 for document in documents):
         raise DataError("too short to measure: the first character or word of a document is read, not predicted")
     alone = [(f"{number}. {one.name}", slice(number - 1, number)) for number, one in enumerate(read, 1)]

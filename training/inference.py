@@ -20,13 +20,14 @@ from service.engine.runner import Runner
 from service.engine.scheduler import CHUNK, Decoding
 from service.errors import InvalidRequestError, NotPredictableError
 from service.forecasting import Forecast, ForecastRequest, begin, forecast
-from service.generation import CharacterDecoder, GenerateRequest, Tokenizer, continuation, generate
+from service.generation import CharacterDecoder, GenerateRequest, continuation, generate
 from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
 from service.metrics import Metrics
 from service.registry import Registry
 from service.sampling import SamplingParams, log_softmax
 from service.settings import Settings
 from service.timestamps import seasons_of
+from service.tokenizer import Tokenizer
 from training.text_data import Encoded
 from training.windows import Window
 
@@ -353,7 +354,7 @@ def write_samples(
         metrics=Metrics().engine(manifest.name),
         chunk=min(CHUNK, read.max_steps),
     )
-    tokenizer = Tokenizer(manifest)
+    tokenizer = Tokenizer.of(manifest)
     length = 400 if manifest.unit == "character" else 80
     try:
         texts = []

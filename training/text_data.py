@@ -2,19 +2,17 @@
 
 import gzip
 import json
-import re
-import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import UNKNOWN_WORDS, WORD_PATTERN
+from service.manifest import UNKNOWN_WORDS, Unit
+from service.tokenizer import Tokenizer, composed, split_into
 from training.series_data import DataError
 
 REPLACEMENTS = {
@@ -37,13 +35,18 @@ REPLACEMENTS = {
 """Typographic characters that a model which never saw them can read as plain ones."""
 
 
-Unit = Literal["character", "word"]
-_WORDS = re.compile(WORD_PATTERN)
-
-
-def split_into(unit: Unit, text: str) -> Sequence[str]:
-    """The pieces of the text that are a token each; the text is their concatenation."""
-    return text if unit == "character" else _WORDS.findall(text)
+def learn_tokenizer(texts: Iterable[str], min_count: int, unit: Unit, most: int | None) -> Tokenizer:
+    """Of every piece that occurs at least `min_count` times, at most the `most` most frequent of them; characters in
+    code point order, words the most frequent first. It replaces of `REPLACEMENTS` those that turn a character that
+    occurs in no piece into ones that do."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(split_into(unit, text))
+    kept = [piece for piece in counts if counts[piece] >= min_count and piece not in UNKNOWN_WORDS]
+    kept = sorted(kept, key=lambda piece: (-counts[piece], piece))[:most]
+    known = {character for piece in kept for character in piece}
+    replacements = {old: new for old, new in REPLACEMENTS.items() if old not in known and known.issuperset(new)}
+    return Tokenizer(("", *(sorted(kept) if unit == "character" else kept)), unit, replacements)
 
 
 @dataclass(frozen=True)
@@ -54,58 +57,13 @@ class Encoded:
     characters: int
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """Token -> piece of text: the characters or words of the training part. Token 0, '', stands for any other."""
-
-    pieces: tuple[str, ...]
-    unit: Unit = "character"
-
-    @classmethod
-    def of(
-        cls, texts: Iterable[str], min_count: int = 1, unit: Unit = "character", most: int | None = None
-    ) -> "Vocabulary":
-        """Every piece that occurs at least `min_count` times, at most the `most` most frequent of them; characters in
-        code point order, words the most frequent first."""
-        counts: Counter[str] = Counter()
-        for text in texts:
-            counts.update(split_into(unit, text))
-        kept = [piece for piece in counts if counts[piece] >= min_count and piece not in UNKNOWN_WORDS]
-        kept = sorted(kept, key=lambda piece: (-counts[piece], piece))[:most]
-        return cls(("", *(sorted(kept) if unit == "character" else kept)), unit)
-
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """Tokens of the text's pieces, 0 where unknown."""
-        if self.unit == "word":
-            index = {piece: token for token, piece in enumerate(self.pieces)}
-            return np.array([index.get(piece, 0) for piece in split_into("word", text)], dtype=np.int64)
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        known = np.array([ord(piece) for piece in self.pieces[1:]], dtype=np.uint32)
-        tokens = np.zeros(2 + int(known.max(initial=0)), dtype=np.int64)
-        tokens[known] = np.arange(1, len(self.pieces))
-        return tokens[np.minimum(points, len(tokens) - 1)]
-
-    def encode_all(self, texts: Iterable[str], replacements: Mapping[str, str]) -> list[Encoded]:
-        """Each text, normalised first."""
-        found = []
-        for text in texts:
-            written = normalise(text, replacements)
-            first = _WORDS.match(written) if self.unit == "word" else None
-            read = first.end() if first else min(1, len(written))
-            found.append(Encoded(self.encode(written), len(written) - read))
-        return found
-
-    def replacements(self) -> dict[str, str]:
-        """Those of `REPLACEMENTS` that turn a character that occurs nowhere in this vocabulary into ones that do."""
-        known = {character for piece in self.pieces for character in piece}
-        return {old: new for old, new in REPLACEMENTS.items() if old not in known and known.issuperset(new)}
-
-
-def normalise(text: str, replacements: Mapping[str, str]) -> str:
-    """As the service does with prompts: line ends become LF, characters their composed form (NFC), and then single ones
-    are rewritten."""
-    written = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
-    return written.translate({ord(old): new for old, new in replacements.items()})
+def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Encoded]:
+    """Each text as the tokenizer reads it."""
+    found = []
+    for text in texts:
+        pieces, tokens = tokenizer.encode(text)
+        found.append(Encoded(tokens, sum(map(len, pieces[1:]))))
+    return found
 
 
 @dataclass(frozen=True)
@@ -136,7 +94,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
             raise DataError(f"{path}: not readable: {error}") from error
         lines = path.name.endswith((".jsonl", ".jsonl.gz"))
         found = _json_documents(path, content) if lines else [Document(path.name, content)]
-        cleaned = [Document(one.name, normalise(one.text, {})) for one in found]
+        cleaned = [Document(one.name, composed(one.text)) for one in found]
         if not any(one.text for one in cleaned):
             raise DataError(f"{path}: holds no text")
         documents += [one for one in cleaned if one.text]

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.manifest import TextManifest
+from service.manifest import TextManifest, Unit
+from service.tokenizer import Tokenizer
 from training import plots
 from training.baselines import HMM_TOKENS, NGRAM_TOKENS, hmm_bits, ngram_bits
 from training.card import ModelCard, figures_table, int8_text
@@ -22,7 +23,7 @@ from training.onnx_weights import read_text_model
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 from training.series_data import DataError
 from training.streams import TextStream
-from training.text_data import Encoded, Parts, Unit, Vocabulary, normalise, split_into
+from training.text_data import Encoded, Parts, encode_all, learn_tokenizer
 
 UNKNOWN_RATE = 0.002
 VALID_ROWS, VALID_ROW = 40, 5_000
@@ -61,16 +62,14 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
         DataError: a part is too short, or nothing occurs often enough to be in the vocabulary.
     """
     torch.manual_seed(loop.seed)
-    network, vocabulary = _begin(parts, config)
-    replacements = vocabulary.replacements()
+    network, tokenizer = _begin(parts, config)
     tokens, valid = (
-        [document.tokens for document in vocabulary.encode_all(part, replacements)]
-        for part in (parts.train, parts.valid)
+        [document.tokens for document in encode_all(tokenizer, part)] for part in (parts.train, parts.valid)
     )
-    test = vocabulary.encode_all(parts.test, replacements)
+    test = encode_all(tokenizer, parts.test)
     if min(sum(map(len, part)) for part in (tokens, valid, [document.tokens for document in test])) < 2:
         raise DataError(
-            f"the text is too short for parts to train, to choose and to measure of two {vocabulary.unit}s each"
+            f"the text is too short for parts to train, to choose and to measure of two {tokenizer.unit}s each"
         )
     stretches = np.array_split(np.concatenate(tokens), config.rows)
     shared = np.concatenate(share_of_this_process(stretches))
@@ -97,9 +96,9 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
             provenance=provenance(
                 run, network, history, loop.seed, recurrent.cell, len(recurrent.layers), recurrent.hidden
             ),
-            unit=vocabulary.unit,
-            vocabulary=vocabulary.pieces,
-            replacements=replacements,
+            unit=tokenizer.unit,
+            vocabulary=tokenizer.pieces,
+            replacements=dict(tokenizer.replacements),
             context=config.context,
         )
 
@@ -111,20 +110,20 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     return write_folder(run.models, run.name, graphs, manifest, fill)
 
 
-def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Vocabulary]:
-    """A new network and its vocabulary, or those to go on from."""
+def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Tokenizer]:
+    """A new network and its tokenizer, or those to go on from."""
     if config.start_from is not None:
         try:
             network, manifest = read_text_model(config.start_from, config.dropout, config.weight_dropout)
         except ValueError as error:
             raise DataError(str(error)) from error
-        return network, Vocabulary(manifest.vocabulary, manifest.unit)
-    vocabulary = Vocabulary.of(parts.train, config.min_count, config.unit, config.max_vocabulary)
-    if len(vocabulary.pieces) < 2:
+        return network, Tokenizer.of(manifest)
+    tokenizer = learn_tokenizer(parts.train, config.min_count, config.unit, config.max_vocabulary)
+    if tokenizer.size < 2:
         raise DataError(f"no {config.unit} occurs {config.min_count} times, which --min-count asks for")
     network = TextModel(
         config.cell,
-        len(vocabulary.pieces),
+        tokenizer.size,
         config.embedding,
         config.hidden,
         config.layers,
@@ -133,7 +132,7 @@ def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Vocabulary]:
         residual=config.residual,
         ngrams=config.ngrams,
     )
-    return network, vocabulary
+    return network, tokenizer
 
 
 def _sample(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -243,15 +242,8 @@ def _heatmap(model: LanguageModel, text: str, path: Path) -> None:
     """Draw what the model expected at each place of a line of the text, some 50 characters long."""
     line = next((line for line in text.split("\n")[5:] if 30 <= len(line) <= 60), text[1:50])
     start = text.index(line)
-    vocabulary = Vocabulary(model.manifest.vocabulary, model.manifest.unit)
-    read = normalise(text[max(0, start - 2000) : start] or "\n", model.manifest.replacements)
-    line = normalise(line, model.manifest.replacements)
-    pieces = split_into(vocabulary.unit, line)
-    tokens = np.concatenate([vocabulary.encode(read), vocabulary.encode(line)])
-    logs = model.log_probabilities(tokens[:-1])[-len(pieces) :]
-    best = np.argsort(-logs, axis=1)[:, :5]
-    candidates = [
-        [(vocabulary.pieces[token] or "\ufffd", float(np.exp(row[token]))) for token in order]
-        for row, order in zip(logs, best, strict=True)
-    ]
-    plots.plot_heatmap(pieces, candidates, path)
+    tokenizer = Tokenizer.of(model.manifest)
+    _, before = tokenizer.encode(text[max(0, start - 2000) : start] or "\n")
+    pieces, tokens = tokenizer.encode(line)
+    logs = model.log_probabilities(np.concatenate([before, tokens])[:-1])[-len(pieces) :]
+    plots.plot_heatmap(pieces, tokenizer.candidates(logs, 5), path)

@@ -135,7 +135,7 @@ class _Completion:
         self._model, manifest = _text_model(body.model, call.state)
         body.check(call.state.settings)
         tokenizer = self._model.tokenizer
-        prompts, params = body.prompts(tokenizer, manifest.vocabulary), body.params(manifest.vocabulary)
+        prompts, params = body.prompts(tokenizer), body.params(manifest.vocabulary)
         # Where texts are compared, too, each must be told how probable it was.
         self._told = 0 if body.logprobs is None and body.texts == body.n else max(1, body.logprobs or 0)
         """Candidates that are asked for at each token."""

@@ -23,9 +23,10 @@ from service.api.schemas import (
     never,
 )
 from service.errors import InvalidRequestError, LimitExceededError
-from service.generation import Chosen, Tokenizer, logarithm
+from service.generation import Chosen, logarithm
 from service.sampling import SamplingParams
 from service.settings import Settings
+from service.tokenizer import Tokenizer
 
 
 def _layout(prompt: Any) -> str:
@@ -154,7 +155,7 @@ class CompletionPayload(_Payload):
             self.temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases
         )
 
-    def prompts(self, tokenizer: Tokenizer, vocabulary: Sequence[str]) -> dict[str, str]:
+    def prompts(self, tokenizer: Tokenizer) -> dict[str, str]:
         """Each prompt as a text, by its JSON path.
 
         Raises:
@@ -163,17 +164,14 @@ class CompletionPayload(_Payload):
         given: dict[str, Any] = {"$.prompt": self.prompt}
         if self._many:
             given = {f"$.prompt[{i}]": one for i, one in enumerate(self.prompt)}
-        return {
-            path: one if isinstance(one, str) else _text(one, tokenizer, vocabulary, path)
-            for path, one in given.items()
-        }
+        return {path: one if isinstance(one, str) else _text(one, tokenizer, path) for path, one in given.items()}
 
 
-def _text(tokens: Sequence[int], tokenizer: Tokenizer, vocabulary: Sequence[str], path: str) -> str:
+def _text(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> str:
     """The text of these tokens."""
-    if tokens and max(tokens) >= len(vocabulary):
-        raise InvalidRequestError(f"no token; those are 0 to {len(vocabulary) - 1}", f"{path}[{np.argmax(tokens)}]")
-    text = "".join(vocabulary[token] or UNKNOWN[tokenizer.unit] for token in tokens)
+    if tokens and max(tokens) >= tokenizer.size:
+        raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(tokens)}]")
+    text = "".join(tokenizer.pieces[token] or UNKNOWN[tokenizer.unit] for token in tokens)
     if tokenizer.encode(text)[1].tolist() != tokens:
         raise InvalidRequestError("these tokens are not those of the text that they make: send the text", path)
     return text

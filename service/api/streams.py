@@ -11,7 +11,8 @@ import orjson
 import structlog
 
 from service.errors import CarryError, UnexpectedError
-from service.generation import Chosen, FinishReason, Row, Tokenizer, chosen
+from service.generation import Chosen, FinishReason, Row, chosen
+from service.tokenizer import Tokenizer
 
 
 class Wakers:

@@ -37,7 +37,6 @@ from service.engine.sequence import Snapshot
 from service.errors import InvalidRequestError, LimitExceededError, SessionConflictError
 from service.generation import (
     RANKED_ROWS,
-    Candidate,
     Chosen,
     Continuation,
     GenerateRequest,
@@ -50,6 +49,7 @@ from service.generation import (
 )
 from service.registry import Model
 from service.sampling import SamplingParams
+from service.tokenizer import Candidate
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 

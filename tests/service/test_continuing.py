@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError, SessionModelError, StateRefusedError
 from service.forecasting import ForecastRequest, forecast
-from service.generation import GenerateRequest, Tokenizer, generate, predict
+from service.generation import GenerateRequest, generate, predict
 from service.manifest import ForecastManifest, TextManifest
 from service.sessions.state import StateCodec, signed, verified
+from service.tokenizer import Tokenizer
 from tests.builders import open_scheduler, run
 from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, folder, play
 from training.onnx_layers import Precision
@@ -45,7 +46,7 @@ def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals:
     """What is generated, what is predicted and the state after each step, all to the bit."""
     manifest, _, scheduler = open_scheduler(folder("text"), precision, chunk)
     assert isinstance(manifest, TextManifest)
-    tokenizer, codec = Tokenizer(manifest), codec_of(manifest, precision)
+    tokenizer, codec = Tokenizer.of(manifest), codec_of(manifest, precision)
 
     def in_steps(steps: list[Any]) -> Task[list[tuple[str, Any]]]:
         state, told = codec.encode(FRESH), []
@@ -132,7 +133,7 @@ def text_state() -> tuple[StateCodec, bytes, Snapshot]:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
     codec = codec_of(manifest, "float32")
-    after = run(scheduler, predict(Tokenizer(manifest), "abc", False)).after
+    after = run(scheduler, predict(Tokenizer.of(manifest), "abc", False)).after
     return codec, codec.encode(after), after
 
 

@@ -314,7 +314,7 @@ def test_a_request_has_the_id_that_its_caller_gave_it(api: OpenAI) -> None:
 
 
 def test_of_a_word_model_a_token_is_a_word(tmp_path: Path) -> None:
-    write_model(word_model(), tmp_path, "words", vocabulary=WORDS)
+    write_model(word_model(), tmp_path, "words", tokenizer=WORDS)
     prompt, pieces = "it's abba zebra", ["it's", " abba", " zebra"]
     wish: dict[str, Any] = {"model": "words", "max_tokens": 6, "seed": 2, "logprobs": 1, "echo": True}
     ids = [WORDS.pieces.index(piece) if piece in WORDS.pieces else 0 for piece in pieces]

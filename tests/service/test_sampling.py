@@ -18,7 +18,7 @@ from tests.builders import CHARACTERS, character_model, write_model
 
 Scores = NDArray[np.float32]
 
-VOCABULARY = len(CHARACTERS.pieces)
+VOCABULARY = CHARACTERS.size
 
 BIAS = st.tuples(st.integers(1, 29), st.sampled_from([-100.0, -5.0, -0.5, 0.0, 2.0, 100.0]))
 PARAMS = st.builds(

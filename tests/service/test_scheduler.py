@@ -19,10 +19,11 @@ from service.engine.scheduler import Request, Scheduler
 from service.engine.sequence import Read, Result, Snapshot, Task
 from service.errors import DeadlineExceededError, ModelFailedError, NotPredictableError
 from service.forecasting import ForecastRequest, forecast
-from service.generation import GenerateRequest, Tokenizer, generate, predict
+from service.generation import GenerateRequest, generate, predict
 from service.manifest import ForecastManifest, Graph, TextManifest
 from service.metrics import Metrics
 from service.sampling import SamplingParams, controls, derived_seeds, uniforms
+from service.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, write_model
 from training.onnx_layers import Precision
 
@@ -97,7 +98,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
 
 def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
     """The plain way: read the prompt at once, then one character after the other, one text after the other."""
-    tokens = Tokenizer(manifest).encode(request.prompt or "\n")[1]
+    tokens = Tokenizer.of(manifest).encode(request.prompt or "\n")[1]
     (scores,), begun = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), ["logits"])
     texts = []
     for seed in derived_seeds(request.seed, request.n):
@@ -124,7 +125,7 @@ def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request:
 def test_texts_are_what_they_are_alone(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
     manifest, runner, scheduler = open_scheduler(folder("text"), precision, chunk)
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer(manifest)
+    tokenizer = Tokenizer.of(manifest)
 
     def task_of(wish: Any) -> Task[Any]:
         if isinstance(wish, GenerateRequest):
@@ -217,7 +218,7 @@ def test_a_step_that_fails_ends_those_in_it_and_nobody_after() -> None:
 def test_scores_that_are_not_finite_end_their_text_only() -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer(manifest)
+    tokenizer = Tokenizer.of(manifest)
     wishes = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b" * 200, "c")]
 
     def task_of(i: int) -> Task[Any]:
@@ -245,7 +246,7 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
     """Of texts that come together, a text of one piece is read within one round of all of them."""
     manifest, _, scheduler = open_scheduler(folder("text"), chunk=16)
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer(manifest)
+    tokenizer = Tokenizer.of(manifest)
     requests = [Request(predict(tokenizer, "a" * length, False), 1, math.inf) for length in lengths]
     last = Request(predict(tokenizer, "a", False), 1, math.inf)
     for request in (*requests, last):
@@ -263,7 +264,7 @@ def test_a_failing_decode_ends_those_in_it_and_nobody_after(error: Exception, mo
     assert isinstance(manifest, TextManifest)
     assert scheduler._decoding is not None
     engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
-    tokenizer = Tokenizer(manifest)
+    tokenizer = Tokenizer.of(manifest)
 
     def asked() -> "Future[Snapshot]":
         return engine.submit(generate(tokenizer, GenerateRequest("a", 30, SamplingParams(), 5))[1], 31)

@@ -14,11 +14,12 @@ from starlette.testclient import TestClient
 from service.api.streams import News, Wakers, news
 from service.app import create_app
 from service.engine.engine import Engine
-from service.generation import GenerateRequest, Tokenizer, generate
+from service.generation import GenerateRequest, generate
 from service.manifest import TextManifest
 from service.metrics import Metrics
 from service.sampling import SamplingParams
 from service.settings import Settings
+from service.tokenizer import Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_scheduler, word_model, write_model
 from tests.service.test_generation import cut_plainly
 from tests.service.test_serving import events
@@ -280,7 +281,7 @@ def test_who_reads_slowly_is_told_in_one_event_all_that_is_there(models: Path) -
     assert isinstance(manifest, TextManifest)
     assert scheduler._decoding is not None
     engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
-    tokenizer = Tokenizer(manifest)
+    tokenizer = Tokenizer.of(manifest)
 
     async def read() -> list[News]:
         wakers = Wakers()
@@ -307,7 +308,7 @@ def test_who_reads_slowly_is_told_in_one_event_all_that_is_there(models: Path) -
 def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """The application on a word model."""
     folder = tmp_path_factory.mktemp("models")
-    write_model(word_model(), folder, "text", vocabulary=WORDS)
+    write_model(word_model(), folder, "text", tokenizer=WORDS)
     with TestClient(create_app(Settings(models_dir=folder)), raise_server_exceptions=False) as opened:
         yield opened
 

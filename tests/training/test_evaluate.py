@@ -16,7 +16,6 @@ from training import inference
 from training.baselines import naive2
 from training.evaluate import ALL, Figures, evaluate_forecaster, evaluate_text, evaluation_rows
 from training.series_data import DataError, Series
-from training.text_data import normalise
 from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
 
 MODEL = SHIPPED / "forecast/1"
@@ -150,7 +149,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def nats_by_torch(text: str) -> float:
-    tokens = torch.from_numpy(CHARACTERS.encode(normalise(text, CHARACTERS.replacements())))[None]
+    tokens = torch.from_numpy(CHARACTERS.encode(text)[1])[None]
     network = character_model("gru")
     with torch.no_grad():
         logits, _ = network.predict(tokens[:, :-1], network.fresh_state(1))

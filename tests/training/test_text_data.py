@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation import Tokenizer
-from service.manifest import TextManifest, read_manifest
-from tests.conftest import SHIPPED
+from service.tokenizer import composed
 from training.series_data import DataError
-from training.text_data import Parts, Unit, Vocabulary, normalise, read_documents, read_parts, split_into, split_texts
+from training.text_data import Parts, encode_all, learn_tokenizer, read_documents, read_parts, split_texts
 
 
 def test_texts_are_read_plain_as_json_lines_and_gzipped(tmp_path: Path) -> None:
@@ -42,43 +40,25 @@ def test_what_cannot_be_used_is_told(tmp_path: Path, name: str, content: bytes, 
 
 @given(st.text(min_size=1, max_size=50), st.text(max_size=50))
 def test_known_characters_survive_encoding_and_others_become_token_zero(known: str, other: str) -> None:
-    vocabulary = Vocabulary.of([known])
-    assert "".join(vocabulary.pieces[t] for t in vocabulary.encode(known)) == known
-    for character, token in zip(other, vocabulary.encode(other), strict=True):
+    known, other = composed(known), composed(other)
+    tokenizer = learn_tokenizer([known], 1, "character", None)
+    assert "".join(tokenizer.pieces[token] for token in tokenizer.encode(known)[1]) == known
+    for character, token in zip(*tokenizer.encode(other), strict=True):
         assert (token == 0) == (character not in known)
 
 
 def test_rare_characters_are_unknown() -> None:
-    assert Vocabulary.of(["aab"], min_count=2).pieces == ("", "a")
+    assert learn_tokenizer(["aab"], 2, "character", None).pieces == ("", "a")
 
 
 def test_of_words_the_most_frequent_are_known() -> None:
     texts = ["the cat, the dog", "and the cat's <unk> tail, the <unk>"]
-    vocabulary = Vocabulary.of(texts, min_count=2, unit="word")
-    assert vocabulary.pieces == ("", " the", ",")
-    assert Vocabulary.of(texts, unit="word", most=1).pieces == ("", " the")
-    assert vocabulary.encode("see the cat's tail, <unk> the<unk>").tolist() == [0, 1, 0, 0, 2, 0, 1, 0]
-    [encoded] = vocabulary.encode_all(["seen the \u2026"], {"\u2026": "..."})
-    assert (encoded.tokens.tolist(), encoded.characters) == ([0, 1, 0, 0, 0], len(" the ..."))
-
-
-MANIFEST = read_manifest(SHIPPED / "text/1")
-BITS = ["it's", " ", "  ", "<unk>", "\u2019", "e\u0301", "\r\n", "_", "a1", "\t", "?!", "'"]
-TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(BITS)).map("".join))
-
-
-@given(known=TEXTS, text=TEXTS, unit=st.sampled_from(["character", "word"]))
-def test_training_and_the_service_read_a_text_alike(known: str, text: str, unit: Unit) -> None:
-    vocabulary = Vocabulary.of([normalise(known, {}) + "a"], unit=unit)
-    replacements = vocabulary.replacements()
-    told = {"unit": unit, "vocabulary": vocabulary.pieces, "replacements": replacements}
-    served = MANIFEST.model_copy(update=told)
-    [encoded] = vocabulary.encode_all([text], replacements)
-    assert isinstance(served, TextManifest)
-    pieces, tokens = Tokenizer(served).encode(text)
-    assert tokens.tolist() == encoded.tokens.tolist()
-    assert "".join(pieces) == "".join(split_into(unit, normalise(text, replacements)))
-    assert encoded.characters == sum(map(len, pieces[1:]))
+    tokenizer = learn_tokenizer(texts, 2, "word", None)
+    assert tokenizer.pieces == ("", " the", ",")
+    assert learn_tokenizer(texts, 1, "word", 1).pieces == ("", " the")
+    assert tokenizer.encode("see the cat's tail, <unk> the<unk>")[1].tolist() == [0, 1, 0, 0, 2, 0, 1, 0]
+    [encoded] = encode_all(learn_tokenizer(["the the ..."], 1, "word", None), ["seen the \u2026"])
+    assert (encoded.tokens.tolist(), encoded.characters) == ([0, 3, 2, 1, 1], len(" the ..."))
 
 
 def test_files_to_choose_and_to_measure_on_leave_all_others_to_train_on(tmp_path: Path) -> None:
@@ -99,8 +79,8 @@ def test_files_to_choose_and_to_measure_on_leave_all_others_to_train_on(tmp_path
 
 
 def test_replacements_only_lead_from_unknown_to_known_characters() -> None:
-    replacements = Vocabulary.of(["it's - \u2019"]).replacements()
-    assert normalise("\u2018a\u2019 \u2013 \u2026", replacements) == "'a\u2019 - \u2026"
+    tokenizer = learn_tokenizer(["it's - \u2019"], 1, "character", None)
+    assert tokenizer.read("\u2018a\u2019 \u2013 \u2026") == "'a\u2019 - \u2026"
 
 
 @given(st.integers(2, 3000), st.floats(0, 0.4), st.floats(0, 0.4))
