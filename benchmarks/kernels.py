@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +32,7 @@ from service.tokenizer import Tokenizer
 from training.networks import TextModel
 from training.onnx_builder import CONTRIB, Builder
 from training.onnx_graph import decode_graph, text_graph
+from training.onnx_weights import read_text_model
 
 BATCHES = (1, 8, 16, 32, 64, 128)
 RESULTS = Path(__file__).parent / "results"
@@ -58,11 +58,15 @@ def opened(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def bare_products(layers: int, hidden: int, vocabulary: int) -> onnxruntime.InferenceSession:
-    """The int8 matrix products of one step of an LSTM character model, and nothing else: the floor of its time. The
-    first layer's input costs none, as it is a table; the others' input is as wide as their state."""
+def bare_products(network: TextModel) -> onnxruntime.InferenceSession:
+    """The int8 matrix products of one step of an LSTM text model, and nothing else: the floor of its time. The first
+    layer's embedding costs none, as it is a table; the others' input is as wide as their state."""
     g, rng = Builder(), np.random.default_rng(0)
+    layers, hidden = len(network.recurrent.layers), network.recurrent.hidden
+    features = 0 if network.ngrams is None else network.ngrams.width
+    vocabulary = network.head.out_features
     shapes = [(hidden, 4 * hidden)] * (2 * layers - 1) + [(hidden, vocabulary)]
+    shapes += [(features, 4 * hidden), (features, vocabulary)] if features else []
     inputs, outputs = [], []
     for i, shape in enumerate(shapes):
         weight = rng.integers(-127, 128, shape).astype(np.int8)
@@ -79,7 +83,7 @@ def random_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) 
     rng, feeds = np.random.default_rng(0), {}
     for port in session.get_inputs():
         shape = [{"B": batch, "T": steps, "N": steps}.get(size, size) for size in port.shape]
-        if port.name == "tokens":
+        if port.name in ("tokens", "recent"):
             feeds[port.name] = rng.integers(1, 60, shape)
         elif port.name == "lengths":
             feeds[port.name] = np.full(batch, steps)
@@ -103,13 +107,11 @@ def decoding_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int
     return feeds
 
 
-def decode_steps(layers: int, hidden: int, vocabulary: int) -> list[dict[str, float]]:
-    """One step of an LSTM character model of random weights, in microseconds, by batch."""
-    torch.manual_seed(0)
-    network = TextModel("lstm", vocabulary, 128, hidden, layers, 0.0).eval()
+def decode_steps(network: TextModel) -> list[dict[str, float]]:
+    """One step of a text model, in microseconds, by batch."""
     sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
     decode = opened(decode_graph(network, "int8").model.SerializeToString())
-    products = bare_products(layers, hidden, vocabulary)
+    products = bare_products(network)
     lines = []
     for batch in BATCHES:
         line: dict[str, float] = {"batch": batch}
@@ -124,11 +126,18 @@ def decode_steps(layers: int, hidden: int, vocabulary: int) -> list[dict[str, fl
     return lines
 
 
-def operators(layers: int, hidden: int, vocabulary: int, batch: int, steps: int = 16) -> list[dict[str, float | str]]:
+def cost_beside(own: list[dict[str, float]], other: list[dict[str, float]]) -> list[dict[str, float]]:
+    """What a step costs of what another model's does, by batch."""
+    names = ("float32", "int8", "int8, sampled, of 8")
+    return [
+        {"batch": mine["batch"], **{name: mine[name] / theirs[name] for name in names}}
+        for mine, theirs in zip(own, other, strict=True)
+    ]
+
+
+def operators(network: TextModel, batch: int, steps: int = 16) -> list[dict[str, float | str]]:
     """Where a step of the graph that decodes spends its time, by ONNX Runtime's profiler, which itself takes about a
     microsecond for each operator."""
-    torch.manual_seed(0)
-    network = TextModel("lstm", vocabulary, 128, hidden, layers, 0.0).eval()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_profiling = True
@@ -155,10 +164,8 @@ def operators(layers: int, hidden: int, vocabulary: int, batch: int, steps: int 
     ]
 
 
-def reading(layers: int, hidden: int, vocabulary: int) -> list[dict[str, float]]:
+def reading(network: TextModel) -> list[dict[str, float]]:
     """Reading 256 characters, in microseconds per character, by batch."""
-    torch.manual_seed(0)
-    network = TextModel("lstm", vocabulary, 128, hidden, layers, 0.0).eval()
     sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
     lines = []
     for batch in (1, 16):
@@ -269,12 +276,15 @@ def forecasts(folder: Path) -> list[dict[str, float | str]]:
 def main() -> None:
     """Measure, print, write."""
     models = Path(__file__).parent.parent / "models"
+    text, fast = (read_text_model(models / name / "1")[0] for name in ("text", "text-fast"))
+    steps, fast_steps = decode_steps(text), decode_steps(fast)
     found: dict[str, Sequence[dict[str, Any]]] = {
-        "one step of the text model (LSTM 1 x 512, 66 characters), microseconds, one thread": decode_steps(1, 512, 66),
-        "one step of an LSTM 2 x 512, 100 characters, microseconds, one thread": decode_steps(2, 512, 100),
-        "operators of one step of 64 texts, LSTM 1 x 512": operators(1, 512, 66, 64),
-        "reading, LSTM 1 x 512, microseconds per character": reading(1, 512, 66),
-        "reading, LSTM 2 x 512, microseconds per character": reading(2, 512, 100),
+        "one step of text (LSTM 2 x 512, n-grams to 6), microseconds, one thread": steps,
+        "one step of text-fast (LSTM 1 x 384, n-grams to 6), microseconds, one thread": fast_steps,
+        "a step of text-fast, of one of text": cost_beside(fast_steps, steps),
+        "operators of one step of 64 texts, text": operators(text, 64),
+        "reading, text, microseconds per character": reading(text),
+        "reading, text-fast, microseconds per character": reading(fast),
         "generating in one process, characters per second": generation(models / "text/1", (1, 8, 16, 32, 64)),
         "generating in two processes, characters per second": generation_of_processes(models / "text/1", 2, 32),
         "forecasting in one process, 24 values from 200": forecasts(models / "forecast/1"),

@@ -53,7 +53,7 @@ EXAMPLES: dict[str, Example] = {
     },
     "scored": {
         "summary": "How probable a text is, with two candidates in the place of each of its tokens",
-        "value": {"model": "text", "prompt": "To be, or not", "max_tokens": 0, "echo": True, "logprobs": 2},
+        "value": {"model": "text", "prompt": "It was ", "max_tokens": 0, "echo": True, "logprobs": 2},
     },
 }
 DONE = b"data: [DONE]\n\n"

@@ -380,7 +380,7 @@ class GenerateBody(CarriedBody):
     act in this order, each on what the one before it left: `repetition_penalty`, `logit_bias`, `temperature`, `top_k`,
     `top_p`, `min_p`. Tokens that are as probable as the last one that is kept are kept with it."""
 
-    prompt: Text = Field(description="The text to continue; may be empty.", examples=["ROMEO:\n"])
+    prompt: Text = Field(description="The text to continue; may be empty.", examples=["The old house "])
     max_length: Length = Field(default=200, description="Most tokens to generate; 0 only reads the prompt.")
     temperature: Temperature = Field(
         default=0.8,
@@ -471,7 +471,7 @@ class GenerateAnswer(Answer):
 class PredictBody(CarriedBody):
     """A text, to see what the model expects next."""
 
-    text: Text = Field(description="May be empty.", examples=["To be, or not to b"])
+    text: Text = Field(description="May be empty.", examples=["She opened the do"])
     top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(default=5, description="How many candidates.")
     per_position: Annotated[bool, Field(strict=True)] = Field(
         default=False,

@@ -41,7 +41,7 @@ Ttl = Annotated[
 
 CREATE_EXAMPLES: dict[str, Example] = {
     "empty": {"summary": "Nothing read yet", "value": {"model": "text"}},
-    "a text": {"summary": "A text read already", "value": {"prompt": "ROMEO:\n", "ttl": 3600}},
+    "a text": {"summary": "A text read already", "value": {"prompt": "The old house ", "ttl": 3600}},
     "a series": {"summary": "A series read already", "value": {"series": [112, 118, 132, 129, 121, 135]}},
 }
 

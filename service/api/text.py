@@ -56,26 +56,26 @@ router = APIRouter(tags=["text"], route_class=JsonRoute)
 GENERATE_EXAMPLES: dict[str, Example] = {
     "sampled": {
         "summary": "The same seed gives the same text",
-        "value": {"prompt": "ROMEO:\n", "max_length": 120, "temperature": 0.7, "seed": 7},
+        "value": {"prompt": "The old house ", "max_length": 120, "temperature": 0.7, "seed": 7},
     },
     "streamed": {
         "summary": "The text comes as it is written, in server-sent events",
-        "value": {"prompt": "ROMEO:\n", "max_length": 120, "temperature": 0.7, "seed": 7, "stream": True},
+        "value": {"prompt": "The old house ", "max_length": 120, "temperature": 0.7, "seed": 7, "stream": True},
     },
     "greedy": {
         "summary": "The most probable character each time, with the five most probable ones told",
-        "value": {"prompt": "To be, or ", "max_length": 20, "temperature": 0, "logprobs": 5},
+        "value": {"prompt": "She looked at ", "max_length": 20, "temperature": 0, "logprobs": 5},
     },
 }
 PREDICT_EXAMPLES: dict[str, Example] = {
-    "next": {"summary": "What comes next", "value": {"text": "To be, or not to b", "top_k": 3}},
+    "next": {"summary": "What comes next", "value": {"text": "She opened the do", "top_k": 3}},
     "each": {
         "summary": "What was expected after each character, and the bits per character",
-        "value": {"text": "To be", "top_k": 2, "per_position": True},
+        "value": {"text": "It was", "top_k": 2, "per_position": True},
     },
     "ranked": {
         "summary": "Which of several continuations is the most probable",
-        "value": {"text": "To be, or not to b", "top_k": 1, "candidates": ["e", "ut", "and"]},
+        "value": {"text": "She opened the ", "top_k": 1, "candidates": ["door", "sea", "letter"]},
     },
 }
 
