@@ -63,9 +63,7 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     """
     torch.manual_seed(loop.seed)
     network, tokenizer = _begin(parts, config)
-    tokens, valid = (
-        [document.tokens for document in encode_all(tokenizer, part)] for part in (parts.train, parts.valid)
-    )
+    tokens, valid = ([tokenizer.encode(text)[1] for text in part] for part in (parts.train, parts.valid))
     test = encode_all(tokenizer, parts.test)
     if min(sum(map(len, part)) for part in (tokens, valid, [document.tokens for document in test])) < 2:
         raise DataError(

@@ -41,7 +41,6 @@ from service.errors import (
     WrongModelKindError,
 )
 from service.generation import Chosen, FinishReason, GenerateRequest, Listener, Row, continuation, generate
-from service.manifest import TextManifest
 from service.registry import Model
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
@@ -95,7 +94,7 @@ async def get_models(state: CarryState) -> ModelList:
 @router.get("/models/{model}", dependencies=[Depends(known)], responses=_errors(401, 404, 409))
 async def get_model(model: str, state: CarryState) -> ModelCard:
     """One text model, by `name` or `name@version`."""
-    return _card(_text_model(model, state)[0], model)
+    return _card(_text_model(model, state), model)
 
 
 @router.api_route(
@@ -112,13 +111,11 @@ async def refuse(request: Request) -> Response:
     )
 
 
-def _text_model(name: str, state: State) -> tuple[Model, TextManifest]:
+def _text_model(name: str, state: State) -> Model:
     try:
-        model = state.registry.find_kind(name, "text")
+        return state.registry.find_kind(name, "text")
     except WrongModelKindError as error:  # to this API, the others are not there
         raise ModelNotFoundError(error.detail, error.path) from None
-    assert isinstance(model.manifest, TextManifest)
-    return model, model.manifest
 
 
 def _card(model: Model, id: str) -> ModelCard:
@@ -132,10 +129,10 @@ class _Completion:
     def __init__(self, body: CompletionPayload, call: Call) -> None:
         self._body = body
         self._call = call
-        self._model, manifest = _text_model(body.model, call.state)
+        self._model = _text_model(body.model, call.state)
         body.check(call.state.settings)
         tokenizer = self._model.tokenizer
-        prompts, params = body.prompts(tokenizer), body.params(manifest.vocabulary)
+        prompts, params = body.prompts(tokenizer), body.params(tokenizer)
         # Where texts are compared, too, each must be told how probable it was.
         self._told = 0 if body.logprobs is None and body.texts == body.n else max(1, body.logprobs or 0)
         """Candidates that are asked for at each token."""

@@ -138,13 +138,13 @@ class CompletionPayload(_Payload):
         """Whether there is a list of prompts."""
         return isinstance(self.prompt, list) and not isinstance(next(iter(self.prompt), 0), int)
 
-    def params(self, vocabulary: Sequence[str]) -> SamplingParams:
+    def params(self, tokenizer: Tokenizer) -> SamplingParams:
         """The controls.
 
         Raises:
             InvalidRequestError: a bias is of no token.
         """
-        tokens = {str(token): token for token in range(1, len(vocabulary))} if self.logit_bias else {}
+        tokens = {str(token): token for token in range(1, tokenizer.size)} if self.logit_bias else {}
         for key in self.logit_bias:
             if key not in tokens:
                 raise InvalidRequestError(
