@@ -64,7 +64,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         OMP_NUM_THREADS=1 carry train text runs/ptb-train.txt --valid-on runs/ptb-valid.txt --test-on runs/ptb-valid.txt \
           --name ptb --models-dir runs/models --description "Characters of the Penn Treebank." \
           --cell lstm --layers 2 --hidden 512 --residual --ngrams 6 --dropout 0.3 --weight-dropout 0.2 --rows 32 \
-          --muon --average 0.998 --epochs 20 --patience 100 --learning-rate 4e-3 --precision bfloat16 --seed 1 ;;
+          --muon --average 0.998 --epochs 12 --patience 100 --learning-rate 4e-3 --precision bfloat16 --seed 1 ;;
       *) echo "no model $model; there are sine, walk, stock, forecast-unseen, forecast, text, text-fast, shakespeare, ptb" >&2; exit 2 ;;
     esac
   done

@@ -17,7 +17,7 @@ AFTER = [
     324.89, 325.82, 326.77, 327.97, 327.91, 327.5, 326.18, 324.53, 322.93, 322.9, 323.85, 324.96,
 ]  # fmt: skip
 
-SHIPPED_MODELS = ("sine", "walk", "stock", "forecast", "text", "text-fast")
+SHIPPED_MODELS = ("sine", "walk", "stock", "forecast", "text", "text-fast", "shakespeare")
 
 
 def post(client: TestClient, route: str, **body: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_forecast_beats_the_seasonal_naive_on_a_series_it_never_saw(shipped: Tes
 
 @pytest.mark.parametrize(
     ("name", "prompt", "nats"),
-    [("text", "The old house ", 1.07), ("text-fast", "The old house ", 1.09)],
+    [("text", "The old house ", 1.07), ("text-fast", "The old house ", 1.09), ("shakespeare", "ROMEO:\n", 1.47)],
 )
 def test_text_models_spell_words_of_their_authors(shipped: TestClient, name: str, prompt: str, nats: float) -> None:
     found = post(shipped, "/generate", model=name, prompt=prompt, max_length=300, seed=7)
