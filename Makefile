@@ -9,7 +9,7 @@ run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
 test: lint redis $(SERVICE)/installed
-	$(DEV)/bin/pytest
+	$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The service is killed two hundred times, in about five minutes.
 faults: redis $(DEV)/installed
@@ -46,7 +46,7 @@ bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 bench-forecast: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.forecast_files
 
-# Ten thousand texts, alone and under load, must be the same; about ten minutes.
+# Ten thousand texts, alone and under load, must be the same; about five minutes.
 consistency: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.consistency
 
