@@ -225,7 +225,7 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) ->
 
 def picture(results: Sequence[Result], path: Path) -> None:
     """Throughput by clients, one panel for texts and one for forecasts."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
     panels = figure.subplots(1, 2)
     servers = list(dict.fromkeys(result.server for result in results))
     for panel, work, unit in zip(panels, ("generate", "forecast"), ("characters", "forecasts"), strict=True):
@@ -240,7 +240,7 @@ def picture(results: Sequence[Result], path: Path) -> None:
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
             panel.set_xticks([1, 8, 32, 128], ["1", "8", "32", "128"])
-            panel.legend(frameon=False)
+            panel.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         panel.set_xlabel("concurrent clients")
         panel.set_ylabel(f"{unit} per second")
         panel.grid(alpha=0.3)
