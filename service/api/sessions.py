@@ -17,6 +17,7 @@ from service.api.schemas import Answer, Freq, ModelId, ModelName, Number, Season
 from service.api.schemas import Body as RequestBody
 from service.api.series import series_values
 from service.api.state import State
+from service.api.text import check_length
 from service.engine.sequence import FRESH, Snapshot
 from service.errors import (
     CarryError,
@@ -296,9 +297,7 @@ def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]
 async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> Snapshot:
     """Where it stands after the first input."""
     if body.prompt:
-        most = call.state.settings.max_text_length
-        if len(body.prompt) > most:
-            raise LimitExceededError(f"at most {most} characters are read at once", "$.prompt")
+        check_length(body.prompt, call.state, "$.prompt")
         task = predict(model.tokenizer, body.prompt, False)
         return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.prompt), call.deadline))).after
     if body.series is not None:
