@@ -20,6 +20,7 @@ from service.api import (
     models,
     nixtla,
     openai,
+    openapi_document,
     problems,
     sessions,
     text,
@@ -45,8 +46,7 @@ class _Application(FastAPI):
         made = self.openapi_schema is None
         openapi = super().openapi()
         if made:
-            problems.document(openapi)
-            calls.document(openapi)
+            openapi_document.complete(openapi)
         return openapi
 
 

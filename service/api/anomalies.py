@@ -35,6 +35,7 @@ EXAMPLES: dict[str, Example] = {
 
 @router.post(
     "/anomalies",
+    operation_id="detect_anomalies",
     response_model=AnomalyAnswer,
     openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),

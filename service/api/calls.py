@@ -94,19 +94,23 @@ def _versions(if_match: str) -> frozenset[int] | None:
     return frozenset(int(tag) for tag in strong if tag.isascii() and tag.isdecimal() and len(tag) < 20)
 
 
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
+def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
 
 
 _TIMEOUT = _header(
-    "X-Request-Timeout", "Seconds until the call is given up with 504, if fewer than the service's own limit."
+    "X-Request-Timeout",
+    {"type": "number", "exclusiveMinimum": 0},
+    "Seconds until the call is given up with 504, if fewer than the service's own limit.",
 )
 _IF_MATCH = _header(
     "If-Match",
+    {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$', "examples": ['"3"']},
     "ETags of the session (its version in quotes): at any other version, the call changes nothing and answers 412.",
 )
 _IDEMPOTENCY_KEY = _header(
     "Idempotency-Key",
+    {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     "Any text that is this call's own. The same call with the same key is done once; sent again, it gets the same "
     "answer, with the header `Idempotency-Replayed`. Calls that change nothing ignore it.",
 )
@@ -115,13 +119,3 @@ TIMED = {"parameters": [_TIMEOUT]}
 LOOKING = {"parameters": [_IF_MATCH]}
 CREATING = {"parameters": [_TIMEOUT, _IDEMPOTENCY_KEY]}
 CHANGING = {"parameters": [_TIMEOUT, _IF_MATCH, _IDEMPOTENCY_KEY]}
-
-
-def document(openapi: dict[str, Any]) -> None:
-    """Tell OpenAPI of the keys that calls may need."""
-    scheme = {"type": "http", "scheme": "bearer", "description": "One of `CARRY_API_KEYS`, where the service has any."}
-    openapi["components"]["securitySchemes"] = {"key": scheme}
-    for path, operations in openapi["paths"].items():
-        if not path.startswith(("/health", "/metrics")):
-            for operation in operations.values():
-                operation["security"] = [{"key": []}, {}]

@@ -30,6 +30,7 @@ EXAMPLES: dict[str, Example] = {
 
 @router.post(
     "/cross_validation",
+    operation_id="cross_validate",
     response_model=CrossValidationAnswer,
     openapi_extra=TIMED,
     responses=documented(400, 401, 404, 409, 413, 422, 429, 503, 504),

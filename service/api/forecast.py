@@ -55,6 +55,7 @@ BATCH_EXAMPLES: dict[str, Example] = {
 
 @router.post(
     "/forecast",
+    operation_id="forecast",
     response_model=ForecastAnswer,
     openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
@@ -75,6 +76,7 @@ async def post_forecast(
 
 @router.post(
     "/forecast/batch",
+    operation_id="forecast_batch",
     response_model=ForecastBatchAnswer,
     openapi_extra=TIMED,
     responses=documented(400, 401, 413, 422, 429, 503, 504),

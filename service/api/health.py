@@ -26,13 +26,13 @@ class Ready(Answer):
     models: int
 
 
-@router.get("/health/live")
+@router.get("/health/live", operation_id="health_live")
 async def get_live() -> Live:
     """Whether the process answers at all."""
     return Live()
 
 
-@router.get("/health/ready", responses=documented(503))
+@router.get("/health/ready", operation_id="health_ready", responses=documented(503))
 async def get_ready(state: CarryState) -> Ready:
     """Whether models are loaded and their last real step went well."""
     models = state.registry.models
@@ -44,7 +44,9 @@ async def get_ready(state: CarryState) -> Ready:
     return Ready(models=len(models))
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics", operation_id="get_metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+)
 async def get_metrics(state: CarryState) -> Response:
     """Counters and histograms for Prometheus."""
     with suppress(CarryError):  # the store cannot be reached: what it last held stands

@@ -58,14 +58,14 @@ class ModelAnswer(Answer):
     refused: list[RefusedModel]
 
 
-@router.get("")
+@router.get("", operation_id="list_models")
 async def get_models(state: CarryState) -> ModelsAnswer:
     """What is loaded, how well it measured, and what was refused and why."""
     current = state.registry.current
     return ModelsAnswer(models=_loaded(current), refused=_refused(current.refused))
 
 
-@router.post("/reload", openapi_extra=TIMED, responses=documented(422, 504))
+@router.post("/reload", operation_id="reload_models", openapi_extra=TIMED, responses=documented(422, 504))
 async def post_reload(call: ThisCall) -> ReloadAnswer:
     """Look at the model folders again, in all processes of the machine: what is new, changed or gone is so from one
     request to the next, without a pause. The answer comes when all processes have done it."""
@@ -81,7 +81,7 @@ async def post_reload(call: ThisCall) -> ReloadAnswer:
     )
 
 
-@router.get("/{name}", responses=documented(404, 409, 422))
+@router.get("/{name}", operation_id="get_model", responses=documented(404, 409, 422))
 async def get_model(name: str, state: CarryState) -> ModelAnswer:
     """A model's manifest: what it takes and gives, how it was made, how well it measured. `name` or `name@version`."""
     current = state.registry.current

@@ -67,7 +67,13 @@ ONLINE: dict[str, Example] = {
 PROBLEMS = documented(400, 401, 404, 409, 413, 415, 422, 429, 503, 504)
 
 
-@router.post("/v2/forecast", response_model=ForecastResult, openapi_extra=TIMED, responses=PROBLEMS)
+@router.post(
+    "/v2/forecast",
+    operation_id="nixtla_forecast",
+    response_model=ForecastResult,
+    openapi_extra=TIMED,
+    responses=PROBLEMS,
+)
 async def post_forecast(body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: ThisCall) -> Response:
     """What `NixtlaClient.forecast` asks for."""
     model, manifest = _forecaster(body.model, call.state)
@@ -90,7 +96,13 @@ async def post_forecast(body: Annotated[ForecastPayload, Body(openapi_examples=F
     return await _answered(call, model, prepare, answer)
 
 
-@router.post("/v2/cross_validation", response_model=PanelResult, openapi_extra=TIMED, responses=PROBLEMS)
+@router.post(
+    "/v2/cross_validation",
+    operation_id="nixtla_cross_validation",
+    response_model=PanelResult,
+    openapi_extra=TIMED,
+    responses=PROBLEMS,
+)
 async def post_cross_validation(
     body: Annotated[CrossValidationPayload, Body(openapi_examples=CROSS_VALIDATION)], call: ThisCall
 ) -> Response:
@@ -146,7 +158,13 @@ async def _history(body: CrossValidationPayload, call: Call) -> Response:
     return await _answered(call, model, prepare, answer)
 
 
-@router.post("/v2/anomaly_detection", response_model=AnomalyResult, openapi_extra=TIMED, responses=PROBLEMS)
+@router.post(
+    "/v2/anomaly_detection",
+    operation_id="nixtla_anomaly_detection",
+    response_model=AnomalyResult,
+    openapi_extra=TIMED,
+    responses=PROBLEMS,
+)
 async def post_anomaly_detection(
     body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: ThisCall
 ) -> Response:
@@ -171,7 +189,13 @@ async def post_anomaly_detection(
     return await _answered(call, model, prepare, answer)
 
 
-@router.post("/v2/online_anomaly_detection", response_model=AnomalyResult, openapi_extra=TIMED, responses=PROBLEMS)
+@router.post(
+    "/v2/online_anomaly_detection",
+    operation_id="nixtla_online_anomaly_detection",
+    response_model=AnomalyResult,
+    openapi_extra=TIMED,
+    responses=PROBLEMS,
+)
 async def post_online_anomaly_detection(
     body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: ThisCall
 ) -> Response:
@@ -204,7 +228,12 @@ async def post_online_anomaly_detection(
     return await _answered(call, model, prepare, answer)
 
 
-@router.get("/model_params", dependencies=[Depends(known)], responses=documented(401, 404, 409, 422))
+@router.get(
+    "/model_params",
+    operation_id="nixtla_model_params",
+    dependencies=[Depends(known)],
+    responses=documented(401, 404, 409, 422),
+)
 async def get_model_params(
     state: CarryState, model: str | None = None, freq: Annotated[str | None, Query(description="Unused.")] = None
 ) -> ModelParamsAnswer:
@@ -215,13 +244,18 @@ async def get_model_params(
     return ModelParamsAnswer(detail=ModelParams(input_size=most, horizon=manifest.horizon))
 
 
-@router.get("/validate_api_key", dependencies=[Depends(known)], responses=documented(401))
+@router.get(
+    "/validate_api_key",
+    operation_id="nixtla_validate_api_key",
+    dependencies=[Depends(known)],
+    responses=documented(401),
+)
 async def get_validate_api_key(state: CarryState) -> DetailAnswer:
     """Whether the caller's key is known."""
     return DetailAnswer(detail="the key is valid" if state.owners else "any key will do: this service asks for none")
 
 
-@router.get("/v2/models", dependencies=[Depends(known)], responses=documented(401))
+@router.get("/v2/models", operation_id="nixtla_list_models", dependencies=[Depends(known)], responses=documented(401))
 async def get_models(state: CarryState) -> ModelNames:
     """The names of the forecasters."""
     names = {model.manifest.name for model in state.registry.models if model.manifest.kind == "forecast"}

@@ -65,6 +65,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 @router.post(
     "/completions",
+    operation_id="openai_create_completion",
     response_model=CompletionAnswer,
     openapi_extra=TIMED,
     responses=STREAM | _errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
@@ -82,7 +83,7 @@ async def post_completions(
     return json_answer(await completion.whole())
 
 
-@router.get("/models", dependencies=[Depends(known)], responses=_errors(401))
+@router.get("/models", operation_id="openai_list_models", dependencies=[Depends(known)], responses=_errors(401))
 async def get_models(state: CarryState) -> ModelList:
     """The text models."""
     current = state.registry.current
@@ -91,7 +92,9 @@ async def get_models(state: CarryState) -> ModelList:
     return ModelList(data=[_card(m, m.manifest.name if newest[m.manifest.name] is m else m.label) for m in texts])
 
 
-@router.get("/models/{model}", dependencies=[Depends(known)], responses=_errors(401, 404, 409))
+@router.get(
+    "/models/{model}", operation_id="openai_get_model", dependencies=[Depends(known)], responses=_errors(401, 404, 409)
+)
 async def get_model(model: str, state: CarryState) -> ModelCard:
     """One text model, by `name` or `name@version`."""
     return _card(_text_model(model, state), model)

@@ -95,19 +95,6 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def document(openapi: dict[str, Any]) -> None:
-    """Move the problems' schema to their own content type: FastAPI puts every model under application/json. And leave
-    out its 422 where there is none."""
-    for path, operations in openapi["paths"].items():
-        for operation in operations.values():
-            if path.startswith(OPENAI):
-                operation["responses"].pop("422", None)
-            for answer in operation["responses"].values():
-                content = answer.get("content", {})
-                if PROBLEM in content:
-                    content[PROBLEM] = content.pop("application/json", content[PROBLEM])
-
-
 def install(app: FastAPI) -> None:
     """Register the handlers."""
 

@@ -125,6 +125,7 @@ class StateAnswer(Answer):
 
 @router.post(
     "",
+    operation_id="create_session",
     status_code=201,
     response_model=SessionAnswer,
     openapi_extra=CREATING,
@@ -145,7 +146,7 @@ async def post_session(
     return await _create(call, model.codec.encode(await _read(body, call, model, start)), ttl)
 
 
-@router.get("", response_model=SessionsAnswer, responses=documented(401, 422, 503))
+@router.get("", operation_id="list_sessions", response_model=SessionsAnswer, responses=documented(401, 422, 503))
 async def get_sessions(
     call: ThisCall,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -159,6 +160,7 @@ async def get_sessions(
 
 @router.get(
     "/{id}",
+    operation_id="get_session",
     response_model=WholeSessionAnswer,
     openapi_extra=LOOKING,
     responses=documented(401, 404, 410, 412, 422, 503),
@@ -180,7 +182,11 @@ async def get_session(id: str, call: ThisCall) -> Response:
 
 
 @router.delete(
-    "/{id}", status_code=204, openapi_extra=CHANGING, responses=documented(401, 404, 409, 410, 412, 422, 503, 507)
+    "/{id}",
+    operation_id="delete_session",
+    status_code=204,
+    openapi_extra=CHANGING,
+    responses=documented(401, 404, 409, 410, 412, 422, 503, 507),
 )
 async def delete_session(id: str, call: ThisCall) -> Response:
     """End a session."""
@@ -194,6 +200,7 @@ async def delete_session(id: str, call: ThisCall) -> Response:
 
 @router.post(
     "/{id}/fork",
+    operation_id="fork_session",
     status_code=201,
     response_model=SessionAnswer,
     openapi_extra=CHANGING,
@@ -214,6 +221,7 @@ async def post_fork(id: str, call: ThisCall, body: ForkBody | None = None) -> Re
 
 @router.post(
     "/{id}/rewind",
+    operation_id="rewind_session",
     response_model=SessionAnswer,
     openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
@@ -231,7 +239,11 @@ async def post_rewind(id: str, body: RewindBody, call: ThisCall) -> Response:
 
 
 @router.get(
-    "/{id}/state", response_model=StateAnswer, openapi_extra=LOOKING, responses=documented(401, 404, 410, 412, 422, 503)
+    "/{id}/state",
+    operation_id="get_session_state",
+    response_model=StateAnswer,
+    openapi_extra=LOOKING,
+    responses=documented(401, 404, 410, 412, 422, 503),
 )
 async def get_state(id: str, call: ThisCall) -> Response:
     """Export where a session stands."""
@@ -243,6 +255,7 @@ async def get_state(id: str, call: ThisCall) -> Response:
 
 @router.put(
     "/{id}/state",
+    operation_id="put_session_state",
     response_model=SessionAnswer,
     openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),

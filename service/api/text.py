@@ -87,6 +87,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @router.post(
     "/generate",
+    operation_id="generate",
     response_model=GenerateAnswer,
     openapi_extra=CHANGING,
     responses=STREAM | documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
@@ -241,6 +242,7 @@ def _last(answer: dict[str, Any]) -> dict[str, Any]:
 
 @router.post(
     "/predict",
+    operation_id="predict",
     response_model=PredictAnswer,
     openapi_extra=CHANGING,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),

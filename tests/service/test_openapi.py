@@ -1,0 +1,74 @@
+"""The OpenAPI document, as those read it who generate clients."""
+
+import re
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+Operation = tuple[str, str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+@pytest.fixture(scope="module")
+def operations(document: dict[str, Any]) -> list[Operation]:
+    return [
+        (method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_operations_are_named_as_a_person_would_name_them(operations: list[Operation]) -> None:
+    names = [operation["operationId"] for _, _, operation in operations]
+    assert len(set(names)) == len(names)
+    for (method, path, _), name in zip(operations, names, strict=True):
+        assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+){0,4}", name)
+        # FastAPI's own names end in the path and the method.
+        assert not name.endswith(f"_{method}"), path
+
+
+def test_every_operation_has_a_tag_that_is_described(document: dict[str, Any], operations: list[Operation]) -> None:
+    described = {tag["name"] for tag in document["tags"]}
+    assert {tag for _, _, operation in operations for tag in operation["tags"]} == described
+    assert all(len(operation["tags"]) == 1 for _, _, operation in operations)
+
+
+def test_the_document_says_where_the_service_is_and_what_its_licence_is(document: dict[str, Any]) -> None:
+    assert document["servers"][0]["url"] == "/"
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+
+
+def test_every_operation_says_whether_it_needs_a_key(operations: list[Operation]) -> None:
+    for _, path, operation in operations:
+        is_open = path.startswith(("/health", "/metrics"))
+        assert operation["security"] == ([] if is_open else [{"key": []}, {}])
+        assert ("401" in operation["responses"]) is not is_open
+
+
+def test_every_operation_with_a_body_says_how_bodies_are_refused(operations: list[Operation]) -> None:
+    for _, path, operation in operations:
+        if "requestBody" in operation:
+            assert {"400", "413", "415"} <= operation["responses"].keys(), path
+
+
+def test_streams_have_a_schema_so_that_clients_do_not_take_them_for_json(operations: list[Operation]) -> None:
+    streamed = [
+        answer["content"]["text/event-stream"]["schema"]["type"]
+        for _, _, operation in operations
+        for answer in operation["responses"].values()
+        if "text/event-stream" in answer.get("content", {})
+    ]
+    assert streamed
+    assert {*streamed} == {"string"}
+
+
+def test_every_schema_is_used(document: dict[str, Any]) -> None:
+    text = str(document)
+    for name in document["components"]["schemas"]:
+        assert f"'#/components/schemas/{name}'" in text, name
