@@ -22,6 +22,20 @@ OPEN = ("/health", "/metrics")
 BEFORE_A_BODY = (400, 413, 415)
 """What any route with a body may answer before it is reached."""
 
+EVENTS = {
+    # For generators of clients, which would take a stream without a schema for JSON.
+    "schema": {"type": "string", "description": "Server-sent events."},
+    # As OpenAPI 3.2 says what one of them is, and FastAPI does, too.
+    "itemSchema": {
+        "type": "object",
+        "properties": {
+            "data": {"type": "string", "description": "JSON, but for the `[DONE]` that ends streams under /v1."},
+            "event": {"type": "string", "description": "`error` where the stream breaks off; not under /v1."},
+        },
+        "required": ["data"],
+    },
+}
+
 
 def complete(document: dict[str, Any]) -> None:
     """Complete FastAPI's document in place."""
@@ -55,7 +69,7 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
         if PROBLEM in content:  # FastAPI puts every model under application/json
             content[PROBLEM] = content.pop("application/json", content[PROBLEM])
         if "text/event-stream" in content:
-            content["text/event-stream"] = {"schema": {"type": "string", "description": "Server-sent events."}}
+            content["text/event-stream"] = EVENTS
     operation["responses"] = dict(sorted(answers.items()))
 
 
