@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test faults redis lint models footprint bench bench-sessions bench-forecast consistency clean
+.PHONY: run test faults fuzz redis lint models footprint bench bench-sessions bench-forecast consistency clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -14,6 +14,11 @@ test: lint redis $(SERVICE)/installed
 # The service is killed two hundred times, in about five minutes.
 faults: redis $(DEV)/installed
 	CARRY_KILLS=200 $(DEV)/bin/pytest -s tests/e2e/test_faults.py
+
+# Every operation of the OpenAPI document is fuzzed, for an hour unless CARRY_FUZZ_SECONDS says otherwise.
+fuzz: $(DEV)/installed
+	CARRY_FUZZ_SECONDS=$${CARRY_FUZZ_SECONDS:-3600} CARRY_FUZZ_EXAMPLES=200 \
+		$(DEV)/bin/pytest -s tests/e2e/test_schemathesis.py
 
 # The tests of sessions run against a real one; where nobody has installed it, root may.
 redis:

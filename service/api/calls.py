@@ -105,7 +105,7 @@ _TIMEOUT = _header(
 )
 _IF_MATCH = _header(
     "If-Match",
-    {"type": "string", "pattern": r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$', "examples": ['"3"']},
+    {"type": "string", "pattern": r'^("[!#-~]*"|\*)$', "examples": ['"3"']},
     "ETags of the session (its version in quotes): at any other version, the call changes nothing and answers 412.",
 )
 _IDEMPOTENCY_KEY = _header(

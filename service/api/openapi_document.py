@@ -23,9 +23,9 @@ BEFORE_A_BODY = (400, 413, 415)
 """What any route with a body may answer before it is reached."""
 
 EVENTS = {
-    # For generators of clients, which would take a stream without a schema for JSON.
-    "schema": {"type": "string", "description": "Server-sent events."},
-    # As OpenAPI 3.2 says what one of them is, and FastAPI does, too.
+    # A string to generators of clients, which would take a stream without a schema for JSON; a list of events to tools
+    # that read `itemSchema`, with which OpenAPI 3.2 (and FastAPI) says what one of them is.
+    "schema": {"type": ["string", "array"], "description": "Server-sent events."},
     "itemSchema": {
         "type": "object",
         "properties": {

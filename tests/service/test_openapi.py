@@ -65,7 +65,7 @@ def test_streams_have_a_schema_so_that_clients_do_not_take_them_for_json(operati
         if "text/event-stream" in answer.get("content", {})
     ]
     assert streamed
-    assert {*streamed} == {"string"}
+    assert all("string" in types for types in streamed)
 
 
 def test_every_schema_is_used(document: dict[str, Any]) -> None:
