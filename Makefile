@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test faults fuzz redis lint models footprint bench bench-sessions bench-forecast consistency clean
+.PHONY: run test faults fuzz clients redis lint models footprint bench bench-sessions bench-forecast consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -19,6 +19,10 @@ faults: redis $(DEV)/installed
 fuzz: $(DEV)/installed
 	CARRY_FUZZ_SECONDS=$${CARRY_FUZZ_SECONDS:-3600} CARRY_FUZZ_EXAMPLES=200 \
 		$(DEV)/bin/pytest -s tests/e2e/test_schemathesis.py
+
+# Clients are made from the OpenAPI document, for Python and TypeScript, and used; it needs Node.js.
+clients: $(DEV)/installed
+	$(DEV)/bin/python -m tests.clients.run
 
 # The tests of sessions run against a real one; where nobody has installed it, root may.
 redis:
@@ -51,12 +55,20 @@ bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 bench-forecast: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.forecast_files
 
+# Half an hour of mixed load: memory, descriptors and threads must stay flat, and every answer be right.
+soak: $(SERVICE)/installed $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.soak
+
+# What one caller can do to the others; about ten minutes.
+abuse: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.abuse
+
 # Ten thousand texts, alone and under load, must be the same; about five minutes.
 consistency: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.consistency
 
 clean:
-	rm -rf $(SERVICE) $(DEV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(SERVICE) $(DEV) .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Editable, so that the code here is what runs; reinstalled when what it depends on changes.
 $(SERVICE)/installed: pyproject.toml constraints.txt

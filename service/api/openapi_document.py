@@ -69,7 +69,8 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
         if PROBLEM in content:  # FastAPI puts every model under application/json
             content[PROBLEM] = content.pop("application/json", content[PROBLEM])
         if "text/event-stream" in content:
-            content["text/event-stream"] = EVENTS
+            del content["text/event-stream"]
+            content["text/event-stream"] = EVENTS  # last: generators of clients take the first
     operation["responses"] = dict(sorted(answers.items()))
 
 

@@ -1,0 +1,57 @@
+"""Makes clients from the OpenAPI document with openapi-python-client and openapi-typescript, and calls the service with
+them. `make clients`; it needs Node.js, and takes the generators from the package registries."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx2
+
+from tests.e2e.serving import Service
+
+HERE = Path(__file__).parent
+MODELS = HERE.parents[1] / "models"
+ENVIRONMENT = HERE.parents[1] / ".venv-clients"
+GENERATOR = "openapi-python-client==0.29.1"
+TYPESCRIPT = ("openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3", "@types/node@20", "tsx@4.23.15")
+KEY = "a key of this test"
+
+
+def main() -> None:
+    """Make them, use them, and say so."""
+    with tempfile.TemporaryDirectory() as name, Service(MODELS, "memory://", api_keys=KEY) as service:
+        folder = Path(name)
+        document = folder / "openapi.json"
+        document.write_text(httpx2.get(f"{service.url}/openapi.json").text)
+        _python(folder, document, service.url)
+        _typescript(folder, document, service.url)
+
+
+def _python(folder: Path, document: Path, url: str) -> None:
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, GENERATOR], check=True)
+    command = [python, "-m", "openapi_python_client", "generate", "--path", document, "--output-path", folder / "made"]
+    # It warns that it cannot tidy up without ruff on the PATH, which changes nothing that is used.
+    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([python, HERE / "use_python.py", url, KEY], check=True, env={"PYTHONPATH": str(folder / "made")})
+    print("openapi-python-client: made and used")  # noqa: T201 - the result
+
+
+def _typescript(folder: Path, document: Path, url: str) -> None:
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    run("npm", "install", "--silent", "--no-audit", "--no-fund", *TYPESCRIPT)
+    run("npx", "openapi-typescript", str(document), "--default-non-nullable=false", "--output", "carry.d.ts")
+    (folder / "use.ts").write_text((HERE / "use_typescript.ts").read_text())
+    run("npx", "tsc", "--noEmit", "--strict", "--esModuleInterop", "--module", "nodenext", "--skipLibCheck", "use.ts")
+    run("npx", "tsx", "use.ts", url, KEY)
+    print("openapi-typescript: made, checked and used")  # noqa: T201 - the result
+
+
+if __name__ == "__main__":
+    main()
