@@ -29,15 +29,14 @@ def main() -> None:
 
 
 def _python(folder: Path, document: Path, url: str) -> None:
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, GENERATOR], check=True)
-    command = [python, "-m", "openapi_python_client", "generate", "--path", document, "--output-path", folder / "made"]
+    python, made = str(ENVIRONMENT / "bin" / "python"), str(folder / "made")
+    if not Path(python).exists():
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", GENERATOR], check=True)
     # It warns that it cannot tidy up without ruff on the PATH, which changes nothing that is used.
+    command = [python, "-m", "openapi_python_client", "generate", "--path", str(document), "--output-path", made]
     subprocess.run(command, check=True, capture_output=True)
-    subprocess.run([python, HERE / "use_python.py", url, KEY], check=True, env={"PYTHONPATH": str(folder / "made")})
+    subprocess.run([python, str(HERE / "use_python.py"), url, KEY], check=True, env={"PYTHONPATH": made})
     print("openapi-python-client: made and used")  # noqa: T201 - the result
 
 
