@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.engine.engine import Engine
-from service.engine.runner import Array, GraphMismatchError, Runner, States
+from service.engine.runner import Array, GraphMismatchError, Runner, States, int8_is_exact
 from service.engine.scheduler import CHUNK, Decoding
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.generation import CharacterDecoder
@@ -303,8 +303,10 @@ def _check_files(path: Path, graph: Graph) -> None:
 
 
 def _chosen(manifest: ForecastManifest | TextManifest, wanted: str) -> tuple[Graph, Graph | None, Precision]:
-    """The graphs to serve: as wanted where there are such, else ("auto") as the export judged."""
-    if manifest.int8 is not None and (wanted == "int8" or (wanted == "auto" and manifest.int8.default)):
+    """The graphs to serve: as wanted, else ("auto") as the export judged, if this processor multiplies int8 exactly."""
+    if manifest.int8 is not None and (
+        wanted == "int8" or (wanted == "auto" and manifest.int8.default and int8_is_exact())
+    ):
         return manifest.int8.graph, manifest.int8.decode, "int8"
     return manifest.graph, manifest.decode if isinstance(manifest, TextManifest) else None, "float32"
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from service.engine.runner import int8_is_exact
 from service.errors import DeadlineExceededError
 from service.metrics import Metrics
 from service.registry import Changes, Registry
@@ -49,6 +50,11 @@ class Reloader:
         self._tried = counters.wanted
         self._failed = -1
         self.registry = Registry(settings, metrics)
+        if not int8_is_exact() and settings.precision != "float32":
+            structlog.get_logger().warning(
+                "this processor multiplies int8 inexactly (x86 without VNNI): "
+                "unless CARRY_PRECISION=int8 asks for int8, models are served in float32"
+            )
         self._tell(Changes(self.registry.models, (), self.registry.refused))
         counters.done[own] = self._tried
 

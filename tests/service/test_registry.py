@@ -4,15 +4,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import pytest
 import torch
 from starlette.testclient import TestClient
 
+from service import registry
 from service.app import create_app
 from service.manifest import sha256_of
+from service.metrics import Metrics
+from service.registry import Registry
 from service.settings import Settings
 from tests.builders import character_model, write_model
 
@@ -172,3 +175,24 @@ def test_an_export_at_work_is_not_looked_at(models: Path, tmp_path: Path) -> Non
     (tmp_path / "models/forecast/.partial-x").mkdir()
     with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
         assert client.get("/models").json()["refused"] == []
+
+
+def test_auto_serves_float32_where_the_processor_multiplies_int8_inexactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x86 without VNNI saturates: the same seed would give another text than on other replicas."""
+    write_model(character_model(), tmp_path, "text", "int8")
+    precisions: tuple[Literal["auto", "int8"], ...] = ("auto", "int8")
+    served = {}
+    for exact in (True, False):
+        monkeypatch.setattr(registry, "int8_is_exact", lambda exact=exact: exact)
+        for precision in precisions:
+            found = Registry(Settings(models_dir=tmp_path, precision=precision), Metrics())
+            served[exact, precision] = found.models[0].precision
+            found.close()
+    assert served == {
+        (True, "auto"): "int8",
+        (True, "int8"): "int8",
+        (False, "auto"): "float32",
+        (False, "int8"): "int8",
+    }
