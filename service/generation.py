@@ -3,8 +3,9 @@
 A model's tokens stand for pieces of text: for single characters, or in a word model for words and marks.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +16,9 @@ from service.engine.runner import Array, States
 from service.engine.sequence import FRESH, Decode, Read, Result, Snapshot, Task, repeat
 from service.errors import InvalidRequestError, NotPredictableError
 from service.sampling import BAN, SamplingParams, controls, derived_seeds, log_softmax, uniforms
-from service.tokenizer import Candidate, Tokenizer
+from service.stopping import StopTexts
+from service.tokenizer import AnyText, Candidate, TokenizedText, Tokenizer
+from service.unicode import CombiningMarksError, composed, continues, open_end
 
 FinishReason = Literal["length", "stop"]
 
@@ -25,7 +28,7 @@ class GenerateRequest:
     """`n` texts of at most `max_length` tokens each; `logprobs`: how many candidates to tell at each; `echo`: give them
     back with the prompt before them."""
 
-    prompt: str
+    prompt: AnyText
     max_length: int
     params: SamplingParams
     seed: int
@@ -37,7 +40,8 @@ class GenerateRequest:
     @property
     def work(self) -> int:
         """Steps at most."""
-        return len(self.prompt) + self.max_length * self.n
+        read = self.prompt.tokens if isinstance(self.prompt, TokenizedText) else self.prompt
+        return len(read) + self.max_length * self.n
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Row:
         keeps: bool,
         listener: Listener | None,
         echoed: Sequence[str] = (),
+        stops: StopTexts | None = None,
     ) -> None:
         self.params = request.params
         self.seed = seed
@@ -92,7 +97,7 @@ class Row:
         self.steps = 0
         """Those that it has gone since it joined, reading and writing."""
         self.left = request.max_length
-        self.stops = request.stop
+        self.stops = stops
         self.listener = listener
         self.echoed = echoed
         self.echoed_scores: NDArray[np.float32] | None = None
@@ -109,7 +114,7 @@ class Row:
         """Those (V,) that each piece was drawn from, and perhaps some beyond the last."""
         self._whole = request.max_length
         self._given = 0
-        self._longest = max(map(len, request.stop), default=0)
+        self._stop_state = 0
 
     @property
     def written(self) -> int:
@@ -131,7 +136,7 @@ class Row:
         text that they complete; of several, before the one that is complete first, and of these the one that began
         first."""
         pieces = pieces[: self.left]
-        if not self.stops:
+        if self.stops is None:
             self.text += pieces
             self.left -= len(pieces)
             self.ready = len(self.text)
@@ -139,11 +144,11 @@ class Row:
         for count, piece in enumerate(pieces, 1):
             self.text.append(piece)
             self.left -= 1
-            tail = "".join(self.text[-self._longest :])
-            completed = self._completed(tail, len(tail) - len(piece))
+            completed = self._completed(self.stops, piece)
             if completed:
                 self.left, self.stopped = 0, True
-            self.ready = len(self.text) - self._pieces_in(completed or (self._begun(tail) if self.left else 0))
+            begun = completed or (self.stops.depth[self._stop_state] if self.left else 0)
+            self.ready = len(self.text) - self._pieces_in(begun)
             if self.stopped:
                 del self.text[self.ready :]
                 return count
@@ -156,18 +161,14 @@ class Row:
         if self.steps <= self._given + self.ready:
             self.kept = self.steps, states
 
-    def _completed(self, tail: str, known: int) -> int:
-        """How much of the tail to take away: from where a stop text begins that ends beyond the first `known`
-        characters."""
-        found = [
-            (at + len(stop), at) for stop in self.stops if (at := tail.find(stop, max(0, known + 1 - len(stop)))) >= 0
-        ]
-        return len(tail) - min(found)[1] if found else 0
-
-    def _begun(self, tail: str) -> int:
-        """How much of the end may be the beginning of a stop text."""
-        most = min(len(tail), self._longest)
-        return next((k for k in range(most, 0, -1) if any(stop.startswith(tail[-k:]) for stop in self.stops)), 0)
+    def _completed(self, stops: StopTexts, piece: str) -> int:
+        """How many characters to take away, from where the first stop text begins that the piece completes."""
+        for count, character in enumerate(piece, 1):
+            self._stop_state = stops.advance(self._stop_state, character)
+            length = stops.completed[self._stop_state]
+            if length:
+                return length + len(piece) - count
+        return 0
 
     def _pieces_in(self, characters: int) -> int:
         """How many pieces at the end hold so many characters."""
@@ -272,18 +273,21 @@ def generate(
     The task raises NotPredictableError if the model gives no finite scores.
 
     Raises:
-        InvalidRequestError: the biases ban all that the model could write.
+        InvalidRequestError: the biases ban all that the model could write; or the prompt, or a stop text, is no text
+            that can be read here.
     """
     banned = {token for token, bias in request.params.logit_bias if bias <= BAN}
     if len(banned - {0}) == tokenizer.size - 1:
         raise InvalidRequestError("bans all that the model could write", "$.logit_bias")
-    request = replace(request, stop=tuple(filter(None, map(tokenizer.read, request.stop))))
-    pieces, tokens = tokenizer.encode(request.prompt)
+    prompt = tokenizer.tokenize(request.prompt, "$.prompt")
+    check_follows(start, prompt.composed, "$.prompt")
+    tokens, text = prompt.tokens, prompt.composed
     if not len(tokens) and not start.position and request.max_length:
-        tokens = np.array([tokenizer.start()])
-    echoed = pieces if request.echo else ()
+        text, tokens = "\n", np.array([tokenizer.start()])
+    echoed = prompt.pieces if request.echo else ()
     seeds = derived_seeds(request.seed, request.n).tolist()
-    rows = [Row(request, seed, start.position + len(tokens), keeps, listener, echoed) for seed in seeds]
+    stops = _stop_texts(request.stop)
+    rows = [Row(request, seed, start.position + len(tokens), keeps, listener, echoed, stops) for seed in seeds]
 
     def task() -> Task[Snapshot]:
         at = start
@@ -301,7 +305,7 @@ def generate(
         if not request.max_length:
             for row in rows:
                 row.ended = True
-            return at
+            return _ended(at, start, text)
         seen = _seen(tokenizer, at, tokens)
         yield Decode(rows, repeat({**at.states, "seen": seen}, len(rows)))
         if any(row.failed for row in rows):
@@ -316,9 +320,41 @@ def generate(
         at = Snapshot(at.position + steps, states)
         if steps < len(gone):
             at = yield from _read(tokenizer, at, gone[steps:])
-        return Snapshot(at.position, {**at.states, "seen": seen})
+        at = Snapshot(at.position, {**at.states, "seen": seen})
+        return _ended(at, start, text + "".join(rows[0].text))
 
     return rows, task()
+
+
+def _stop_texts(texts: Sequence[str]) -> StopTexts | None:
+    """Texts as the model writes them, in their composed form; what it never writes is never met."""
+    found = []
+    for i, text in enumerate(texts):
+        try:
+            found.append(composed(text))
+        except CombiningMarksError as error:
+            raise InvalidRequestError(str(error), f"$.stop[{i}]") from None
+    return StopTexts(found) if found else None
+
+
+def check_follows(start: Snapshot, text: str, path: str) -> None:
+    """Refuse a text of which the first characters change what was read before it: what was read cannot be taken back.
+
+    Raises:
+        InvalidRequestError: it is such a text.
+    """
+    if continues(start.text_end, text):
+        last, first = start.text_end[-1], text[0]
+        raise InvalidRequestError(
+            f"begins with U+{ord(first):04X}, which changes how the text before it is read, the end of which is "
+            f"U+{ord(last):04X}: send the two in one text",
+            path,
+        )
+
+
+def _ended(at: Snapshot, start: Snapshot, text: str) -> Snapshot:
+    """Where a sequence stands, some composed text after a start."""
+    return replace(at, text_end=open_end(start.text_end + text))
 
 
 def _read(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> Task[Snapshot]:
@@ -340,13 +376,31 @@ def _recurrent(at: Snapshot) -> dict[str, Array]:
     return {name: array for name, array in at.states.items() if name not in ("logits", "seen")}
 
 
+BLOCK_ITEMS = 2000
+"""Candidates that are told at once: those of a long text are told in blocks, so that none takes long or much memory."""
+
+
+def block_size(candidates: int) -> int:
+    """How many positions there are in a block."""
+    return max(1, BLOCK_ITEMS // max(1, candidates))
+
+
 def continuation(tokenizer: Tokenizer, row: Row, logprobs: int) -> Continuation:
     """What a row has become."""
-    return Continuation(
-        "".join(row.echoed) + "".join(row.text),
-        row.finish_reason,
-        chosen(tokenizer, row, 0, len(row.echoed) + len(row.text), logprobs),
-    )
+    blocks = chosen_blocks(tokenizer, row, logprobs)
+    return Continuation(whole_text(row), row.finish_reason, list(itertools.chain.from_iterable(blocks)))
+
+
+def whole_text(row: Row) -> str:
+    """The text that a row gives back."""
+    return "".join(row.echoed) + "".join(row.text)
+
+
+def chosen_blocks(tokenizer: Tokenizer, row: Row, logprobs: int) -> Iterator[list[Chosen]]:
+    """What the model expected in the place of each piece that a row gives back, in blocks."""
+    size, end = block_size(logprobs), len(row.echoed) + len(row.text)
+    for since in range(0, end if logprobs else 0, size):
+        yield chosen(tokenizer, row, since, min(end, since + size), logprobs)
 
 
 def chosen(tokenizer: Tokenizer, row: Row, since: int, until: int, logprobs: int) -> list[Chosen]:
@@ -410,17 +464,20 @@ class Ranked:
 
 def predict(
     tokenizer: Tokenizer,
-    text: str,
+    text: AnyText,
     per_position: bool,
     start: Snapshot = FRESH,
-    continuations: Sequence[str] = (),
+    continuations: Sequence[AnyText] = (),
 ) -> Task[Scored]:
     """Read a text, on from where a sequence stands, and rank continuations of it, none of them empty, which leave the
     sequence at the end of the text. See `prediction`.
 
-    The task raises NotPredictableError if the model gives no finite scores for a continuation.
+    The task raises NotPredictableError if the model gives no finite scores for a continuation, and InvalidRequestError
+    if a text is none that can be read here.
     """
-    tokens = tokenizer.encode(text)[1]
+    text = tokenizer.tokenize(text, "$.text")
+    check_follows(start, text.composed, "$.text")
+    tokens = text.tokens
     if not len(tokens):
         begun = start if start.position else (yield from _read(tokenizer, start, np.array([tokenizer.start()])))
         scored = Scored(begun.states["logits"], start)
@@ -430,25 +487,32 @@ def predict(
     else:
         begun = yield from _read(tokenizer, start, tokens)
         scored = Scored(begun.states["logits"], begun)
-    ranked = yield from _rank(tokenizer, begun, continuations)
-    return replace(scored, ranked=ranked)
+    after = _ended(scored.after, start, text.composed)
+    ranked = yield from _rank(tokenizer, replace(begun, text_end=after.text_end), continuations)
+    return replace(scored, after=after, ranked=ranked)
 
 
 RANKED_ROWS = 16
 """Continuations in one reading."""
 
 
-def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[str]) -> Task[tuple[Ranked, ...]]:
+def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[AnyText]) -> Task[tuple[Ranked, ...]]:
     """The most probable first."""
-    texts = [tokenizer.encode(text) for text in continuations]
+    texts: list[NDArray[np.int64]] = []
+    lengths: list[int] = []
+    for i, continuation in enumerate(continuations):
+        text = tokenizer.tokenize(continuation, f"$.candidates[{i}]")
+        check_follows(start, text.composed, f"$.candidates[{i}]")
+        texts.append(text.tokens)
+        lengths.append(sum(map(len, text.pieces)))
     logs = np.zeros(len(texts))
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     # Those of much the same length together, so that little is read of nothing.
     for first in range(0, len(order), RANKED_ROWS):
         group = order[first : first + RANKED_ROWS]
-        tokens = np.zeros((len(group), len(texts[group[-1]][1])), dtype=np.int64)
+        tokens = np.zeros((len(group), len(texts[group[-1]])), dtype=np.int64)
         for row, i in enumerate(group):
-            tokens[row, : len(texts[i][1])] = texts[i][1]
+            tokens[row, : len(texts[i])] = texts[i]
         scores = repeat({"logits": start.states["logits"]}, len(group))["logits"][:, None]
         if tokens.shape[1] > 1:
             states = repeat(_recurrent(start), len(group))
@@ -456,11 +520,10 @@ def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[str]) -
             scores = np.concatenate([scores, read.outputs["logits_all"]], axis=1)
         # Here and now: the scores of all continuations would fill the memory.
         for row, i in enumerate(group):
-            own = texts[i][1]
+            own = texts[i]
             logs[i] = log_softmax(scores[row, : len(own)])[np.arange(len(own)), own].sum()
     if not np.isfinite(logs).all():
         raise NotPredictableError("the model gives no finite scores after this text", "$.text")
-    lengths = [sum(map(len, pieces)) for pieces, _ in texts]
     best = sorted(range(len(texts)), key=lambda i: -logs[i])
     return tuple(Ranked(i, float(logs[i]), float(logs[i]) / lengths[i]) for i in best)
 
@@ -476,7 +539,7 @@ def _read_each(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64])
 
 
 def prediction(
-    tokenizer: Tokenizer, text: str, scores: NDArray[np.float32], top_k: int, per_position: bool
+    tokenizer: Tokenizer, text: AnyText, scores: NDArray[np.float32], top_k: int, per_position: bool
 ) -> Prediction:
     """What the scores that `predict` gave say.
 
@@ -485,24 +548,55 @@ def prediction(
     """
     if not np.isfinite(scores).all():
         raise NotPredictableError("the model gives no finite scores after this text", "$.text")
-    pieces, tokens = tokenizer.encode(text)
-    positions: list[Position] = []
+    [after] = tokenizer.candidates(log_softmax(scores[-1:]), top_k)
+    if not per_position:
+        return Prediction(after, None, None)
+    blocks = list(position_blocks(tokenizer, text, scores, top_k))
+    positions = list(itertools.chain.from_iterable(block.positions for block in blocks))
+    return Prediction(after, positions, bits_per_character(blocks))
+
+
+@dataclass(frozen=True)
+class PositionBlock:
+    """Some positions, what those of their pieces cost that had something before them, in nats, and the characters of
+    these."""
+
+    positions: list[Position]
+    nats: float
+    characters: int
+
+
+def bits_per_character(blocks: Iterable[PositionBlock]) -> float | None:
+    """The mean cost of a text."""
     nats, characters = 0.0, 0
+    for block in blocks:
+        nats += block.nats
+        characters += block.characters
+    return nats / math.log(2) / characters if characters else None
+
+
+def position_blocks(
+    tokenizer: Tokenizer, text: AnyText, scores: NDArray[np.float32], top_k: int
+) -> Iterator[PositionBlock]:
+    """What finite scores say of each piece of a text, in blocks."""
+    text = tokenizer.tokenize(text)
+    pieces, tokens, size = text.pieces, text.tokens, block_size(top_k)
     lead = len(scores) - len(pieces)
     """1 where the first of them expected the first piece, 0 where that one came out of nowhere."""
-    for start in range(0, len(pieces) if per_position else 0, 1024):
+    for start in range(0, len(pieces), size):
         # With the row before, which expected the first of these pieces.
-        logs = log_softmax(scores[max(0, lead + start - 1) : lead + start + 1024])
-        came = tokens[start : start + 1024]
+        logs = log_softmax(scores[max(0, lead + start - 1) : lead + start + size])
+        came = tokens[start : start + size]
         best = tokenizer.candidates(logs[-len(came) :], top_k)
         unexpected = 0 if lead + start else 1
         expected = came[unexpected:]
         chances = logs[np.arange(len(expected)), expected]
-        nats -= float(chances.sum())
-        characters += sum(map(len, pieces[start + unexpected : start + 1024]))
         own: list[float | None] = [*[None] * unexpected, *chances.tolist()]
-        for piece, log, candidates in zip(pieces[start : start + 1024], own, best, strict=True):
-            positions.append(Position(piece, None if log is None else math.exp(log), candidates))
-    [after] = tokenizer.candidates(log_softmax(scores[-1:]), top_k)
-    bits = nats / math.log(2) / characters if characters else None
-    return Prediction(after, positions if per_position else None, bits)
+        yield PositionBlock(
+            [
+                Position(piece, None if log is None else math.exp(log), candidates)
+                for piece, log, candidates in zip(pieces[start : start + size], own, best, strict=True)
+            ],
+            -float(chances.sum()),
+            sum(map(len, pieces[start + unexpected : start + size])),
+        )

@@ -2,8 +2,8 @@
 
 import bisect
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidRequestError
 from service.manifest import UNKNOWN_WORDS, WORD_PATTERN, TextManifest, Unit
+from service.unicode import CombiningMarksError, composed
 
 Candidate = tuple[str, float]
 """A piece of text and its probability."""
@@ -23,9 +24,19 @@ def split_into(unit: Unit, text: str) -> Sequence[str]:
     return text if unit == "character" else _WORDS.findall(text)
 
 
-def composed(text: str) -> str:
-    """The text with LF as line ends, and its characters in their composed form (NFC)."""
-    return unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text, read once. `sent`: as it came; `composed`: in its composed form; `pieces`: what each token of the text
+    stands for, as the model reads it; `tokens` (T,): 0 where the model does not know the piece."""
+
+    sent: str
+    composed: str
+    pieces: Sequence[str]
+    tokens: NDArray[np.int64]
+
+
+AnyText = str | TokenizedText
+"""A text as it came, or read already."""
 
 
 class Tokenizer:
@@ -53,42 +64,58 @@ class Tokenizer:
         """That of a model."""
         return cls(manifest.vocabulary, manifest.unit, manifest.replacements)
 
+    def tokenize(self, text: AnyText, path: str = "$") -> TokenizedText:
+        """The text as the model reads it. One that was tokenized already is given back as it is.
+
+        Raises:
+            InvalidRequestError: too many combining marks in a row.
+        """
+        if isinstance(text, TokenizedText):
+            return text
+        try:
+            whole = composed(text)
+        except CombiningMarksError as error:
+            raise InvalidRequestError(str(error), path) from None
+        read = whole.translate(self._translation)
+        pieces = split_into(self.unit, read)
+        if self.unit == "word":
+            return TokenizedText(text, whole, pieces, self.tokens(pieces))
+        points = np.frombuffer(read.encode("utf-32-le"), dtype=np.uint32)
+        return TokenizedText(text, whole, pieces, self._by_point[np.minimum(points, len(self._by_point) - 1)])
+
     def read(self, text: str) -> str:
         """The text as the model reads it: composed, then with the replacements."""
         return composed(text).translate(self._translation)
 
     def encode(self, text: str) -> tuple[Sequence[str], NDArray[np.int64]]:
         """The pieces of the text as it is read, and their tokens (T,), 0 where unknown."""
-        text = self.read(text)
-        pieces = split_into(self.unit, text)
-        if self.unit == "word":
-            return pieces, self.tokens(pieces)
-        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        return pieces, self._by_point[np.minimum(points, len(self._by_point) - 1)]
+        found = self.tokenize(text)
+        return found.pieces, found.tokens
 
     def tokens(self, pieces: Sequence[str]) -> NDArray[np.int64]:
         """The tokens of some pieces (T,), 0 where unknown."""
         return np.fromiter((self._tokens.get(piece, 0) for piece in pieces), dtype=np.int64, count=len(pieces))
 
-    def unknown(self, *texts: str) -> list[str]:
+    def unknown(self, *texts: AnyText) -> list[str]:
         """The characters or words of these texts that are outside of the vocabulary, each once, in order."""
-        return list(dict.fromkeys(_bare(piece) for text in texts for piece in self._missing(text)))
+        return list(dict.fromkeys(_bare(piece) for text in texts for piece in self._missing(self.tokenize(text))))
 
-    def check_known(self, text: str, path: str) -> None:
+    def check_known(self, text: AnyText, path: str) -> None:
         """Refuse a text that is not wholly in the vocabulary.
 
         Raises:
             InvalidRequestError: it names the first character or word that is not, and where that is in `text`.
         """
+        text = self.tokenize(text, path)
         missing = self._missing(text)
         if not missing:
             return
-        pieces, _ = self.encode(text)
-        first = next(at for at, piece in enumerate(pieces) if piece in missing)
-        bare = _bare(pieces[first])
-        place = sum(map(len, pieces[: first + 1])) - len(bare)
+        first = next(at for at, piece in enumerate(text.pieces) if piece in missing)
+        bare = _bare(text.pieces[first])
+        place = sum(map(len, text.pieces[: first + 1])) - len(bare)
         # Which is where the text as it is read comes to be longer than that.
-        sent = bisect.bisect_right(range(len(text)), place, key=lambda length: len(self.read(text[:length]))) - 1
+        lengths = range(len(text.sent))
+        sent = bisect.bisect_right(lengths, place, key=lambda length: len(self.read(text.sent[:length]))) - 1
         raise InvalidRequestError(f"the model does not know the {self.unit} {_name(bare)}, at position {sent}", path)
 
     def biases(self, wanted: Mapping[str, float], path: str) -> tuple[tuple[int, float], ...]:
@@ -119,10 +146,10 @@ class Tokenizer:
             for row in zip(best.tolist(), chances.tolist(), strict=True)
         ]
 
-    def _missing(self, text: str) -> dict[str, None]:
+    def _missing(self, text: TokenizedText) -> dict[str, None]:
         """The pieces outside of the vocabulary, each once, in order."""
-        pieces = dict.fromkeys(split_into(self.unit, self.read(text)))
-        return {piece: None for piece in pieces if piece not in self._tokens and piece not in UNKNOWN_WORDS}
+        pieces = dict.fromkeys(text.pieces[at] for at in np.flatnonzero(text.tokens == 0).tolist())
+        return {piece: None for piece in pieces if piece not in UNKNOWN_WORDS}
 
 
 def _bare(piece: str) -> str:
@@ -131,4 +158,6 @@ def _bare(piece: str) -> str:
 
 
 def _name(piece: str) -> str:
-    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
+    if len(piece) == 1:
+        return f"{piece!r} (U+{ord(piece):04X})"
+    return repr(piece if len(piece) <= 40 else f"{piece[:40]}...")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest import UNKNOWN_WORDS, Unit
-from service.tokenizer import Tokenizer, composed, split_into
+from service.tokenizer import Tokenizer, split_into
+from service.unicode import CombiningMarksError, composed
 from training.series_data import DataError
 
 REPLACEMENTS = {
@@ -79,7 +80,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     be gzipped. Line ends become LF and characters their composed form (NFC).
 
     Raises:
-        DataError: a file cannot be read, is not UTF-8, or holds no text.
+        DataError: a file cannot be read, is not UTF-8, or holds no text, or one with too many combining marks in a row.
     """
     documents: list[Document] = []
     for path in paths:
@@ -94,11 +95,19 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
             raise DataError(f"{path}: not readable: {error}") from error
         lines = path.name.endswith((".jsonl", ".jsonl.gz"))
         found = _json_documents(path, content) if lines else [Document(path.name, content)]
-        cleaned = [Document(one.name, composed(one.text)) for one in found]
+        cleaned = [Document(one.name, _composed(path, one)) for one in found]
         if not any(one.text for one in cleaned):
             raise DataError(f"{path}: holds no text")
         documents += [one for one in cleaned if one.text]
     return documents
+
+
+def _composed(path: Path, document: Document) -> str:
+    try:
+        return composed(document.text)
+    except CombiningMarksError as error:
+        where = f"{path}" if document.name == path.name else f"{path}, {document.name}"
+        raise DataError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)

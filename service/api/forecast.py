@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from service.api.calls import CHANGING, TIMED, ThisCall
 from service.api.carried import Render, Seat, carried
 from service.api.json_route import JsonRoute, encoded, json_answer
+from service.api.offload import in_turns
 from service.api.problems import documented, problem_of, refusal
 from service.api.schemas import ForecastAnswer, ForecastBatchAnswer, ForecastBatchBody, ForecastBody, SessionId
 from service.api.series import by_level, check_answer, future_values, quantile_levels, series_values, timestamps
@@ -115,7 +116,7 @@ async def all_done(lengths: Mapping[int, int], submit: Callable[[int], Future[Ma
     pending: dict[int, Future[Made]] = {}
     try:
         # Series of one length are read together, and none is padded.
-        for i in sorted(lengths, key=lengths.__getitem__, reverse=True):
+        async for i in in_turns(sorted(lengths, key=lengths.__getitem__, reverse=True)):
             pending[i] = submit(i)
         for future in pending.values():
             future.add_done_callback(one_less)

@@ -1,37 +1,40 @@
 """The completions API of OpenAI, as its `openai` client calls it (version 3.54), answered by the text models."""
 
-import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import aclosing
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.openapi.models import Example
-from fastapi.responses import StreamingResponse
 
 from service.api.calls import TIMED, Call, ThisCall, known
 from service.api.forecast import all_done
 from service.api.json_route import JsonRoute, json_answer
+from service.api.offload import beside, in_turns
 from service.api.openai_payload import (
     CompletionAnswer,
-    CompletionChoice,
     CompletionPayload,
     CompletionUsage,
     ErrorAnswer,
     ModelCard,
     ModelList,
+    logprobs_json,
     logprobs_of,
     mean_log,
+    read_prompt,
 )
 from service.api.problems import openai_error, problem_of
 from service.api.state import CarryState, State
-from service.api.streams import broken, event, news
-from service.api.text import STREAM, check_candidates, check_length, check_scores
+from service.api.streams import EventStream, News, broken, event, news
+from service.api.text import STREAM, check_candidates, check_scores
+from service.api.text_answers import INLINE_CHARACTERS, INLINE_ITEMS, json_list
 from service.engine.sequence import Snapshot
 from service.errors import (
     InvalidRequestError,
@@ -40,7 +43,16 @@ from service.errors import (
     NotOfferedError,
     WrongModelKindError,
 )
-from service.generation import Chosen, FinishReason, GenerateRequest, Listener, Row, continuation, generate
+from service.generation import (
+    FinishReason,
+    GenerateRequest,
+    Listener,
+    Row,
+    chosen,
+    chosen_blocks,
+    generate,
+    whole_text,
+)
 from service.registry import Model
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
@@ -79,7 +91,7 @@ async def post_completions(
     if body.stream:
         frames = completion.frames(request)
         headers = await anext(frames)  # what is refused before the first token is an answer of its own
-        return StreamingResponse(frames, media_type="text/event-stream", headers=headers)
+        return EventStream(frames, headers, call.deadline)
     return json_answer(await completion.whole())
 
 
@@ -134,29 +146,16 @@ class _Completion:
         self._call = call
         self._model = _text_model(body.model, call.state)
         body.check(call.state.settings)
-        tokenizer = self._model.tokenizer
-        prompts, params = body.prompts(tokenizer), body.params(tokenizer)
         # Where texts are compared, too, each must be told how probable it was.
         self._told = 0 if body.logprobs is None and body.texts == body.n else max(1, body.logprobs or 0)
         """Candidates that are asked for at each token."""
-        self._wishes = [
-            GenerateRequest(
-                prompt=prompt,
-                max_length=body.max_tokens,
-                params=params,
-                # The same of all: each prompt gets what it would get alone. None: not even equal ones get the same.
-                seed=secrets.randbits(53) if body.seed is None else body.seed,
-                stop=tuple(body.stop),
-                n=body.texts,
-                logprobs=self._told,
-                echo=body.echo,
-            )
-            for prompt in prompts.values()
-        ]
-        self._paths = [*prompts]
-        self._rows: list[list[Row]] = [[] for _ in prompts]
-        self._read = [len(tokenizer.encode(prompt)[1]) for prompt in prompts.values()]
-        self._check_limits()
+        self._prompts = body.each_prompt
+        self._wishes: list[GenerateRequest] = []
+        self._rows: list[list[Row]] = [[] for _ in self._prompts]
+        self._read: list[int] = []
+        """Tokens of each prompt."""
+        self._offsets: list[int] = []
+        """Of each prompt, where the texts that are given back begin."""
         self._head: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -164,6 +163,29 @@ class _Completion:
             "model": self._model.label,
             "system_fingerprint": f"{self._model.label}-{self._model.codec.sha256[:12]}",
         }
+
+    async def prepare(self) -> None:
+        """Read the prompts, and see whether they are too much."""
+        body, tokenizer = self._body, self._model.tokenizer
+        params = body.params(tokenizer)
+        async for path, prompt in in_turns(self._prompts.items()):
+            text = await beside(len(prompt) > INLINE_CHARACTERS, read_prompt, prompt, tokenizer, path)
+            self._read.append(len(text.tokens))
+            self._offsets.append(0 if body.echo else sum(map(len, text.pieces)))
+            self._wishes.append(
+                GenerateRequest(
+                    prompt=text,
+                    max_length=body.max_tokens,
+                    params=params,
+                    # The same of all: each prompt gets what it would get alone. None: not even equal ones get the same.
+                    seed=secrets.randbits(53) if body.seed is None else body.seed,
+                    stop=tuple(body.stop),
+                    n=body.texts,
+                    logprobs=self._told,
+                    echo=body.echo,
+                )
+            )
+        self._check_limits()
 
     def begin(self, i: int, listener: Listener | None = None) -> "Future[Snapshot]":
         """Let the texts of one prompt be written."""
@@ -173,26 +195,30 @@ class _Completion:
 
     async def whole(self) -> dict[str, Any]:
         """The answer, when all are written."""
+        await self.prepare()
         ended = await all_done(dict(enumerate(self._read)), self.begin)
         self._check([ended[i] for i in range(len(ended))])
-        # Many log-probabilities would keep the others waiting for the event loop.
-        choices = await asyncio.to_thread(self._choices) if self._told else self._choices()
+        items = sum(len(rows) for rows in self._rows)
+        items += self._told * sum(len(row.echoed) + len(row.text) for rows in self._rows for row in rows)
+        choices = await beside(items > INLINE_ITEMS, self._choices)
         return self._head | {"choices": choices, "usage": self._usage()}
 
-    async def frames(self, request: Request) -> AsyncIterator[Any]:
+    async def frames(self, request: Request) -> AsyncGenerator[Any, None]:
         """The headers of a stream, as soon as nothing more can be refused; then its frames."""
         wakers, pending = self._call.state.wakers, list[Future[Snapshot]]()
         try:
-            for i in range(len(self._wishes)):
+            await self.prepare()
+            async for i in in_turns(range(len(self._wishes))):
                 pending.append(self.begin(i, wakers))
             yield {"Cache-Control": "no-store"}
             try:
-                offsets = [offset for offset in self._offsets() for _ in range(self._body.n)]
+                offsets = [offset for offset in self._offsets for _ in range(self._body.n)]
                 rows = [row for some in self._rows for row in some]
-                async for new in news(wakers, self._model.tokenizer, rows, self._told, pending):
-                    choice = self._choice(new.index, new.text, new.chosen, offsets[new.index], new.finish_reason)
-                    offsets[new.index] += len(new.text)
-                    yield event(self._head | {"choices": [choice], "usage": None})
+                async with aclosing(news(wakers, self._model.tokenizer, rows, self._told, pending)) as coming:
+                    async for new in coming:
+                        for frame in self._frames_of(new, offsets[new.index]):
+                            yield event(self._head | {"choices": [frame], "usage": None})
+                        offsets[new.index] += len(new.text)
                 self._check(pending)
                 usage = self._usage()
                 if self._body.stream_options is not None and self._body.stream_options.include_usage:
@@ -206,7 +232,6 @@ class _Completion:
 
     def _check_limits(self) -> None:
         body, state, read = self._body, self._call.state, self._read
-        check_length("".join(wish.prompt for wish in self._wishes), state, "$.prompt")
         work, most = sum(wish.work for wish in self._wishes), state.settings.max_waiting_steps
         if len(read) > 1 and work > most:
             raise LimitExceededError(f"at most {most} tokens to read and to write, and these are {work}", "$.prompt")
@@ -219,36 +244,49 @@ class _Completion:
 
     def _check(self, pending: "Sequence[Future[Snapshot]]") -> None:
         """Raise what any of them failed with; where one has, others were cancelled."""
-        for path, done in sorted(zip(self._paths, pending, strict=True), key=lambda one: one[1].cancelled()):
+        for path, done in sorted(zip(self._prompts, pending, strict=True), key=lambda one: one[1].cancelled()):
             try:
                 done.result()
             except InvalidRequestError as error:
                 error.path = path
                 raise
 
-    def _offsets(self) -> list[int]:
-        """Of each prompt, where the texts that are given back begin."""
-        read = self._model.tokenizer.read
-        return [0 if self._body.echo else len(read(wish.prompt)) for wish in self._wishes]
+    def _choices(self) -> orjson.Fragment:
+        """Of each prompt the n texts, of more the most probable, as JSON."""
+        body, tokenizer = self._body, self._model.tokenizer
 
-    def _choices(self) -> list[dict[str, Any]]:
-        """Of each prompt the n texts, of more the most probable."""
-        body = self._body
-        found: list[dict[str, Any]] = []
-        for offset, rows in zip(self._offsets(), self._rows, strict=True):
-            texts = [continuation(self._model.tokenizer, row, self._told) for row in rows]
-            if body.texts > body.n:
-                texts.sort(key=lambda text: mean_log(text.chosen[len(rows[0].echoed) :]), reverse=True)
-            for text in texts[: body.n]:
-                found.append(self._choice(len(found), text.text, text.chosen, offset, text.finish_reason))
-        return found
+        def one(index: int, row: Row, offset: int) -> dict[str, Any]:
+            logprobs = None
+            if body.logprobs is not None:
+                blocks = chosen_blocks(tokenizer, row, self._told)
+                logprobs = logprobs_json(blocks, body.logprobs, offset)
+            return _choice(index, whole_text(row), logprobs, row.finish_reason)
 
-    def _choice(
-        self, index: int, text: str, chosen: Sequence[Chosen], offset: int, reason: FinishReason | None
-    ) -> dict[str, Any]:
+        def each() -> Iterator[list[dict[str, Any]]]:
+            index = 0
+            for offset, rows in zip(self._offsets, self._rows, strict=True):
+                if body.texts > body.n:
+                    rows = sorted(rows, key=self._mean_log, reverse=True)[: body.n]
+                for row in rows:
+                    yield [one(index, row, offset)]
+                    index += 1
+
+        return json_list(each())
+
+    def _mean_log(self, row: Row) -> float:
+        """By which texts are compared."""
+        tokenizer, lead = self._model.tokenizer, len(row.echoed)
+        return mean_log(chosen(tokenizer, row, lead, lead + len(row.text), self._told))
+
+    def _frames_of(self, new: News, offset: int) -> list[dict[str, Any]]:
+        """The choices of the frames that tell what is new of a text; its end comes in one of its own, without text."""
         count = self._body.logprobs
-        logprobs = None if count is None else logprobs_of(chosen, count, offset)
-        return CompletionChoice(text=text, index=index, logprobs=logprobs, finish_reason=reason).model_dump()
+        ending = None if count is None else logprobs_of([], count, 0)
+        logprobs = None if count is None else logprobs_of(new.chosen, count, offset)
+        frames = [_choice(new.index, new.text, logprobs, None)] if new.text else []
+        if new.finish_reason is not None:
+            frames.append(_choice(new.index, "", ending, new.finish_reason))
+        return frames
 
     def _usage(self) -> dict[str, int]:
         read, written = sum(self._read), sum(len(row.text) for some in self._rows for row in some)
@@ -256,3 +294,8 @@ class _Completion:
         metrics.read.labels(label).inc(read)
         metrics.predicted.labels(label).inc(written)
         return CompletionUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written).model_dump()
+
+
+def _choice(index: int, text: str, logprobs: Any, reason: FinishReason | None) -> dict[str, Any]:
+    """A `CompletionChoice`."""
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}

@@ -1,9 +1,10 @@
 """What the `openai` client (version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from service.api.schemas import (
@@ -26,7 +27,7 @@ from service.errors import InvalidRequestError, LimitExceededError
 from service.generation import Chosen, logarithm
 from service.sampling import SamplingParams
 from service.settings import Settings
-from service.tokenizer import Tokenizer
+from service.tokenizer import TokenizedText, Tokenizer
 
 
 def _layout(prompt: Any) -> str:
@@ -123,6 +124,9 @@ class CompletionPayload(_Payload):
             raise InvalidRequestError("at most n: a stream cannot know which will be the best", "$.best_of")
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("only where `stream` is true", "$.stream_options")
+        read = sum(map(len, self.each_prompt.values()))
+        if read > settings.max_text_length:
+            raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.prompt")
         count = self.texts * (len(self.prompt) if self._many else 1)
         if count > settings.max_batch_requests:
             most = settings.max_batch_requests
@@ -155,24 +159,28 @@ class CompletionPayload(_Payload):
             self.temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases
         )
 
-    def prompts(self, tokenizer: Tokenizer) -> dict[str, str]:
-        """Each prompt as a text, by its JSON path.
-
-        Raises:
-            InvalidRequestError: tokens that there are not, or that no text has.
-        """
-        given: dict[str, Any] = {"$.prompt": self.prompt}
-        if self._many:
-            given = {f"$.prompt[{i}]": one for i, one in enumerate(self.prompt)}
-        return {path: one if isinstance(one, str) else _text(one, tokenizer, path) for path, one in given.items()}
+    @property
+    def each_prompt(self) -> dict[str, str | list[int]]:
+        """The prompts, by their JSON paths."""
+        prompt: Any = self.prompt
+        return {f"$.prompt[{i}]": one for i, one in enumerate(prompt)} if self._many else {"$.prompt": prompt}
 
 
-def _text(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> str:
+def read_prompt(prompt: str | list[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
+    """A prompt as the model reads it.
+
+    Raises:
+        InvalidRequestError: tokens that there are not, or that no text has; or a text that cannot be read here.
+    """
+    return tokenizer.tokenize(prompt, path) if isinstance(prompt, str) else _text(prompt, tokenizer, path)
+
+
+def _text(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
     """The text of these tokens."""
     if tokens and max(tokens) >= tokenizer.size:
         raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(tokens)}]")
-    text = "".join(tokenizer.pieces[token] or UNKNOWN[tokenizer.unit] for token in tokens)
-    if tokenizer.encode(text)[1].tolist() != tokens:
+    text = tokenizer.tokenize("".join(tokenizer.pieces[token] or UNKNOWN[tokenizer.unit] for token in tokens), path)
+    if text.tokens.tolist() != tokens:
         raise InvalidRequestError("these tokens are not those of the text that they make: send the text", path)
     return text
 
@@ -252,23 +260,31 @@ class ErrorAnswer(Answer):
     error: ErrorDetail
 
 
-def logprobs_of(chosen: Sequence[Chosen], count: int, offset: int) -> Logprobs:
-    """Of tokens the first of which begins at the offset; so many candidates of each."""
-    found = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+LISTS = tuple(Logprobs.model_fields)
+
+
+def logprobs_of(chosen: Sequence[Chosen], count: int, offset: int) -> dict[str, list[Any]]:
+    """`Logprobs` of tokens the first of which begins at the offset; so many candidates of each."""
+    found: dict[str, list[Any]] = {name: [] for name in LISTS}
     for one in chosen:
-        found.tokens.append(one.character)
-        found.text_offset.append(offset)
+        own = None if one.probability is None else logarithm(one.probability)
+        top = None
+        if own is not None:
+            top = {piece: logarithm(p) for piece, p in one.candidates[:count]} | {one.character: own}
+        for name, item in zip(LISTS, (one.character, own, top, offset), strict=True):
+            found[name].append(item)
         offset += len(one.character)
-        if one.probability is None:
-            found.token_logprobs.append(None)
-            found.top_logprobs.append(None)
-        else:
-            own = logarithm(one.probability)
-            found.token_logprobs.append(own)
-            found.top_logprobs.append(
-                {piece: logarithm(p) for piece, p in one.candidates[:count]} | {one.character: own}
-            )
     return found
+
+
+def logprobs_json(blocks: Iterable[Sequence[Chosen]], count: int, offset: int) -> dict[str, orjson.Fragment]:
+    """`Logprobs` of all tokens of some blocks, written block by block (text_answers.json_list)."""
+    parts: dict[str, list[bytes]] = {name: [] for name in LISTS}
+    for chosen in blocks:
+        for name, items in logprobs_of(chosen, count, offset).items():
+            parts[name].append(orjson.dumps(items)[1:-1])
+        offset += sum(len(one.character) for one in chosen)
+    return {name: orjson.Fragment(b"[" + b",".join(some) + b"]") for name, some in parts.items()}
 
 
 def mean_log(chosen: Sequence[Chosen]) -> float:

@@ -27,8 +27,10 @@ ModelName = Annotated[
 
 def _is_unicode(text: str) -> str:
     """JSON can write half a surrogate pair, which is no character."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("not valid unicode: half of a surrogate pair")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not valid unicode: half of a surrogate pair") from None
     return text
 
 
@@ -369,7 +371,9 @@ Mass = Annotated[Share, Field(gt=0)]
 RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
 Bias = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
 Biases = Annotated[dict[str, Bias], BeforeValidator(partial(_has_few_fields, most=MOST_BIASES))]
-Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=16)]
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_unicode)]], Field(max_length=16)
+]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Copies = Annotated[int, Field(strict=True, ge=1, le=64)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -402,7 +406,8 @@ class GenerateBody(CarriedBody):
     )
     stop: Stops = Field(
         default=[],
-        description="End before any of these texts; of a word model, with the last whole word before it.",
+        description="End before any of these texts, as the model writes them: composed (NFC), and otherwise as they "
+        "are; of a word model, with the last whole word before it.",
     )
     seed: Seed | None = Field(
         default=None, description="The same request with the same seed gives the same text. Random if absent."

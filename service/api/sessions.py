@@ -18,6 +18,7 @@ from service.api.schemas import Body as RequestBody
 from service.api.series import series_values
 from service.api.state import State
 from service.api.text import check_length
+from service.api.text_answers import read_texts
 from service.engine.sequence import FRESH, Snapshot
 from service.errors import (
     CarryError,
@@ -311,8 +312,9 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
     """Where it stands after the first input."""
     if body.prompt:
         check_length(body.prompt, call.state, "$.prompt")
-        task = predict(model.tokenizer, body.prompt, False)
-        return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(body.prompt), call.deadline))).after
+        [prompt], _ = await read_texts(model.tokenizer, {"$.prompt": body.prompt}, "replace")
+        task = predict(model.tokenizer, prompt, False)
+        return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(prompt.tokens), call.deadline))).after
     if body.series is not None:
         manifest = model.manifest
         assert isinstance(manifest, ForecastManifest)

@@ -1,17 +1,20 @@
 """Texts while they are generated, as they come, and server-sent events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import orjson
 import structlog
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.errors import CarryError, UnexpectedError
-from service.generation import Chosen, FinishReason, Row, chosen
+from service.generation import Chosen, FinishReason, Row, block_size, chosen
 from service.tokenizer import Tokenizer
 
 
@@ -47,6 +50,37 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+LAST_SECONDS = 5.0
+"""How long after its deadline a stream may take to tell of it."""
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, of a generator that may hold a session's lock and work of an engine: however the stream ends,
+    it is closed there and then. A reader who has not taken what was sent soon after the deadline (on time.monotonic's
+    clock) is given up: whoever reads slowly would hold the lock for ever."""
+
+    def __init__(self, events: AsyncGenerator[Any, None], headers: dict[str, str], deadline: float) -> None:
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._events = events
+        self._deadline = deadline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. Who leaves cancels this, as every other call (BodyMiddleware)."""
+        async with aclosing(self._events):
+            try:
+                async with asyncio.timeout(None) as patience:
+
+                    async def in_time(message: Any) -> None:
+                        left = self._deadline + LAST_SECONDS - time.monotonic()
+                        patience.reschedule(asyncio.get_running_loop().time() + left)
+                        await send(message)
+                        patience.reschedule(None)
+
+                    await self.stream_response(in_time)
+            except TimeoutError:
+                structlog.get_logger().warning("a stream was not read by its deadline, and given up")
+
+
 def broken(error: Exception) -> CarryError:
     """What to tell of an error that ends a stream; one that is our own fault is logged."""
     known = error if isinstance(error, CarryError) else UnexpectedError()
@@ -68,7 +102,7 @@ class News:
 
 async def news(
     wakers: Wakers, tokenizer: Tokenizer, rows: Sequence[Row], logprobs: int, pending: "Sequence[Future[Any]]"
-) -> AsyncIterator[News]:
+) -> AsyncGenerator[News, None]:
     """New text as soon as it is there, all of it that is there when the caller can take more, until all are done, or
     one is broken off, which the futures tell; what is echoed comes with the first of it.
 
@@ -80,6 +114,7 @@ async def news(
     for done in pending:
         done.add_done_callback(lambda _: loop.call_soon_threadsafe(fresh.set))
     sent, told, over = [0] * len(rows), [False] * len(rows), False
+    most = block_size(logprobs) if logprobs else None
     try:
         while not over:
             await fresh.wait()
@@ -89,14 +124,20 @@ async def news(
             if any(done.cancelled() or done.exception() is not None for done in finished):
                 break
             for i, row in enumerate(rows):
-                ended, ready, since = row.ended, row.ready, sent[i]
-                until = len(row.echoed) + ready if ready or ended else 0
-                if until > since or (ended and not told[i]):
-                    explain = partial(chosen, tokenizer, row, since, until, logprobs)
-                    # That of a long prompt would keep the others waiting for the event loop.
-                    found = await asyncio.to_thread(explain) if logprobs and until - since > 1000 else explain()
-                    sent[i], told[i] = until, ended
-                    yield News(i, "".join(row.given(since, until)), found, row.finish_reason if ended else None)
+                ended, ready = row.ended, row.ready
+                end = len(row.echoed) + ready if ready or ended else 0
+                while end > sent[i] or (ended and not told[i]):
+                    since = sent[i]
+                    until = end if most is None else min(end, since + most)
+                    sent[i], told[i] = until, ended and until == end
+                    yield News(
+                        i,
+                        "".join(row.given(since, until)),
+                        chosen(tokenizer, row, since, until, logprobs),
+                        row.finish_reason if told[i] else None,
+                    )
+                    if until < end:
+                        await asyncio.sleep(0)  # that of a long prompt would keep the others waiting
     finally:
         for done in pending:
             done.cancel()

@@ -2,54 +2,56 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
-from functools import partial
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
-from fastapi.responses import StreamingResponse
 
 from service.api.calls import CHANGING, Call, ThisCall
 from service.api.carried import Render, Reply, Seat, carried, moving
 from service.api.json_route import JsonRoute, encoded
+from service.api.offload import beside
 from service.api.problems import documented, problem_of
 from service.api.schemas import (
-    CandidateLog,
-    CandidateProbability,
-    Choice,
-    ChosenLog,
     GenerateAnswer,
     GenerateBody,
-    ModelId,
-    PositionAnswer,
     PredictAnswer,
     PredictBody,
-    RankedCandidate,
     SessionId,
-    Usage,
 )
 from service.api.state import State
-from service.api.streams import broken, event, news
+from service.api.streams import EventStream, broken, event, news
+from service.api.text_answers import (
+    INLINE_ITEMS,
+    json_list,
+    logs_json,
+    logs_of,
+    positions_json,
+    probabilities,
+    read_texts,
+)
 from service.engine.sequence import Snapshot
 from service.errors import InvalidRequestError, LimitExceededError, SessionConflictError
 from service.generation import (
     RANKED_ROWS,
-    Chosen,
-    Continuation,
     GenerateRequest,
     Listener,
-    continuation,
+    PositionBlock,
+    bits_per_character,
+    check_follows,
+    chosen_blocks,
     generate,
-    logarithm,
+    position_blocks,
     predict,
     prediction,
+    whole_text,
 )
 from service.registry import Model
 from service.sampling import SamplingParams
-from service.tokenizer import Candidate
+from service.tokenizer import TokenizedText
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 
@@ -104,34 +106,46 @@ async def post_generate(
     if body.stream:
         events = _events(body, call, request)
         headers = await anext(events)  # what is refused before the first character is an answer of its own
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return EventStream(events, headers, call.deadline)
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
-        generating = _Generating(body, seat, call, None)
+        texts = await read_texts(seat.model.tokenizer, {"$.prompt": body.prompt}, body.unknown)
+        generating = _Generating(body, *texts, seat, call, None)
         return await generating.finish(body.logprobs), generating.answer
 
     return await carried(call, body, "text", work)
 
 
 class _Generating:
-    """A text under way."""
+    """A text under way. `unknown`: what of the prompt the model does not know."""
 
-    def __init__(self, body: GenerateBody, seat: Seat, call: Call, listener: Listener | None) -> None:
+    def __init__(
+        self,
+        body: GenerateBody,
+        texts: list[TokenizedText],
+        unknown: list[str],
+        seat: Seat,
+        call: Call,
+        listener: Listener | None,
+    ) -> None:
         self._body = body
         self._model = seat.model
         self._metrics = call.state.metrics
-        self._choices: list[Choice] = []
+        self._unknown = unknown
+        self._choices: list[dict[str, Any]] = []
+        self.ending: dict[str, Any] = {}
+        """What the end of a stream tells: all of the answer but what was streamed."""
         tokenizer = seat.model.tokenizer
+        [prompt] = texts
+        self._read = len(prompt.tokens)
         if seat.keeps and body.n > 1:
             raise InvalidRequestError('only one text can move a session or state; or `"commit": false`', "$.n")
-        if body.unknown == "error":
-            tokenizer.check_known(body.prompt, "$.prompt")
         if body.logprobs:
-            positions = body.max_length * body.n + (len(tokenizer.encode(body.prompt)[1]) if body.echo else 0)
+            positions = body.max_length * body.n + (self._read if body.echo else 0)
             check_scores(positions, seat.model, "$.logprobs")
         self._seed = secrets.randbits(53) if body.seed is None else body.seed
         wish = GenerateRequest(
-            prompt=body.prompt,
+            prompt=prompt,
             max_length=body.max_length,
             params=SamplingParams(
                 body.temperature,
@@ -154,38 +168,48 @@ class _Generating:
         """Wait for its end, and see what became of it."""
         after = await asyncio.wrap_future(self.pending)
 
-        def explain() -> list[Choice]:
-            return [_choice(continuation(self._model.tokenizer, row, logprobs), logprobs) for row in self.rows]
+        def explain() -> list[dict[str, Any]]:
+            return [
+                {
+                    "text": whole_text(row),
+                    "finish_reason": row.finish_reason,
+                    "logprobs": logs_json(chosen_blocks(self._model.tokenizer, row, logprobs)) if logprobs else None,
+                }
+                for row in self.rows
+            ]
 
-        # Many would keep the others waiting for the event loop.
-        many = logprobs * sum(len(row.echoed) + len(row.text) for row in self.rows) > 1000
-        self._choices = await asyncio.to_thread(explain) if many else explain()
+        items = logprobs * sum(len(row.echoed) + len(row.text) for row in self.rows)
+        self._choices = await beside(items > INLINE_ITEMS, explain)
         return after
 
     def answer(self, session: SessionId | None, carried: str | None) -> bytes:
         """A `GenerateAnswer`."""
         body, model, choices = self._body, self._model, self._choices
-        read = len(model.tokenizer.encode(body.prompt)[1])
         written = sum(len(row.text) for row in self.rows)
-        self._metrics.read.labels(model.label).inc(read)
+        self._metrics.read.labels(model.label).inc(self._read)
         self._metrics.predicted.labels(model.label).inc(written)
-        return encoded(
-            GenerateAnswer(
-                model=ModelId(name=model.manifest.name, version=model.manifest.version),
-                text=choices[0].text,
-                finish_reason=choices[0].finish_reason,
-                logprobs=choices[0].logprobs,
-                choices=choices if body.n > 1 else None,
-                seed=self._seed,
-                usage=Usage(prompt_characters=read, generated_characters=written),
-                unknown_characters=model.tokenizer.unknown(body.prompt),
-                session=session,
-                state=carried,
-            )
-        )
+        first = choices[0]
+        self.ending = {
+            "model": _model_id(model),
+            "finish_reason": first["finish_reason"],
+            "choices": [{"finish_reason": choice["finish_reason"]} for choice in choices] if body.n > 1 else None,
+            "seed": self._seed,
+            "usage": {"prompt_characters": self._read, "generated_characters": written},
+            "unknown_characters": self._unknown,
+            "session": None if session is None else session.model_dump(),
+            "state": carried,
+        }
+        head = {"model": self.ending["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
+        whole = head | {"logprobs": first["logprobs"]} | self.ending
+        return encoded(whole | {"choices": choices if body.n > 1 else None})
 
 
-async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncIterator[Any]:
+def _model_id(model: Model) -> dict[str, Any]:
+    """A `ModelId`."""
+    return {"name": model.manifest.name, "version": model.manifest.version}
+
+
+async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncGenerator[Any, None]:
     """The headers of a stream, as soon as nothing more can be refused; then its events."""
     headers = {"Cache-Control": "no-store"}
     seat, id, turn = Seat(call.state, body, "text"), moving(body), None
@@ -196,35 +220,36 @@ async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncIter
             turn = await exits.enter_async_context(call.state.sessions.turn(call.caller, id, call.deadline))
         if turn is not None and turn.replay is not None:
             yield headers | {"Idempotency-Replayed": "true"}
-            reply = Reply.unpacked(turn.replay)
-            answer = orjson.loads(reply.body)
+            answer = orjson.loads(Reply.unpacked(turn.replay).body)
             yield event(_piece(0, answer["text"], answer["logprobs"]))
+            ending = _ending(answer)
         else:
             if turn is not None:
                 seat.take_turn(turn)
-            generating = _Generating(body, seat, call, call.state.wakers)
+            tokenizer = seat.model.tokenizer
+            texts = await read_texts(tokenizer, {"$.prompt": body.prompt}, body.unknown)
+            generating = _Generating(body, *texts, seat, call, call.state.wakers)
+            coming = news(call.state.wakers, tokenizer, generating.rows, body.logprobs, [generating.pending])
             try:
                 yield headers
-                rows, tokenizer = generating.rows, seat.model.tokenizer
-                async for new in news(call.state.wakers, tokenizer, rows, body.logprobs, [generating.pending]):
-                    if new.text:
-                        logs = [log.model_dump() for log in _logs(new.chosen)] if body.logprobs else None
-                        yield event(_piece(new.index, new.text, logs))
+                async with aclosing(coming):
+                    async for new in coming:
+                        if new.text:
+                            logs = logs_of(new.chosen) if body.logprobs else None
+                            yield event(_piece(new.index, new.text, logs))
                 # Log-probabilities are kept for a repetition of the call.
                 after = await generating.finish(0 if turn is None else body.logprobs)
                 if turn is None:
-                    reply = seat.reply(after, generating.answer)
-                else:
-                    packed = await seat.move(after, generating.answer)
-                    if packed is None:
-                        raise SessionConflictError("another call moved the session; this one changed nothing")
-                    reply = Reply.unpacked(packed)
+                    seat.reply(after, generating.answer)
+                elif await seat.move(after, generating.answer) is None:
+                    raise SessionConflictError("another call moved the session; this one changed nothing")
+                ending = generating.ending
             except Exception as error:
                 yield event(problem_of(broken(error), request), "error")
                 return
             finally:
                 generating.pending.cancel()
-        yield event(_last(orjson.loads(reply.body)))
+        yield event(ending)
 
 
 def _piece(index: int, text: str, logprobs: list[dict[str, Any]] | None) -> dict[str, Any]:
@@ -232,12 +257,9 @@ def _piece(index: int, text: str, logprobs: list[dict[str, Any]] | None) -> dict
     return {"index": index, "text": text} | ({} if logprobs is None else {"logprobs": logprobs})
 
 
-def _last(answer: dict[str, Any]) -> dict[str, Any]:
-    """What the end of a stream tells: all but what was streamed."""
-    last = {name: value for name, value in answer.items() if name not in ("text", "logprobs")}
-    if last["choices"] is not None:
-        last["choices"] = [{"finish_reason": choice["finish_reason"]} for choice in last["choices"]]
-    return last
+def _ending(answer: dict[str, Any]) -> dict[str, Any]:
+    """Of an answer, what the end of a stream tells: all but what was streamed."""
+    return {name: value for name, value in answer.items() if name not in ("text", "logprobs")}
 
 
 @router.post(
@@ -258,53 +280,63 @@ async def post_predict(
     check_length("".join(continuations), call.state, "$.candidates")
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
-        model, manifest = seat.model, seat.model.manifest
-        tokenizer = model.tokenizer
+        model, tokenizer = seat.model, seat.model.tokenizer
         if body.per_position:
             check_candidates(len(body.text), min(body.top_k, tokenizer.size), call.state, "$.top_k")
-            check_scores(len(tokenizer.encode(body.text)[1]), model, "$.per_position")
-        longest = max((len(tokenizer.encode(text)[1]) for text in continuations), default=0)
-        check_scores(min(RANKED_ROWS, len(continuations)) * longest, model, "$.candidates")
-        for i, text in enumerate(continuations):
-            if not tokenizer.read(text):
+        paths = {"$.text": body.text} | {f"$.candidates[{i}]": text for i, text in enumerate(continuations)}
+        (text, *others), unknown = await read_texts(tokenizer, paths, body.unknown)
+        if body.per_position:
+            check_scores(len(text.tokens), model, "$.per_position")
+        longest = max((len(other.tokens) for other in others), default=0)
+        check_scores(min(RANKED_ROWS, len(others)) * longest, model, "$.candidates")
+        for i, other in enumerate(others):
+            if not other.pieces:
                 raise InvalidRequestError("is empty", f"$.candidates[{i}]")
-        if body.unknown == "error":
-            tokenizer.check_known(body.text, "$.text")
-            for i, text in enumerate(continuations):
-                tokenizer.check_known(text, f"$.candidates[{i}]")
-        task = predict(tokenizer, body.text, body.per_position, seat.start, continuations)
-        steps = 1 + len(body.text) + sum(map(len, continuations))
+        check_follows(seat.start, text.composed, "$.text")
+        task = predict(tokenizer, text, body.per_position, seat.start, others)
+        steps = 1 + len(text.tokens) + sum(len(other.tokens) for other in others)
         scored = await asyncio.wrap_future(model.engine.submit(task, steps, call.deadline))
         call.state.metrics.read.labels(model.label).inc(steps - 1)
-        explain = partial(prediction, tokenizer, body.text, scored.scores, body.top_k, body.per_position)
-        # A long one would keep the others waiting for the event loop.
-        found = await asyncio.to_thread(explain) if len(scored.scores) > 1000 else explain()
-        positions = None
-        if found.positions is not None:
-            positions = [
-                PositionAnswer(character=p.character, probability=p.probability, next=_probabilities(p.candidates))
-                for p in found.positions
-            ]
 
+        def explain() -> dict[str, Any]:
+            after = prediction(tokenizer, text, scored.scores, body.top_k, False)
+            costs: list[PositionBlock] = []
+
+            def counted() -> Iterator[PositionBlock]:
+                for block in position_blocks(tokenizer, text, scored.scores, body.top_k):
+                    costs.append(PositionBlock([], block.nats, block.characters))
+                    yield block
+
+            positions = json_list(positions_json(counted())) if body.per_position else None
+            return {
+                "next": probabilities(after.candidates),
+                "positions": positions,
+                "bits_per_character": bits_per_character(costs),
+            }
+
+        items = len(scored.scores) * min(body.top_k, tokenizer.size)
+        told = await beside(items > INLINE_ITEMS, explain)
         ranked = [
-            RankedCandidate(
-                index=r.index, text=continuations[r.index], logprob=r.log, logprob_per_character=r.log_per_character
-            )
-            for r in scored.ranked
+            {
+                "index": one.index,
+                "text": continuations[one.index],
+                "logprob": one.log,
+                "logprob_per_character": one.log_per_character,
+            }
+            for one in scored.ranked
         ]
 
         def answer(session: SessionId | None, carried: str | None) -> bytes:
+            """A `PredictAnswer`."""
             return encoded(
-                PredictAnswer(
-                    model=ModelId(name=manifest.name, version=manifest.version),
-                    next=_probabilities(found.candidates),
-                    positions=positions,
-                    bits_per_character=found.bits_per_character,
-                    candidates=None if body.candidates is None else ranked,
-                    unknown_characters=tokenizer.unknown(body.text, *continuations),
-                    session=session,
-                    state=carried,
-                )
+                {
+                    "model": _model_id(model),
+                    **told,
+                    "candidates": None if body.candidates is None else ranked,
+                    "unknown_characters": unknown,
+                    "session": None if session is None else session.model_dump(),
+                    "state": carried,
+                }
             )
 
         return scored.after, answer
@@ -344,23 +376,3 @@ def check_scores(positions: int, model: Model, path: str) -> None:
         raise LimitExceededError(
             f"with this model, at most {most} {model.tokenizer.unit}s are looked at so closely", path
         )
-
-
-def _choice(continuation: Continuation, logprobs: int) -> Choice:
-    logs = _logs(continuation.chosen) if logprobs else None
-    return Choice(text=continuation.text, finish_reason=continuation.finish_reason, logprobs=logs)
-
-
-def _logs(chosen: Sequence[Chosen]) -> list[ChosenLog]:
-    return [
-        ChosenLog(
-            character=c.character,
-            logprob=None if c.probability is None else logarithm(c.probability),
-            top=[CandidateLog(character=character, logprob=logarithm(p)) for character, p in c.candidates],
-        )
-        for c in chosen
-    ]
-
-
-def _probabilities(candidates: Sequence[Candidate]) -> list[CandidateProbability]:
-    return [CandidateProbability(character=character, probability=p) for character, p in candidates]

@@ -34,10 +34,12 @@ class Result:
 @dataclass(frozen=True)
 class Snapshot:
     """Where one sequence stands: how many values or characters it has read, and all that goes on from there, (1, ...)
-    by name; nothing for a sequence that has read nothing."""
+    by name; nothing for a sequence that has read nothing. `text_end`: the end of a text that was read, as far as what
+    follows could change how it is read."""
 
     position: int
     states: Mapping[str, Array]
+    text_end: str = ""
 
 
 FRESH = Snapshot(0, {})

@@ -1,7 +1,8 @@
 """A sequence's state as bytes, and back: what a store keeps, and, signed, what a caller may carry.
 
 The bytes are b"carry" and the format's number, the length of a JSON header (uint32), the header, and the tensors one
-after the other: little-endian, in the order and shapes that the model says. Nothing in them is ever executed.
+after the other: little-endian, in the order and shapes that the model says. Nothing in them is ever executed. Format 2
+has the end of a text in its header, which format 1 lacks.
 """
 
 import base64
@@ -19,7 +20,9 @@ from service.engine.sequence import Snapshot
 from service.errors import NotPredictableError, SessionModelError, StateRefusedError
 from service.manifest import ForecastManifest, Graph, State, TextManifest
 
-_MAGIC = b"carry\x01"
+_NAME = b"carry"
+_MAGIC = _NAME + b"\x01"
+_MAGIC_TEXT = _NAME + b"\x02"
 _LENGTH = struct.Struct("<I")
 _MAC = 32
 """Bytes of HMAC-SHA256 (RFC 2104)."""
@@ -27,12 +30,14 @@ _MAC = 32
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Which model's graph a state belongs to, and how many values or characters were read until it."""
+    """Which model's graph a state belongs to, how many values or characters were read until it, and the end of the text
+    that was read (Snapshot)."""
 
     model: str
     version: int
     sha256: str
     position: int
+    text_end: str = ""
 
 
 class StateCodec:
@@ -67,16 +72,18 @@ class StateCodec:
             NotPredictableError: the state is not finite: nothing could go on from there.
         """
         head = self._header
-        header = orjson.dumps(
-            {"model": head.model, "version": head.version, "sha256": head.sha256, "position": snapshot.position}
-        )
+        fields = {"model": head.model, "version": head.version, "sha256": head.sha256, "position": snapshot.position}
+        magic = _MAGIC
+        if snapshot.text_end:
+            magic, fields["text_end"] = _MAGIC_TEXT, snapshot.text_end
+        header = orjson.dumps(fields)
         data = b""
         if snapshot.position:
             arrays = (snapshot.states[name].astype(dtype, copy=False) for name, dtype, *_ in self._tensors)
             data = b"".join(array.tobytes() for array in arrays)
             if not self._finite(data):
                 raise NotPredictableError("the model's state is not finite after this input")
-        return b"".join((_MAGIC, _LENGTH.pack(len(header)), header, data))
+        return b"".join((magic, _LENGTH.pack(len(header)), header, data))
 
     def accept(self, payload: bytes) -> Snapshot:
         """As `decode`, of what came from outside.
@@ -112,7 +119,7 @@ class StateCodec:
         for name, dtype, shape, count in self._tensors:
             states[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
             at += count * dtype.itemsize
-        return Snapshot(header.position, states)
+        return Snapshot(header.position, states, header.text_end)
 
     def _finite(self, data: bytes | memoryview) -> bool:
         at = 0
@@ -140,7 +147,7 @@ def verified(text: str, key: bytes) -> tuple[bytes, Header]:
     except (UnicodeEncodeError, binascii.Error):
         raise StateRefusedError("not a state: no URL-safe base64") from None
     payload, mac = blob[:-_MAC], blob[-_MAC:]
-    if not payload.startswith(_MAGIC[:-1]):
+    if not payload.startswith(_NAME):
         raise StateRefusedError("not a state of this service")
     if not hmac.compare_digest(mac, hmac.digest(key, payload, "sha256")):
         raise StateRefusedError("the state was changed or cut off, or signed with another key than this service's")
@@ -154,7 +161,7 @@ def read_header(payload: bytes) -> tuple[Header, int]:
         StateRefusedError: they are not whole, or of an unknown format.
     """
     start = len(_MAGIC) + _LENGTH.size
-    if not payload.startswith(_MAGIC):
+    if not payload.startswith((_MAGIC, _MAGIC_TEXT)):
         raise StateRefusedError("a state of a format that this version of the service does not know")
     try:
         end = start + _LENGTH.unpack_from(payload, len(_MAGIC))[0]

@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,7 @@ def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals:
         whole = ""
         for step, (answer, state) in zip(arrival.wish, told, strict=True):
             if isinstance(step, GenerateRequest):
+                assert isinstance(step.prompt, str)
                 whole += step.prompt or ("\n" if step.max_length and not whole else "")
                 if step.max_length:
                     once = GenerateRequest(whole, step.max_length, step.params, step.seed, step.stop)
@@ -157,6 +159,22 @@ def test_a_state_that_was_changed_in_any_way_is_refused(data: st.DataObject) -> 
     cut = data.draw(st.integers(0, len(payload) - 1))
     with pytest.raises(StateRefusedError):
         codec.decode(verified(signed(payload[:cut], KEY), KEY)[0])
+
+
+def test_a_state_without_the_end_of_its_text_is_read_as_before() -> None:
+    """Those that were kept before states had one."""
+    codec, payload, after = text_state()
+    assert payload[:6] == b"carry\x02"
+    size = int.from_bytes(payload[6:10], "little")
+    header = orjson.loads(payload[10 : 10 + size])
+    assert header.pop("text_end") == "c"
+    old = orjson.dumps(header)
+    found = codec.accept(b"carry\x01" + len(old).to_bytes(4, "little") + old + payload[10 + size :])
+    assert found.text_end == ""
+    assert found.position == after.position
+    assert all(np.array_equal(found.states[name], array) for name, array in after.states.items())
+    with pytest.raises(StateRefusedError, match="format"):
+        codec.decode(b"carry\x03" + payload[6:])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])

@@ -29,6 +29,7 @@ from service.generation import (
 )
 from service.manifest import TextManifest, read_manifest
 from service.sampling import SamplingParams
+from service.stopping import StopTexts
 from service.tokenizer import Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_scheduler, run, word_model, write_model
 
@@ -115,7 +116,8 @@ def cut_plainly(pieces: Sequence[str], stops: tuple[str, ...]) -> tuple[int, int
 
 
 def row_of(length: int, stops: tuple[str, ...]) -> Row:
-    return Row(GenerateRequest("", length, SamplingParams(), 0, stop=stops), 0, 0, False, None)
+    automaton = StopTexts(stops) if stops else None
+    return Row(GenerateRequest("", length, SamplingParams(), 0), 0, 0, False, None, stops=automaton)
 
 
 @given(pieces=PIECES, stops=STOPS, more=st.booleans(), size=st.integers(1, 16))

@@ -507,8 +507,8 @@ CANDIDATES = st.lists(st.tuples(st.text(min_size=1, max_size=3), st.floats(0, 1)
 def test_lists_of_any_tokens_are_parallel(chosen: list[Chosen], count: int, offset: int) -> None:
     """Tokens of several characters, too, as in a word model; and probabilities of 0."""
     found = logprobs_of(chosen, count, offset)
-    check_parallel(found.model_dump(), "".join(one.character for one in chosen), offset)
-    for one, log, top in zip(chosen, found.token_logprobs, found.top_logprobs, strict=True):
+    check_parallel(found, "".join(one.character for one in chosen), offset)
+    for one, log, top in zip(chosen, found["token_logprobs"], found["top_logprobs"], strict=True):
         assert (one.probability is None) == (log is None) == (top is None)
         assert top is None or (math.isfinite(min(top.values())) and top[one.character] == log)
 
@@ -539,7 +539,7 @@ def test_a_prompt_that_breaks_the_model_is_named_by_its_place(
 
     def sick(tokenizer: Any, request: Any, **rest: Any) -> Any:
         rows, task = generate(tokenizer, request, **rest)
-        if request.prompt != "b":
+        if request.prompt.sent != "b":
             return rows, task
 
         def failing() -> Any:

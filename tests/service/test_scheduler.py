@@ -98,7 +98,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
 
 def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
     """The plain way: read the prompt at once, then one character after the other, one text after the other."""
-    tokens = Tokenizer.of(manifest).encode(request.prompt or "\n")[1]
+    tokens = Tokenizer.of(manifest).tokenize(request.prompt or "\n").tokens
     (scores,), begun = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), ["logits"])
     texts = []
     for seed in derived_seeds(request.seed, request.n):

@@ -268,7 +268,7 @@ def test_an_unexpected_error_in_a_stream_is_an_event_and_does_not_show_itself(
     def broken(*_: object) -> None:
         raise KeyError("our own mistake")
 
-    monkeypatch.setattr("service.api.text.continuation", broken)
+    monkeypatch.setattr("service.api.text.whole_text", broken)
     answer = client.post("/generate", json={"prompt": "a", "max_length": 5, "stream": True})
     *told, (name, problem) = events(answer.text)
     assert (name, problem["status"], problem["code"]) == ("error", 500, "internal_error")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tokenizer import composed
+from service.unicode import composed
 from training.series_data import DataError
 from training.text_data import Parts, encode_all, learn_tokenizer, read_documents, read_parts, split_texts
 
