@@ -24,6 +24,7 @@ from service.api import (
     problems,
     sessions,
     text,
+    tokens,
 )
 from service.api.middleware import BodyMiddleware, RequestMiddleware
 from service.api.state import State
@@ -80,8 +81,9 @@ def create_app(
 
     app = _Application(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
-    for module in (forecast, anomalies, cross_validation, text, sessions, nixtla, openai):
+    for module in (forecast, anomalies, cross_validation, text, sessions, nixtla, openai, tokens):
         app.include_router(module.router)
+    app.include_router(openai.without_prefix)
     app.include_router(models.router, dependencies=[Depends(calls.known)])
     app.include_router(health.router)
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes)

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     max_generated_length: int = Field(default=10_000, ge=1)
     """Most characters to generate, over all `n` texts of a request."""
 
+    default_max_tokens: int = Field(default=256, ge=1)
+    """Tokens of a text that a client of OpenAI's API asks for without `max_tokens`."""
+
     max_answer_items: int = Field(default=250_000, ge=1)
     """Most quantiles of a history, or candidate characters, in one answer."""
 

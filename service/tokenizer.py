@@ -129,6 +129,11 @@ class Tokenizer:
                 raise InvalidRequestError(f"the model has no {self.unit} {_name(piece)} to write", path)
         return tuple((self._tokens[piece], bias) for piece, bias in wanted.items())
 
+    @property
+    def unknown_piece(self) -> str:
+        """How a text says token 0."""
+        return "\ufffd" if self.unit == "character" else "<unk>"
+
     def start(self) -> int:
         """The token that stands for "nothing came before": a new line, where the model knows one."""
         return self._tokens.get("\n", 0)

@@ -1,6 +1,7 @@
 """GET /health/live, GET /health/ready, GET /metrics: for whoever keeps the service up."""
 
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -17,6 +18,12 @@ class Live(Answer):
     """The process answers."""
 
     status: Literal["live"] = "live"
+
+
+class Version(Answer):
+    """Which Carry it is."""
+
+    version: str
 
 
 class Ready(Answer):
@@ -42,6 +49,20 @@ async def get_ready(state: CarryState) -> Ready:
     if failed:
         raise NotReadyError(f"the last step failed of: {', '.join(failed)}")
     return Ready(models=len(models))
+
+
+@router.get("/health", include_in_schema=False)
+@router.get("/ping", include_in_schema=False)
+async def get_health(state: CarryState) -> Response:
+    """As `/health/ready`, where clients of vLLM and SageMaker look: 200 without a body."""
+    await get_ready(state)
+    return Response()
+
+
+@router.get("/version", operation_id="get_version")
+async def get_version() -> Version:
+    """The version of the service."""
+    return Version(version=version("carry"))
 
 
 @router.get(

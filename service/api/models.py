@@ -7,6 +7,8 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from service.api.calls import TIMED, ThisCall
+from service.api.openai import cards
+from service.api.openai_payload import ModelCard
 from service.api.problems import documented
 from service.api.schemas import Answer
 from service.api.state import CarryState
@@ -39,6 +41,8 @@ class RefusedModel(Answer):
 class ModelsAnswer(Answer):
     """All model folders."""
 
+    object: Literal["list"] = "list"
+    data: list[ModelCard] = Field(description="The text models as `GET /v1/models` has them.")
     models: list[LoadedModel]
     refused: list[RefusedModel]
 
@@ -62,7 +66,7 @@ class ModelAnswer(Answer):
 async def get_models(state: CarryState) -> ModelsAnswer:
     """What is loaded, how well it measured, and what was refused and why."""
     current = state.registry.current
-    return ModelsAnswer(models=_loaded(current), refused=_refused(current.refused))
+    return ModelsAnswer(data=cards(state), models=_loaded(current), refused=_refused(current.refused))
 
 
 @router.post("/reload", operation_id="reload_models", openapi_extra=TIMED, responses=documented(422, 504))
@@ -74,6 +78,7 @@ async def post_reload(call: ThisCall) -> ReloadAnswer:
     await state.reloader.everywhere(call.deadline)
     current = state.registry.current
     return ReloadAnswer(
+        data=cards(state),
         models=_loaded(current),
         refused=_refused(current.refused),
         loaded=[model.label for model in current.models if model not in before],

@@ -1,22 +1,19 @@
 """What the `openai` client (version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from service.api.openai_fields import known_fields
 from service.api.schemas import (
     Answer,
     Biases,
     Body,
-    Copies,
     Flag,
-    Length,
-    Mass,
     RepetitionPenalty,
-    Seed,
     Share,
     Stops,
     Temperature,
@@ -38,15 +35,34 @@ def _layout(prompt: Any) -> str:
 
 
 def _in_a_list(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
+    """An empty stop text asks for nothing."""
+    stops = [stop] if isinstance(stop, str) else stop
+    return [one for one in stops if one != ""] if isinstance(stops, list) else stops
 
 
-Tokens = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(fail_fast=True)]
+def _whole_number(given: Any) -> Any:
+    """As JSON has it: 5.0 is 5."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _as_count(logprobs: Any) -> Any:
+    """Clients of chats say `true`: it is one."""
+    return {True: 1, False: None}[logprobs] if isinstance(logprobs, bool) else _whole_number(logprobs)
+
+
+Whole = BeforeValidator(_whole_number)
+OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1)]
+OpenAiCopies = Annotated[int, Whole, Field(strict=True, ge=1, le=128)]
+OpenAiSeed = Annotated[int, Whole, Field(strict=True, lt=2**64)]
+OpenAiStops = Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])]
+
+
+TokenList = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(fail_fast=True)]
 Prompt = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[Text], Field(min_length=1, fail_fast=True), Tag("<texts>")]
-    | Annotated[Tokens, Tag("<tokens>")]
-    | Annotated[list[Tokens], Field(fail_fast=True), Tag("<lists>")],
+    | Annotated[TokenList, Tag("<tokens>")]
+    | Annotated[list[TokenList], Field(fail_fast=True), Tag("<lists>")],
     Discriminator(_layout),
 ]
 Penalty = Annotated[
@@ -56,56 +72,92 @@ Penalty = Annotated[
 ]
 
 
-class _Payload(Body):
-    """A request in which `null` is as good as absent, in every field that may be absent."""
+class LenientBody(Body):
+    """A request in which `null` is as good as absent, and which may have fields that change nothing here."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: given for name, given in data.items() if given is not None or name not in cls.model_fields}
+        return known_fields(data, cls.model_fields) if isinstance(data, dict) else data
 
 
-class StreamOptions(_Payload):
-    """`include_usage`: a last frame tells it."""
+class StreamOptions(LenientBody):
+    """`include_usage`: a last frame tells it; `continuous_usage_stats`: each frame tells what there is so far."""
 
     include_usage: Flag = False
+    continuous_usage_stats: Flag = False
     include_obfuscation: Annotated[Flag, never("streams are not padded here: leave it out")] = False
 
 
-class CompletionPayload(_Payload):
-    """Prompts, and how to continue them. A `null` is the default. A token is a character, of a word model a word."""
+class ControlsPayload(LenientBody):
+    """What completions and chats have in common. A `null` is the default. A token is a character, of a word model a
+    word."""
 
-    model: Annotated[str, Field(min_length=1, max_length=80)] = Field(description="`name` or `name@version`.")
+    model: Annotated[str, Field(min_length=1, max_length=80)] | None = Field(
+        default=None,
+        description="`name` or `name@version`; if absent, or one of OpenAI's own such as `gpt-3.5-turbo-instruct`, the "
+        "default text model.",
+    )
+    max_tokens: OpenAiLength | None = Field(
+        default=None,
+        description="Most tokens of a text. If absent or -1, CARRY_DEFAULT_MAX_TOKENS, or as many as may be generated "
+        "over all texts if these are fewer.",
+    )
+    temperature: Temperature = 1.0
+    top_p: Share = Field(default=1.0, description="0 takes the most probable token, as `temperature` 0 does.")
+    n: OpenAiCopies = Field(default=1, description="How many texts of each prompt.")
+    logit_bias: Biases = Field(default={}, description="By token: what is added to its score; -100 bans it.")
+    stop: OpenAiStops = Field(default=[], description="End before any of these texts.")
+    seed: OpenAiSeed | None = Field(
+        default=None,
+        description="The same request with the same seed gives the same text. Random if absent or below 0.",
+    )
+    stream: Flag = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    top_k: Annotated[int, Whole, Field(strict=True, ge=-1)] = Field(default=0, description="As in /generate; -1 is 0.")
+    min_p: Share = Field(default=0.0, description="As in /generate.")
+    repetition_penalty: RepetitionPenalty = Field(default=1.0, description="As in /generate.")
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("only where `stream` is true", "$.stream_options")
+        return self
+
+    def params(self, tokenizer: Tokenizer) -> SamplingParams:
+        """The controls.
+
+        Raises:
+            InvalidRequestError: a bias is of no token.
+        """
+        tokens = {str(token): token for token in range(1, tokenizer.size)} if self.logit_bias else {}
+        for key in self.logit_bias:
+            if key not in tokens:
+                raise InvalidRequestError(
+                    f"no token to write; those are 1 to {len(tokens)}", f"$.logit_bias.{key[:20]}"
+                )
+        biases = tuple((tokens[key], bias) for key, bias in self.logit_bias.items())
+        temperature = self.temperature if self.top_p else 0.0
+        return SamplingParams(temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases)
+
+
+class CompletionPayload(ControlsPayload):
+    """Prompts, and how to continue them."""
+
+    prompt_path: ClassVar[str] = "$.prompt"
     prompt: Prompt = Field(
         default="", description="A text, or a list of tokens, indices into the model's vocabulary; or a list of those."
     )
-    max_tokens: Length = 16
-    temperature: Temperature = 1.0
-    top_p: Mass = 1.0
-    n: Copies = Field(default=1, description="How many texts of each prompt.")
-    best_of: Copies | None = Field(
+    best_of: OpenAiCopies | None = Field(
         default=None, description="Write so many, answer with the `n` of the highest mean log-probability of a token."
     )
     echo: Flag = Field(default=False, description="Begin each text with its prompt.")
-    logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = Field(
+    logprobs: Annotated[Annotated[int, Field(strict=True, ge=0, le=20)] | None, BeforeValidator(_as_count)] = Field(
         default=None, description="Log-probabilities of each token, and of so many candidates in its place."
     )
-    logit_bias: Biases = Field(default={}, description="By token: what is added to its score; -100 bans it.")
-    stop: Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])] = Field(
-        default=[], description="End before any of these texts."
-    )
-    seed: Seed | None = Field(default=None, description="The same request with the same seed gives the same text.")
-    stream: Flag = False
-    stream_options: StreamOptions | None = None
-    user: str | None = Field(default=None, max_length=1000, description="Nothing depends on it.")
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
     suffix: Annotated[str, never("nothing is inserted before a suffix here: leave it out")] = ""
-    top_k: Annotated[int, Field(strict=True, ge=-1)] = Field(default=0, description="As in /generate; -1 is 0.")
-    min_p: Share = Field(default=0.0, description="As in /generate.")
-    repetition_penalty: RepetitionPenalty = Field(default=1.0, description="As in /generate.")
 
     @property
     def texts(self) -> int:
@@ -122,48 +174,39 @@ class CompletionPayload(_Payload):
             raise InvalidRequestError("at least n", "$.best_of")
         if self.stream and self.texts > self.n:
             raise InvalidRequestError("at most n: a stream cannot know which will be the best", "$.best_of")
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequestError("only where `stream` is true", "$.stream_options")
         read = sum(map(len, self.each_prompt.values()))
         if read > settings.max_text_length:
-            raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.prompt")
+            raise LimitExceededError(
+                f"at most {settings.max_text_length} characters are read at once", self.prompt_path
+            )
         count = self.texts * (len(self.prompt) if self._many else 1)
         if count > settings.max_batch_requests:
             most = settings.max_batch_requests
             raise LimitExceededError(
-                f"at most {most} texts at once, over all prompts, and these are {count}", "$.prompt"
+                f"at most {most} texts at once, over all prompts, and these are {count}", self.prompt_path
             )
-        if count * self.max_tokens > settings.max_generated_length:
+        if count * self.length(settings) > settings.max_generated_length:
             most = settings.max_generated_length
             raise LimitExceededError(f"at most {most} tokens are generated at once, over all texts", "$.max_tokens")
+
+    def length(self, settings: Settings) -> int:
+        """Most tokens of a text."""
+        if self.max_tokens is not None and self.max_tokens >= 0:
+            return self.max_tokens
+        texts = self.texts * (len(self.prompt) if self._many else 1)
+        return min(settings.default_max_tokens, settings.max_generated_length // max(1, texts))
 
     @property
     def _many(self) -> bool:
         """Whether there is a list of prompts."""
         return isinstance(self.prompt, list) and not isinstance(next(iter(self.prompt), 0), int)
 
-    def params(self, tokenizer: Tokenizer) -> SamplingParams:
-        """The controls.
-
-        Raises:
-            InvalidRequestError: a bias is of no token.
-        """
-        tokens = {str(token): token for token in range(1, tokenizer.size)} if self.logit_bias else {}
-        for key in self.logit_bias:
-            if key not in tokens:
-                raise InvalidRequestError(
-                    f"no token to write; those are 1 to {len(tokens)}", f"$.logit_bias.{key[:20]}"
-                )
-        biases = tuple((tokens[key], bias) for key, bias in self.logit_bias.items())
-        return SamplingParams(
-            self.temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases
-        )
-
     @property
     def each_prompt(self) -> dict[str, str | list[int]]:
         """The prompts, by their JSON paths."""
         prompt: Any = self.prompt
-        return {f"$.prompt[{i}]": one for i, one in enumerate(prompt)} if self._many else {"$.prompt": prompt}
+        path = self.prompt_path
+        return {f"{path}[{i}]": one for i, one in enumerate(prompt)} if self._many else {path: prompt}
 
 
 def read_prompt(prompt: str | list[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
@@ -177,16 +220,21 @@ def read_prompt(prompt: str | list[int], tokenizer: Tokenizer, path: str) -> Tok
 
 def _text(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
     """The text of these tokens."""
-    if tokens and max(tokens) >= tokenizer.size:
-        raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(tokens)}]")
-    text = tokenizer.tokenize("".join(tokenizer.pieces[token] or UNKNOWN[tokenizer.unit] for token in tokens), path)
+    text = tokenizer.tokenize(text_of_tokens(tokens, tokenizer, path), path)
     if text.tokens.tolist() != tokens:
         raise InvalidRequestError("these tokens are not those of the text that they make: send the text", path)
     return text
 
 
-UNKNOWN = {"character": "\ufffd", "word": "<unk>"}
-"""How a text says token 0."""
+def text_of_tokens(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> str:
+    """The pieces of these tokens, one after the other.
+
+    Raises:
+        InvalidRequestError: there are no such tokens.
+    """
+    if tokens and max(tokens) >= tokenizer.size:
+        raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(tokens)}]")
+    return "".join(tokenizer.pieces[token] or tokenizer.unknown_piece for token in tokens)
 
 
 class Logprobs(Answer):
@@ -236,6 +284,8 @@ class ModelCard(Answer):
     object: Literal["model"] = "model"
     created: int = Field(description="When it was trained, in seconds since 1970.")
     owned_by: str = "carry"
+    root: str = Field(description="`name@version`")
+    max_model_len: int = Field(description="Most characters that are read at once; what was read before has no limit.")
 
 
 class ModelList(Answer):

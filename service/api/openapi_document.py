@@ -17,7 +17,7 @@ TAGS = {
     "nixtla": "The calls of the `nixtla` client.",
     "openai": "The completions API of OpenAI, as the `openai` client calls it.",
 }
-OPEN = ("/health", "/metrics")
+OPEN = ("/health", "/metrics", "/version")
 """What the paths begin with that need no key."""
 BEFORE_A_BODY = (400, 413, 415)
 """What any route with a body may answer before it is reached."""

@@ -1,6 +1,7 @@
 """Turns every error into application/problem+json (RFC 9457), and under /v1 into the form that OpenAI's clients read.
 Never shows the input or an unexpected error's text."""
 
+import random
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -24,6 +25,8 @@ _HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 OPENAI = "/v1/"
 """What the paths begin with that OpenAI's clients call."""
+WITHOUT_PREFIX = frozenset({"/completions", "/chat/completions"})
+"""What they call if they were told a base URL without it."""
 _OPENAI_CODES = {UnauthorizedError.code: "invalid_api_key", QueueFullError.code: "rate_limit_exceeded"}
 
 At = Mapping[str, Any]
@@ -33,8 +36,11 @@ At = Mapping[str, Any]
 def problem_answer(error: CarryError, at: At) -> Response:
     """The answer that tells one of our errors."""
     answer = _answer(problem_of(error, at), at)
-    if isinstance(error, QueueFullError):
-        answer.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, QueueFullError) or error.status == 503:
+        seconds = error.retry_after if isinstance(error, QueueFullError) else 1
+        answer.headers["Retry-After"] = str(seconds)
+        # Clients that were refused together would come back together.
+        answer.headers["Retry-After-Ms"] = str(round(1000 * seconds * random.uniform(0.1, 1.0)))
     if isinstance(error, UnauthorizedError):
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
@@ -60,7 +66,7 @@ def openai_error(document: dict[str, Any]) -> dict[str, Any]:
 def _answer(document: dict[str, Any], at: At) -> Response:
     """A problem document, in the form that those read who call this path."""
     status = document["status"]
-    if not at["path"].startswith(OPENAI):
+    if not at["path"].startswith(OPENAI) and at["path"] not in WITHOUT_PREFIX:
         return Response(orjson.dumps(document), status, media_type=PROBLEM)
     # That API says 400 of bad values.
     return Response(
