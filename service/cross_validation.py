@@ -103,8 +103,7 @@ def accuracy(found: CrossValidation, target: Floats, levels: Sequence[float], se
     """How good the forecasts were of the series `target` (T,)."""
     actual, ordered = found.actual, np.asarray(levels)
     error, size = np.abs(actual - found.median), np.abs(actual) + np.abs(found.median)
-    changes = np.abs(target[season:] - target[:-season])
-    scales = np.array([_mean(changes[: max(0, cutoff - season)]) for cutoff in found.cutoffs])[:, None]
+    scales = _mean_changes(target, season, found.cutoffs)[:, None]
     scales[~(scales > 0)] = np.nan
     above = actual[..., None] - found.quantiles
     pinball = np.maximum(ordered * above, (ordered - 1) * above).mean(axis=-1)
@@ -116,6 +115,18 @@ def accuracy(found: CrossValidation, target: Floats, levels: Sequence[float], se
             coverage[round(100 * (1 - 2 * low), 4)] = _mean(np.where(np.isfinite(actual), inside, np.nan))
     smape = _mean(200 * error / np.where(size > 0, size, 1.0))
     return Accuracy(_mean(error / scales), smape, _mean(2 * pinball / scales), coverage)
+
+
+def _mean_changes(target: Floats, season: int, cutoffs: Sequence[int]) -> Floats:
+    """The mean absolute difference to the season before, of the values before each cutoff: (W,), NaN if there is none.
+    One pass over the values, however many cutoffs."""
+    changes = np.abs(target[season:] - target[:-season])
+    there = np.isfinite(changes)
+    sums = np.concatenate([[0.0], np.where(there, changes, 0.0).cumsum()])
+    counts = np.concatenate([[0], there.cumsum()])
+    ends = np.maximum(np.array(cutoffs) - season, 0)
+    found: Floats = sums[ends] / np.where(counts[ends] > 0, counts[ends], np.nan)
+    return found
 
 
 def _mean(numbers: Floats) -> float:

@@ -27,7 +27,7 @@ LARGEST = 1e30
 class ForecastRequest:
     """values (T, F), NaN = missing, none to forecast from where a sequence stands; levels ascending, within those of
     the model; future (at most horizon, K): what is known of the features `known_ahead` after the last value, NaN =
-    unknown, as is what is beyond its end."""
+    unknown, as is what is beyond its end; keeps_state: whether anybody goes on from where it ends."""
 
     values: Floats
     horizon: int
@@ -35,6 +35,7 @@ class ForecastRequest:
     include_history: bool = False
     non_negative: bool = False
     future: Floats | None = None
+    keeps_state: bool = True
 
     @property
     def work(self) -> int:
@@ -45,7 +46,8 @@ class ForecastRequest:
 @dataclass(frozen=True)
 class Forecast:
     """quantiles (horizon, L) and median (horizon,). history (T, L): those of each value given, one step ahead from the
-    values before it; NaN where nothing precedes. after: where the sequence stands, the values given read."""
+    values before it; NaN where nothing precedes. after: where the sequence stands, the values given read; of it only
+    the season, if nobody goes on from there."""
 
     quantiles: Floats
     median: Floats
@@ -160,7 +162,12 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapsh
         quantiles, past = np.maximum(quantiles, 0.0), np.maximum(past, 0.0)
     history = interpolate(past, known, request.levels) if request.include_history else None
     median = quantiles[:, known.index(0.5)].copy()
-    return Forecast(interpolate(quantiles, known, request.levels), median, history, after)
+    found = interpolate(quantiles, known, request.levels)
+    if not request.keeps_state:
+        # Of ten thousand series, the states, and the batches that they are views of, would be most of the memory.
+        season = {name: array.copy() for name, array in after.states.items() if name == SEASON}
+        after, found = Snapshot(after.position, season), found.copy()
+    return Forecast(found, median, history, after)
 
 
 Reading = Generator[Read, Result, Made]

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     max_horizon: int = Field(default=1000, ge=1)
     """Most values to forecast."""
 
+    max_windows: int = Field(default=1000, ge=1)
+    """Most windows of one series in a cross-validation, or in a detection of anomalies by such windows."""
+
     max_text_length: int = Field(default=200_000, ge=1)
     """Most characters of a prompt or text."""
 

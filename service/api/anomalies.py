@@ -3,12 +3,14 @@
 import asyncio
 from typing import Annotated
 
+import numpy as np
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from service.anomalies import Anomalies, AnomalyRequest, detect
 from service.api.calls import CHANGING, ThisCall
 from service.api.carried import Render, Seat, carried
+from service.api.json_pieces import json_fragments
 from service.api.json_route import JsonRoute, encoded
 from service.api.problems import documented
 from service.api.schemas import AnomalyAnswer, AnomalyBody, SessionId
@@ -54,7 +56,7 @@ async def post_anomalies(
         check_answer(5 * len(values), settings, "$.series")
         level = usual_level(manifest) if body.level is None else body.level
         check_levels(tails(level), manifest, "$.level")
-        times = timestamps(body, 0, len(values))
+        times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
         start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start)
         request = AnomalyRequest(values, level, body.non_negative, future)
@@ -62,18 +64,20 @@ async def post_anomalies(
         found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline))
         call.state.metrics.read.labels(seat.model.label).inc(request.work)
 
+        answer = await json_fragments(
+            {
+                "model": {"name": manifest.name, "version": manifest.version},
+                "level": level,
+                **_verdicts(found),
+                "timestamps": times and times(0, len(values)),
+                "season_length": season_of(found.after),
+            },
+            call.deadline,
+        )
+
         def render(session: SessionId | None, state: str | None) -> bytes:
-            return encoded(
-                {
-                    "model": {"name": manifest.name, "version": manifest.version},
-                    "level": level,
-                    **_verdicts(found),
-                    "timestamps": times,
-                    "season_length": season_of(found.after),
-                    "session": None if session is None else session.model_dump(),
-                    "state": state,
-                }
-            )
+            reference = None if session is None else session.model_dump()
+            return encoded({**answer, "session": reference, "state": state})
 
         return found.after, render
 
@@ -88,13 +92,12 @@ def usual_level(manifest: ForecastManifest) -> float:
 
 def _verdicts(found: Anomalies) -> dict[str, object]:
     """Per value; NaN, in JSON, is null."""
-    judged = found.judged.tolist()
-    verdicts = zip(found.outside.tolist(), found.score.tolist(), judged, strict=True)
-    anomaly, score = zip(*((out, score) if known else (None, None) for out, score, known in verdicts), strict=True)
+    anomaly = found.outside.astype(object)
+    anomaly[~found.judged] = None
     return {
-        "anomaly": anomaly,
+        "anomaly": anomaly.tolist(),
         "lower": found.lower.copy(),
         "upper": found.upper.copy(),
         "median": found.expected.copy(),
-        "score": score,
+        "score": np.where(found.judged, found.score, np.nan),
     }

@@ -2,18 +2,21 @@
 
 import asyncio
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from service.api.calls import TIMED, ThisCall
-from service.api.json_route import JsonRoute, json_answer
+from service.api.json_pieces import in_pieces, json_pieces
+from service.api.json_route import JsonRoute
+from service.api.offload import in_turns
 from service.api.problems import documented
 from service.api.schemas import CrossValidationAnswer, CrossValidationBody
-from service.api.series import by_level, check_answer, quantile_levels, series_values, timestamps
-from service.cross_validation import CrossValidationRequest, accuracy, cross_validate
+from service.api.series import Times, by_level, check_answer, check_windows, quantile_levels, series_values, timestamps
+from service.cross_validation import CrossValidation, CrossValidationRequest, accuracy, cross_validate
 from service.errors import LimitExceededError
 from service.forecasting import begin, season_of
 from service.manifest import ForecastManifest
@@ -50,10 +53,11 @@ async def post_cross_validation(
     if body.horizon > state.settings.max_horizon:
         raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
     step = body.horizon if body.step is None else body.step
+    check_windows(body.windows, state.settings, "$.windows")
     check_answer(body.windows * body.horizon * (len(levels) + 2), state.settings, "$.windows")
     request = CrossValidationRequest(values, body.horizon, body.windows, step, levels, body.non_negative)
     request.check()
-    times = timestamps(body, 0, len(values))
+    times = timestamps(body, len(values))
     # What comes after the first cutoff must not tell the season of what comes before it.
     start = begin(manifest, values[: request.cutoffs[0], 0], body.season_length, body.freq)
     task = cross_validate(manifest, request, start)
@@ -62,22 +66,12 @@ async def post_cross_validation(
     state.metrics.predicted.labels(model.label).inc(body.windows * body.horizon)
     season = season_of(start)
     scores = accuracy(found, values[:, 0], levels, 1 if season is None else season[0])
-    return json_answer(
+    windows = [window async for window in in_turns(_windows(found, levels, times), call.deadline)]
+    pieces = json_pieces(
         {
             "model": {"name": manifest.name, "version": manifest.version},
             "horizon": body.horizon,
-            "windows": [
-                {
-                    "cutoff": cutoff,
-                    "quantiles": by_level(levels, quantiles),
-                    "median": np.ascontiguousarray(median),
-                    "actual": np.ascontiguousarray(actual),
-                    "timestamps": times and times[cutoff : cutoff + body.horizon],
-                }
-                for cutoff, quantiles, median, actual in zip(
-                    found.cutoffs, found.quantiles, found.median, found.actual, strict=True
-                )
-            ],
+            "windows": windows,
             "metrics": {
                 "mase": _or_none(scores.mase),
                 "smape": _or_none(scores.smape),
@@ -87,6 +81,19 @@ async def post_cross_validation(
             "season_length": season,
         }
     )
+    return await in_pieces(pieces, call.deadline)
+
+
+def _windows(found: CrossValidation, levels: tuple[float, ...], times: Times | None) -> Iterator[dict[str, Any]]:
+    """Each a `WindowAnswer`."""
+    for i, cutoff in enumerate(found.cutoffs):
+        yield {
+            "cutoff": cutoff,
+            "quantiles": by_level(levels, found.quantiles[i]),
+            "median": np.ascontiguousarray(found.median[i]),
+            "actual": np.ascontiguousarray(found.actual[i]),
+            "timestamps": times and times(cutoff, len(found.actual[i])),
+        }
 
 
 def _or_none(number: float) -> float | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -14,11 +14,20 @@ from pydantic import ValidationError
 
 from service.api.calls import CHANGING, TIMED, ThisCall
 from service.api.carried import Render, Seat, carried
-from service.api.json_route import JsonRoute, encoded, json_answer
+from service.api.json_pieces import in_pieces, json_fragments, json_pieces
+from service.api.json_route import JsonRoute, encoded
 from service.api.offload import in_turns
 from service.api.problems import documented, problem_of, refusal
 from service.api.schemas import ForecastAnswer, ForecastBatchAnswer, ForecastBatchBody, ForecastBody, SessionId
-from service.api.series import by_level, check_answer, future_values, quantile_levels, series_values, timestamps
+from service.api.series import (
+    Times,
+    by_level,
+    check_answer,
+    future_values,
+    quantile_levels,
+    series_values,
+    timestamps,
+)
 from service.api.state import State
 from service.engine.sequence import Snapshot
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
@@ -70,7 +79,8 @@ async def post_forecast(
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
         wish = _wish(body, seat, call.state)
         found = await asyncio.wrap_future(wish.submit(call.deadline))
-        return found.after, lambda session, carried: encoded(wish.answer(found, session, carried, call.state))
+        answer = await json_fragments(wish.answer(found, call.state), call.deadline)
+        return found.after, lambda session, carried: encoded(_carried(answer, session, carried))
 
     return await carried(call, body, "forecast", work)
 
@@ -95,12 +105,20 @@ async def post_forecast_batch(
         raise LimitExceededError(f"at most {most} requests in one call", "$.requests")
     carries = any(isinstance(item, dict) and "state" in item for item in body.requests)
     key = await state.sessions.state_key() if carries else b""
-    wishes = await _beside(len(body.requests), _wishes, body, state, key)
-    _check_batch([wish.request for wish in wishes if isinstance(wish, _Wish)], state.settings)
+    limits = _BatchLimits(state.settings)
+    wishes: list[_Wish | CarryError] = []
+    async for wish in in_turns(_wishes(body, state, key), call.deadline):
+        if isinstance(wish, _Wish):
+            limits.add(wish.request)
+        wishes.append(wish)
     good = {i: wish for i, wish in enumerate(wishes) if isinstance(wish, _Wish)}
     lengths = {i: len(wish.request.values) for i, wish in good.items()}
     found = await all_done(lengths, lambda i: good[i].submit(call.deadline))
-    return await _beside(len(wishes), _batch_answer, wishes, found, state, request)
+    for future in found.values():
+        error = future.exception()
+        if isinstance(error, CarryError) and error.status >= 500:
+            raise error  # nothing in this call will do better
+    return await in_pieces(_batch_answer(wishes, found, state, request), call.deadline)
 
 
 async def all_done(lengths: Mapping[int, int], submit: Callable[[int], Future[Made]]) -> dict[int, Future[Made]]:
@@ -129,27 +147,34 @@ async def all_done(lengths: Mapping[int, int], submit: Callable[[int], Future[Ma
     return pending
 
 
-def _check_batch(requests: Sequence[ForecastRequest], settings: Settings) -> None:
-    """Refuse a batch whose answer no memory should hold, or which could never be queued."""
-    items = sum((r.horizon + len(r.values) * r.include_history) * len(r.levels) for r in requests)
-    if items > settings.max_batch_answer_items:
-        most = settings.max_batch_answer_items
-        raise LimitExceededError(f"at most {most} quantiles in one answer, and these are {items}", "$.requests")
-    work = sum(r.work for r in requests)
-    if work > settings.max_waiting_steps:
-        most = settings.max_waiting_steps
-        raise LimitExceededError(f"at most {most} values to read and to forecast, and these are {work}", "$.requests")
+class _BatchLimits:
+    """What the items of a batch ask for together: an answer that memory can hold, and work that can be queued."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._items = 0
+        self._work = 0
+
+    def add(self, request: ForecastRequest) -> None:
+        """Count another item.
+
+        Raises:
+            LimitExceededError: it is too much.
+        """
+        self._items += (request.horizon + len(request.values) * request.include_history) * len(request.levels)
+        self._work += request.work
+        most = self._settings.max_batch_answer_items
+        if self._items > most:
+            raise LimitExceededError(f"at most {most} quantiles in one answer, and these are more", "$.requests")
+        most = self._settings.max_waiting_steps
+        if self._work > most:
+            raise LimitExceededError(f"at most {most} values to read and to forecast, and these are more", "$.requests")
 
 
-async def _beside(items: int, work: Callable[..., Made], *arguments: Any) -> Made:
-    """Do the work, on another thread if it is so much that others would wait for the event loop."""
-    return await asyncio.to_thread(work, *arguments) if items > 50 else work(*arguments)
-
-
-def _wishes(batch: ForecastBatchBody, state: State, key: bytes) -> "list[_Wish | CarryError]":
+def _wishes(batch: ForecastBatchBody, state: State, key: bytes) -> "Iterator[_Wish | CarryError]":
+    """Each item, or what is wrong with it. An item is dropped from the batch when it was read, to free its memory."""
     shared = batch.model_dump(exclude_unset=True, exclude={"requests"})
     others = {name: value for name, value in shared.items() if name not in ("quantiles", "levels")}
-    wishes: list[_Wish | CarryError] = []
     for i, item in enumerate(batch.requests):
         try:
             if shared and isinstance(item, dict):
@@ -157,32 +182,33 @@ def _wishes(batch: ForecastBatchBody, state: State, key: bytes) -> "list[_Wish |
             body = ForecastBody.model_validate(item)
             if body.session_id is not None:
                 raise InvalidRequestError("items of a batch may bring a `state`, but no session", "$.session_id")
-            seat = Seat(state, body, "forecast")
+            seat = Seat(state, body.model_copy(update={"series": []}), "forecast")
             seat.take_state(key)
-            wishes.append(_wish(body, seat, state))
+            yield _wish(body, seat, state)
         except ValidationError as error:
-            wishes.append(refusal(error, ("requests", i)))
+            yield refusal(error, ("requests", i))
         except CarryError as error:
-            wishes.append(_placed(error, i))
-    return wishes
+            yield _placed(error, i)
+        batch.requests[i] = None
 
 
 def _batch_answer(
-    wishes: "Sequence[_Wish | CarryError]", found: Mapping[int, Future[Forecast]], state: State, request: Request
-) -> Response:
-    results: list[dict[str, Any]] = []
+    wishes: "list[_Wish | CarryError]", found: dict[int, Future[Forecast]], state: State, request: Request
+) -> Iterator[bytes]:
+    """The answer's JSON, in pieces. What was written is dropped, to free its memory."""
     for i, wish in enumerate(wishes):
+        yield b"," if i else b'{"results":['
         if isinstance(wish, CarryError):
-            results.append(problem_of(wish, request))
+            yield encoded(problem_of(wish, request))
             continue
         try:
-            outcome = found[i].result()
-            results.append(wish.answer(outcome, None, wish.seat.carry(outcome.after), state))
+            forecast = found.pop(i).result()
         except CarryError as error:
-            if error.status >= 500:
-                raise  # nothing in this call will do better
-            results.append(problem_of(_placed(error, i), request))
-    return json_answer({"results": results})
+            yield encoded(problem_of(_placed(error, i), request))
+        else:
+            answer = _carried(wish.answer(forecast, state), None, wish.seat.carry(forecast.after))
+            yield from json_pieces(answer)
+    yield b"]}"
 
 
 def _placed(error: CarryError, i: int) -> CarryError:
@@ -199,14 +225,14 @@ class _Wish:
     start: Snapshot
     manifest: ForecastManifest
     request: ForecastRequest
-    timestamps: list[str] | None
+    times: Times | None
 
     def submit(self, deadline: float) -> "Future[Forecast]":
         task = forecast(self.manifest, self.request, self.start)
         return self.seat.model.engine.submit(task, self.request.work, deadline)
 
-    def answer(self, found: Forecast, session: SessionId | None, carried: str | None, state: State) -> dict[str, Any]:
-        """A `ForecastAnswer`."""
+    def answer(self, found: Forecast, state: State) -> dict[str, Any]:
+        """A `ForecastAnswer`, but for where it is carried."""
         label, levels = self.seat.model.label, self.request.levels
         state.metrics.read.labels(label).inc(len(self.request.values))
         state.metrics.predicted.labels(label).inc(self.request.horizon)
@@ -215,12 +241,14 @@ class _Wish:
             "horizon": self.request.horizon,
             "quantiles": by_level(levels, found.quantiles),
             "median": np.ascontiguousarray(found.median),
-            "timestamps": self.timestamps,
+            "timestamps": self.times and self.times(len(self.request.values), self.request.horizon),
             "season_length": season_of(found.after),
             "history": None if found.history is None else {"quantiles": by_level(levels, found.history)},
-            "session": None if session is None else session.model_dump(),
-            "state": carried,
         }
+
+
+def _carried(answer: Mapping[str, Any], session: SessionId | None, carried: str | None) -> dict[str, Any]:
+    return {**answer, "session": None if session is None else session.model_dump(), "state": carried}
 
 
 def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
@@ -233,7 +261,9 @@ def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
     if body.include_history:
         check_answer(len(values) * len(levels), settings, "$.include_history")
     future = future_values(body.future, body.horizon, manifest)
-    times = timestamps(body, len(values), body.horizon)
+    times = timestamps(body, len(values) + body.horizon)
     start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start)
-    request = ForecastRequest(values, body.horizon, levels, body.include_history, body.non_negative, future)
+    request = ForecastRequest(
+        values, body.horizon, levels, body.include_history, body.non_negative, future, keeps_state=seat.keeps
+    )
     return _Wish(seat, start, manifest, request, times)

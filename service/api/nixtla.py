@@ -1,8 +1,7 @@
 """The routes of Nixtla's API that its `nixtla` client calls (version 0.9), answered by the forecasters here."""
 
-import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
@@ -15,7 +14,8 @@ from service.anomalies import Anomalies, AnomalyRequest, detect
 from service.api.anomalies import USUAL_LEVEL, usual_level
 from service.api.calls import TIMED, Call, ThisCall, known
 from service.api.forecast import all_done
-from service.api.json_route import JsonRoute, json_answer
+from service.api.json_pieces import in_pieces, json_pieces
+from service.api.json_route import JsonRoute
 from service.api.nixtla_payload import (
     AnomalyPayload,
     AnomalyResult,
@@ -36,7 +36,9 @@ from service.api.nixtla_payload import (
     place,
     quantile_levels,
 )
+from service.api.offload import in_turns
 from service.api.problems import documented
+from service.api.series import check_windows
 from service.api.state import CarryState, State
 from service.cross_validation import CrossValidation, CrossValidationRequest, cross_validate
 from service.engine.sequence import Task
@@ -79,21 +81,20 @@ async def post_forecast(body: Annotated[ForecastPayload, Body(openapi_examples=F
     model, manifest = _forecaster(body.model, call.state)
     settings, levels = call.state.settings, quantile_levels(body.level, manifest)
 
-    def prepare() -> "list[_Job[Forecast]]":
+    def jobs() -> "Iterator[_Job[Forecast]]":
         _check_horizon(body.h, settings)
         _check_answer(len(body.series.sizes) * body.h * len(levels), settings)
-        series, jobs = panel(body.series, manifest, settings, body.h), []
+        series = panel(body.series, manifest, settings, body.h)
         for values, future in zip(series.values, series.futures, strict=True):
-            request = ForecastRequest(values, body.h, levels, future=future)
+            request = ForecastRequest(values, body.h, levels, future=future, keeps_state=False)
             start = begin(manifest, values[:, 0], freq=body.season_freq)
-            jobs.append(_Job(forecast(manifest, request, start), len(values), body.h))
-        return jobs
+            yield _Job(forecast(manifest, request, start), len(values), body.h)
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
         quantiles = np.concatenate([one.quantiles for one in found])
         return mean_and_intervals(body.level, quantiles, levels)
 
-    return await _answered(call, model, prepare, answer)
+    return await _answered(call, model, jobs(), answer)
 
 
 @router.post(
@@ -113,13 +114,14 @@ async def post_cross_validation(
     settings, levels = call.state.settings, quantile_levels(body.level, manifest)
     step = body.step_size or body.h
 
-    def prepare() -> "list[_Job[CrossValidation]]":
+    def jobs() -> "Iterator[_Job[CrossValidation]]":
         _check_horizon(body.h, settings)
+        check_windows(body.n_windows, settings, "$.n_windows")
         _check_answer(len(body.series.sizes) * body.n_windows * body.h * len(levels), settings)
         check_hist_exog(body.hist_exog, body.series, manifest)
-        series = panel(body.series, manifest, settings)
-        requests = [CrossValidationRequest(values, body.h, body.n_windows, step, levels) for values in series.values]
-        return [_windows(i, request, manifest, body.season_freq) for i, request in enumerate(requests)]
+        for i, values in enumerate(panel(body.series, manifest, settings).values):
+            request = CrossValidationRequest(values, body.h, body.n_windows, step, levels)
+            yield _windows(i, request, manifest, body.season_freq)
 
     def answer(found: list[CrossValidation]) -> dict[str, Any]:
         quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels)) for one in found])
@@ -131,7 +133,7 @@ async def post_cross_validation(
             "idxs": (cutoffs[..., None] + np.arange(body.h)).ravel(),
         }
 
-    return await _answered(call, model, prepare, answer)
+    return await _answered(call, model, jobs(), answer)
 
 
 async def _history(body: CrossValidationPayload, call: Call) -> Response:
@@ -139,14 +141,12 @@ async def _history(body: CrossValidationPayload, call: Call) -> Response:
     model, manifest = _forecaster(body.model, call.state)
     settings, levels = call.state.settings, quantile_levels(body.level, manifest)
 
-    def prepare() -> "list[_Job[Forecast]]":
+    def jobs() -> "Iterator[_Job[Forecast]]":
         _check_answer(len(body.series.y) * len(levels), settings)
-        jobs = []
         for values in panel(body.series, manifest, settings).values:
-            request = ForecastRequest(values, 1, levels, include_history=True)
+            request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
             start = begin(manifest, values[:, 0], freq=body.season_freq)
-            jobs.append(_Job(forecast(manifest, request, start), len(values), 0))
-        return jobs
+            yield _Job(forecast(manifest, request, start), len(values), 0)
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
         past = np.concatenate([one.history[1:] for one in found if one.history is not None])
@@ -155,7 +155,7 @@ async def _history(body: CrossValidationPayload, call: Call) -> Response:
             **_last([size - 1 for size in body.series.sizes], body.series.sizes),
         }
 
-    return await _answered(call, model, prepare, answer)
+    return await _answered(call, model, jobs(), answer)
 
 
 @router.post(
@@ -172,13 +172,11 @@ async def post_anomaly_detection(
     model, manifest = _forecaster(body.model, call.state)
     settings, level = call.state.settings, _level(body.level, manifest)
 
-    def prepare() -> "list[_Job[Anomalies]]":
+    def jobs() -> "Iterator[_Job[Anomalies]]":
         _check_answer(3 * len(body.series.y), settings)
-        jobs = []
         for values in panel(body.series, manifest, settings).values:
             start = begin(manifest, values[:, 0], freq=body.season_freq)
-            jobs.append(_Job(detect(manifest, AnomalyRequest(values, level), start), len(values), 0))
-        return jobs
+            yield _Job(detect(manifest, AnomalyRequest(values, level), start), len(values), 0)
 
     def answer(found: list[Anomalies]) -> dict[str, Any]:
         bounds = np.concatenate([np.stack([one.lower, one.expected, one.upper], axis=1)[1:] for one in found])
@@ -186,7 +184,7 @@ async def post_anomaly_detection(
         where = _last([size - 1 for size in sizes], sizes)
         return {**_verdicts(level, bounds, values[where["idxs"]]), **where}
 
-    return await _answered(call, model, prepare, answer)
+    return await _answered(call, model, jobs(), answer)
 
 
 @router.post(
@@ -206,18 +204,19 @@ async def post_online_anomaly_detection(
     judged, step = body.detection_size, body.step_size or body.h
     levels = quantile_levels([level], manifest)
 
-    def prepare() -> "list[_Job[CrossValidation]]":
+    def jobs() -> "Iterator[_Job[CrossValidation]]":
         if body.threshold_method == "multivariate":
             raise InvalidRequestError("each series is judged by itself here: univariate", "$.threshold_method")
         if step > body.h:
             raise InvalidRequestError("at most h, or values between the forecasts would go unjudged", "$.step_size")
         _check_horizon(body.h, settings)
         windows = math.ceil(judged / step)
+        check_windows(windows, settings, "$.detection_size")
         _check_answer(len(body.series.sizes) * windows * step * len(levels), settings)
         check_hist_exog(body.hist_exog, body.series, manifest)
-        series = panel(body.series, manifest, settings)
-        requests = [CrossValidationRequest(values, step, windows, step, levels) for values in series.values]
-        return [_windows(i, request, manifest, body.season_freq) for i, request in enumerate(requests)]
+        for i, values in enumerate(panel(body.series, manifest, settings).values):
+            request = CrossValidationRequest(values, step, windows, step, levels)
+            yield _windows(i, request, manifest, body.season_freq)
 
     def answer(found: list[CrossValidation]) -> dict[str, Any]:
         quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels))[-judged:] for one in found])
@@ -225,7 +224,7 @@ async def post_online_anomaly_detection(
         where = _last([judged] * len(found), body.series.sizes)
         return {**_verdicts(level, bounds, np.concatenate([one.actual.ravel()[-judged:] for one in found])), **where}
 
-    return await _answered(call, model, prepare, answer)
+    return await _answered(call, model, jobs(), answer)
 
 
 @router.get(
@@ -317,15 +316,17 @@ def _windows(
 
 
 async def _answered(
-    call: Call, model: Model, prepare: Callable[[], list[_Job[Made]]], answer: Callable[[list[Made]], dict[str, Any]]
+    call: Call, model: Model, made: Iterator[_Job[Made]], answer: Callable[[list[Made]], dict[str, Any]]
 ) -> Response:
-    """Do the jobs, and answer with what they found. What does not need the event loop is done beside it."""
-    jobs = await asyncio.to_thread(prepare)
-    read, predicted = sum(job.read for job in jobs), sum(job.predicted for job in jobs)
+    """Do the jobs, and answer with what they found; what is many is done in turns with others."""
     most = call.state.settings.max_waiting_steps
-    if read + predicted > most:
-        detail = f"at most {most} values to read and to forecast, and these are {read + predicted}: set num_partitions"
-        raise LimitExceededError(detail, "$.series")
+    jobs, read, predicted = [], 0, 0
+    async for job in in_turns(made, call.deadline):
+        read, predicted = read + job.read, predicted + job.predicted
+        if read + predicted > most:
+            detail = f"at most {most} values to read and to forecast, and these are more: set num_partitions"
+            raise LimitExceededError(detail, "$.series")
+        jobs.append(job)
 
     def submit(i: int) -> Future[Made]:
         return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline)
@@ -342,7 +343,7 @@ async def _answered(
     call.state.metrics.predicted.labels(model.label).inc(predicted)
     whose = {"name": model.manifest.name, "version": model.manifest.version}
     rest = {"model": whose, "weights_x": None, "feature_contributions": None}
-    return await asyncio.to_thread(lambda: json_answer({**answer(found), **rest}))
+    return await in_pieces(json_pieces({**answer(found), **rest}), call.deadline)
 
 
 def _check_horizon(h: int, settings: Settings) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from service.api.schemas import Answer, Body, ModelId, Number, Values, never
+from service.api.schemas import MOST_COUNT, Answer, Body, ModelId, Number, Values, never
 from service.api.series import feature_column
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecasting import check_levels, tails
@@ -24,12 +24,13 @@ Floats = NDArray[np.float64]
 MEDIAN = 0.5
 
 
-Count = Annotated[int, Field(strict=True, ge=1, le=2**31)]
+Count = Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)]
+Steps = Annotated[int, Field(ge=-MOST_COUNT, le=MOST_COUNT)] | None
 Flag = Annotated[bool, Field(strict=True)] | None
 Level = Annotated[Number, Field(ge=0, lt=100)]
 Levels = Annotated[list[Level], Field(max_length=198)] | None
 Rows = Annotated[list[list[Any]], Field(max_length=1000)] | None
-Indices = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(max_length=1000)] | None
+Indices = Annotated[list[Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]], Field(max_length=1000)] | None
 Unused = Annotated[str, Field(max_length=80)] | None
 
 NO_TUNING = "models are not tuned to the series of a call here: leave it out"
@@ -60,8 +61,8 @@ class Payload(Body):
     )
     freq: Annotated[str, Field(max_length=40)] | None = Field(default=None, description="As pandas has it: the season.")
     clean_ex_first: Flag = Field(default=None, description="Nothing is cleaned: features are taken as they are.")
-    finetune_steps: Annotated[int | None, never(NO_TUNING)] = None
-    finetune_depth: Annotated[int | None, Field(description="Of tuning; nothing depends on it.")] = None
+    finetune_steps: Annotated[Steps, never(NO_TUNING)] = None
+    finetune_depth: Annotated[Steps, Field(description="Of tuning; nothing depends on it.")] = None
     finetune_loss: Annotated[Unused, Field(description="Of tuning; nothing depends on it.")] = None
     finetuned_model_id: Annotated[Unused, never(NO_TUNING)] = None
     multivariate: Annotated[Flag, never("each series is forecast by itself here: leave it out")] = None
@@ -195,7 +196,13 @@ def panel(given: SeriesPayload, manifest: ForecastManifest, settings: Settings, 
     """
     count, most = len(given.sizes), settings.max_batch_requests
     if not 1 <= count <= most:
-        raise LimitExceededError(f"from 1 to {most} series in one call, and these are {count}", "$.series.sizes")
+        raise LimitExceededError(
+            f"from 1 to {most} series in one call, and these are {count}: set num_partitions", "$.series.sizes"
+        )
+    if len(given.y) > settings.max_waiting_steps:
+        most = settings.max_waiting_steps
+        detail = f"at most {most} values in one call, and these are {len(given.y)}: set num_partitions"
+        raise LimitExceededError(detail, "$.series.y")
     ends = np.cumsum(np.array(given.sizes, dtype=np.float64))
     if ends[-1] != len(given.y):
         raise InvalidRequestError(f"sum to {ends[-1]:.0f}, but y has {len(given.y)} values", "$.series.sizes")

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from service.api.openai_fields import known_fields
 from service.api.schemas import (
+    MOST_COUNT,
     Answer,
     Biases,
     Body,
@@ -51,9 +52,9 @@ def _as_count(logprobs: Any) -> Any:
 
 
 Whole = BeforeValidator(_whole_number)
-OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1)]
+OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)]
 OpenAiCopies = Annotated[int, Whole, Field(strict=True, ge=1, le=128)]
-OpenAiSeed = Annotated[int, Whole, Field(strict=True, lt=2**64)]
+OpenAiSeed = Annotated[int, Whole, Field(strict=True, gt=-(2**64), lt=2**64)]
 OpenAiStops = Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])]
 
 
@@ -116,7 +117,7 @@ class ControlsPayload(LenientBody):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    top_k: Annotated[int, Whole, Field(strict=True, ge=-1)] = Field(default=0, description="As in /generate; -1 is 0.")
+    top_k: Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)] = Field(default=0, description="As in /generate; -1 is 0.")
     min_p: Share = Field(default=0.0, description="As in /generate.")
     repetition_penalty: RepetitionPenalty = Field(default=1.0, description="As in /generate.")
 

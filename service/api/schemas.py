@@ -18,6 +18,8 @@ from pydantic import (
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
 # Without fail_fast, a body of a million wrong values would be a million errors.
 Values = Annotated[list[Number | None], Field(fail_fast=True)]
+MOST_COUNT = 2**31
+"""Of every integer: no limit is as high, and one of thousands of digits could not even be named in an error."""
 MOST_FIELDS = 64
 MOST_BIASES = 1024
 ModelName = Annotated[
@@ -150,9 +152,9 @@ def _in_a_list(given: Any) -> Any:
         return None
     seasons = given if isinstance(given, list | tuple) else [given]
     match seasons:
-        case [int(season)] if season >= 1 and season is not True:
+        case [int(season)] if 1 <= season <= MOST_COUNT and season is not True:
             return seasons
-        case [int(season), int(longer)] if 2 <= season < longer:
+        case [int(season), int(longer)] if 2 <= season < longer <= MOST_COUNT:
             return seasons
     raise ValueError("must be a number of values of at least 1, or two that ascend from at least 2, such as [24, 168]")
 
@@ -185,7 +187,12 @@ Levels = Annotated[
 NonNegative = Annotated[bool, Field(strict=True, description="Raise negative values to 0.")]
 Horizon = Annotated[
     int,
-    Field(strict=True, ge=1, description="How many values to forecast. May be longer than the model's own horizon."),
+    Field(
+        strict=True,
+        ge=1,
+        le=MOST_COUNT,
+        description="How many values to forecast. May be longer than the model's own horizon.",
+    ),
 ]
 IncludeHistory = Annotated[
     bool, Field(strict=True, description="Also give the one-step-ahead quantiles of each value given.")
@@ -308,10 +315,10 @@ class CrossValidationBody(SeriesBody):
 
     model: ModelName = None
     horizon: Horizon = 12
-    windows: Annotated[int, Field(strict=True, ge=1)] = Field(
+    windows: Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)] = Field(
         default=1, description="From how many points. The last window is the last `horizon` values."
     )
-    step: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    step: Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)] | None = Field(
         default=None, description="How many values the windows are apart; the horizon if absent."
     )
     quantiles: Quantiles = None
@@ -365,7 +372,7 @@ Unknown = Annotated[
         "position."
     ),
 ]
-Length = Annotated[int, Field(strict=True, ge=0)]
+Length = Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]
 Temperature = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)]
 Mass = Annotated[Share, Field(gt=0)]
 RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
@@ -390,7 +397,9 @@ class GenerateBody(CarriedBody):
         default=0.8,
         description="Divides the scores. 0 takes the most probable token, of several the first in the vocabulary.",
     )
-    top_k: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="Keep the k most probable; 0: all.")
+    top_k: Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)] = Field(
+        default=0, description="Keep the k most probable; 0: all."
+    )
     top_p: Mass = Field(default=1.0, description="Keep the fewest whose mass reaches p of what top_k left.")
     min_p: Share = Field(default=0.0, description="Keep those at least min_p times as probable as the best.")
     repetition_penalty: RepetitionPenalty = Field(

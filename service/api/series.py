@@ -1,7 +1,8 @@
 """The series of a request as arrays: features in the model's order, categories as their indices, NaN where missing; and
 what else a series may bring. Knows nothing of engines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,17 +123,25 @@ def quantile_levels(
     return manifest.quantile_levels
 
 
-def timestamps(body: SeriesBody, before: int, count: int) -> list[str] | None:
-    """The times of the `count` values that come `before` values after the start; None where no start was given.
+Times = Callable[[int, int], list[str]]
+"""(before, count): the times of the `count` values that come `before` values after the start."""
+
+
+def timestamps(body: SeriesBody, count: int) -> Times | None:
+    """What makes the times of a series, those that an answer needs, when it is written; None where no start was given.
 
     Raises:
-        InvalidRequestError: there is no frequency, or one of them cannot be read.
+        InvalidRequestError: there is no frequency, or one of them cannot be read, or the first `count` times leave the
+            calendar.
     """
     if body.start is None:
         return None
     if body.freq is None:
         raise InvalidRequestError("timestamps need both `start` and `freq`", "$.freq")
-    return timestamps_after(body.start, body.freq, before, count)
+    times = partial(timestamps_after, body.start, body.freq)
+    if count:
+        times(count - 1, 1)
+    return times
 
 
 def by_level(levels: tuple[float, ...], quantiles: Floats) -> dict[str, Floats]:
@@ -150,3 +159,13 @@ def check_answer(items: int, settings: Settings, path: str) -> None:
     if items > settings.max_answer_items:
         most = settings.max_answer_items
         raise LimitExceededError(f"at most {most} quantiles in an answer, and these are {items}: ask for fewer", path)
+
+
+def check_windows(windows: int, settings: Settings, path: str) -> None:
+    """Refuse more windows than the settings allow: each is a read of its own, however few values it has.
+
+    Raises:
+        LimitExceededError: these are more.
+    """
+    if windows > settings.max_windows:
+        raise LimitExceededError(f"at most {settings.max_windows} windows of a series, and these are {windows}", path)

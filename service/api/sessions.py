@@ -63,7 +63,7 @@ class CreateBody(RequestBody):
 class ForkBody(RequestBody):
     """What the copy is to be."""
 
-    version: Annotated[int, Field(strict=True, ge=0)] | None = Field(
+    version: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
         default=None, description="Of the session's versions; the one it stands at if absent."
     )
     ttl: Ttl = None
@@ -72,7 +72,7 @@ class ForkBody(RequestBody):
 class RewindBody(RequestBody):
     """Where to go back to."""
 
-    version: Annotated[int, Field(strict=True, ge=0)] = Field(description="One of the session's `versions`.")
+    version: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(description="One of the session's `versions`.")
 
 
 class StateBody(RequestBody):

@@ -1,25 +1,82 @@
 """Times after a series, against pandas' calendar."""
 
+import datetime
+
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.timestamps import timestamps_after
+from service.errors import InvalidRequestError
+from service.timestamps import seasons_of, timestamps_after
 
-SAME = {"D": "D", "2D": "2D", "W": "7D", "H": "h", "15min": "15min", "S": "s", "B": "B", "MS": "MS", "QS": "QS-JAN"}
+WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+PANDAS = [
+    *("D", "B", "h", "min", "s", "MS", "ME", "BMS", "BME"),
+    *(f"W-{day}" for day in WEEKDAYS),
+    *(unit for unit in ("QS", "QE", "YS", "YE", "BQS", "BQE", "BYS", "BYE")),
+    *(f"{unit}-{month}" for unit in ("QS", "QE", "YS", "YE", "BQS", "BQE", "BYS", "BYE") for month in MONTHS),
+]
+"""All that is accepted and that pandas, too, has a meaning for."""
+OLD = {
+    "H": "h",
+    "T": "min",
+    "S": "s",
+    "AS": "YS",
+    "BM": "BME",
+    "Q-FEB": "QE-FEB",
+    "A-JUN": "YE-JUN",
+    "AS-MAR": "YS-MAR",
+}
+COUNTED = {"M": pd.DateOffset(months=1), "Q": pd.DateOffset(months=3), "Y": pd.DateOffset(years=1)}
+"""Without a day in their name, they are counted from the start."""
+DAYS = st.dates(min_value=datetime.date(1950, 1, 1), max_value=datetime.date(2060, 1, 1))
 
 
-@pytest.mark.parametrize("freq", SAME)
-@given(
-    day=st.dates(min_value=pd.Timestamp("1950-01-01").date(), max_value=pd.Timestamp("2090-01-01").date()),
-    given_so_far=st.integers(1, 400),
-)
-def test_times_are_those_of_pandas(freq: str, day: object, given_so_far: int) -> None:
-    first = pd.date_range(str(day), periods=1, freq=SAME[freq])[0]
-    expected = pd.date_range(first, periods=given_so_far + 5, freq=SAME[freq])[given_so_far:]
-    found = timestamps_after(first.isoformat(), freq, given_so_far, 5)
+@pytest.mark.parametrize("freq", [*PANDAS, *OLD])
+@given(day=DAYS, count=st.integers(1, 5), given_so_far=st.integers(1, 30))
+def test_times_are_those_of_pandas(freq: str, day: datetime.date, count: int, given_so_far: int) -> None:
+    first = pd.date_range(str(day), periods=1, freq=OLD.get(freq, freq))[0]
+    expected = pd.date_range(first, periods=given_so_far + 3, freq=f"{count}{OLD.get(freq, freq)}")[given_so_far:]
+    found = timestamps_after(first.isoformat(), f"{count}{freq}", given_so_far, 3)
     assert [pd.Timestamp(time) for time in found] == list(expected)
+
+
+@pytest.mark.parametrize("freq", PANDAS)
+@given(day=DAYS, count=st.integers(1, 3))
+def test_a_start_between_the_times_of_a_frequency_is_no_other_time(freq: str, day: datetime.date, count: int) -> None:
+    """Either pandas' times, or a refusal: never times that the frequency does not have."""
+    expected = pd.date_range(str(day), periods=4, freq=f"{count}{freq}")
+    if freq == "B" or expected[0] == pd.Timestamp(day):
+        assert [pd.Timestamp(time) for time in timestamps_after(str(day), f"{count}{freq}", 0, 4)] == list(expected)
+    else:
+        with pytest.raises(InvalidRequestError, match="none of them"):
+            timestamps_after(str(day), f"{count}{freq}", 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("start", "freq", "days"),
+    [
+        ("2024-01-03", "W-FRI", "on FRI"),
+        ("2024-01-15", "MS", "on the first day of a month"),
+        ("2024-01-01", "QS-FEB", "on the first day of FEB, MAY, AUG, NOV"),
+        ("2024-06-30", "BME", "on the last weekday of a month"),
+    ],
+)
+def test_a_refused_start_is_told_the_days_of_its_frequency(start: str, freq: str, days: str) -> None:
+    with pytest.raises(InvalidRequestError, match=days) as refused:
+        timestamps_after(start, freq, 3, 1)
+    assert refused.value.path == "$.start"
+
+
+@pytest.mark.parametrize("freq", COUNTED)
+@given(day=DAYS.filter(lambda day: day.day < 28), given_so_far=st.integers(1, 60))
+def test_without_a_day_in_its_name_a_frequency_counts_from_the_start(
+    freq: str, day: datetime.date, given_so_far: int
+) -> None:
+    expected = pd.date_range(str(day), periods=given_so_far + 3, freq=COUNTED[freq])[given_so_far:]
+    assert timestamps_after(str(day), freq, given_so_far, 3) == [str(time.date()) for time in expected]
 
 
 @given(month=st.integers(1, 12), steps=st.integers(1, 60))
@@ -33,4 +90,21 @@ def test_days_keep_their_form_and_times_theirs() -> None:
     assert timestamps_after("2024-02-28", "D", 1, 2) == ["2024-02-29", "2024-03-01"]
     assert timestamps_after("2024-02-28", "12H", 1, 2) == ["2024-02-28T12:00:00", "2024-02-29T00:00:00"]
     assert timestamps_after("2024-02-28T10:00+02:00", "D", 1, 1) == ["2024-02-29T10:00:00+02:00"]
+    assert timestamps_after("2024-02-01T10:00:00.5Z", "MS", 1, 1) == ["2024-03-01T10:00:00.500000+00:00"]
     assert timestamps_after("2020-02-29", "Y", 1, 4)[-1] == "2024-02-29"
+    assert timestamps_after("2023-01-30", "M", 1, 2) == ["2023-02-28", "2023-03-30"]
+    assert timestamps_after("0001-01-01", "D", 0, 1) == ["0001-01-01"]
+
+
+@pytest.mark.parametrize("freq", ["D\n", "W-XYZ", "QS-FRI", "M-JAN", "D-MON", "0D", "-1D", "10000D", "bh", "", "٣D"])
+def test_what_is_no_frequency_is_refused(freq: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not a frequency"):
+        seasons_of(freq)
+
+
+@pytest.mark.parametrize("freq", ["9999Y", "9999M", "9999W", "D", "B", "9999BYE", "9999S"])
+def test_no_time_is_after_the_year_9999(freq: str) -> None:
+    start = "9999-12-31T23:59:59" if "BYE" not in freq else "9999-12-31"
+    assert timestamps_after(start, freq, 0, 1)
+    with pytest.raises(InvalidRequestError, match="9999"):
+        timestamps_after(start, freq, 200_000, 1000)
