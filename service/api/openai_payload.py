@@ -117,7 +117,9 @@ class ControlsPayload(LenientBody):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    top_k: Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)] = Field(default=0, description="As in /generate; -1 is 0.")
+    top_k: Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)] = Field(
+        default=0, description="As in /generate; -1 is 0."
+    )
     min_p: Share = Field(default=0.0, description="As in /generate.")
     repetition_penalty: RepetitionPenalty = Field(default=1.0, description="As in /generate.")
 
