@@ -65,9 +65,8 @@ def timestamps_after(start: str, freq: str, given: int, count: int) -> list[str]
     _check_anchor(first, frequency)
     steps = frequency.count * np.arange(given, given + count, dtype=np.int64)
     if frequency.unit in _SECONDS_OF:
-        later = (steps * _SECONDS_OF[frequency.unit]).astype("timedelta64[s]")
-        begins: Days = np.array([first.replace(tzinfo=None, microsecond=0)], dtype="datetime64[s]")
-        times: Days = np.add(begins, later)
+        seconds = np.datetime64(first.replace(tzinfo=None, microsecond=0), "s").astype(np.int64)
+        times = (seconds + _SECONDS_OF[frequency.unit] * steps).astype("datetime64[s]")
     else:
         days = _weekdays(first, steps) if frequency.unit == "B" else _in_months(first, frequency, steps)
         within = 3600 * first.hour + 60 * first.minute + first.second
