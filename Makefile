@@ -20,7 +20,8 @@ fuzz: $(DEV)/installed
 	CARRY_FUZZ_SECONDS=$${CARRY_FUZZ_SECONDS:-3600} CARRY_FUZZ_EXAMPLES=200 \
 		$(DEV)/bin/pytest -s tests/e2e/test_schemathesis.py
 
-# Clients are made from the OpenAPI document, for Python and TypeScript, and used; it needs Node.js.
+# Clients are made from the OpenAPI document, for Python and TypeScript, and used; it needs Node.js. And the whole of
+# lm-evaluation-harness runs a task.
 clients: $(DEV)/installed
 	$(DEV)/bin/python -m tests.clients.run
 
@@ -81,4 +82,6 @@ $(DEV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis,training,dev]'
+	@# Its task files need data sets and metrics that do not go with ours; the tests give it tasks as data.
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --no-deps lm-eval==0.4.13
 	touch $@

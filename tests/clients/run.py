@@ -1,6 +1,8 @@
 """Makes clients from the OpenAPI document with openapi-python-client and openapi-typescript, and calls the service with
-them. `make clients`; it needs Node.js, and takes the generators from the package registries."""
+them; and runs a task of lm-evaluation-harness. `make clients`; it needs Node.js, and takes these from the registries."""
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ HERE = Path(__file__).parent
 MODELS = HERE.parents[1] / "models"
 ENVIRONMENT = HERE.parents[1] / ".venv-clients"
 GENERATOR = "openapi-python-client==0.29.1"
+HARNESS = "lm-eval==0.4.13"
 TYPESCRIPT = ("openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3", "@types/node@20", "tsx@4.23.15")
 KEY = "a key of this test"
 
@@ -26,6 +29,7 @@ def main() -> None:
         document.write_text(httpx2.get(f"{service.url}/openapi.json").text)
         _python(folder, document, service.url)
         _typescript(folder, document, service.url)
+        _harness(folder, service.url)
 
 
 def _python(folder: Path, document: Path, url: str) -> None:
@@ -38,6 +42,24 @@ def _python(folder: Path, document: Path, url: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
     subprocess.run([python, str(HERE / "use_python.py"), url, KEY], check=True, env={"PYTHONPATH": made})
     print("openapi-python-client: made and used")  # noqa: T201 - the result
+
+
+def _harness(folder: Path, url: str) -> None:
+    """A task with several choices, from its file to its score."""
+    python = str(ENVIRONMENT / "bin" / "python")
+    packages = (HARNESS, "aiohttp", "requests", "tenacity")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
+    (folder / "carry_choices.yaml").write_text((HERE / "carry_choices.yaml").read_text())
+    (folder / "choices.jsonl").write_text((HERE / "choices.jsonl").read_text())
+    model = f"model=text,base_url={url}/v1/completions,auth_token={KEY},tokenizer_backend=auto"
+    command = [str(ENVIRONMENT / "bin" / "lm_eval"), "--model", "local-completions", "--model_args", model]
+    command += ["--tasks", "carry_choices", "--include_path", ".", "--output_path", "scores"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OPENAI_API_KEY": KEY}
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | offline, capture_output=True)
+    [scores] = (folder / "scores").rglob("results_*.json")
+    accuracy = json.loads(scores.read_text())["results"]["carry_choices"]["acc,none"]
+    assert accuracy == 1.0, accuracy
+    print("lm-evaluation-harness: a task was scored")  # noqa: T201 - the result
 
 
 def _typescript(folder: Path, document: Path, url: str) -> None:
