@@ -36,6 +36,7 @@ from service.api.nixtla_payload import (
     place,
     quantile_levels,
 )
+from service.api.offered import check_method
 from service.api.offload import in_turns
 from service.api.problems import documented
 from service.api.series import check_windows
@@ -267,6 +268,7 @@ async def get_models(state: CarryState) -> ModelNames:
 )
 async def refuse(request: Request) -> Response:
     """What else the client can ask for."""
+    check_method(router, request)
     raise NotOfferedError(
         f"{request.method} {request.url.path} is not offered here; of the nixtla client's methods these are: forecast, "
         "cross_validation, detect_anomalies, detect_anomalies_online, validate_api_key, list_models (and no jobs)"

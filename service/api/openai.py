@@ -9,6 +9,7 @@ from fastapi.openapi.models import Example
 
 from service.api.calls import TIMED, Call, ThisCall, known
 from service.api.json_route import JsonRoute, json_answer
+from service.api.offered import check_method
 from service.api.openai_chat import ChatAnswer, ChatCompletion, ChatPayload
 from service.api.openai_completion import Completion, text_model
 from service.api.openai_payload import CompletionAnswer, CompletionPayload, ErrorAnswer, ModelCard, ModelList
@@ -106,6 +107,7 @@ async def get_model(model: str, state: CarryState) -> ModelCard:
 )
 async def refuse(request: Request) -> Response:
     """What else that API has."""
+    check_method(router, request)
     raise NotOfferedError(
         f"{request.method} {request.url.path} is not offered here: these models complete texts, "
         "for POST /v1/completions, POST /v1/chat/completions, GET /v1/models and GET /v1/models/{model}"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import orjson
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.api.openai_fields import known_fields
 from service.api.schemas import (
@@ -73,8 +73,18 @@ Penalty = Annotated[
 ]
 
 
+def _nullable(schema: dict[str, Any]) -> None:
+    """Tell OpenAPI that each field that may be absent may be `null`."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
+            told = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
+            schema["properties"][name] = {"anyOf": [{**field}, {"type": "null"}], **told}
+
+
 class LenientBody(Body):
     """A request in which `null` is as good as absent, and which may have fields that change nothing here."""
+
+    model_config = ConfigDict(json_schema_extra=_nullable)
 
     @model_validator(mode="before")
     @classmethod
@@ -157,9 +167,10 @@ class CompletionPayload(ControlsPayload):
         default=None, description="Write so many, answer with the `n` of the highest mean log-probability of a token."
     )
     echo: Flag = Field(default=False, description="Begin each text with its prompt.")
-    logprobs: Annotated[Annotated[int, Field(strict=True, ge=0, le=20)] | None, BeforeValidator(_as_count)] = Field(
-        default=None, description="Log-probabilities of each token, and of so many candidates in its place."
-    )
+    logprobs: Annotated[
+        Annotated[int, Field(strict=True, ge=0, le=20)] | None,
+        BeforeValidator(_as_count, json_schema_input_type=bool | Annotated[int, Field(ge=0, le=20)] | None),
+    ] = Field(default=None, description="Log-probabilities of each token, and of so many candidates in its place.")
     suffix: Annotated[str, never("nothing is inserted before a suffix here: leave it out")] = ""
 
     @property

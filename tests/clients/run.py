@@ -1,5 +1,5 @@
 """Makes clients from the OpenAPI document with openapi-python-client and openapi-typescript, and calls the service with
-them; and runs a task of lm-evaluation-harness. `make clients`; it needs Node.js, and takes these from the registries."""
+them; and runs a task of lm-evaluation-harness. `make clients`; it needs Node.js, and package registries."""
 
 import json
 import os

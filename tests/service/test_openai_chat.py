@@ -260,6 +260,22 @@ def test_a_chat_has_tokens_too_and_bad_tokens_are_refused(client: TestClient) ->
     assert client.post("/tokenize", json={"prompt": "a", "model": "forecast"}).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/completions", "POST"),
+        ("GET", "/v1/chat/completions", "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("PATCH", "/v1/models/text", "GET"),
+        ("GET", "/v2/forecast", "POST"),
+    ],
+)
+def test_another_method_is_told_the_right_one(client: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 405
+    assert allowed in answer.headers["allow"]
+
+
 def test_a_tokenizer_tells_what_it_is(client: TestClient) -> None:
     info = client.get("/tokenizer_info").json()
     assert (info["bos_token"], info["eos_token"], info["unk_token"]) == ("\n", "\n", "\ufffd")
