@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -48,9 +48,10 @@ def test_a_stop_text_that_the_model_cannot_write_is_never_met(client: TestClient
     assert (found["text"], found["finish_reason"]) == (free["text"], "length")
 
 
-TEXT = st.text("ae \r\n\u0301\u0323\u1100\u1161\u11a8\u00e9", min_size=1, max_size=8)
+TEXT = st.text("ae \r\n\u0301\u0323\u1100\u1161\u11a8\u00e9", min_size=1, max_size=8) | st.text("e\u0301", min_size=2)
 
 
+@settings(max_examples=100)
 @given(text=TEXT, cut=st.integers(0, 8), carried=st.booleans())
 def test_a_text_in_two_calls_is_the_text_in_one_or_the_second_is_refused(
     client: TestClient, text: str, cut: int, carried: bool

@@ -1,0 +1,157 @@
+"""Streams let go of what they hold, however they end: the session's lock and the work of the engine."""
+
+import asyncio
+import gc
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Message
+
+from service.api import streams
+from service.app import create_app
+from service.settings import Settings
+
+LONG = 10**6
+
+
+@pytest.fixture
+def roomy(models: Path) -> Iterator[TestClient]:
+    """Texts that take minutes are allowed."""
+    chosen = Settings(models_dir=models, max_generated_length=LONG, max_waiting_steps=10 * LONG)
+    with TestClient(create_app(chosen)) as opened:
+        yield opened
+
+
+class Reader:
+    """Somebody who reads so many messages of a stream, then none, and leaves when `left` is set."""
+
+    def __init__(self, messages: int) -> None:
+        self._messages = messages
+        self.stuck = asyncio.Event()
+        self.left = asyncio.Event()
+        self._sent_body = False
+
+    async def send(self, message: Message) -> None:
+        self._messages -= 1
+        if self._messages < 0:
+            self.stuck.set()
+            await asyncio.Event().wait()
+
+    def receive(self, body: dict[str, Any]) -> Callable[[], Awaitable[Message]]:
+        async def receive() -> Message:
+            if not self._sent_body:
+                self._sent_body = True
+                return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+            await self.left.wait()
+            return {"type": "http.disconnect"}
+
+        return receive
+
+
+@asynccontextmanager
+async def stuck(app: Any, path: str, body: dict[str, Any], seconds: str | None = None) -> AsyncIterator[Reader]:
+    """A stream whose reader has stopped to read."""
+    headers = [(b"content-type", b"application/json")]
+    if seconds is not None:
+        headers.append((b"x-request-timeout", seconds.encode()))
+    scope: dict[str, Any] = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+    scope |= {"method": "POST", "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"root_path": "", "headers": headers}
+    reader = Reader(2)
+    running = asyncio.create_task(app(scope, reader.receive(body), reader.send))
+    await asyncio.wait_for(reader.stuck.wait(), 10)
+    yield reader
+    reader.left.set()
+    await asyncio.wait_for(running, 10)
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "texts": ("/generate", {"prompt": "a", "max_length": LONG // 4, "n": 3, "stream": True}),
+    "completions": ("/v1/completions", {"prompt": ["a", "b"], "max_tokens": LONG // 8, "n": 2, "stream": True}),
+    "chats": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "a"}], "max_tokens": LONG, "stream": True, "temperature": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_who_leaves_without_reading_is_dropped_at_once(roomy: TestClient, name: str) -> None:
+    app: Any = roomy.app
+    path, body = STREAMS[name]
+    engine = app.state.carry.registry.find("text").engine
+    if name == "chats":
+        body = {**body, "logit_bias": {"5": 100}}  # so that no turn ends
+
+    async def play() -> None:
+        with without_garbage_collection():
+            async with stuck(app, path, body):
+                assert engine._work
+            # The engine drops it before its next call of the graph; nothing else is awaited.
+            while engine._work:  # noqa: ASYNC110 - nobody is told of it
+                await asyncio.sleep(0)
+
+    assert roomy.portal is not None
+    roomy.portal.call(play)
+
+
+def session_of(client: TestClient) -> str:
+    found: str = client.post("/sessions", json={"prompt": "a"}).json()["id"]
+    return found
+
+
+def test_a_session_is_free_as_soon_as_the_reader_of_its_stream_has_left(roomy: TestClient) -> None:
+    app: Any = roomy.app
+    session = session_of(roomy)
+    body = {"prompt": "b", "max_length": LONG, "session_id": session, "stream": True}
+
+    async def play() -> None:
+        with without_garbage_collection():
+            async with stuck(app, "/generate", body):
+                assert app.state.carry.sessions._locks[session].locked()
+            lock = app.state.carry.sessions._locks.get(session)
+            assert lock is None or not lock.locked()
+
+    assert roomy.portal is not None
+    roomy.portal.call(play)
+    told = roomy.get(f"/sessions/{session}").json()
+    assert told["version"] == 0
+
+
+def test_a_reader_who_never_reads_is_given_up_at_the_deadline(
+    roomy: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nobody leaves: the next call on the session has its turn."""
+    monkeypatch.setattr(streams, "LAST_SECONDS", 0.0, raising=False)
+    app: Any = roomy.app
+    session = session_of(roomy)
+    body = {"prompt": "b", "max_length": LONG, "session_id": session, "stream": True}
+
+    async def play() -> None:
+        async with stuck(app, "/generate", body, seconds="0.3"):
+            lock = app.state.carry.sessions._locks[session]
+            async with asyncio.timeout(10):
+                async with lock:
+                    pass
+
+    assert roomy.portal is not None
+    roomy.portal.call(play)
+    engine = app.state.carry.registry.find("text").engine
+    while engine._work:
+        pass
+    moved = roomy.post("/generate", json={"prompt": "b", "max_length": 3, "session_id": session})
+    assert moved.json()["session"]["version"] == 1
