@@ -11,7 +11,7 @@ from service.errors import InvalidRequestError
 from service.forecasting import Floats, interpolate, read_values, tails
 from service.manifest import ForecastManifest
 
-ROUNDING, LEAST = 1e-9, 1e-30
+ROUNDING, LEAST = 1e-14, 1e-30
 """Of a value, and of zero: so far beyond the interval, as narrow as it gets on a constant series, it is inside."""
 
 

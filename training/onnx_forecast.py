@@ -20,7 +20,18 @@ from training.onnx_layers import (
     int8_operators,
     linear,
 )
-from training.scaling import CANDIDATES, DECAY, LAG_LIMIT, LEAST_UNIT, MAX_STEPS, REGISTER, SQUASH, Covariates
+from training.scaling import (
+    CANDIDATES,
+    CONSTANT_UNIT,
+    DECAY,
+    LAG_LIMIT,
+    LEAST_UNIT,
+    MAX_STEPS,
+    REGISTER,
+    ROUNDING_UNIT,
+    SQUASH,
+    Covariates,
+)
 
 
 def forecast_graph(network: Forecaster | GlobalForecaster, precision: Precision = "float32") -> ExportedGraph:
@@ -261,7 +272,9 @@ def _read(g: Builder, network: GlobalForecaster, values: Value, here: Value) -> 
     mean = mean_sum / weight(count)
     scale = several_values.where(change_sum / weight(count - 1.0), newest.abs())
     season_scale = (season_count >= 3.0).where(season_sum / weight(season_count), scale)
-    unit = scale.most(season_scale.least(scale / 20.0)) + newest.abs() * 1e-9 + LEAST_UNIT
+    around = newest.abs()
+    rounding = (scale > 0.0).where(around * ROUNDING_UNIT, around * CONSTANT_UNIT)
+    unit = scale.most(season_scale.least(scale / 20.0)).least(rounding) + LEAST_UNIT
 
     read = _Read(window, observed, sums, newest, mean, unit, age, season)
     everywhere = _like(place, newest)

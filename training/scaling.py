@@ -20,6 +20,10 @@ DECAY = 0.99
 LAG_LIMIT = 1000.0
 LEAST_UNIT = 1e-30
 """Of a series of zeros."""
+CONSTANT_UNIT = 1e-9
+"""Of a series that has not changed yet, in its own values: above the rounding errors of its sums."""
+ROUNDING_UNIT = 1e-14
+"""Of one that has: changes smaller than that, in its own values, are rounding errors of doubles."""
 SQUASH = 8.0
 
 ScalerState = Mapping[str, Tensor]
@@ -181,8 +185,10 @@ class CausalScaler(nn.Module):
         scale = torch.where(count >= 2, change_sum / self._weight(count - 1), newest.abs())
         season_scale = torch.where(season_count >= 3, season_sum / self._weight(season_count), scale)
         unit = torch.minimum(scale, torch.maximum(season_scale, scale / 20))
-        # What is divided by: never zero, and above the rounding error of a constant series.
-        unit = unit + 1e-9 * newest.abs() + LEAST_UNIT
+        # What is divided by is never zero. However large the level of a series, its own changes are its unit.
+        around = newest.abs()
+        rounding = torch.where(scale > 0, ROUNDING_UNIT * around, CONSTANT_UNIT * around)
+        unit = torch.maximum(unit, rounding) + LEAST_UNIT
 
         read = Read(window, observed, sums, newest, mean, unit, age, state["season"], values)
         at = place[REGISTER:].expand(batch, steps)

@@ -108,6 +108,11 @@ def test_a_constant_series_has_no_anomaly_until_it_changes(shipped: TestClient, 
         assert found["anomaly"] == [None, *[False] * 29, True]
 
 
+def test_a_step_is_told_from_rounding_however_high_the_level(shipped: TestClient) -> None:
+    series = [1.7e12 + 100 * (i % 2) for i in range(40)]
+    assert post(shipped, series=[*series, 1.7e12 + 5000])["anomaly"][-1] is True
+
+
 @given(
     value=st.integers(-3, 12).map(float),
     quantiles=st.lists(st.integers(0, 9), min_size=4, max_size=4).map(lambda found: sorted(map(float, found))),

@@ -111,6 +111,33 @@ def test_the_unit_of_a_series_does_not_matter(
     np.testing.assert_allclose(other / scale, one, atol=size, rtol=1e-6)
 
 
+@given(
+    steps=st.lists(st.integers(-20, 20), min_size=5, max_size=60).filter(lambda steps: any(steps[1:])),
+    digits=st.integers(8, 12),
+    unit=st.sampled_from([1.0, 100.0, 2.0**-20, 1e6]),
+)
+def test_a_forecast_moves_with_the_level_of_its_series(
+    shipped: TestClient, steps: list[int], digits: int, unit: float
+) -> None:
+    """As far as doubles have digits for both: counters, and stamps of time, are far above their steps. Below a ratio of
+    1e6, the level counts as a size to grow in proportion to."""
+
+    def relative_to(level: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+        series = [unit * (level + value) for value in np.cumsum(steps).tolist()]
+        found = post(shipped, series=series, horizon=12, quantiles=[0.1, 0.5, 0.9])
+        return np.array([*found["quantiles"].values()]) / unit - level
+
+    near, far = relative_to(1e7), relative_to(10.0**digits)
+    np.testing.assert_allclose(far, near, atol=0.01 * (np.ptp(near) + 1) + 2e-13 * 10.0**digits)
+
+
+def test_a_counter_goes_on_by_its_own_steps(shipped: TestClient) -> None:
+    stamps = [1_700_000_000_000 + 100 * i for i in range(6)]
+    median = np.array(post(shipped, series=stamps, horizon=3)["median"])
+    assert (np.abs(median - stamps[-1]) < 400).all()
+    assert (np.diff([stamps[-1], *median]) > 0).all()
+
+
 @pytest.mark.parametrize("unit", [1e-9, 1e-3, 1.0, 1e6, 1e12])
 @pytest.mark.parametrize("values", [[3], [3, 4], [3, 3, 5], [7.5] * 30, [0] * 20, [0, 0, 3, 0, 0, 0, 1, 0, 0, 2] * 4])
 def test_any_short_constant_or_sparse_series_of_any_size_has_finite_ascending_quantiles(
