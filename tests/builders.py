@@ -69,7 +69,7 @@ def write_model(
     tokenizer: Tokenizer = CHARACTERS,
 ) -> Path:
     """Write a model folder as `carry train` does, without its card; `precision` is what is served."""
-    run = Run(name, "made by a test", models, models, (), "carry train")
+    run = Run(name, "made by a test", models, models, (), "carry train", {})
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
     graphs = build_graphs(network)
 

@@ -254,34 +254,48 @@ def ngram_bits(
     documents = [np.asarray(tokens) for tokens in test]
     ends = np.cumsum([len(tokens) for tokens in train])
     sample = [d[: max(0, NGRAM_TOKENS - (end - len(d)))] for d, end in zip(train, ends.tolist(), strict=True)]
-    likely = [np.full(len(tokens) - 1, 1 / vocabulary) for tokens in documents]
+    likely = [np.full(max(0, len(tokens) - 1), 1 / vocabulary) for tokens in documents]
+    # A gram is numbered by its place among those of its size that training holds: its history's number and its last
+    # token make it, so that no number grows beyond tokens x vocabulary, however long the grams.
+    numbers = [np.zeros(len(d) + 1, dtype=np.int64) for d in sample]
+    looked_up = [np.zeros(len(tokens) + 1, dtype=np.int64) for tokens in documents]
     for size in range(1, order + 1):
-        grams, counts = np.unique(np.concatenate([_grams(d, size, vocabulary) for d in sample]), return_counts=True)
+        parts = [_grams(d, size, before, vocabulary) for d, before in zip(sample, numbers, strict=True)]
+        grams, inverse, counts = np.unique(np.concatenate(parts), return_inverse=True, return_counts=True)
         histories, first, types = np.unique(grams // vocabulary, return_index=True, return_counts=True)
-        totals = np.add.reduceat(counts, first)
-        for tokens, probability in zip(documents, likely, strict=True):
-            wanted = _grams(tokens, size, vocabulary)[max(0, 2 - size) :]
-            # The first characters of a document have no history of this size: shorter ones must do.
+        totals = np.add.reduceat(counts, first) if len(counts) else counts
+        numbers = np.split(inverse, np.cumsum([len(part) for part in parts])[:-1])
+        for i, (tokens, probability) in enumerate(zip(documents, likely, strict=True)):
+            before = looked_up[i]
+            wanted = _grams(tokens, size, before, vocabulary)
+            looked_up[i] = _place(grams, wanted)
+            # The first token is read, not predicted; the next ones have no history of this size: shorter ones must do.
+            wanted, history = wanted[max(0, 2 - size) :], before[: len(wanted)][max(0, 2 - size) :]
             shown = probability[len(probability) - len(wanted) :]
             count = _found(grams, counts, wanted)
-            total = _found(histories, totals, wanted // vocabulary)
-            kinds = _found(histories, types, wanted // vocabulary)
+            total = _found(histories, totals, history)
+            kinds = _found(histories, types, history)
             shown[:] = np.where(total > 0, (count + kinds * shown) / np.maximum(total + kinds, 1), shown)
     probabilities = np.concatenate(likely)
     return float(-np.log2(probabilities).mean())
 
 
-def _grams(tokens: NDArray[np.int64], size: int, vocabulary: int) -> NDArray[np.int64]:
-    """Each run of `size` tokens as one number; its history is that number // vocabulary."""
+def _grams(tokens: NDArray[np.int64], size: int, before: NDArray[np.int64], vocabulary: int) -> NDArray[np.int64]:
+    """Each run of `size` tokens as one number, of the number (`before`) of the run without its last token, -1 for one
+    that training does not hold: then it is negative, too. Its history's number is that number // vocabulary."""
     count = max(0, len(tokens) - size + 1)
-    numbers = np.zeros(count, dtype=np.int64)
-    for first in range(size):
-        numbers = numbers * vocabulary + tokens[first : first + count]
-    return numbers
+    return before[:count] * vocabulary + tokens[size - 1 : size - 1 + count]
+
+
+def _place(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each wanted key is among the (ascending) keys; -1 if it is not."""
+    return _found(keys, np.arange(1, len(keys) + 1), wanted) - 1
 
 
 def _found(keys: NDArray[np.int64], values: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """The value of each wanted key, 0 where it is not among the (ascending) keys."""
+    if not len(keys):
+        return np.zeros(len(wanted), dtype=np.int64)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0)
 

@@ -3,10 +3,11 @@ needs is imported when it runs.
 """
 
 import json
+import os
 import re
 import shlex
-import shutil
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ import typer
 from service.manifest import NAME_PATTERN
 
 if TYPE_CHECKING:
+    from service.manifest import DataSource
     from training.cells import Cell as CellName
     from training.loop import LoopConfig
     from training.provenance import Run
@@ -37,15 +39,18 @@ Dropout = Annotated[float, typer.Option(min=0, max=0.95, help="Between layers; f
 Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the training part.")]
 LearningRate = Annotated[float, typer.Option(min=0, help="At its highest, after the warm-up.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="AdamW's weight decay.")]
-Patience = Annotated[int, typer.Option(min=0, help="Stop after so many epochs without a better validation loss.")]
+Patience = Annotated[
+    int, typer.Option(min=0, help="Stop after so many epochs without a better validation loss; 0: never.")
+]
 Rows = Annotated[int, typer.Option(min=1, help="Sequences read side by side (batch size).")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 ModelsDir = Annotated[Path, typer.Option(help="Where model folders are.")]
 RunDir = Annotated[
-    Path | None, typer.Option(help="Checkpoint and log; an unfinished run there is resumed. [runs/NAME]")
+    Path | None,
+    typer.Option(help="Checkpoint and log; the same command on the same data resumes a run there. [runs/NAME]"),
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Forget an unfinished run instead of resuming it.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget a run (its checkpoint and log) and train anew.")]
 Valid = Annotated[float, typer.Option(min=0, max=0.5, help="Share held out to choose the weights.")]
 Test = Annotated[float, typer.Option(min=0, max=0.5, help="Share at the end held out to measure.")]
 Baselines = Annotated[bool, typer.Option(help="Measure fitted baselines on the same test part.")]
@@ -55,6 +60,7 @@ Baselines = Annotated[bool, typer.Option(help="Measure fitted baselines on the s
 def train_forecast(
     data: Data,
     name: Name,
+    given: typer.Context,
     target: Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")] = None,
     features: Annotated[str, typer.Option(help="Further columns to read, separated by commas.")] = "",
     horizon: Annotated[int, typer.Option(min=1, help="Values forecast at once.")] = 12,
@@ -108,11 +114,11 @@ def train_forecast(
     levels = _levels(quantiles)
 
     from training import train_forecast as module
-    from training.provenance import is_first_process
-    from training.series_data import DataError, find_categories, read_series
+    from training.series_data import find_categories, read_series
 
-    try:
-        run = _run(name, description, models_dir, run_dir, data, restart)
+    run = _run(given, {"DATA": data})
+
+    def work() -> Path | None:
         categories = find_categories(data, kinds)
         series, columns = read_series(data, target, names, categories)
         config = module.ForecastConfig(
@@ -136,16 +142,15 @@ def train_forecast(
             categories=categories,
         )
         loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision)
-        folder = module.train(series, config, loop, run)
-    except DataError as error:
-        raise typer.BadParameter(str(error), param_hint="DATA") from error
-    if is_first_process():
-        typer.echo(f"wrote {folder}; `carry serve` loads it")
+        return module.train(series, config, loop, run)
+
+    _train(run, restart, work, "DATA")
 
 
 @train.command("global")
 def train_global(
     name: Name,
+    given: typer.Context,
     data: Annotated[list[Path] | None, typer.Argument(help=SERIES, show_default=False)] = None,
     benchmarks: Annotated[
         str, typer.Option(help="Files with test parts, separated by commas: series that overlap those are left out.")
@@ -178,12 +183,13 @@ def train_global(
     Without files, on made-up ones only. Example: carry train global --name anything
     """
     from training import train_global as module
-    from training.provenance import is_first_process
-    from training.series_data import DataError
+    from training.checkpoint import CHECKPOINT_FILE
 
     tests = [Path(part) for part in _names(benchmarks)]
-    try:
-        run = _run(name, description, models_dir, run_dir, [*(data or []), *tests], restart)
+    weights = [start_from / CHECKPOINT_FILE] if start_from else []
+    run = _run(given, {"DATA": data or [], "--benchmarks": tests}, {"--start-from": weights})
+
+    def work() -> Path | None:
         config = module.GlobalConfig(
             cell=_cell(cell),
             hidden=hidden,
@@ -193,11 +199,9 @@ def train_global(
             widening=widening,
         )
         loop = _loop(epochs, learning_rate, epochs, weight_decay, seed, precision, average=0.998)
-        folder = module.train(data or [], tests, config, loop, run, start_from, baselines)
-    except DataError as error:
-        raise typer.BadParameter(str(error), param_hint="DATA") from error
-    if is_first_process():
-        typer.echo(f"wrote {folder}; `carry serve` loads it")
+        return module.train(data or [], tests, config, loop, run, start_from, baselines)
+
+    _train(run, restart, work, "DATA")
 
 
 @train.command("text")
@@ -281,13 +285,15 @@ def train_text(
             if source is not None and source.name != "DEFAULT":
                 raise typer.BadParameter("is that of the model that --start-from names", param_hint=f"--{option}")
     words = unit == "word"
-    held_out = [*(valid_on or []), *(test_on or [])]
+    from service.manifest import MANIFEST_FILE
     from training import train_text as module
-    from training.provenance import is_first_process
-    from training.series_data import DataError
     from training.text_data import read_parts
 
-    try:
+    weights = [start_from / MANIFEST_FILE] if start_from else []  # it holds the sha256 of the files beside it
+    files = {"TEXTS": texts, "--valid-on": valid_on or [], "--test-on": test_on or []}
+    run = _run(given, files, {"--start-from": weights})
+
+    def work() -> Path | None:
         config = module.TextConfig(
             cell=_cell(cell),
             embedding=embedding,
@@ -306,13 +312,10 @@ def train_text(
             start_from=start_from,
         )
         loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision, average, muon)
-        run = _run(name, description, models_dir, run_dir, list(dict.fromkeys([*texts, *held_out])), restart)
         parts = read_parts(texts, valid_on or [], test_on or [], valid, test)
-        folder = module.train(parts, config, loop, run)
-    except DataError as error:
-        raise typer.BadParameter(str(error), param_hint="TEXTS") from error
-    if is_first_process():
-        typer.echo(f"wrote {folder}; `carry serve` loads it")
+        return module.train(parts, config, loop, run)
+
+    _train(run, restart, work, "TEXTS")
 
 
 def evaluate(
@@ -506,19 +509,112 @@ def _loop(
     )
 
 
-def _run(name: str, description: str, models: Path, run: Path | None, data: list[Path], restart: bool) -> "Run":
-    """What the run is called and where it goes. Its command is noted without the folders of this machine."""
-    from training.provenance import Run
-    from training.series_data import DataError
+PLACES = ("name", "models_dir", "run_dir", "restart")
+"""Parameters that say where things go: nothing in a model follows from them."""
+MEASURES = ("description", "baselines", "windows", "private", "widening")
+"""Parameters that only the card, the measures and the export follow from, not the weights."""
 
+
+def _run(
+    given: typer.Context, data: Mapping[str, Sequence[Path]], weights: Mapping[str, Sequence[Path]] | None = None
+) -> "Run":
+    """What the run is called, where it goes, and what it follows from: all parameters of the command (of files, by the
+    option that names them, what they hold). Its command is noted without the folders of this machine."""
+    from training.checkpoint import describe_files, library_versions
+    from training.provenance import Run
+
+    name: str = given.params["name"]
     if not re.fullmatch(NAME_PATTERN, name):
         raise typer.BadParameter("lower-case letters, digits, _ and -, at most 64", param_hint="--name")
-    for path in data:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-    folder = run or Path("runs") / name
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
-    paths = {str(path): path.name for path in data}
-    command = shlex.join(["carry", *(paths.get(argument, argument) for argument in sys.argv[1:])])
-    return Run(name, description, models, folder, tuple(data), command)
+    sources = {option: [_source(option, path) for path in paths] for option, paths in data.items()}
+    begun_from = {option: [_source(option, path) for path in paths] for option, paths in (weights or {}).items()}
+    files = {option: describe_files(some) for option, some in (sources | begun_from).items() if some}
+    options = {
+        f"--{key.replace('_', '-')}": str(value)
+        for key, value in given.params.items()
+        if key not in PLACES and value is not None
+    }
+    measures = {key: value for key, value in options.items() if key[2:].replace("-", "_") in MEASURES}
+    paths = {"--data", "--texts", "--benchmarks", "--valid-on", "--test-on", "--start-from", *measures}
+    identity = {key: value for key, value in options.items() if key not in paths}
+    identity |= files | library_versions() | {"processes": os.environ.get("WORLD_SIZE", "1")}
+    names = {str(path): path.name for paths in data.values() for path in paths}
+    command = shlex.join(["carry", *(names.get(argument, argument) for argument in sys.argv[1:])])
+    return Run(
+        name,
+        given.params["description"],
+        given.params["models_dir"],
+        given.params["run_dir"] or Path("runs") / name,
+        tuple({source: None for some in sources.values() for source in some}),
+        command,
+        identity,
+        measures,
+    )
+
+
+def _source(option: str, path: Path) -> "DataSource":
+    from service.manifest import DataSource, sha256_of
+
+    try:
+        return DataSource(file=path.name, sha256=sha256_of(path))
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        message = "no such file" if missing else f"cannot be read: {error.strerror}"
+        raise typer.BadParameter(f"{path}: {message}", param_hint=option) from error
+
+
+def _train(run: "Run", restart: bool, work: Callable[[], Path | None], data: str) -> None:
+    """Train and write the model, unless the same command has done so on the same data; tell what is done and why."""
+    from service.errors import CarryError
+    from training.checkpoint import RunError, Written, forget, note_written
+    from training.provenance import is_first_process
+    from training.series_data import DataError
+
+    try:
+        if restart and is_first_process():
+            forget(run.folder)
+        if not restart and _is_done(run):
+            return
+        folder = work()
+        if folder is not None:
+            note_written(run.folder, Written(str(folder), dict(run.options)))
+    except DataError as error:
+        raise typer.BadParameter(str(error), param_hint=data) from error
+    except RunError as error:
+        raise CarryError(str(error)) from error
+    except KeyboardInterrupt:
+        _tell(f"stopped; the same command goes on from the last whole epoch in {run.folder}")
+        raise typer.Exit(130) from None
+    if folder is not None:
+        typer.echo(f"wrote {folder}; `carry serve` loads it")
+
+
+def _is_done(run: "Run") -> bool:
+    """Whether the run's folder holds this very run and the model that it became; tells what is there."""
+    from training.checkpoint import differences, load_checkpoint, resumable, written
+
+    there = load_checkpoint(run.folder)
+    if there is None:
+        return False
+    saved = resumable(run.folder, run.identity)
+    if saved is None:
+        changed = "; ".join(differences(there["identity"], run.identity))
+        _tell(f"{changed}: training anew ({run.folder} holds the finished run of {there['wrote']['folder']})")
+        return False
+    wrote = written(saved)
+    if (
+        wrote is not None
+        and wrote.options == run.options
+        and Path(wrote.folder).parent.resolve() == (run.models / run.name).resolve()
+    ):
+        _tell(f"nothing to do: this command made {wrote.folder} of the same data. --restart trains anew")
+        return True
+    _tell(f"{run.folder} holds {len(saved['history'])} epochs of this run: going on from there")
+    return False
+
+
+def _tell(message: str) -> None:
+    from training.provenance import is_first_process
+
+    if is_first_process():
+        typer.echo(f"carry: {message}", err=True)

@@ -23,11 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.cells import Recurrent
+from training.checkpoint import LOG_FILE, Identity, RunError, resumable, save_checkpoint
 from training.streams import Batch
 
 Precision = Literal["auto", "float32", "bfloat16"]
-CHECKPOINT_FILE = "checkpoint.pt"
-LOG_FILE = "log.csv"
 
 
 class Stream(Protocol):
@@ -49,7 +48,8 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how to train. `patience`: epochs without a better validation loss before it stops. `average`: what
+    """How long and how to train. `patience`: epochs without a better validation loss before it stops, 0: it never does,
+    but keeps the best weights all the same. `average`: what
     is validated and kept are weights averaged over about 1 / (1 - average) steps; 0: the weights themselves. `muon`:
     the matrices of the recurrent layers are moved by Muon (Jordan et al. 2024), which makes each step of a matrix
     orthogonal, as far as AdamW would move them (Liu et al. 2025); everything else, and without it all, by AdamW."""
@@ -101,11 +101,17 @@ def autocast(
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopConfig, run: Path) -> list[Epoch]:
+def fit(
+    network: nn.Module, train: Stream, valid: Stream | None, config: LoopConfig, run: Path, identity: Identity
+) -> list[Epoch]:
     """Train in place and leave the network with its best weights on the validation part (or the last ones, without).
 
-    `run` is the folder of the checkpoint and the log; a run found there is resumed. Learning rate: linear warm-up, then
-    a cosine to a hundredth (Loshchilov and Hutter 2017). Gradients are clipped by their norm.
+    `run` is the folder of the checkpoint and the log; a run of the same identity found there is resumed. Learning rate:
+    linear warm-up, then a cosine to a hundredth (Loshchilov and Hutter 2017). Gradients are clipped by their norm.
+
+    Raises:
+        RunError: the folder holds an unfinished run of another identity, nothing is to be learnt, or the training
+            diverges.
     """
     run.mkdir(parents=True, exist_ok=True)
     device = device_here()
@@ -123,9 +129,9 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
     history: list[Epoch] = []
     best, best_epoch, best_weights = math.inf, 0, _weights(network)
     rate = config.learning_rate
-    checkpoint = run / CHECKPOINT_FILE
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    saved = resumable(run, identity, device)
+    wrote = None
+    if saved is not None:
         network.load_state_dict(saved["network"])
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
@@ -133,12 +139,13 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
             averaged.load_state_dict(saved["averaged"])
         history = [Epoch(**line) for line in saved["history"]]
         best, best_epoch, best_weights = saved["best"], saved["best_epoch"], saved["best_weights"]
+        wrote = saved["wrote"]
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=rank > 0) as progress:
         task = progress.add_task("training", total=config.epochs, completed=len(history), figures="")
         for epoch in range(len(history), config.epochs):
-            if epoch - best_epoch > config.patience:
+            if config.patience and epoch - best_epoch > config.patience:
                 break
             started = time.monotonic()
             torch.manual_seed(config.seed * 1_000_003 + epoch * ranks + rank)
@@ -153,7 +160,9 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                             group["lr"] = rate
                         optimiser.zero_grad(set_to_none=True)
                     torch.autograd.backward(loss)
-                    nn.utils.clip_grad_norm_(network.parameters(), config.clip, error_if_nonfinite=True)
+                    norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+                    if not math.isfinite(norm):
+                        raise _diverged(epoch, "a gradient", float(norm), config)
                     for optimiser in optimisers:
                         optimiser.step()
                     if averaged is not None:
@@ -163,14 +172,21 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                     speed = seen * ranks / (time.monotonic() - started)
                     progress.update(task, completed=done, figures=f"loss {total / max(seen, 1):.4f}, {speed:,.0f}/s")
             train_loss = _mean(total, seen, ranks)
+            if math.isnan(train_loss):
+                raise RunError(f"epoch {epoch + 1}: the training part holds no value that could be predicted")
             seconds = time.monotonic() - started
             valid_loss = evaluate(kept, valid, cast) if valid is not None else train_loss
+            if not math.isfinite(valid_loss):
+                raise _diverged(epoch, "the validation loss", valid_loss, config)
             history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, seen * ranks / seconds))
             if valid_loss < best or valid is None:
                 best, best_epoch, best_weights = valid_loss, epoch, _weights(kept)
-            progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}, validation {valid_loss:.4f}")
+            measured = f", validation {valid_loss:.4f}" if valid is not None else ""
+            progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}{measured}")
             if rank == 0:
                 state = {
+                    "identity": dict(identity),
+                    "wrote": wrote,
                     "network": network.state_dict(),
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "averaged": None if averaged is None else averaged.state_dict(),
@@ -179,8 +195,7 @@ def fit(network: nn.Module, train: Stream, valid: Stream | None, config: LoopCon
                     "best_epoch": best_epoch,
                     "best_weights": best_weights,
                 }
-                torch.save(state, checkpoint.with_suffix(".new"))
-                checkpoint.with_suffix(".new").replace(checkpoint)
+                save_checkpoint(run, state)
                 write_log(history, run / LOG_FILE)
     network.load_state_dict(best_weights)
     return history
@@ -213,13 +228,13 @@ def _moving(decay: float) -> Callable[..., None]:
 def evaluate(
     network: nn.Module, stream: Stream, cast: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> float:
-    """Mean loss over one pass of the stream, with the state carried along each row."""
+    """Mean loss over one pass of the stream, with the state carried along each row; NaN if nothing counts in it."""
     network.eval()
     with torch.no_grad():
         total, seen = 0.0, 0
         for loss, weight in _losses(network, network, stream.batches(None), cast):
             total, seen = total + loss.item() * weight, seen + weight
-    return total / max(seen, 1)
+    return total / seen if seen else math.nan
 
 
 def write_log(history: list[Epoch], path: Path) -> None:
@@ -266,7 +281,14 @@ def _mean(total: float, seen: int, ranks: int) -> float:
     sums = torch.tensor([total, float(seen)], dtype=torch.float64, device=device_here())
     if ranks > 1:
         distributed.all_reduce(sums)
-    return float(sums[0] / sums[1].clamp(min=1))
+    return float(sums[0] / sums[1])
+
+
+def _diverged(epoch: int, what: str, value: float, config: LoopConfig) -> RunError:
+    return RunError(
+        f"epoch {epoch + 1}: {what} is {value}: the training diverges. A lower --learning-rate helps "
+        f"(it was {config.learning_rate:g}, try {config.learning_rate / 3:.1g}); --restart begins anew"
+    )
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from service.manifest import DataSource, Provenance, sha256_of
+from service.manifest import DataSource, Provenance
+from training.checkpoint import Identity
 from training.loop import Epoch
 
 Item = TypeVar("Item")
@@ -19,14 +20,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Run:
-    """One training command: the model's name, where models and checkpoints go, its data and how it was called."""
+    """One training command: the model's name, where models and checkpoints go, its data as they were when it began, how
+    it was called, what its weights follow from (`identity`), and what only its card and its measures do (`options`)."""
 
     name: str
     description: str
     models: Path
     folder: Path
-    data: tuple[Path, ...]
+    data: tuple[DataSource, ...]
     command: str
+    identity: Identity
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def provenance(
@@ -39,7 +43,7 @@ def provenance(
         seed=seed,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_seconds=round(sum(epoch.seconds for epoch in history), 1),
-        data=tuple(DataSource(file=path.name, sha256=sha256_of(path)) for path in run.data),
+        data=run.data,
         cell=cell,
         layers=layers,
         hidden=hidden,

@@ -90,7 +90,7 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
         training = ForkingStream(shared, _steps(shared, config), [bucket], columns, hidden=config.mask_rate)
         if held_out and config.valid:
             validation = EndsStream(_ends(held_out, config.horizon), config.horizon, columns)
-    history = fit(network, training, validation, loop, run.folder)
+    history = fit(network, training, validation, loop, run.folder, run.identity)
     if not is_first_process():
         return None
     graphs = build_graphs(network)

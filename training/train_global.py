@@ -11,11 +11,12 @@ from service.manifest import ForecastManifest
 from training import plots
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
+from training.checkpoint import CHECKPOINT_FILE
 from training.evaluate import evaluate_forecaster, evaluation_rows
 from training.export import Described, build_graphs, judge_int8, save_reference, write_folder, write_manifest
 from training.forking import BUCKETS, ForkingStream
 from training.inference import ForecastModel
-from training.loop import CHECKPOINT_FILE, Epoch, LoopConfig, fit
+from training.loop import Epoch, LoopConfig, fit
 from training.networks import GlobalForecaster
 from training.overlap import drop_overlaps
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
@@ -103,13 +104,15 @@ def train(
     pool = read_pool(data, benchmarks)
     network = make_network(config)
     if start_from is not None:
+        if start_from.resolve() == run.folder.resolve():
+            raise DataError(f"{start_from} is this run's own folder; --run-dir names another")
         try:
             saved = torch.load(start_from / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
             network.load_state_dict(saved["best_weights"])
         except (OSError, KeyError, RuntimeError) as error:
             raise DataError(f"{start_from}: holds no run of such a network: {error}") from error
     stream = ForkingStream(share_of_this_process(pool.series), config.steps, BUCKETS, (), config.synthetic)
-    history = fit(network, stream, None, loop, run.folder)
+    history = fit(network, stream, None, loop, run.folder, run.identity)
     network.widening = config.widening
     if not is_first_process():
         return None

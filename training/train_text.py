@@ -78,6 +78,7 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
         TextStream(chosen_on, 500, VALID_ROWS),
         loop,
         run.folder,
+        run.identity,
     )
     if not is_first_process():
         return None

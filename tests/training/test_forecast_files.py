@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,13 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from service import cli
 from service.manifest import ForecastManifest, read_manifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
+from tests.training.conftest import Run
 from training import forecast_files
 from training.forecast_files import Wish, forecast_file, forecast_table, picture, preview, write_table
 from training.series_data import DataError
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -34,21 +31,9 @@ def settings() -> Settings:
     return Settings(models_dir=SHIPPED, processes=1)
 
 
-@pytest.fixture
-def carry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line, in this process: exit status, standard output, standard error."""
+@pytest.fixture(autouse=True)
+def _models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARRY_MODELS_DIR", str(SHIPPED))
-    monkeypatch.setattr(cli.app, "registered_commands", cli.app.registered_commands.copy())
-    monkeypatch.setattr(cli.app, "registered_groups", cli.app.registered_groups.copy())
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["carry", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code if isinstance(ended.value.code, int) else 0, out, err
-
-    return run
 
 
 def months(count: int, start: str = "2015-01-01") -> pd.DatetimeIndex:

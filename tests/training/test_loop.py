@@ -34,7 +34,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path, muo
     network = character_model()
     train, valid = streams()
     before = evaluate(network, valid)
-    history = fit(network, train, valid, replace(CONFIG, muon=muon), tmp_path)
+    history = fit(network, train, valid, replace(CONFIG, muon=muon), tmp_path, {})
     best = min(epoch.valid_loss for epoch in history)
     assert best < 0.7 * before
     assert evaluate(network, valid) == pytest.approx(best, rel=1e-5)
@@ -48,7 +48,7 @@ def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
 ) -> None:
     config = replace(CONFIG, muon=muon)
     whole = character_model()
-    fit(whole, *streams(), config, tmp_path / "whole")
+    fit(whole, *streams(), config, tmp_path / "whole", {})
 
     class KilledError(Exception):
         pass
@@ -63,9 +63,9 @@ def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_log", killed)
         with pytest.raises(KilledError):
-            fit(character_model(), *streams(), config, tmp_path / "killed")
+            fit(character_model(), *streams(), config, tmp_path / "killed", {})
     resumed = character_model()
-    history = fit(resumed, *streams(), config, tmp_path / "killed")
+    history = fit(resumed, *streams(), config, tmp_path / "killed", {})
     assert [epoch.epoch for epoch in history] == [1, 2, 3, 4]
     for expected, found in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(expected, found)
@@ -76,7 +76,7 @@ def test_it_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
     train, _ = streams()
     noise = TextStream(np.random.default_rng(0).integers(1, 50, 400), 50, 2)
     config = replace(CONFIG, epochs=40, patience=1, learning_rate=2e-2)
-    assert len(fit(network, train, noise, config, tmp_path)) < 40
+    assert len(fit(network, train, noise, config, tmp_path, {})) < 40
 
 
 def test_every_character_is_a_target_once_with_the_state_carried() -> None:
@@ -123,7 +123,7 @@ from tests.training.test_loop import CONFIG, streams
 from tests.builders import character_model
 from training.loop import fit
 network = character_model()
-fit(network, *streams(), CONFIG, Path(sys.argv[1]))
+fit(network, *streams(), CONFIG, Path(sys.argv[1]), {})
 torch.save(network.state_dict(), Path(sys.argv[1]) / f"weights{torch.distributed.get_rank()}.pt")
 """
 

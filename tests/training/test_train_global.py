@@ -17,7 +17,7 @@ LOOP = LoopConfig(epochs=1, learning_rate=1e-3, patience=1, average=0.9)
 
 
 def a_run(folder: Path, name: str) -> Run:
-    return Run(name, "made by a test", folder / "models", folder / "runs" / name, (), "carry train global")
+    return Run(name, "made by a test", folder / "models", folder / "runs" / name, (), "carry train global", {})
 
 
 @pytest.fixture
