@@ -29,9 +29,11 @@ from service.api import (
 from service.api.middleware import BodyMiddleware, RequestMiddleware
 from service.api.state import State
 from service.api.streams import Wakers
+from service.board import Board
 from service.errors import CarryError
+from service.figures import Figures
 from service.metrics import Metrics
-from service.reloads import Counters, Reloader
+from service.reloads import Reloader
 from service.sessions.sessions import Sessions
 from service.sessions.store import Limits, Store
 from service.sessions.stores import open_store
@@ -52,30 +54,39 @@ class _Application(FastAPI):
 
 
 SWEEP_SECONDS = 30.0
+BEAT_SECONDS = 1.0
 
 
 def create_app(
-    settings: Settings, clock: Callable[[], float] = time.time, reloads: Counters | None = None, place: int = 0
+    settings: Settings,
+    clock: Callable[[], float] = time.time,
+    board: Board | None = None,
+    place: int = 0,
+    figures: Figures | None = None,
 ) -> FastAPI:
     """The service; its models are loaded when it starts, and closed when it stops.
 
-    `clock`: seconds since 1970, by which sessions expire. `reloads`, `place`: where several processes serve, what they
-    share, and the place of this one in it.
+    `clock`: seconds since 1970, by which sessions expire. `board`, `place`, `figures`: where several processes serve,
+    what they share, and the place of this one in it.
     """
-    metrics = Metrics()
+    metrics = Metrics(figures)
+    shared = board or Board()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reloader = Reloader(settings, metrics, reloads or Counters(), place)
+        reloader = Reloader(settings, metrics, shared, place)
         kept = _sessions(settings, metrics, clock)
         owners = frozenset(calls.owner_of(key.get_secret_value()) for key in settings.api_keys)
-        app.state.carry = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners)
+        state = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners, shared, place)
+        app.state.carry = state
+        beating = asyncio.create_task(_beat(state))
         sweeping = asyncio.create_task(_sweep(kept))
         async with reloader.following():
             yield
-        sweeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeping
+        for task in (sweeping, beating):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         reloader.registry.close()
         await kept.close()
 
@@ -131,3 +142,11 @@ async def _sweep(sessions: Sessions) -> None:
         except CarryError as error:
             structlog.get_logger().warning("expired sessions were not swept", reason=error.detail)
         await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _beat(state: State) -> None:
+    """Tell the other processes, and the supervisor, that the event loop turns, and whether this process is ready."""
+    while True:
+        state.board.beat(state.place)
+        state.board.report(state.place, health.reason_not_ready(state))
+        await asyncio.sleep(BEAT_SECONDS)

@@ -2,15 +2,10 @@
 them."""
 
 import asyncio
-import gc
 import json
 import os
 import secrets
 import signal
-import socket
-import sys
-import tempfile
-from contextlib import nullcontext
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,10 +13,11 @@ import typer
 from pydantic import ValidationError
 
 from service.errors import CarryError
-from service.processes import CAN_FORK, listen, supervise
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    import socket
+
     from service.registry import Registry
 
 app = typer.Typer(
@@ -70,25 +66,26 @@ def _absent() -> None:
 @app.command()
 def serve() -> None:
     """Serve the models over HTTP. Settings come from the environment: CARRY_PORT, CARRY_MODELS_DIR, ..."""
+    # Nothing is open yet. An exception raised by a handler could be swallowed wherever the interpreter happens to be,
+    # and process 1 of a container has no default for SIGTERM.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: os._exit(0))
+    # A process that has threads cannot be forked safely; NumPy would make some as it is imported, and nothing here uses
+    # them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     settings = Settings()
-    shared = settings.processes > 1 and CAN_FORK
-    # Before anything imports prometheus_client, which then keeps its figures where all processes can read them.
-    folder = tempfile.TemporaryDirectory(prefix="carry-metrics-") if shared else nullcontext()
-    with folder as metrics_folder:
-        if metrics_folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
-        _serve(settings, settings.processes if shared else 1)
 
-
-def _serve(settings: Settings, processes: int) -> None:
     import structlog
-    import uvicorn
 
-    from service.app import create_app, try_store
+    from service.app import try_store
+    from service.board import Board
+    from service.figures import Figures
     from service.logs import configure_logs
-    from service.reloads import Counters
+    from service.processes import CAN_FORK, Supervisor, listen
     from service.sessions.store import StoreError
+    from service.worker import run_worker
 
+    processes = settings.processes if CAN_FORK else 1
     configure_logs(settings)
     try:
         asyncio.run(try_store(settings))
@@ -102,30 +99,16 @@ def _serve(settings: Settings, processes: int) -> None:
     port = sockets[0].getsockname()[1]
     structlog.get_logger().info("listening", host=settings.host, port=port, processes=processes)
 
-    reloads = Counters(processes)
+    board, figures = Board(processes), Figures(processes)
 
-    def work(own: socket.socket, place: int) -> None:
-        # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
-        sys.setswitchinterval(0.0005)
-        # After its shutdown uvicorn raises the signal again, for whoever was there before: a wanted end is no failure.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        config = uvicorn.Config(
-            create_app(settings, reloads=reloads, place=place),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=settings.shutdown_grace,
-        )
-        # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
-        gc.collect()
-        gc.freeze()
-        uvicorn.Server(config).run(sockets=[own])
+    def work(listener: "socket.socket", place: int) -> None:
+        run_worker(settings, board, figures, listener, place)
 
     if processes == 1:
+        board.enter(0, os.getpid())
         work(sockets[0], 0)
     else:
-        from prometheus_client.multiprocess import mark_process_dead
-
-        supervise(sockets, processes, work, mark_process_dead)
+        Supervisor(sockets, board, work, settings.shutdown_grace).run()
 
 
 @app.command()

@@ -1,10 +1,10 @@
 """The Prometheus instruments. They belong to one application, not to the process."""
 
-import os
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+
+from service.figures import Figures
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,13 @@ class SessionMetrics:
 
 
 class Metrics:
-    """What /metrics shows."""
+    """What /metrics shows. `figures`: of all processes, where several serve."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, figures: Figures | None = None) -> None:
+        self._registry = self._shown = CollectorRegistry()
+        if figures is not None:
+            self._shown = CollectorRegistry()
+            self._shown.register(figures)
         self.requests = Counter(
             "carry_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
         )
@@ -118,8 +121,4 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format; where several processes serve, of all of them."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
-        everybody = CollectorRegistry()
-        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
-        return generate_latest(everybody)
+        return generate_latest(self._shown)

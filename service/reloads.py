@@ -1,16 +1,13 @@
-"""Reloads the models of every process of the machine when one of them is asked to. Knows nothing of HTTP.
-
-The processes share nothing but counters, each of which has one writer: there is no lock to be held by one that died.
-"""
+"""Reloads the models of every process of the machine when one of them is asked to. Knows nothing of HTTP."""
 
 import asyncio
-import mmap
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 
+from service.board import ENDED, Board
 from service.engine.runner import int8_is_exact
 from service.errors import DeadlineExceededError
 from service.metrics import Metrics
@@ -18,36 +15,20 @@ from service.registry import Changes, Registry
 from service.settings import Settings
 
 LOOK = 0.25
-"""Seconds between two looks at the counters while nobody waits; ten times as often costs more than all else at rest."""
-ENDED = 2**64 - 1
-"""In the place of what a process has done: it is not waited for."""
-
-
-class Counters:
-    """For each process of the machine: how often it was asked for a reload, and how many of what all of them were asked
-    for it has done. Made before the processes are forked."""
-
-    def __init__(self, processes: int = 1) -> None:
-        shared = memoryview(mmap.mmap(-1, 16 * processes)).cast("Q")
-        self.asked, self.done = shared[:processes], shared[processes:]
-
-    @property
-    def wanted(self) -> int:
-        """How often all of them were asked."""
-        return sum(self.asked)
+"""Seconds between two looks at the board while nobody waits; ten times as often costs more than all else at rest."""
 
 
 class Reloader:
     """Loads the models of the process that is number `own`, and reloads them whenever any process is asked to."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, counters: Counters, own: int) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, board: Board, own: int) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._counters = counters
+        self._board = board
         self._own = own
         self._reloading = asyncio.Lock()
-        counters.done[own] = 0  # what the one before it has done counts no more
-        self._tried = counters.wanted
+        board.done[own] = 0  # what the one before it has done counts no more
+        self._tried = board.wanted
         self._failed = -1
         self.registry = Registry(settings, metrics)
         if not int8_is_exact() and settings.precision != "float32":
@@ -56,7 +37,7 @@ class Reloader:
                 "unless CARRY_PRECISION=int8 asks for int8, models are served in float32"
             )
         self._tell(Changes(self.registry.models, (), self.registry.refused))
-        counters.done[own] = self._tried
+        board.done[own] = self._tried
 
     async def everywhere(self, deadline: float) -> None:
         """Return when all processes have looked at the folders after this call.
@@ -64,9 +45,9 @@ class Reloader:
         Raises:
             DeadlineExceededError: one of them has not by then.
         """
-        self._counters.asked[self._own] += 1
-        wanted = self._counters.wanted
-        while min(self._counters.done) < wanted:
+        self._board.asked[self._own] += 1
+        wanted = self._board.wanted
+        while min(self._board.done) < wanted:
             if self._failed >= wanted:
                 raise RuntimeError("the reload has failed; the log says why")
             if time.monotonic() > deadline:
@@ -82,19 +63,19 @@ class Reloader:
         finally:
             async with self._reloading:  # what is begun comes to its end
                 task.cancel()
-            self._counters.done[self._own] = ENDED
+            self._board.done[self._own] = ENDED
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
-            wanted = self._counters.wanted  # before the look at the folders: what comes later needs another
+            wanted = self._board.wanted  # before the look at the folders: what comes later needs another
             if wanted == self._tried:  # also where it failed: until somebody asks again
                 continue
             self._tried = wanted
             async with self._reloading:
                 try:
                     self._tell(await asyncio.to_thread(self.registry.reload))
-                    self._counters.done[self._own] = wanted
+                    self._board.done[self._own] = wanted
                 except Exception:
                     self._failed = wanted
                     structlog.get_logger().exception("reload failed")

@@ -1,5 +1,6 @@
 """GET /health/live, GET /health/ready, GET /metrics: for whoever keeps the service up."""
 
+import os
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Literal
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from service.api.problems import documented
 from service.api.schemas import Answer
-from service.api.state import CarryState
+from service.api.state import CarryState, State
 from service.errors import CarryError, NotReadyError
 
 router = APIRouter(tags=["operation"])
@@ -41,14 +42,22 @@ async def get_live() -> Live:
 
 @router.get("/health/ready", operation_id="health_ready", responses=documented(503))
 async def get_ready(state: CarryState) -> Ready:
-    """Whether models are loaded and their last real step went well."""
+    """Whether every process of the machine has its models loaded, and their last real step went well."""
+    own = reason_not_ready(state)
+    reasons = [f"process {os.getpid()} {own}"] if own else []
+    reasons += state.board.others_not_ready(state.place)
+    if reasons:
+        raise NotReadyError("; ".join(reasons))
+    return Ready(models=len(state.registry.models))
+
+
+def reason_not_ready(state: State) -> str:
+    """Why this process is not ready; "" if it is."""
     models = state.registry.models
     if not models:
-        raise NotReadyError("no model is loaded; GET /models tells why")
+        return "has no model loaded; GET /models tells why"
     failed = [model.label for model in models if model.engine.failed]
-    if failed:
-        raise NotReadyError(f"the last step failed of: {', '.join(failed)}")
-    return Ready(models=len(models))
+    return f"failed in the last step of: {', '.join(failed)}" if failed else ""
 
 
 @router.get("/health", include_in_schema=False)

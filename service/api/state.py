@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.api.streams import Wakers
+from service.board import Board
 from service.metrics import Metrics
 from service.registry import Registry
 from service.reloads import Reloader
@@ -25,6 +26,10 @@ class State:
     sessions: Sessions
     owners: frozenset[str]
     """Of the API keys that the service knows; if there are none, nobody needs one."""
+    board: Board
+    """What all processes of the machine share."""
+    place: int
+    """Of this process, on the board."""
 
 
 async def _state(request: Request) -> State:

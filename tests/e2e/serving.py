@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +28,22 @@ Line = dict[str, Any]
 class Service:
     """The service, from `start` to `kill` or `stop`, any number of times; its port stays the same.
 
-    `prefix`: a command that runs it. `settings`: CARRY_<NAME>.
+    `prefix`: a command that runs it. `command`: what runs instead of it. `settings`: CARRY_<NAME>.
     """
 
-    def __init__(self, models: Path, store: str, prefix: Sequence[str] = (), **settings: object) -> None:
+    def __init__(
+        self,
+        models: Path,
+        store: str,
+        prefix: Sequence[str] = (),
+        command: Sequence[str] = (str(CARRY), "serve"),
+        stdin: int | None = None,
+        **settings: object,
+    ) -> None:
         chosen = {"PORT": 0, "PROCESSES": 1, "MODELS_DIR": models, "SESSION_STORE": store, "LOG_FORMAT": "json"}
         self._settings = {f"CARRY_{name.upper()}": str(value) for name, value in (chosen | settings).items()}
-        self._command = [*prefix, str(CARRY), "serve"]
+        self._command = [*prefix, *command]
+        self._stdin = stdin
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self.url = ""
@@ -57,7 +67,12 @@ class Service:
     def start(self) -> None:
         """Until it answers."""
         self._process = subprocess.Popen(
-            self._command, env=os.environ | self._settings, stderr=subprocess.PIPE, text=True, errors="replace"
+            self._command,
+            env=os.environ | self._settings,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            stdin=self._stdin,
         )
         self._lines = queue.SimpleQueue()
         self._reading = threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True)
@@ -68,7 +83,7 @@ class Service:
             self.url = f"http://127.0.0.1:{listening['port']}"
             if listening["processes"] > 1:
                 self.processes = [self.line("process started")["process"] for _ in range(listening["processes"])]
-            httpx2.get(f"{self.url}/health/ready", timeout=PATIENCE).raise_for_status()
+            self._wait_until_ready()
         except BaseException:
             self._end(signal.SIGKILL)
             raise
@@ -77,12 +92,28 @@ class Service:
         """`kill -9`."""
         assert self._end(signal.SIGKILL) == -signal.SIGKILL
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        """Until it has ended, and all of its processes with it."""
+        assert self._end(signum) == 0, self.errors
+
     def line(self, event: str) -> Line:
         """The next log line of the kind."""
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             if line["event"] == event:
                 return line
         raise AssertionError(f"it ended: {self.errors}")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while (answer := httpx2.get(f"{self.url}/health/ready", timeout=PATIENCE)).status_code != 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.02)
 
     def _end(self, signum: int) -> int:
         assert self._process is not None

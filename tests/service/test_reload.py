@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 
 from service.api.state import State
 from service.app import create_app
+from service.board import Board
 from service.forecasting import ForecastRequest, forecast
 from service.manifest import ForecastManifest
 from service.metrics import Metrics
 from service.registry import Model, Registry
-from service.reloads import Counters
 from service.settings import Settings
 from tests.builders import character_model, forecaster, write_model
 from tests.service.test_registry import edit, tamper, truncate
@@ -60,8 +60,8 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 
 @contextmanager
-def serving(folder: Path, counters: Counters | None = None, place: int = 0) -> Iterator[TestClient]:
-    app = create_app(Settings(models_dir=folder, request_timeout=60), reloads=counters, place=place)
+def serving(folder: Path, board: Board | None = None, place: int = 0) -> Iterator[TestClient]:
+    app = create_app(Settings(models_dir=folder, request_timeout=60), board=board, place=place)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -261,7 +261,7 @@ def test_reloads_at_once_load_each_model_once(client: TestClient, folder: Path) 
 
 
 def test_all_processes_have_reloaded_when_one_of_them_answers(folder: Path) -> None:
-    shared = Counters(2)
+    shared = Board(2)
     with serving(folder, shared, 0) as one, serving(folder, shared, 1) as other:
         for asked in (one, other):
             shutil.rmtree(folder / "text")
@@ -273,7 +273,7 @@ def test_all_processes_have_reloaded_when_one_of_them_answers(folder: Path) -> N
 
 
 def test_a_process_that_has_not_reloaded_by_the_deadline_is_told_as_such(folder: Path) -> None:
-    shared = Counters(2)
+    shared = Board(2)
     with serving(folder, shared, 0) as client:
         late = client.post("/models/reload", headers={"x-request-timeout": "0.01"})
         assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")

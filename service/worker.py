@@ -1,0 +1,79 @@
+"""What one process of the service does: runs the application on its listening socket, until it is told to end."""
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import structlog
+import uvicorn
+
+from service.app import create_app
+from service.board import Board
+from service.figures import Figures
+from service.processes import KILL_AFTER
+from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, for a process at one place of the board.
+
+    Until it has started, SIGTERM ends the process where it stands: nothing has been accepted yet. Then SIGTERM lets
+    the requests under way end.
+    """
+
+    def __init__(self, config: uvicorn.Config, board: Board, place: int) -> None:
+        super().__init__(config)
+        self._board = board
+        self._place = place
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals as they are: `startup` takes them."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load the models and begin to accept."""
+        await super().startup(sockets)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self.handle_exit)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and let the requests under way end."""
+        log, started = structlog.get_logger().bind(process=os.getpid()), time.monotonic()
+        self._board.report(self._place, "is ending")
+        # What outlives the grace, such as a thread that never returns, ends with the process.
+        last_resort = threading.Timer(self.config.timeout_graceful_shutdown + KILL_AFTER, os._exit, args=[1])
+        last_resort.daemon = True
+        last_resort.start()
+        for one in sockets or []:
+            # The supervisor holds it, too: without this, callers would still connect, and wait for nobody.
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for server in self.servers:
+            server.close()
+        log.info("draining", connections=len(self.server_state.connections), requests=len(self.server_state.tasks))
+        await super().shutdown(sockets)
+        log.info("drained", seconds=round(time.monotonic() - started, 2))
+
+
+def run_worker(settings: Settings, board: Board, figures: Figures, listener: socket.socket, place: int) -> None:
+    """Serve until told to end."""
+    figures.count_here(place)
+    # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
+    sys.setswitchinterval(0.0005)
+    config = uvicorn.Config(
+        create_app(settings, board=board, place=place, figures=figures),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=settings.shutdown_grace,
+    )
+    # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    Server(config, board, place).run(sockets=[listener])

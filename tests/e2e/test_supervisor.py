@@ -1,0 +1,264 @@
+"""What befalls the processes of the service: orphans, signals at any moment, a process that hangs, ends, dies."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from tests.e2e.serving import PATIENCE, Service
+from tests.e2e.test_train_to_answer import CARRY, post
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has /proc, and balances over sockets")
+
+STARTS = int(os.environ.get("CARRY_KILLS", "8"))
+
+IMPATIENT = """
+import sys
+import service.processes
+service.processes.FROZEN_AFTER = 2
+from service.cli import main
+sys.argv = ["carry", "serve"]
+main()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/carry.db"
+
+
+def until(condition: Any) -> None:
+    """Come back when it holds."""
+    deadline = time.monotonic() + PATIENCE
+    waiting = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        waiting.wait(0.05)
+
+
+def readiness(url: str) -> tuple[int, str]:
+    answer = httpx2.get(f"{url}/health/ready", timeout=PATIENCE)
+    return answer.status_code, answer.text
+
+
+def is_ready(url: str) -> bool:
+    return readiness(url)[0] == 200
+
+
+@contextmanager
+def one_call_under_way(url: str) -> Iterator[int]:
+    """A text of a million characters, of which the beginning has come: the port that it comes to."""
+    body = {"prompt": "a", "max_length": 1_000_000, "stream": True}
+    with httpx2.stream("POST", f"{url}/generate", json=body, timeout=PATIENCE) as response:
+        assert response.status_code == 200, response.read()
+        received = response.iter_bytes()  # held: the connection ends with it
+        assert next(received)
+        yield response.extensions["network_stream"].get_extra_info("client_addr")[1]
+
+
+def test_a_child_that_is_not_its_own_is_reaped_and_ignored(models: Path, store: str) -> None:
+    # `exec` makes the service the parent of a process that it did not start, as process 1 of a container is given
+    # the orphans of others. It ends when its input does.
+    held, let_go = os.pipe()
+    prefix = ["sh", "-c", 'exec 3<&0; cat <&3 > /dev/null & exec "$@"', "sh"]
+    with Service(models, store, prefix, stdin=held, processes=2) as service:
+        (orphan,) = [pid for pid in children(service.pid) if pid not in service.processes]
+        os.close(let_go)
+        until(lambda: not Path(f"/proc/{orphan}").exists())
+        assert readiness(service.url)[0] == 200
+        assert not service.errors
+    os.close(held)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_at_any_moment_of_the_start_ends_it(models: Path, store: str, processes: int) -> None:
+    environment = os.environ | {
+        "CARRY_PORT": "0",
+        "CARRY_PROCESSES": str(processes),
+        "CARRY_MODELS_DIR": str(models),
+        "CARRY_SESSION_STORE": store,
+    }
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([CARRY, "serve"], env=environment, stderr=subprocess.PIPE)
+
+    began = time.monotonic()
+    with Service(models, store, processes=processes):
+        whole_start = time.monotonic() - began
+    chance = random.Random(processes)
+    for _ in range(STARTS):
+        with start() as process:
+            try:
+                process.wait(chance.uniform(0, whole_start))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+            try:
+                _, said = process.communicate(timeout=PATIENCE)  # until no process holds the pipe open
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            assert process.returncode in (0, -signal.SIGTERM), said
+            assert b"Traceback" not in said
+
+
+def test_a_frozen_process_is_noticed_and_replaced_while_others_serve(models: Path, store: str) -> None:
+    with Service(models, store, command=[sys.executable, "-c", IMPATIENT], processes=2) as service:
+        until(lambda: is_ready(service.url))
+        frozen = service.processes[0]
+        os.kill(frozen, signal.SIGSTOP)
+        assert service.line("a process does not answer; it is killed")["process"] == frozen
+        replaced = service.line("process started")["process"]
+        assert replaced not in service.processes
+        until(lambda: is_ready(service.url))
+        service.errors.clear()
+
+
+def test_readiness_speaks_for_all_processes(models: Path, store: str) -> None:
+    with Service(models, store, processes=2) as service:
+        frozen = service.processes[0]
+        os.kill(frozen, signal.SIGSTOP)
+
+        def told() -> bool:
+            try:  # by chance, a connection is one to the frozen process
+                answer = httpx2.get(f"{service.url}/health/ready", timeout=0.5)
+            except httpx2.TimeoutException:
+                return False
+            return answer.status_code == 503 and f"process {frozen} does not answer" in answer.json()["detail"]
+
+        try:
+            until(told)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        until(lambda: is_ready(service.url))
+
+
+def peer_ports(pid: int) -> set[int]:
+    """The ports of those who are connected to the process."""
+    inodes = {inode_of(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[2].split(":")[1], 16) for row in rows if row[9] in inodes}
+
+
+def inode_of(descriptor: Path) -> str:
+    """Of a socket."""
+    try:
+        return os.readlink(descriptor).removeprefix("socket:[").removesuffix("]")
+    except FileNotFoundError:  # closed meanwhile
+        return ""
+
+
+def test_what_outlives_the_grace_is_killed(models: Path, store: str) -> None:
+    with Service(models, store, processes=2, shutdown_grace=1) as service:
+        os.kill(service.processes[1], signal.SIGSTOP)
+        service.stop()
+        assert service.line("killed after the grace")["processes"] == [service.processes[1]]
+        service.errors.clear()
+
+
+def test_while_it_drains_new_connections_are_refused_at_once(models: Path, store: str) -> None:
+    with Service(models, store, processes=2, shutdown_grace=1, max_generated_length=10**6) as service:
+        url = urlsplit(service.url)
+        with one_call_under_way(service.url):
+            os.kill(service.pid, signal.SIGTERM)
+            for _ in range(2):
+                service.line("draining")
+            for _ in range(20):
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE)
+        service.errors.clear()  # the call under way was cut after the grace
+
+
+def test_one_process_that_drains_takes_no_new_connection(models: Path, store: str) -> None:
+    with Service(models, store, processes=2, max_generated_length=10**6) as service:
+        until(lambda: is_ready(service.url))
+        with one_call_under_way(service.url) as port:
+            (busy,) = [pid for pid in service.processes if port in peer_ports(pid)]
+            os.kill(busy, signal.SIGTERM)
+            service.line("draining")
+            for _ in range(20):  # all go to the other one
+                assert httpx2.get(f"{service.url}/health/live", timeout=PATIENCE).status_code == 200
+            assert Path(f"/proc/{busy}").exists()
+        assert service.line("a process died; it is started again")["process"] == busy
+        until(lambda: is_ready(service.url))
+        service.errors.clear()
+
+
+def test_forty_deaths_leave_no_file_and_no_figure_behind(
+    models: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with Service(models, store, processes=2) as service:
+        for _ in range(12):
+            post(f"{service.url}/forecast", {"series": [1, 2, 3]})
+        figures(service.url)
+        lines = figures(service.url)  # the scrape before is counted, too
+        for _ in range(STARTS):
+            os.kill(service.processes.pop(0), signal.SIGKILL)
+            service.processes.append(service.line("process started")["process"])
+            until(lambda: is_ready(service.url))
+        after = figures(service.url)
+        assert {name for name in after if "/health" not in name} == {name for name in lines if "/health" not in name}
+        counted = 'carry_requests_total{method="POST",route="/forecast",status="200"}'
+        assert after[counted] == lines[counted] == 12
+        assert not list(temporary.iterdir())
+        service.errors.clear()
+
+
+def figures(url: str) -> dict[str, float]:
+    page = httpx2.get(f"{url}/metrics", timeout=PATIENCE).text
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")}
+
+
+def test_it_opens_no_socket_but_those_it_listens_on_and_writes_nothing_at_home(
+    models: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with Service(models, store, processes=2) as service:
+        post(f"{service.url}/forecast", {"series": [1, 2, 3]})
+        assert len(list(Path(f"/proc/{service.pid}/task").iterdir())) == 1  # or it could not be forked safely
+        port = urlsplit(service.url).port
+        for pid in (service.pid, *service.processes):
+            inodes = {inode_of(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+            for protocol in ("tcp", "tcp6", "udp", "udp6"):
+                for line in Path(f"/proc/{pid}/net/{protocol}").read_text().splitlines()[1:]:
+                    fields = line.split()
+                    if fields[9] in inodes:
+                        assert int(fields[1].split(":")[1], 16) == port, line
+    assert not list(home.rglob("*"))
+
+
+def test_signals_mean_what_they_do_to_other_services(models: Path, store: str, tmp_path: Path) -> None:
+    with Service(models, store, processes=2) as service:
+        for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            os.kill(service.pid, signum)
+        service.line("reload asked for")
+        assert readiness(service.url)[0] == 200
+        service.stop(signal.SIGQUIT)
+    with Service(models, store, processes=2) as service:
+        os.kill(service.pid, signal.SIGTERM)
+        events = [service.line(event)["event"] for event in ("ending", "draining", "drained", "ended")]
+        assert len(events) == 4
+        assert all(json.dumps(line) for line in service.errors)

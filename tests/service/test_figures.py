@@ -1,0 +1,104 @@
+"""Figures of several processes, against those of one that did all of it."""
+
+from collections.abc import Iterator
+
+import prometheus_client.values
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import figures
+from service.figures import Figures
+from service.metrics import Metrics
+
+PROCESSES = 3
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_values_afterwards() -> Iterator[None]:
+    ordinary = prometheus_client.values.ValueClass
+    yield
+    prometheus_client.values.ValueClass = ordinary
+
+
+class Instruments:
+    """One of each kind."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests", "Some.", ["route"], registry=self.registry)
+        self.seconds = Histogram("seconds", "Time.", ["route"], buckets=(1, 2), registry=self.registry)
+        self.waiting = Gauge("waiting", "Steps.", registry=self.registry, multiprocess_mode="livesum")
+
+
+Event = tuple[int, str, float]
+"""Where, on which route, how long it took."""
+EVENTS = st.lists(st.tuples(st.integers(0, PROCESSES - 1), st.sampled_from("abc"), st.sampled_from([0.5, 1.5, 4.0])))
+
+
+def shown(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(page.decode())
+    samples = [sample for family in families for sample in family.samples]
+    return {(s.name, frozenset(s.labels.items())): s.value for s in samples if not s.name.endswith("_created")}
+
+
+def count(instruments: Instruments, route: str, seconds: float) -> None:
+    instruments.requests.labels(route).inc()
+    instruments.seconds.labels(route).observe(seconds)
+
+
+@given(EVENTS, EVENTS)
+def test_several_processes_show_what_one_would(events: list[Event], later: list[Event]) -> None:
+    ordinary = prometheus_client.values.ValueClass
+    alone, shared = Instruments(), Figures(PROCESSES)
+    for _, route, seconds in events + later:
+        count(alone, route, seconds)
+    for generation in (events, later):  # each process is replaced by one that goes on from its counts
+        for place in range(PROCESSES):
+            shared.count_here(place)
+            instruments = Instruments()
+            for where, route, seconds in generation:
+                if where == place:
+                    count(instruments, route, seconds)
+    prometheus_client.values.ValueClass = ordinary
+    everybody = CollectorRegistry()
+    everybody.register(shared)
+    assert shown(generate_latest(everybody)) == shown(generate_latest(alone.registry))
+
+
+def test_a_gauge_of_a_process_that_was_replaced_begins_again() -> None:
+    shared = Figures(2)
+    for place in range(2):
+        shared.count_here(place)
+        Instruments().waiting.set(5)
+    assert [sample.value for metric in shared.collect() for sample in metric.samples if metric.name == "waiting"] == [
+        10
+    ]
+    shared.count_here(1)
+    assert [sample.value for metric in shared.collect() for sample in metric.samples if metric.name == "waiting"] == [5]
+
+
+def test_the_newest_value_of_a_gauge_counts() -> None:
+    shared = Figures(2)
+    shared.count_here(0)
+    one = Metrics(shared)
+    shared.count_here(1)
+    other = Metrics(shared)
+    other.models.labels("loaded").set(7)
+    one.models.labels("loaded").set(8)
+    assert shown(one.exposition())["carry_models", frozenset({("status", "loaded")})] == 8
+    assert one.exposition() == other.exposition()
+
+
+def test_a_full_region_loses_figures_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "REGION_BYTES", 4096)
+    shared = Figures(1)
+    shared.count_here(0)
+    instruments = Instruments()
+    for i in range(100):
+        instruments.requests.labels(str(i)).inc()
+    samples = [sample for metric in shared.collect() for sample in metric.samples]
+    assert 0 < len(samples) < 100
+    assert instruments.requests.labels("99")._value.get() == 1
