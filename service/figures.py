@@ -17,7 +17,6 @@ import prometheus_client.values
 import structlog
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 REGION_BYTES = 2**20
 """Of one process: some five thousand figures. Memory that is never written is never taken."""
@@ -58,8 +57,8 @@ class _Region:
         while self._end < used:
             (length,) = _LENGTH.unpack_from(self._bytes, self._end)
             text = bytes(self._bytes[self._end + 8 : self._end + 8 + length])
-            fields = json.loads(text)
-            key = Key(*(tuple(field) if isinstance(field, list) else field for field in fields))
+            kind, mode, metric, sample, names, values, documentation = json.loads(text)
+            key = Key(kind, mode, metric, sample, tuple(names), tuple(values), documentation)
             cell = (self._end + 8 + length) // 8
             self._cells_by_key[key] = cell
             self._end = 8 * (cell + 2)
@@ -118,7 +117,9 @@ class Figures(Collector):
             total = 0.0
             for bound in sorted(series):
                 total += series[bound]
-                metrics[name].add_sample(f"{name}_bucket", dict(series_labels) | {"le": floatToGoString(bound)}, total)
+                metrics[name].add_sample(
+                    f"{name}_bucket", dict(series_labels) | {"le": "+Inf" if bound == math.inf else str(bound)}, total
+                )
             metrics[name].add_sample(f"{name}_count", dict(series_labels), total)
         yield from metrics.values()
 

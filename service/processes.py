@@ -116,8 +116,8 @@ class Supervisor:
                 self._start(place)
             wait = min([next_look, *self._due.values()]) - now
             if select.select([reader], [], [], max(0.0, wait))[0]:
-                for signum in os.read(reader, 4096):
-                    self._on_signal(signum)
+                for number in os.read(reader, 4096):
+                    self._on_signal(number)
             self._reap()
             if time.monotonic() >= next_look:
                 self._look()

@@ -27,8 +27,9 @@ class Server(uvicorn.Server):
     the requests under way end.
     """
 
-    def __init__(self, config: uvicorn.Config, board: Board, place: int) -> None:
+    def __init__(self, config: uvicorn.Config, board: Board, place: int, grace: int) -> None:
         super().__init__(config)
+        self._grace = grace
         self._board = board
         self._place = place
 
@@ -48,7 +49,7 @@ class Server(uvicorn.Server):
         log, started = structlog.get_logger().bind(process=os.getpid()), time.monotonic()
         self._board.report(self._place, "is ending")
         # What outlives the grace, such as a thread that never returns, ends with the process.
-        last_resort = threading.Timer(self.config.timeout_graceful_shutdown + KILL_AFTER, os._exit, args=[1])
+        last_resort = threading.Timer(self._grace + KILL_AFTER, os._exit, args=[1])
         last_resort.daemon = True
         last_resort.start()
         for one in sockets or []:
@@ -76,4 +77,4 @@ def run_worker(settings: Settings, board: Board, figures: Figures, listener: soc
     # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
     gc.collect()
     gc.freeze()
-    Server(config, board, place).run(sockets=[listener])
+    Server(config, board, place, settings.shutdown_grace).run(sockets=[listener])

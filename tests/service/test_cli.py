@@ -87,7 +87,8 @@ def test_sessions_that_cannot_be_kept_are_one_line(
     for name, value in settings.items():
         monkeypatch.setenv(f"CARRY_{name}", value)
     # What the verb sets for its whole process has to go again.
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("service.logs.configure_logs", lambda _: None)
     status, out, err = carry("serve", capsys=capsys)
     assert (status, out) == (2, "")
