@@ -1,14 +1,16 @@
 """The application: the only place where settings, models and routes are wired together."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import structlog
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 
 from service.api import (
@@ -26,7 +28,7 @@ from service.api import (
     text,
     tokens,
 )
-from service.api.middleware import BodyMiddleware, RequestMiddleware
+from service.api.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
 from service.api.state import State
 from service.api.streams import Wakers
 from service.board import Board
@@ -45,6 +47,18 @@ DESCRIPTION = (
 
 
 class _Application(FastAPI):
+    def setup(self) -> None:
+        """FastAPI's own routes; the document is encoded once, not for each who asks."""
+
+        encoded = cache(lambda: json.dumps(self.openapi()))  # orjson takes no bound above 64 bits
+
+        @self.get("/openapi.json", include_in_schema=False)
+        async def get_openapi() -> Response:
+            # The first time takes long enough that others would wait.
+            return Response(await asyncio.to_thread(encoded), media_type="application/json")
+
+        super().setup()
+
     def openapi(self) -> dict[str, Any]:
         made = self.openapi_schema is None
         openapi = super().openapi()
@@ -90,14 +104,17 @@ def create_app(
         reloader.registry.close()
         await kept.close()
 
-    app = _Application(title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan)
+    app = _Application(
+        title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
+    )
     problems.install(app)
     for module in (forecast, anomalies, cross_validation, text, sessions, nixtla, openai, tokens):
         app.include_router(module.router)
     app.include_router(openai.without_prefix)
-    app.include_router(models.router, dependencies=[Depends(calls.known)])
+    app.include_router(models.router)
     app.include_router(health.router)
-    app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes)
+    app.add_middleware(BodyMiddleware, settings=settings)
+    app.add_middleware(AccessMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)
 
     @app.get("/", include_in_schema=False)

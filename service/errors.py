@@ -23,7 +23,9 @@ CarryError
 ├── TooManySessionsError    429  the owner has as many sessions as one may have
 ├── StoreFullError          507  no room for another session or state
 ├── StoreUnavailableError   503  the session store cannot be reached
+├── CrossOriginError        403  a web page of another origin calls
 ├── NotReadyError           503  no model is ready
+├── BusyError               503  more is being sent, or waits to be read, than there is room for
 ├── QueueFullError          429  more work waits than the settings allow: come back later
 ├── DeadlineExceededError   504  the request's time was up before it was done
 ├── ModelFailedError        500  the model itself failed: our fault, never the caller's
@@ -114,6 +116,20 @@ class NotReadyError(CarryError):
     """No model is ready to answer."""
 
     code = "not_ready"
+    status = 503
+
+
+class CrossOriginError(CarryError):
+    """A web page of another origin calls, perhaps without its user's knowledge."""
+
+    code = "cross_origin"
+    status = 403
+
+
+class BusyError(CarryError):
+    """More bodies are arriving, or answers wait to be read, than there is room for."""
+
+    code = "busy"
     status = 503
 
 

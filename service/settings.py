@@ -50,6 +50,21 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
     """Largest request body: ten thousand series of 120 values, each number as long as it gets, are 24 MiB."""
 
+    max_body_items: int = Field(default=1_500_000, ge=100)
+    """Most values in a request body, counted before it is parsed; a list counts as 4 and an object as 10. Ten thousand
+    series of 120 values are 1,350,000."""
+
+    body_timeout: float = Field(default=60.0, gt=0)
+    """Seconds within which a request has to arrive, body and all."""
+
+    keep_alive: int = Field(default=75, ge=1)
+    """Seconds that an idle connection is kept; more than any balancer in front keeps it, so that none is closed just as
+    it is used."""
+
+    max_connections: int = Field(default=4096, ge=1)
+    """Most connections of one process; further ones are answered 503. Never more than the system's limit of open files
+    leaves room for."""
+
     max_series_length: int = Field(default=200_000, ge=1)
     """Most values of one feature in a request."""
 

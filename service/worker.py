@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import structlog
 import uvicorn
 
+from service.api.protocol import http_options
 from service.app import create_app
 from service.board import Board
 from service.figures import Figures
@@ -73,6 +74,7 @@ def run_worker(settings: Settings, board: Board, figures: Figures, listener: soc
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_grace,
+        **http_options(settings),
     )
     # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
     gc.collect()

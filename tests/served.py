@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 from pydantic import SecretStr
 
+from service.api.protocol import http_options
 from service.app import create_app
 from service.processes import listen
 from service.settings import Settings
@@ -21,7 +22,9 @@ def served(models: Path, **settings: Any) -> Iterator[str]:
     """Its address. It knows one key."""
     chosen = Settings(models_dir=models, api_keys=(SecretStr(KEY),), **settings)
     [sock] = listen("127.0.0.1", 0, 1)
-    server = uvicorn.Server(uvicorn.Config(create_app(chosen), log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(chosen), log_level="warning", access_log=False, **http_options(chosen))
+    )
     running = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     running.start()
     try:

@@ -6,7 +6,6 @@ One dependency reads all of it from the request: five that declare a header each
 import hashlib
 import math
 import re
-import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -32,7 +31,6 @@ class Call:
 async def _call(request: Request) -> Call:
     state: State = request.app.state.carry
     headers = request.headers
-    owner = owner_of_call(state, headers.get("authorization"))
     key, if_match, timeout = headers.get("idempotency-key"), headers.get("if-match"), headers.get("x-request-timeout")
     fingerprint = ""
     if key is not None:
@@ -40,9 +38,9 @@ async def _call(request: Request) -> Call:
             raise InvalidRequestError("1 to 255 printable ASCII characters", "Idempotency-Key")
         content = f"{request.method} {request.url.path}\n".encode() + await request.body()
         fingerprint = hashlib.sha256(content).hexdigest()
-    caller = Caller(owner, key, fingerprint, None if if_match is None else _versions(if_match))
+    caller = Caller(request.scope["carry.owner"], key, fingerprint, None if if_match is None else _versions(if_match))
     seconds = state.settings.request_timeout if timeout is None else _seconds(timeout, state)
-    return Call(state, caller, time.monotonic() + seconds)
+    return Call(state, caller, request.scope["carry.started"] + seconds)
 
 
 ThisCall = Annotated[Call, Depends(_call)]
@@ -66,11 +64,6 @@ def owner_of_call(state: State, authorization: str | None) -> str:
     if scheme.lower() != "bearer" or owner not in state.owners:
         raise UnauthorizedError("needs `Authorization: Bearer <key>` with a key that the service knows")
     return owner
-
-
-async def known(request: Request) -> None:
-    """Refuse calls of those who need a key and have none."""
-    owner_of_call(request.app.state.carry, request.headers.get("authorization"))
 
 
 def _seconds(given: str, state: State) -> float:

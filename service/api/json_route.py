@@ -11,6 +11,9 @@ from fastapi.routing import APIRoute
 
 from service.api.schemas import Answer
 
+NEARLY_JSON_BYTES = 2**18
+"""Longer bodies are not parsed a second time: the standard library is slow, and keeps all others waiting."""
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -20,6 +23,8 @@ class _Request(Request):
         try:
             return orjson.loads(body)
         except ValueError:
+            if len(body) > NEARLY_JSON_BYTES:
+                raise
             # What is no JSON but nearly (NaN, half a surrogate pair) is let through to be refused by the field's name.
             return json.loads(body)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 
 from service.anomalies import Anomalies, AnomalyRequest, detect
 from service.api.anomalies import USUAL_LEVEL, usual_level
-from service.api.calls import TIMED, Call, ThisCall, known
+from service.api.calls import TIMED, Call, ThisCall
 from service.api.forecast import all_done
 from service.api.json_pieces import in_pieces, json_pieces
 from service.api.json_route import JsonRoute
@@ -231,7 +231,6 @@ async def post_online_anomaly_detection(
 @router.get(
     "/model_params",
     operation_id="nixtla_model_params",
-    dependencies=[Depends(known)],
     responses=documented(401, 404, 409, 422),
 )
 async def get_model_params(
@@ -247,7 +246,6 @@ async def get_model_params(
 @router.get(
     "/validate_api_key",
     operation_id="nixtla_validate_api_key",
-    dependencies=[Depends(known)],
     responses=documented(401),
 )
 async def get_validate_api_key(state: CarryState) -> DetailAnswer:
@@ -255,17 +253,15 @@ async def get_validate_api_key(state: CarryState) -> DetailAnswer:
     return DetailAnswer(detail="the key is valid" if state.owners else "any key will do: this service asks for none")
 
 
-@router.get("/v2/models", operation_id="nixtla_list_models", dependencies=[Depends(known)], responses=documented(401))
+@router.get("/v2/models", operation_id="nixtla_list_models", responses=documented(401))
 async def get_models(state: CarryState) -> ModelNames:
     """The names of the forecasters."""
     names = {model.manifest.name for model in state.registry.models if model.manifest.kind == "forecast"}
     return ModelNames(models=[ModelName(name=name) for name in sorted(names)])
 
 
-@router.api_route("/usage", methods=["GET"], dependencies=[Depends(known)], include_in_schema=False)
-@router.api_route(
-    "/v2/{rest:path}", methods=["GET", "POST", "DELETE"], dependencies=[Depends(known)], include_in_schema=False
-)
+@router.api_route("/usage", methods=["GET"], include_in_schema=False)
+@router.api_route("/v2/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
 async def refuse(request: Request) -> Response:
     """What else the client can ask for."""
     check_method(router, request)

@@ -4,10 +4,10 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
-from service.api.calls import TIMED, Call, ThisCall, known
+from service.api.calls import TIMED, Call, ThisCall
 from service.api.json_route import JsonRoute, json_answer
 from service.api.offered import check_method
 from service.api.openai_chat import ChatAnswer, ChatCompletion, ChatPayload
@@ -84,16 +84,14 @@ async def _answer(completion: Completion, stream: bool, call: Call, request: Req
     return EventStream(frames, headers, call.deadline)
 
 
-@router.get("/models/", dependencies=[Depends(known)], include_in_schema=False)
-@router.get("/models", operation_id="openai_list_models", dependencies=[Depends(known)], responses=_errors(401))
+@router.get("/models/", include_in_schema=False)
+@router.get("/models", operation_id="openai_list_models", responses=_errors(401))
 async def get_models(state: CarryState) -> ModelList:
     """The text models."""
     return ModelList(data=cards(state))
 
 
-@router.get(
-    "/models/{model}", operation_id="openai_get_model", dependencies=[Depends(known)], responses=_errors(401, 404, 409)
-)
+@router.get("/models/{model}", operation_id="openai_get_model", responses=_errors(401, 404, 409))
 async def get_model(model: str, state: CarryState) -> ModelCard:
     """One text model, by `name` or `name@version`."""
     return _card(text_model(model, state), model, state)
@@ -102,7 +100,6 @@ async def get_model(model: str, state: CarryState) -> ModelCard:
 @router.api_route(
     "/{rest:path}",
     methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-    dependencies=[Depends(known)],
     include_in_schema=False,
 )
 async def refuse(request: Request) -> Response:
@@ -114,8 +111,8 @@ async def refuse(request: Request) -> Response:
     )
 
 
-@without_prefix.post("/completions", dependencies=[Depends(known)])
-@without_prefix.post("/chat/completions", dependencies=[Depends(known)])
+@without_prefix.post("/completions")
+@without_prefix.post("/chat/completions")
 async def tell_the_prefix(request: Request) -> Response:
     """Clients show its message and nothing else."""
     path = request.url.path

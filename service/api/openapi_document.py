@@ -6,6 +6,7 @@ and the answers that come before any route is reached.
 
 from typing import Any
 
+from service.api.middleware import OPEN
 from service.api.problems import OPENAI, PROBLEM, documented
 
 TAGS = {
@@ -17,9 +18,7 @@ TAGS = {
     "nixtla": "The calls of the `nixtla` client.",
     "openai": "The completions API of OpenAI, as the `openai` client calls it.",
 }
-OPEN = ("/health", "/metrics", "/version")
-"""What the paths begin with that need no key."""
-BEFORE_A_BODY = (400, 413, 415)
+BEFORE_A_BODY = (400, 403, 413, 415, 503)
 """What any route with a body may answer before it is reached."""
 
 EVENTS = {

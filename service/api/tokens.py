@@ -2,10 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from service.api.calls import known
 from service.api.json_route import JsonRoute, json_answer
 from service.api.offload import beside
 from service.api.openai_chat import TEMPLATE, ChatMessage, prompt_of
@@ -18,7 +17,7 @@ from service.api.text import check_length
 from service.api.text_answers import INLINE_CHARACTERS
 from service.errors import InvalidRequestError
 
-router = APIRouter(tags=["text"], route_class=JsonRoute, dependencies=[Depends(known)])
+router = APIRouter(tags=["text"], route_class=JsonRoute)
 
 TextModelName = Annotated[
     Annotated[str, Field(min_length=1, max_length=80)] | None,
