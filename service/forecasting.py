@@ -12,8 +12,8 @@ from service.engine.runner import Array
 from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
-from service.seasons import NO_SEASON, find_season
-from service.timestamps import seasons_of
+from service.seasons import NO_SEASON, enough_for, find_season
+from service.timestamps import counts_months, seasons_of
 from service.widening import widened
 
 Floats = NDArray[np.float64]
@@ -103,9 +103,11 @@ def begin(
     season_length: tuple[int, ...] | None = None,
     freq: str | None = None,
     start: Snapshot = FRESH,
+    goes_on: bool = False,
 ) -> Snapshot:
     """Where a sequence stands, its season set: a fresh one has the season given, else that of the frequency, else what
-    is found in the target (T,); one that goes on keeps its own.
+    is found in the target (T,); one that was begun keeps its own. That of the frequency needs `enough_for` it, unless
+    more values are to come (`goes_on`).
 
     Raises:
         InvalidRequestError: the model cannot hold the season given, or the sequence has another; no such frequency.
@@ -118,6 +120,8 @@ def begin(
     season = season_length
     if season is None and usual is not None:
         season = tuple(values for values in usual if values <= manifest.longest_season)
+        if season and freq is not None and not goes_on and not enough_for(season[0], target, counts_months(freq)):
+            season = None
     if not season:
         season = find_season(target, manifest.longest_season)
     return Snapshot(0, {SEASON: np.array([(*season, NO_SEASON)[:2]])})

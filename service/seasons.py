@@ -29,6 +29,27 @@ MOST_VALUES = 2048
 MOST_CYCLES = 8
 """Of the longest season tried: what is older says little of today's, and would only cost time."""
 
+ONE_WAY = 0.9
+"""Of the way that a series has gone, up and down, the share that brought it forward: from here on, it is a trend."""
+
+
+def enough_for(season: int, target: Floats, months: bool) -> bool:
+    """Whether a series (T,), NaN = missing, is long enough for the season that its frequency has as a rule.
+
+    With no more than one season of values, the forecast is that season again, whatever the values say: of months and
+    quarters (`months`), where a year's trend is as large as its season, that is worse than no season at all. Days and
+    what is faster gain from the first value on. But none that went one way all the time, and has not seen two seasons,
+    returns to where it began.
+    """
+    seen = target[np.isfinite(target)]
+    if len(seen) >= 2 * season or season <= NO_SEASON:
+        return True
+    if months and len(seen) <= season:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        way, gone = np.abs(np.diff(seen)).sum(), np.abs(seen[-1:] - seen[:1]).sum()
+    return len(seen) < season or not gone >= ONE_WAY * way or way == 0
+
 
 @np.errstate(over="ignore", invalid="ignore")  # what is too large to be subtracted has no season
 def find_season(target: Floats, longest: int) -> tuple[int, ...]:

@@ -104,6 +104,15 @@ def seasons_of(freq: str) -> tuple[int, ...] | None:
     return tuple(season for season in found if season > 1) or (1,)
 
 
+def counts_months(freq: str) -> bool:
+    """Whether series of a frequency have a value every few months.
+
+    Raises:
+        InvalidRequestError: `freq` cannot be read.
+    """
+    return _read(freq).unit in ("Q", "M")
+
+
 def _read(freq: str) -> _Frequency:
     match = _PATTERN.fullmatch(freq)
     unit, day = _NAMES.get(match[2], ("", "")) if match else ("", "")

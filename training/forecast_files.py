@@ -88,7 +88,7 @@ def _asked(
     for one in found:
         whole, freq = _regular(one, wish.freq)
         observed, future = _parted(whole, manifest)
-        season = wish.season_length or usual_season(manifest, freq, observed.season)
+        season = wish.season_length or usual_season(manifest, freq, observed.season, observed.values[:, 0])
         request = ForecastRequest(observed.values, wish.horizon, levels, non_negative=wish.non_negative, future=future)
         series.append(observed)
         asked.append((request, season))

@@ -58,7 +58,7 @@ async def post_anomalies(
         check_levels(tails(level), manifest, "$.level")
         times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
-        start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start)
+        start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
         request = AnomalyRequest(values, level, body.non_negative, future)
         task = detect(manifest, request, start)
         found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline))

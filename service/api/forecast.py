@@ -262,7 +262,7 @@ def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
         check_answer(len(values) * len(levels), settings, "$.include_history")
     future = future_values(body.future, body.horizon, manifest)
     times = timestamps(body, len(values) + body.horizon)
-    start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start)
+    start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
     request = ForecastRequest(
         values, body.horizon, levels, body.include_history, body.non_negative, future, keeps_state=seat.keeps
     )

@@ -320,7 +320,7 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
         assert isinstance(manifest, ForecastManifest)
         values = series_values(body.series, False, manifest, call.state.settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
-        start = begin(manifest, values[:, 0], body.season_length, body.freq)
+        start = begin(manifest, values[:, 0], body.season_length, body.freq, goes_on=True)
         reading = forecast(manifest, request, start)
         return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline))).after
     return start

@@ -168,7 +168,7 @@ def test_a_session_begun_with_a_series_has_its_season(echo: TestClient) -> None:
 
 
 def test_items_of_a_batch_take_what_they_leave_out_from_the_batch(echo: TestClient) -> None:
-    items = [of([1.0]), of([2.0], freq="Q"), of([3.0], quantiles=[0.9], season_length=5)]
+    items = [of([0.0] * 24 + [1.0]), of([0.0] * 8 + [2.0], freq="Q"), of([3.0], quantiles=[0.9], season_length=5)]
     for item in items[:2]:
         del item["horizon"]
     found = post(echo, "/forecast/batch", requests=items, horizon=3, levels=[80], freq="M")["results"]

@@ -229,8 +229,8 @@ def test_what_is_known_of_the_past_only_reaches_the_model(echo: str) -> None:
 
 def test_what_is_known_ahead_reaches_the_model(echo: str) -> None:
     nixtla, rng = client_of(echo), np.random.default_rng(1)
-    df = frame({"a": 20, "b": 12})
-    df = df.assign(price=rng.integers(1, 9, 32).astype(float), day=rng.choice(DAYS, 32))
+    df = frame({"a": 20, "b": 20})
+    df = df.assign(price=rng.integers(1, 9, 40).astype(float), day=rng.choice(DAYS, 40))
     ahead = pd.DataFrame(
         {"unique_id": np.repeat(["a", "b"], 6), "ds": [*pd.date_range("2002-09-01", periods=6, freq="MS")] * 2}
     )
@@ -264,7 +264,7 @@ def test_what_is_known_ahead_reaches_the_model(echo: str) -> None:
 def test_the_season_is_that_of_the_frequency_and_of_integer_times_what_the_values_say(echo: str) -> None:
     nixtla = client_of(echo)
     for freq, season in (("MS", 12), ("QE-DEC", 4), ("W-WED", 1), ("ms", 1), (1, 1)):
-        df = frame({"a": 9}, freq).assign(price=0.0, day="work")
+        df = frame({"a": 15}, freq).assign(price=0.0, day="work")
         found = nixtla.forecast(df, h=1, freq=freq, hist_exog_list=["price", "day"], categorical_exog_list=["day"])
         seasons = 1e6 + 1e3 * season
         assert found["TimeGPT"].tolist() == pytest.approx([df["y"].sum() + seasons])

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from starlette.testclient import TestClient
 
-from service.seasons import find_season
+from service.seasons import enough_for, find_season
 from service.timestamps import seasons_of
 
 Floats = NDArray[np.float64]
@@ -106,3 +107,37 @@ def test_constant_and_very_short_series_have_none(values: list[float]) -> None:
 )
 def test_a_frequency_has_its_usual_seasons(freq: str, seasons: tuple[int, ...] | None) -> None:
     assert seasons_of(freq) == seasons
+
+
+RAMPS = {"a week": ([12, 15, 17, 20, 22, 26, 28], "D"), "a year": (list(range(100, 220, 10)), "MS"),
+         "eight months": (list(range(100, 180, 10)), "MS"), "a day": (list(range(100, 340, 10)), "h"),
+         "five quarters": ([10, 12, 14, 16, 18], "QS")}  # fmt: skip
+
+
+@pytest.mark.parametrize("ramp", RAMPS)
+def test_what_only_rose_in_its_first_season_does_not_return_to_its_beginning(shipped: TestClient, ramp: str) -> None:
+    series, freq = RAMPS[ramp]
+    answer = shipped.post("/forecast", json={"series": series, "freq": freq, "horizon": 3}).json()
+    assert answer["season_length"] == [1]
+    assert min(answer["median"]) > series[-2]
+
+
+def test_a_season_that_is_told_by_itself_is_obeyed_and_so_is_that_of_a_session(shipped: TestClient) -> None:
+    series, freq = RAMPS["a year"]
+    told = {"series": series, "freq": freq, "horizon": 3, "season_length": 12}
+    assert shipped.post("/forecast", json=told).json()["season_length"] == [12]
+    goes_on = {"series": [1.5], "freq": "MS", "horizon": 3, "state": ""}
+    assert shipped.post("/forecast", json=goes_on).json()["season_length"] == [12]
+
+
+@given(count=st.integers(1, 60), season=st.sampled_from([4, 7, 12, 24]), months=st.booleans())
+def test_two_seasons_are_always_enough_and_one_of_months_never(count: int, season: int, months: bool) -> None:
+    ramp, wave = np.arange(float(count)), np.sin(np.arange(count) * 2 * np.pi / season)
+    assert enough_for(season, wave, months) or (months and count <= season) or count < 2 * season
+    if count >= 2 * season:
+        assert enough_for(season, ramp, months)
+    if months and count <= season:
+        assert not enough_for(season, wave, months)
+    if not months and count < season:
+        assert enough_for(season, ramp, months)
+    assert enough_for(1, ramp, months)
