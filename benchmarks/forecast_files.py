@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from service.settings import available_cores
+from service.machine import available_cores
 
 HORIZON = 18
 SEASON = 12

@@ -6,14 +6,17 @@ import json
 import os
 import secrets
 import signal
-from importlib.metadata import entry_points
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from service.errors import CarryError
-from service.settings import Settings
+from service.machine import available_cores
+from service.settings import Settings, port_of_kubernetes, unknown_settings
 
 if TYPE_CHECKING:
     import socket
@@ -31,9 +34,27 @@ ModelOption = Annotated[str | None, typer.Option(help="name or name@version; the
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"carry {metadata.version('carry')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+]
+
+
+@app.callback()
+def carry(version: Version = False) -> None:
+    """Trains recurrent networks and serves their predictions: forecasts of series, continuations of text."""
+
+
 def main() -> None:
     """Run the command line."""
-    for verb in entry_points(group="carry.verbs"):
+    # What the service imports, each of its processes holds, and it is ready the later.
+    serves = sys.argv[1:2] == ["serve"]
+    for verb in () if serves else metadata.entry_points(group="carry.verbs"):
         try:
             loaded = verb.load()
         except ModuleNotFoundError:
@@ -87,6 +108,8 @@ def serve() -> None:
 
     processes = settings.processes if CAN_FORK else 1
     configure_logs(settings)
+    log = structlog.get_logger()
+    _warn(settings)
     try:
         asyncio.run(try_store(settings))
     except StoreError as error:
@@ -97,7 +120,7 @@ def serve() -> None:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     # Whoever comes before the models are loaded waits.
     port = sockets[0].getsockname()[1]
-    structlog.get_logger().info("listening", host=settings.host, port=port, processes=processes)
+    log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys))
 
     board, figures = Board(processes), Figures(processes)
 
@@ -109,6 +132,22 @@ def serve() -> None:
         work(sockets[0], 0)
     else:
         Supervisor(sockets, board, work, settings.shutdown_grace).run()
+
+
+def _warn(settings: Settings) -> None:
+    """Say what is likely not meant."""
+    import structlog
+
+    log = structlog.get_logger()
+    for name, nearest in unknown_settings(os.environ).items():
+        log.warning("unknown setting", setting=name, did_you_mean=nearest)
+    if (address := port_of_kubernetes(os.environ)) is not None:
+        log.warning("CARRY_PORT is the address of a Kubernetes Service and taken as not set", value=address)
+    cores = available_cores()
+    if "processes" not in settings.model_fields_set and settings.processes < cores:
+        log.warning("memory allows fewer processes than cores", processes=settings.processes, cores=cores)
+    if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("open to all who reach it: CARRY_API_KEYS is not set", host=settings.host)
 
 
 @app.command()
@@ -165,5 +204,9 @@ def _registry(settings: Settings) -> "Registry":
 
 def _fail(message: str) -> NoReturn:
     """Say what is wrong in one line and end with status 2."""
-    typer.echo(f"carry: {message}", err=True)
+    if os.environ.get("CARRY_LOG_FORMAT") == "json":  # whoever collects the log of a service reads nothing else
+        line = {"event": message, "level": "critical", "timestamp": datetime.now(UTC).isoformat()}
+        typer.echo(json.dumps(line), err=True)
+    else:
+        typer.echo(f"carry: {message}", err=True)
     raise SystemExit(2)

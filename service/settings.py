@@ -1,21 +1,39 @@
 """All settings, from the environment with the prefix CARRY_. Nothing else in the service reads the environment."""
 
-import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.machine import processes_to_run
 
-def available_cores() -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its control group (a container's limit)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such limit
-        return cores
+_OF_KUBERNETES = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+"""What it sets in each pod of a namespace that has a Service named carry, or carry-something."""
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+def unknown_settings(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables CARRY_<...> that set nothing, each with the setting whose name is nearest, if one is near."""
+    known = {f"CARRY_{name.upper()}" for name in Settings.model_fields}
+    unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in known]
+    return {
+        name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)
+        for name in unknown
+        if not _OF_KUBERNETES.fullmatch(name)
+    }
+
+
+def port_of_kubernetes(environment: Mapping[str, str]) -> str | None:
+    """What Kubernetes has put in CARRY_PORT: the address of a Service named carry, and no port to listen on."""
+    port = environment.get("CARRY_PORT", "")
+    return port if _ADDRESS.match(port) else None
+
+
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(BaseSettings):
@@ -38,8 +56,9 @@ class Settings(BaseSettings):
     default_text_model: str = "text"
     """Model of a text request that names none. Where it is absent, the only text model there is."""
 
-    processes: int = Field(default_factory=available_cores, ge=1, le=256)
-    """Processes that share the port, each with its own models. If not set, one for each core that there is to use."""
+    processes: int = Field(default_factory=processes_to_run, ge=1, le=256)
+    """Processes that share the port, each with its own models. If not set, one for each core that there is to use, but
+    no more than there is memory for."""
 
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of one step of one model. One process for each core does more than one process with many threads."""
@@ -149,13 +168,18 @@ class Settings(BaseSettings):
     def _separated(cls, keys: Any) -> Any:
         if not isinstance(keys, str):
             return keys
-        return tuple(key.strip() for key in keys.split(",") if key.strip())
+        separated = tuple(key.strip() for key in keys.split(",") if key.strip())
+        if not separated:
+            raise ValueError("is set, but holds no key; leave it unset, and everybody may do everything")
+        return separated
 
     @field_validator("api_keys")
     @classmethod
     def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(key.get_secret_value()) < 16 for key in keys):
             raise ValueError("each key needs at least 16 characters")
+        if not all(_KEY.fullmatch(key.get_secret_value()) for key in keys):
+            raise ValueError("keys are printable ASCII characters without blanks, as a header can carry them")
         return keys
 
     @field_validator("state_key")
@@ -172,6 +196,14 @@ class Settings(BaseSettings):
         if url == "memory://" or (file and file != url) or url.startswith(("redis://", "rediss://", "unix://")):
             return url
         raise ValueError("must be memory://, sqlite:///FILE, or redis://HOST:PORT/DB")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _port_of_kubernetes(cls, given: Any) -> Any:
+        port = given.get("port")
+        return (
+            {k: v for k, v in given.items() if k != "port"} if isinstance(port, str) and _ADDRESS.match(port) else given
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -71,6 +71,7 @@ def run_worker(settings: Settings, board: Board, figures: Figures, listener: soc
     sys.setswitchinterval(0.0005)
     config = uvicorn.Config(
         create_app(settings, board=board, place=place, figures=figures),
+        log_config=None,  # service/logs.py writes what uvicorn says
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_grace,

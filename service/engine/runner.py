@@ -17,6 +17,9 @@ Array = NDArray[Any]
 States = dict[str, Array]
 """Recurrent state by name, each array (B, ...)."""
 
+# It writes to standard error itself, in lines of its own form; what matters comes as an exception.
+onnxruntime.set_default_logger_severity(4)
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",

@@ -49,6 +49,8 @@ class Service:
         self.url = ""
         self.processes: list[int] = []
         """The workers, where there are several."""
+        self.all_lines: list[Line] = []
+        """All that it has logged."""
         self.errors: list[Line] = []
         """All that it has logged as an error, or not as JSON."""
 
@@ -131,6 +133,7 @@ class Service:
                 line = json.loads(text)
             except ValueError:
                 line = {"event": text, "level": "error"}
+            self.all_lines.append(line)
             if line["level"] == "error":
                 self.errors.append(line)
             lines.put(line)

@@ -1,5 +1,6 @@
 """What befalls the processes of the service: orphans, signals at any moment, a process that hangs, ends, dies."""
 
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -259,3 +261,35 @@ def test_signals_mean_what_they_do_to_other_services(models: Path, store: str) -
     with Service(models, store, processes=2) as service:
         service.stop()
         assert [service.line(event)["event"] for event in ("ending", "draining", "drained", "ended")]
+
+
+def test_every_line_of_the_log_is_json_and_probes_are_not_work(
+    models: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARRY_PROCESES", "3")
+    monkeypatch.setenv("CARRY_SERVICE_HOST", "10.96.0.12")
+    with Service(models, store, processes=2) as service:
+        url = urlsplit(service.url)
+        for request in (
+            b"no HTTP\r\n\r\n",
+            b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        ):
+            with socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE) as connection:
+                connection.sendall(request)
+                assert connection.recv(100)
+    said = list(service.all_lines)
+    assert [line["did_you_mean"] for line in said if line["event"] == "unknown setting"] == ["CARRY_PROCESSES"]
+    assert all("timestamp" in line for line in said), said
+    assert {line["level"] for line in said} <= {"info", "warning"}
+
+
+def test_a_mistake_is_one_line_of_json(models: Path, store: str) -> None:
+    environment = os.environ | {"CARRY_LOG_FORMAT": "json", "CARRY_PORT": "eighty"}
+    ended = subprocess.run([CARRY, "serve"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert json.loads(ended.stderr)["event"].startswith("CARRY_PORT: ")
+
+
+def test_the_version_is_told() -> None:
+    ended = subprocess.run([CARRY, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == f"carry {version('carry')}\n"
