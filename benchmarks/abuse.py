@@ -38,7 +38,7 @@ from benchmarks.process_tree import resident_mib, tree
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "abuse.json"
-KEY = "a key of the benchmark"
+KEY = "a-key-of-the-benchmark"
 PATIENCE = 150.0
 """Seconds after which an attack's own request is given up."""
 REST = 3.0

@@ -14,7 +14,7 @@ from service.app import create_app
 from service.processes import listen
 from service.settings import Settings
 
-KEY = "a key of this test"
+KEY = "a-key-of-this-test"
 
 
 @contextmanager

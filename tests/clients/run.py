@@ -18,7 +18,7 @@ ENVIRONMENT = HERE.parents[1] / ".venv-clients"
 GENERATOR = "openapi-python-client==0.29.1"
 HARNESS = "lm-eval==0.4.13"
 TYPESCRIPT = ("openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3", "@types/node@20", "tsx@4.23.15")
-KEY = "a key of this test"
+KEY = "a-key-of-this-test"
 
 
 def main() -> None:

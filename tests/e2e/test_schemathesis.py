@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.e2e.serving import Service
 
-KEY = "a key of this test"
+KEY = "a-key-of-this-test"
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 SEED = 42
 EXAMPLES = int(os.environ.get("CARRY_FUZZ_EXAMPLES", "12"))
