@@ -92,6 +92,16 @@ class Recurrent(nn.Module):
         parts = ("h", "c") if self.cell == "lstm" else ("h",)
         return tuple(f"layer{i}_{part}" for i in range(len(self.layers)) for part in parts)
 
+    def from_input(self, i: int) -> tuple[Tensor, Tensor]:
+        """A layer's weights from its input, and all biases that can be added to the same sum."""
+        layer = self.layers[i]
+        if isinstance(layer, JordanLayer):
+            return layer.from_input.weight, layer.from_input.bias
+        bias: Tensor = layer.get_parameter("bias_hh_l0")
+        if self.cell == "gru":  # whose last gate needs its own inside
+            bias = torch.cat([bias[: 2 * self.hidden], torch.zeros(self.hidden)])
+        return layer.get_parameter("weight_ih_l0"), layer.get_parameter("bias_ih_l0") + bias
+
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences of which nothing was seen yet."""
         return {name: torch.zeros(batch, self.hidden, device=device) for name in self.state_names}

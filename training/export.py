@@ -32,6 +32,7 @@ from training.networks import Forecaster, GlobalForecaster, TextModel
 from training.onnx_builder import OPSET, ExportedGraph, Port, share_weights
 from training.onnx_forecast import forecast_graph
 from training.onnx_graph import decode_graph, text_graph
+from training.quantisation import round_matrices
 from training.scaling import MAX_STEPS
 
 REFERENCE_FILE = "agreement.npz"
@@ -65,9 +66,11 @@ class Described:
 
 
 def build_graphs(network: Forecaster | GlobalForecaster | TextModel) -> Graphs:
-    """The network as ONNX graphs, after `check_agreement` of the one in float32."""
+    """The network as ONNX graphs, after `check_agreement` of the one in float32; a text model is rounded in place to
+    what its graphs hold."""
     network.eval().cpu()
     if isinstance(network, TextModel):
+        round_matrices(network)
         reads = text_graph(network), text_graph(network, "int8")
         graphs = Graphs(*reads, decode_graph(network), decode_graph(network, "int8"))
     else:
@@ -202,23 +205,21 @@ def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> N
 
 
 def write_graphs(folder: Path, graphs: Graphs) -> tuple[Described, Described]:
-    """Write the graphs' files; their descriptions, in float32 and in int8."""
-    return (
-        _write(folder, "", graphs.float32, graphs.decode),
-        _write(folder, ".int8", graphs.int8, graphs.int8_decode),
-    )
+    """Write the graphs' files; their descriptions, in float32 and in int8. The graphs of a text model, what reads and
+    what writes in each precision, hold the same constants, which are in one file."""
+    weights = None
+    if graphs.decode is not None and graphs.int8_decode is not None:
+        path = folder / "model.weights"
+        every = (graphs.float32, graphs.decode, graphs.int8, graphs.int8_decode)
+        weights = Weights(file=path.name, sha256=share_weights([graph.model for graph in every], path))
 
+    def write(precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> Described:
+        model, writes = (folder / f"{name}{precision}.onnx" for name in ("model", "decode"))
+        return Described(
+            _write_graph(graph, model, weights), None if decode is None else _write_graph(decode, writes, weights)
+        )
 
-def _write(folder: Path, precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> Described:
-    """The graphs of one precision. What reads a text and what writes it are the same weights: they are in one file."""
-    model = folder / f"model{precision}.onnx"
-    if decode is None:
-        return Described(_write_graph(graph, model, None), None)
-    path = model.with_suffix(".weights")
-    weights = Weights(file=path.name, sha256=share_weights((graph.model, decode.model), path))
-    return Described(
-        _write_graph(graph, model, weights), _write_graph(decode, folder / f"decode{precision}.onnx", weights)
-    )
+    return write("", graphs.float32, graphs.decode), write(".int8", graphs.int8, graphs.int8_decode)
 
 
 def _write_graph(graph: ExportedGraph, path: Path, weights: Weights | None) -> Graph:

@@ -224,6 +224,8 @@ def positive(x: Tensor) -> Tensor:
 
 NGRAM_FEATURES = 16
 """Features of an n-gram of each length."""
+FEATURE_STEPS = 32
+"""Of a trained network, such a feature is a whole number of this part of 1: so coarse, a table of them packs well."""
 BUCKETS = 65_521
 """Rows of the table for the n-grams of each length: a prime, so that any two share a row by chance only."""
 
@@ -255,14 +257,15 @@ class NgramFeatures(nn.Module):
     def forward(self, tokens: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, T), those before them (B, longest - 1) -> features (B, T, width) in [-1, 1], and the last tokens.
 
-        Once trained they are rounded to half precision, in which they are exported.
+        Once trained they are rounded to whole numbers of 1 / FEATURE_STEPS, as which they are exported.
         """
         every = torch.cat([recent, tokens], dim=1)
         window = every.unfold(1, self.longest, 1)
         rows = (window[..., None] * self.multiples).sum(dim=2) % BUCKETS
         rows = rows + BUCKETS * torch.arange(self.longest - 1, device=rows.device)
         features = torch.tanh(self.table(rows)).flatten(2)
-        return features if self.training else features.half().float(), every[:, tokens.shape[1] :]
+        rounded = features if self.training else torch.round(FEATURE_STEPS * features) / FEATURE_STEPS
+        return rounded, every[:, tokens.shape[1] :]
 
 
 class TextModel(nn.Module):
@@ -293,6 +296,16 @@ class TextModel(nn.Module):
         self.dropout = LockedDropout(dropout)
         self.head = nn.Linear(hidden + width, vocabulary)
         nn.init.normal_(self.embedding.weight, std=0.3)
+
+    @property
+    def input_widths(self) -> tuple[int, ...]:
+        """What the first layer reads: the features of the embedding, and those of the n-grams."""
+        return self.embedding.embedding_dim, *([self.ngrams.width] if self.ngrams else [])
+
+    @property
+    def head_widths(self) -> tuple[int, ...]:
+        """What the head reads: the last layer's outputs, and the features of the n-grams."""
+        return self.recurrent.hidden, *([self.ngrams.width] if self.ngrams else [])
 
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences of which nothing was seen yet."""

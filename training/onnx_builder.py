@@ -151,20 +151,22 @@ def finish(
 
 
 _PAGE = 4096
-"""Bytes, to a multiple of which constants in a file are aligned, so that it can be mapped into memory."""
+"""Bytes, to a multiple of which large constants in a file are aligned, so that they can be mapped into memory."""
+_SMALL, _LINE = 128, 64
+"""Bytes: constants below the first stay in their graphs; those below a page are aligned to the second."""
 
 
 def share_weights(models: Sequence[onnx.ModelProto], path: Path) -> str:
-    """Move the large constants of several models to one file, each once, and note in each model what the file's sha256
+    """Move the larger constants of several models to one file, each once, and note in each model what the file's sha256
     is, which is returned. The models are then to be saved beside it."""
     places: dict[bytes, int] = {}
-    tensors = [tensor for model in models for tensor in _constants(model.graph) if len(tensor.raw_data) >= _PAGE]
+    tensors = [tensor for model in models for tensor in _constants(model.graph) if len(tensor.raw_data) >= _SMALL]
     with path.open("wb") as file:
-        for tensor in tensors:
+        for tensor in sorted(tensors, key=lambda tensor: -len(tensor.raw_data)):
             content = tensor.raw_data
             if content not in places:
                 places[content] = file.tell()
-                file.write(content + bytes(-len(content) % _PAGE))
+                file.write(content + bytes(-len(content) % (_PAGE if len(content) >= _PAGE else _LINE)))
             set_external_data(tensor, path.name, offset=places[content], length=len(content))
             tensor.ClearField("raw_data")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,5 @@
-"""Writes a trained character model as ONNX graphs, operator by operator, exactly as PyTorch computed it.
+"""Writes a trained character model as ONNX graphs, operator by operator, exactly as PyTorch computes it once its
+matrices are rounded (training/quantisation.py): the graphs of both precisions hold the same whole numbers.
 
 Built by hand rather than traced: standard LSTM, GRU and RNN operators with dynamic batch and time, rows of different
 lengths, and the state as named inputs and outputs (why: docs/decisions/0001-graphs-built-by-hand.md). Knows nothing of
@@ -7,9 +8,10 @@ files or manifests.
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnx import helper
 
-from training.networks import BUCKETS, NgramFeatures, TextModel
+from training.networks import BUCKETS, FEATURE_STEPS, NgramFeatures, TextModel
 from training.onnx_builder import (
     BOOL,
     F32,
@@ -24,13 +26,14 @@ from training.onnx_builder import (
     if_wanted,
 )
 from training.onnx_layers import (
+    ZERO,
     Precision,
     float_layers,
     int8_layers,
     int8_step,
     linear,
+    product,
     row_ends,
-    stored,
     table_inputs,
 )
 
@@ -50,7 +53,7 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
         hidden = int8_layers(g, network.recurrent, table)
     else:
         embedded = g.op("Gather", g.const(network.embedding.weight), tokens, axis=0)
-        hidden = float_layers(g, network.recurrent, _beside(g, embedded, features))
+        hidden = float_layers(g, network.recurrent, _beside(g, embedded, features), network.input_widths)
     _scores(g, network, hidden.last, hidden.precision, last_features, precision, name="logits")
     every = Port("logits_all", "float32", ("T", vocabulary))
 
@@ -78,12 +81,17 @@ def _scores(
     name: str | None = None,
 ) -> str:
     """The head, of the last layer's output and the n-gram features, each in its precision."""
-    weight, bias = network.head.weight, network.head.bias
+    weights = torch.split(network.head.weight, list(network.head_widths), dim=1)
+    own = linear(
+        g, hidden, weights[0], network.head.bias, precision, None if features else name, network.head_widths[:1]
+    )
     if features is None:
-        return linear(g, hidden, weight, bias, precision, name)
-    size = network.recurrent.hidden
-    own = linear(g, hidden, weight[:, :size], bias, precision)
-    return g.op("Add", own, linear(g, features, weight[:, size:], None, features_precision), name=name)
+        return own
+    if features_precision == "int8":
+        beside = product(g, features, weights[1], step=1 / FEATURE_STEPS)
+    else:
+        beside = linear(g, features, weights[1], None, "float32", widths=network.head_widths[1:])
+    return g.op("Add", own, beside, name=name)
 
 
 def _beside(g: Builder, embedded: str, features: str | None) -> str:
@@ -108,12 +116,19 @@ def _features(g: Builder, ngrams: NgramFeatures, windows: str, shape: list[int],
     """Windows (..., longest) of tokens -> features of their n-grams, in a shape as of Reshape, in float32 or uint8."""
     rows = g.op("Mod", g.op("MatMul", windows, g.const(ngrams.multiples)), g.const(BUCKETS))
     rows = g.op("Add", rows, g.const(BUCKETS * np.arange(ngrams.longest - 1)))
-    table = torch.tanh(ngrams.table.weight).half()
-    if precision == "int8":
-        found = g.op("Gather", g.const(stored(table.float().numpy(force=True))), rows, axis=0)
-    else:
-        found = g.op("Cast", g.op("Gather", g.const(table), rows, axis=0), to=F32)
+    found = g.op("Gather", g.const(_table(ngrams)), rows, axis=0)
+    if precision == "float32":
+        # Not DequantizeLinear: ONNX Runtime 1.31 ends the process when it moves one past the Reshape.
+        steps = g.op("Sub", g.op("Cast", found, to=F32), g.const(ZERO, "float32"))
+        found = g.op("Mul", steps, g.const(1 / FEATURE_STEPS, "float32"))
     return g.op("Reshape", found, g.const(shape))
+
+
+def _table(ngrams: NgramFeatures) -> NDArray[np.uint8]:
+    """The features as whole numbers of their steps from ZERO."""
+    steps = torch.round(FEATURE_STEPS * torch.tanh(ngrams.table.weight))
+    table: NDArray[np.uint8] = (ZERO + steps).to(torch.uint8).numpy(force=True)
+    return table
 
 
 def _recent(ngrams: NgramFeatures) -> tuple[Port, Port]:
@@ -147,7 +162,7 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
     else:
         embedded = body.op("Gather", body.const(network.embedding.weight), token, axis=0)
         x = _beside(body, embedded, features)
-        hidden = float_layers(body, network.recurrent, body.op("Unsqueeze", x, body.const([0])))
+        hidden = float_layers(body, network.recurrent, body.op("Unsqueeze", x, body.const([0])), network.input_widths)
     _scores(body, network, hidden.last, hidden.precision, features, precision, name="logits_out")
     scores = Port("logits", "float32", (vocabulary,)), Port("logits_out", "float32", (vocabulary,))
     seen = Port("seen", "bool", (vocabulary,)), Port("seen_out", "bool", (vocabulary,))

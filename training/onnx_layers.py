@@ -7,7 +7,7 @@ Two int8 forms, both with activation scales that are constants, so that no row's
 - `int8_operators`: LSTM only, as ONNX Runtime's DynamicQuantizeLSTM; the fastest way through a long input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
@@ -19,23 +19,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from training.cells import JordanLayer, Recurrent
+from training.cells import Cell, JordanLayer, Recurrent
+from training.networks import FEATURE_STEPS
 from training.onnx_builder import CONTRIB, DTYPES, F32, I32, U8, Builder, Port
+from training.quantisation import quantise
 
 Precision = Literal["float32", "int8"]
-Array = NDArray[np.generic]
+Reals = NDArray[np.float32]
 StatePorts = list[tuple[Port, Port]]
 
 # PyTorch stacks the gates of a layer as i,f,g,o (LSTM) and r,z,n (GRU); ONNX as i,o,f,c and z,r,h.
-_GATES = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+_GATES: Mapping[Cell, list[int]] = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
 
 ZERO = 128
 """The uint8 that stands for 0: an activation a in [-1, 1] is stored as 128 + round(127 a)."""
-
-
-def stored(activations: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Numbers in [-1, 1] as such activations."""
-    return (ZERO + np.round(127 * activations)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -50,30 +47,32 @@ class Hidden:
 
 
 def linear(
-    g: Builder, x: str, weight: Tensor, bias: Tensor | None, precision: Precision, name: str | None = None
+    g: Builder,
+    x: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    precision: Precision,
+    name: str | None = None,
+    widths: Sequence[int] = (),
 ) -> str:
-    """x @ weight.T + bias in float32, of x (..., inputs) in float32 or uint8."""
+    """x @ weight.T + bias in float32, of x (..., inputs) in float32 or uint8; `widths` as in `matrix`."""
     if precision == "int8":
-        return _product(g, x, weight, bias, name)
+        return product(g, x, weight, bias, name)
     if bias is None:
-        return g.op("MatMul", x, g.const(weight.T), name=name)
-    return g.op("Add", g.op("MatMul", x, g.const(weight.T)), g.const(bias), name=name)
+        return g.op("MatMul", x, matrix(g, weight, widths), name=name)
+    return g.op("Add", g.op("MatMul", x, matrix(g, weight, widths)), g.const(bias), name=name)
 
 
-def float_layers(g: Builder, recurrent: Recurrent, x: str) -> Hidden:
-    """Stacked layers over x (T, B, inputs), as PyTorch computes them."""
+def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = ()) -> Hidden:
+    """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`."""
+    own = [recurrent.hidden] if widths else []
     last = ""
     for i, layer in enumerate(recurrent.layers):
         below, last_below = x, last
-        if isinstance(layer, JordanLayer):
-            outside = layer.from_input
-            x, last = _scan(g, x, i, outside.weight, outside.bias, layer.from_output.weight, layer.to_output)
-        elif isinstance(layer, nn.RNN):
-            own = dict(layer.named_parameters())
-            bias = own["bias_ih_l0"] + own["bias_hh_l0"]
-            x, last = _scan(g, x, i, own["weight_ih_l0"], bias, own["weight_hh_l0"], None)
+        if recurrent.cell in ("elman", "jordan"):
+            x, last = _scan(g, recurrent, x, i, own if i else widths, own)
         else:
-            x, last = _operator(g, recurrent, layer, x, i)
+            x, last = _operator(g, recurrent, layer, x, i, own if i else widths, own)
         if i and recurrent.residual:
             x, last = g.op("Add", x, below), g.op("Add", last, last_below)
     return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
@@ -84,23 +83,30 @@ def _state(name: str, hidden: int, quantised: bool = False) -> tuple[Port, Port]
     return Port(name, dtype, (hidden,), initial), Port(f"{name}_out", dtype, (hidden,), initial)
 
 
-def _operator(g: Builder, recurrent: Recurrent, layer: nn.Module, x: str, i: int) -> tuple[str, str]:
+def _operator(
+    g: Builder, recurrent: Recurrent, layer: nn.Module, x: str, i: int, widths: Sequence[int], own: Sequence[int]
+) -> tuple[str, str]:
     """An LSTM or GRU layer as ONNX's own operator."""
     cell, hidden = recurrent.cell, recurrent.hidden
 
-    def gates(parameter: object) -> NDArray[np.generic]:
-        assert isinstance(parameter, Tensor)
-        blocks = parameter.detach().cpu().numpy().reshape(-1, hidden, *parameter.shape[1:])
-        ordered: NDArray[np.generic] = blocks[_GATES[cell]].reshape(parameter.shape)
-        return ordered
+    def gates(parameter: Tensor) -> list[Tensor]:
+        blocks = torch.split(parameter.detach().cpu(), hidden)
+        return [blocks[k] for k in _GATES[cell]]
 
-    bias = np.concatenate([gates(layer.bias_ih_l0), gates(layer.bias_hh_l0)])
+    def stacked(name: str, widths: Sequence[int]) -> str:
+        blocks = gates(layer.get_parameter(name))
+        if not widths:
+            return g.const(torch.cat(blocks)[None])
+        columns = g.op("Concat", *(matrix(g, block, widths) for block in blocks), axis=1)
+        return g.op("Unsqueeze", g.op("Transpose", columns, perm=[1, 0]), g.const([0]))
+
+    bias = torch.cat([*gates(layer.get_parameter("bias_ih_l0")), *gates(layer.get_parameter("bias_hh_l0"))])
     carried = [g.op("Unsqueeze", name, g.const([0])) for name in recurrent.state_names if name.startswith(f"layer{i}_")]
     every, *after = g.ops(
         cell.upper(),
         x,
-        g.const(gates(layer.weight_ih_l0)[None]),
-        g.const(gates(layer.weight_hh_l0)[None]),
+        stacked("weight_ih_l0", widths),
+        stacked("weight_hh_l0", own),
         g.const(bias[None]),
         g.op("Cast", "lengths", to=TensorProto.INT32),
         *carried,
@@ -116,24 +122,26 @@ def _operator(g: Builder, recurrent: Recurrent, layer: nn.Module, x: str, i: int
 
 
 def _scan(
-    g: Builder, x: str, i: int, weight: Tensor, bias: Tensor, fed_back: Tensor, outer: nn.Linear | None
+    g: Builder, recurrent: Recurrent, x: str, i: int, widths: Sequence[int], own: Sequence[int]
 ) -> tuple[str, str]:
-    """An Elman layer, or with `outer` a Jordan layer, as a Scan over time in which a row stands still past its end.
+    """An Elman or a Jordan layer as a Scan over time in which a row stands still past its end.
 
     ONNX has no Jordan operator, and ONNX Runtime's RNN operator rounds a lone row differently from a row in a batch.
     """
-    inputs = g.op("Add", g.op("MatMul", x, g.const(weight.T)), g.const(bias))
-    hidden = fed_back.shape[0]
+    layer, hidden = recurrent.layers[i], recurrent.hidden
+    weight, bias = recurrent.from_input(i)
+    outer = layer.to_output if isinstance(layer, JordanLayer) else None
+    fed_back = layer.from_output.weight if isinstance(layer, JordanLayer) else layer.get_parameter("weight_hh_l0")
+    inputs = linear(g, x, weight, bias, "float32", widths=widths)
     steps = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of(x, 0)), g.const(1))
     inside = g.op("Less", g.op("Unsqueeze", steps, g.const([1])), g.op("Unsqueeze", "lengths", g.const([0])))
     inside = g.op("Unsqueeze", inside, g.const([2]))
 
     body = Builder(prefix=f"layer{i}_step_")
-    recurrence = body.op("MatMul", "before", body.const(fed_back.T))
+    recurrence = body.op("MatMul", "before", matrix(body, fed_back, own))
     y = body.op("Tanh", body.op("Add", "input", recurrence))
     if outer is not None:
-        y = body.op("MatMul", y, body.const(outer.weight.T))
-        y = body.op("Tanh", body.op("Add", y, body.const(outer.bias)))
+        y = body.op("Tanh", linear(body, y, outer.weight, outer.bias, "float32", widths=own))
     body.op("Where", "inside", y, "before", name="after")
     body.op("Identity", "after", name="output")
 
@@ -161,21 +169,23 @@ def table_inputs(
     g: Builder, recurrent: Recurrent, embedding: Tensor, tokens: str, features: str | None = None
 ) -> Inputs:
     """The first layer of a character model, of tokens of any shape: all that is left to compute is a row of a table,
-    and the product of `features` (..., width), uint8, which follow the embedding."""
-    weight, bias = _from_input(recurrent, 0)
+    and the product of `features` (..., width), uint8 as `ngram_table` has them, which follow the embedding."""
+    weight, bias = recurrent.from_input(0)
     width = embedding.shape[1]
     table = embedding @ weight[:, :width].T + bias
 
     def found(columns: slice) -> str:
-        row = g.op("Gather", g.const(table[:, columns]), tokens, axis=0)
-        return row if features is None else g.op("Add", row, _product(g, features, weight[columns, width:]))
+        row = g.op("Gather", halves(g, table[:, columns]), tokens, axis=0)
+        if features is None:
+            return row
+        return g.op("Add", row, product(g, features, weight[columns, width:], step=1 / FEATURE_STEPS))
 
     return found
 
 
 def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> Inputs:
     """The first layer over x (T, B, inputs) of any size."""
-    weight, bias = _from_input(recurrent, 0)
+    weight, bias = recurrent.from_input(0)
     return lambda columns: linear(g, x, weight[columns], bias[columns], "float32")
 
 
@@ -224,7 +234,7 @@ def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
     inputs, ports = first, []
     found: list[str] = []
     for i in range(len(recurrent.layers)):
-        parts = range(len(_from_input(recurrent, i)[0]) // recurrent.hidden)
+        parts = range(len(recurrent.from_input(i)[0]) // recurrent.hidden)
         given = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in parts]
         output, states = _int8_cell(g, recurrent, i, given, named=True)
         ports += [port for port, _ in states]
@@ -236,16 +246,16 @@ def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
 
 def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, parts: Sequence[str]) -> Inputs:
     """What a layer adds of the sum of these."""
-    weight, bias = _from_input(recurrent, i)
+    weight, bias = recurrent.from_input(i)
 
-    def product(columns: slice) -> str:
+    def added(columns: slice) -> str:
         first, *more = parts
-        found = _product(g, first, weight[columns], bias[columns])
+        found = product(g, first, weight[columns], bias[columns])
         for part in more:
-            found = g.op("Add", found, _product(g, part, weight[columns]))
+            found = g.op("Add", found, product(g, part, weight[columns]))
         return found
 
-    return product
+    return added
 
 
 def _int8_scan(
@@ -254,7 +264,7 @@ def _int8_scan(
     """One layer: its outputs (T, B, hidden) as uint8, and each state's ports with all its values (T, B, hidden)."""
     hidden, prefix = recurrent.hidden, f"layer{i}_step_"
     body = Builder(prefix=prefix)
-    gates = len(_from_input(recurrent, i)[0]) // hidden
+    gates = len(recurrent.from_input(i)[0]) // hidden
     given = [f"{prefix}input{k}" for k in range(gates)]
     output, states = _int8_cell(body, recurrent, i, given)
 
@@ -288,14 +298,14 @@ def _int8_cell(
     h_out, c_out = (f"layer{i}_{part}_out" if named else None for part in "hc")
 
     def gate(k: int, x: str, weight: Tensor) -> str:
-        return g.op("Add", given[k], _product(g, x, weight[k * hidden : (k + 1) * hidden]))
+        return g.op("Add", given[k], product(g, x, weight[k * hidden : (k + 1) * hidden]))
 
     def quantised(x: str, name: str | None = None) -> str:
         return g.op("QuantizeLinear", x, g.const(1 / 127, "float32"), g.const(ZERO, "uint8"), name=name)
 
     if isinstance(layer, JordanLayer):
         y = quantised(g.op("Tanh", gate(0, h, layer.from_output.weight)))
-        y = quantised(g.op("Tanh", _product(g, y, layer.to_output.weight, layer.to_output.bias)), h_out)
+        y = quantised(g.op("Tanh", product(g, y, layer.to_output.weight, layer.to_output.bias)), h_out)
         return y, [(_state(h, hidden, quantised=True), y)]
     across = layer.get_parameter("weight_hh_l0")
     if recurrent.cell == "elman":
@@ -311,33 +321,36 @@ def _int8_cell(
     x = quantised(h)
     reset, update = (g.op("Sigmoid", gate(k, x, across)) for k in range(2))
     bias = layer.get_parameter("bias_hh_l0")[2 * hidden :]
-    new = g.op("Mul", reset, _product(g, x, across[2 * hidden :], bias))
+    new = g.op("Mul", reset, product(g, x, across[2 * hidden :], bias))
     new = g.op("Tanh", g.op("Add", given[2], new))
     h_after = g.op("Add", new, g.op("Mul", update, g.op("Sub", h, new)), name=h_out)
     return quantised(h_after), [(_state(h, hidden), h_after)]
 
 
-def _from_input(recurrent: Recurrent, i: int) -> tuple[Tensor, Tensor]:
-    """A layer's weights from its input, and all biases that can be added to the same sum."""
-    layer = recurrent.layers[i]
-    if isinstance(layer, JordanLayer):
-        return layer.from_input.weight, layer.from_input.bias
-    bias: Tensor = layer.get_parameter("bias_hh_l0")
-    if recurrent.cell == "gru":  # whose last gate needs its own inside
-        bias = torch.cat([bias[: 2 * recurrent.hidden], torch.zeros(recurrent.hidden)])
-    return layer.get_parameter("weight_ih_l0"), layer.get_parameter("bias_ih_l0") + bias
+def matrix(g: Builder, weight: Tensor, widths: Sequence[int] = ()) -> str:
+    """A matrix (outputs, inputs) as (inputs, outputs) in float32. With `widths` the graph holds it in int8, so many
+    inputs each with scales of their own; ONNX Runtime makes the other form of it when it loads the graph."""
+    if not widths:
+        return g.const(weight.T)
+    parts = []
+    for columns in torch.split(weight, list(widths), dim=1):
+        stored, scale = quantise(columns.detach().numpy().T)
+        parts.append(g.op("Mul", g.op("Cast", g.const(stored), to=F32), g.const(scale)))
+    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
 
 
-def _quantise(weight: Array) -> tuple[Array, Array]:
-    """A matrix (inputs, outputs) as int8, symmetric, with a scale for each column."""
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
-    return np.round(weight / scale).astype(np.int8), scale.astype(np.float32)
+def halves(g: Builder, table: Tensor) -> str:
+    """A table in float32 that is held in half precision."""
+    return g.op("Cast", g.const(table.half()), to=F32)
 
 
-def _product(g: Builder, x: str, weight: Tensor, bias: Tensor | None = None, name: str | None = None) -> str:
-    """x @ weight.T + bias in float32, of x (..., inputs) in uint8: summed exactly, in whole numbers."""
-    matrix, scale = _quantise(weight.detach().numpy().T)
-    inputs = [x, g.const(matrix), g.const(1 / 127, "float32"), g.const(scale), g.const(ZERO, "uint8"), ""]
+def product(
+    g: Builder, x: str, weight: Tensor, bias: Tensor | None = None, name: str | None = None, step: float = 1 / 127
+) -> str:
+    """x @ weight.T + bias in float32, of x (..., inputs) in uint8, so many steps from ZERO: summed exactly, in whole
+    numbers."""
+    stored, scale = quantise(weight.detach().numpy().T)
+    inputs = [x, g.const(stored), g.const(step, "float32"), g.const(scale), g.const(ZERO, "uint8"), ""]
     inputs += [] if bias is None else [g.const(bias)]
     return g.op("MatMulIntegerToFloat", *inputs, domain=CONTRIB, name=name)
 
@@ -365,7 +378,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
         # Outputs lie in (-1, 1), sums of i of them in (-i, i).
         limit = bound if i == 0 else float(i) if recurrent.residual else 1.0
 
-        def stacked(parameter: Tensor, sentinel: NDArray[np.float32] | None = None) -> Array:
+        def stacked(parameter: Tensor, sentinel: NDArray[np.float32] | None = None) -> Reals:
             """Gates (inputs, 4 * (hidden + SENTINELS)) as ONNX orders them, of the operator's own inputs and units."""
             blocks = parameter.detach().numpy().reshape(4, hidden, -1)[_GATES["lstm"]]
             blocks = np.pad(blocks, [(0, 0), (0, SENTINELS), (0, SENTINELS if sentinel is None else 0)])
@@ -378,7 +391,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
         # Input gate shut, output and forget gate open.
         still = np.array([-100, 100, 100, 0], dtype=np.float32)
         own_bias = stacked(bias, still)[0]
-        (w, w_scale), (r, r_scale) = _quantise(stacked(inside)), _quantise(stacked(layer.get_parameter("weight_hh_l0")))
+        (w, w_scale), (r, r_scale) = quantise(stacked(inside)), quantise(stacked(layer.get_parameter("weight_hh_l0")))
         zeros = np.zeros((1, len(own_bias)), dtype=np.int8)
 
         def with_sentinels(name: str, value: NDArray[np.float32]) -> str:

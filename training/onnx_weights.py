@@ -8,11 +8,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from service.manifest import TextManifest, read_manifest, sha256_of
 from training.cells import Recurrent
-from training.networks import TextModel
+from training.networks import FEATURE_STEPS, TextModel
+from training.onnx_layers import ZERO
 
 Array = NDArray[np.float32]
 
@@ -24,13 +26,25 @@ class OnnxWeights:
     """The constants of a float32 graph that training/onnx_graph.py or onnx_forecast.py wrote, and where they stand."""
 
     def __init__(self, file: Path) -> None:
+        self.file = file
         self.graph = onnx.load(file).graph
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
+        for node in self.graph.node:  # what is made of constants is one
+            if node.input and self.constants.keys() >= {*node.input}:
+                made = ReferenceEvaluator(node).run(None, {name: self.constants[name] for name in node.input})
+                self.constants |= dict(zip(node.output, made, strict=True))
 
     def looked_up(self, dtype: str) -> Array:
-        """The first table of this type that rows are taken from."""
+        """The first table of this type that rows are taken from.
+
+        Raises:
+            ValueError: there is none.
+        """
         tables = (self.constants[node.input[0]] for node in self._nodes("Gather") if node.input[0] in self.constants)
-        return next(table for table in tables if table.dtype == dtype)
+        found = next((table for table in tables if table.dtype == dtype), None)
+        if found is None:
+            raise ValueError(f"{self.file} holds no table of {dtype}; an older version of Carry may have written it")
+        return found
 
     def products(self) -> list[onnx.NodeProto]:
         """The products with a constant matrix of real numbers, in order."""
@@ -104,8 +118,9 @@ def read_text_model(folder: Path, dropout: float = 0.0, weight_dropout: float = 
     network.head.bias.data = tensor_of(weights.bias(head))
     network.head.weight.data = tensor_of(np.concatenate([weights.weight(node) for node in (head, *beside)], axis=1))
     if network.ngrams is not None:
-        # What half precision has rounded to 1 was less.
-        features = tensor_of(weights.looked_up("float16")).clamp(-0.9998, 0.9998)
-        network.ngrams.table.weight.data = torch.atanh(features)
+        features = (tensor_of(weights.looked_up("uint8")) - ZERO) / FEATURE_STEPS
+        # What was rounded to 1 was less.
+        most = 1 - 1 / (4 * FEATURE_STEPS)
+        network.ngrams.table.weight.data = torch.atanh(features.clamp(-most, most))
     weights.load_layers(network.recurrent)
     return network, manifest

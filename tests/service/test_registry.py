@@ -138,9 +138,8 @@ def test_the_graphs_of_a_text_model_share_their_weights_and_are_told_apart_by_th
         second.head.weight.mul_(2)
     folders = [write_model(network, tmp_path, name) for network, name in ((first, "first"), (second, "second"))]
     for folder in folders:
-        both = sum((folder / name).stat().st_size for name in ("model.onnx", "decode.onnx"))
-        alone = sum(p.numel() * p.element_size() for p in first.parameters())
-        assert alone < (folder / "model.weights").stat().st_size + both < 2 * alone + 60_000
+        one_in_float32 = sum(p.numel() * p.element_size() for p in first.parameters())
+        assert (folder / "model.weights").stat().st_size < one_in_float32
         onnx.checker.check_model(str(folder / "decode.onnx"))
     hashes = [json.loads((folder / "manifest.json").read_text())["decode"]["sha256"] for folder in folders]
     assert hashes[0] != hashes[1]
