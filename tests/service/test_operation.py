@@ -112,3 +112,19 @@ def test_the_documentation_has_examples_and_problems_for_each_route(client: Test
             assert answer.status_code == 200, answer.text
         assert "application/problem+json" in operation["responses"]["422"]["content"]
     assert client.get("/docs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/sessions", "GET, HEAD, POST"),
+        ("OPTIONS", "/sessions/abc", "DELETE, GET, HEAD"),
+        ("PATCH", "/sessions/abc/state", "GET, HEAD, PUT"),
+        ("GET", "/forecast", "POST"),
+        ("PUT", "/v1/models", "GET, HEAD"),
+        ("GET", "/v2/forecast", "POST"),
+    ],
+)
+def test_a_wrong_method_is_told_all_those_of_the_path(client: TestClient, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
