@@ -108,11 +108,11 @@ def create_app(
         title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
     problems.install(app)
-    for module in (forecast, anomalies, cross_validation, text, sessions, nixtla, openai, tokens):
-        app.include_router(module.router)
-    app.include_router(openai.without_prefix)
-    app.include_router(models.router)
-    app.include_router(health.router)
+    modules = (forecast, anomalies, cross_validation, text, sessions, nixtla, openai, tokens, models, health)
+    routers = [*(module.router for module in modules), openai.without_prefix]
+    for router in routers:
+        app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]
     app.add_middleware(BodyMiddleware, settings=settings)
     app.add_middleware(AccessMiddleware)
     app.add_middleware(RequestMiddleware, metrics=metrics)

@@ -8,38 +8,24 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
-
-class WrongMethodError(HTTPException):
-    """The path has other methods."""
-
-    def __init__(self, methods: Iterable[str]) -> None:
-        found = {*methods}
-        super().__init__(405, headers={"Allow": ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))})
-
-
-def wrong_method(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> WrongMethodError:
-    """With all methods of the path; Starlette names those of one of its routes only."""
-    tried = list(routes)
-
-    def has(method: str) -> bool:
-        return any(route.matches({**scope, "method": method})[0] is Match.FULL for route in tried)
-
-    return WrongMethodError(filter(has, METHODS))
+def allowed_methods(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> str:
+    """Those of the documented routes with this path, for the header Allow; "" if there is none. Starlette names those
+    of one route only."""
+    matching = [
+        route
+        for route in routes
+        if isinstance(route, APIRoute) and route.include_in_schema and route.matches({**scope})[0] is not Match.NONE
+    ]
+    methods = {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def check_method(router: APIRouter, request: Request) -> None:
     """Refuse a wrong method where a catch-all route takes all of them.
 
     Raises:
-        WrongMethodError: the path is one of the router's.
+        HTTPException: 405, if the path is one of the router's.
     """
-    methods = {
-        method
-        for route in router.routes
-        if isinstance(route, APIRoute) and route.include_in_schema and route.matches(request.scope)[0] is Match.PARTIAL
-        for method in route.methods or ()
-    }
-    if methods:
-        raise WrongMethodError(methods)
+    if allowed := allowed_methods(router.routes, request.scope):
+        raise HTTPException(405, headers={"Allow": allowed})

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from service.api.offered import WrongMethodError, wrong_method
+from service.api.offered import allowed_methods
 from service.api.schemas import Problem
 from service.errors import CarryError, InvalidRequestError, MalformedBodyError, QueueFullError, UnauthorizedError
 
@@ -125,11 +125,11 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # what FastAPI raises for a body that it cannot even try to parse
             return problem_answer(MalformedBodyError("the body is not valid JSON in UTF-8"), request)
-        if error.status_code == 405 and not isinstance(error, WrongMethodError):
-            error = wrong_method(request.app.routes, request.scope)
         code = _HTTP_CODES.get(error.status_code, "http_error")
         answer = _answer(_document(error.status_code, code, HTTPStatus(error.status_code).phrase, request), request)
         answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            answer.headers["Allow"] = allowed_methods(request.app.state.routes, request.scope)
         return answer
 
 
