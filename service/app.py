@@ -134,10 +134,15 @@ async def try_store(settings: Settings) -> None:
 
 
 def _store(settings: Settings, evicted: Callable[[], None]) -> Store:
+    max_bytes = settings.max_session_store_bytes
     limits = Limits(
-        settings.max_sessions, settings.max_sessions_per_owner, settings.session_versions, settings.session_remembered
+        sessions=settings.max_sessions,
+        sessions_per_owner=settings.max_sessions_per_owner,
+        bytes_per_owner=settings.max_session_bytes_per_owner or max_bytes // 2,
+        versions=settings.session_versions,
+        remembered=settings.session_remembered,
     )
-    return open_store(settings.session_store, limits, settings.max_session_store_bytes, evicted)
+    return open_store(settings.session_store, limits, max_bytes, evicted)
 
 
 def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Sessions:
@@ -152,12 +157,14 @@ def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float]) 
 
 
 async def _sweep(sessions: Sessions) -> None:
-    """Drop what has expired, now and then."""
+    """Drop what has expired, now and then, until cancelled: no failure ends it, or it would fill the store."""
     while True:
         try:
             await sessions.sweep()
         except CarryError as error:
             structlog.get_logger().warning("expired sessions were not swept", reason=error.detail)
+        except Exception:
+            structlog.get_logger().exception("expired sessions were not swept")
         await asyncio.sleep(SWEEP_SECONDS)
 
 

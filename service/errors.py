@@ -22,6 +22,7 @@ CarryError
 ├── VersionNotKeptError     409  the version to go back to is not kept
 ├── TooManySessionsError    429  the owner has as many sessions as one may have
 ├── StoreFullError          507  no room for another session or state
+├── OwnerStoreFullError     507  the owner's sessions and kept answers take as many bytes as one may have
 ├── StoreUnavailableError   503  the session store cannot be reached
 ├── CrossOriginError        403  a web page of another origin calls
 ├── NotReadyError           503  no model is ready
@@ -242,6 +243,13 @@ class StoreFullError(CarryError):
     """The session store has no room; nothing was changed."""
 
     code = "store_full"
+    status = 507
+
+
+class OwnerStoreFullError(CarryError):
+    """The owner's sessions and kept answers take as many bytes as one may have; nothing was changed."""
+
+    code = "owner_store_full"
     status = 507
 
 

@@ -144,7 +144,12 @@ class Settings(BaseSettings):
     """Most sessions alive of one API key."""
 
     max_session_store_bytes: int = Field(default=16 * 2**30, ge=2**20)
-    """Most that the file of sqlite:// may take. (Redis has its own setting for that, maxmemory.)"""
+    """Most that the file of sqlite:// may take, or what memory:// holds, whose default is 2**30. (Redis has its own
+    setting for that, maxmemory.)"""
+
+    max_session_bytes_per_owner: int | None = Field(default=None, ge=2**16)
+    """Most bytes of the sessions and of the answers kept for repetitions of one API key. If not set, half of
+    CARRY_MAX_SESSION_STORE_BYTES."""
 
     idempotency_ttl: float = Field(default=86_400.0, gt=0)
     """Seconds that the answer to a call with an Idempotency-Key is kept for its repetition."""
@@ -209,8 +214,8 @@ class Settings(BaseSettings):
     @classmethod
     def _one_process(cls, given: Any) -> Any:
         """What one process has in its memory, no other can see."""
-        if given.get("session_store") == "memory://" and "processes" not in given:
-            return {**given, "processes": 1}
+        if given.get("session_store") == "memory://":
+            return {"processes": 1, "max_session_store_bytes": 2**30, **given}
         return given
 
     @model_validator(mode="after")

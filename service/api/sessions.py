@@ -187,7 +187,7 @@ async def get_session(id: str, call: ThisCall) -> Response:
     operation_id="delete_session",
     status_code=204,
     openapi_extra=CHANGING,
-    responses=documented(401, 404, 409, 410, 412, 422, 503, 507),
+    responses=documented(401, 404, 409, 410, 412, 422, 503, 504, 507),
 )
 async def delete_session(id: str, call: ThisCall) -> Response:
     """End a session."""
@@ -225,7 +225,7 @@ async def post_fork(id: str, call: ThisCall, body: ForkBody | None = None) -> Re
     operation_id="rewind_session",
     response_model=SessionAnswer,
     openapi_extra=CHANGING,
-    responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
+    responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 504, 507),
 )
 async def post_rewind(id: str, body: RewindBody, call: ThisCall) -> Response:
     """Let a session stand where it did at an earlier version. That is a new version: it can be taken back as well."""
@@ -259,7 +259,7 @@ async def get_state(id: str, call: ThisCall) -> Response:
     operation_id="put_session_state",
     response_model=SessionAnswer,
     openapi_extra=CHANGING,
-    responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 507),
+    responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 504, 507),
 )
 async def put_state(id: str, body: StateBody, call: ThisCall) -> Response:
     """Let a session stand where a state says that was exported, from this session or from another of its model."""

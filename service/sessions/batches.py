@@ -27,7 +27,10 @@ class Batches(Generic[Item]):
 
     def _turn_ended(self) -> None:
         batch, self._asked = self._asked, []
-        self._hand_on(batch)
+        try:
+            self._hand_on(batch)
+        except Exception as error:  # or they would wait for ever
+            settle(batch, [error] * len(batch))
 
 
 def settle(batch: Batch[Item], outcomes: Sequence[object]) -> None:
@@ -35,7 +38,7 @@ def settle(batch: Batch[Item], outcomes: Sequence[object]) -> None:
     for (_, future), outcome in zip(batch, outcomes, strict=True):
         if future.done():  # whoever waited was cancelled
             continue
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)

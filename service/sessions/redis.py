@@ -23,9 +23,9 @@ from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
-from service.errors import CarryError, StoreFullError, StoreUnavailableError, TooManySessionsError
+from service.errors import CarryError, OwnerStoreFullError, StoreFullError, StoreUnavailableError, TooManySessionsError
 from service.sessions.batches import Batch, Batches, settle
-from service.sessions.store import Change, Found, Limits, Receipt, Session, Size, StoreError, Version
+from service.sessions.store import ROW_BYTES, Change, Found, Limits, Receipt, Session, Size, StoreError, Version
 
 # What all scripts begin with. A server whose memory is full refuses a script's first write, if it is one that takes
 # memory, and none after it: so nothing is ever done by half, and what frees memory can always be done.
@@ -34,11 +34,36 @@ local function answered(owner, key, now)
   local expires = key and redis.call('HGET', 'carry:receipt:' .. owner .. '\\n' .. key, 'expires_at')
   return expires and tonumber(expires) > tonumber(now)
 end
+-- What an owner's session counts for, or receipt (of the name '\\n' .. key); nil if it is older than this count.
+local function counted(owner, name)
+  return tonumber(redis.call('HGET', 'carry:sizes:' .. owner, name) or nil)
+end
+local function count(owner, name, size)
+  local growth = size - (counted(owner, name) or 0)
+  if size == 0 then
+    redis.call('HDEL', 'carry:sizes:' .. owner, name)
+  elseif growth ~= 0 then
+    redis.call('HSET', 'carry:sizes:' .. owner, name, size)
+  end
+  if growth ~= 0 and redis.call('HINCRBY', 'carry:bytes', owner, growth) == 0 then
+    redis.call('HDEL', 'carry:bytes', owner)
+  end
+end
+local function answer_size(key, answer)
+  return key and #answer + #key + row_bytes or 0
+end
+-- Of an earlier version, which is its state behind a line about it.
+local function earlier_size(history, version)
+  local kept = redis.call('HGET', history, version)
+  return #kept - #string.match(kept, '^[^\\n]*') - 1 + row_bytes
+end
 local function keep(owner, key, fingerprint, answer, expires, gone)
   if key then
     local name = 'carry:receipt:' .. owner .. '\\n' .. key
     redis.call('HSET', name, 'fingerprint', fingerprint, 'answer', answer, 'expires_at', expires)
     redis.call('PEXPIREAT', name, gone)
+    redis.call('ZADD', 'carry:receipts', expires, key .. '\\n' .. owner)
+    count(owner, '\\n' .. key, answer_size(key, answer))
   end
 end
 local function live(id, owner, expires, gone)
@@ -52,6 +77,14 @@ local function ended(id, owner)
   redis.call('ZREM', 'carry:live:' .. owner, id)
   redis.call('ZREM', 'carry:ids:' .. owner, id)
   redis.call('DEL', 'carry:history:' .. id)
+  count(owner, id, 0)
+end
+-- Forget a session that was swept; its name is its id and, if it is newer than this, its owner.
+local function forget(name)
+  local id, owner = string.match(name, '^([^\\n]*)\\n?(.*)$')
+  redis.call('ZREM', 'carry:swept', name)
+  redis.call('ZREM', 'carry:swept:' .. owner, id)
+  redis.call('DEL', 'carry:session:' .. id)
 end
 """
 _COMMIT = """
@@ -67,12 +100,43 @@ elseif at > to then
 elseif at ~= to - 1 or (to > 0 and not kept[3]) or answered(ARGV[10], ARGV[11], now) then
   return 0
 end
+-- Those that have expired do not count until they are as many again.
+local function full(sessions, limit)
+  local there = redis.call('ZCARD', sessions)
+  return there >= 2 * limit or there >= limit and redis.call('ZCOUNT', sessions, '(' .. now, '+inf') >= limit
+end
 if to == 0 then
-  if owner ~= '' and redis.call('ZCOUNT', 'carry:live:' .. owner, '(' .. now, '+inf') >= most_of_owner then
+  if owner ~= '' and full('carry:live:' .. owner, most_of_owner) then
     return -2
-  elseif redis.call('ZCOUNT', 'carry:live', '(' .. now, '+inf') >= most then
+  elseif full('carry:live', most) then
     return -1
   end
+end
+local size, dropped = #state + row_bytes, {}
+if to > 0 then
+  size = size + (counted(owner, id) or 0)
+  if not counted(owner, id) then
+    size = size + #kept[3] + row_bytes
+    for _, old in ipairs(redis.call('HKEYS', history)) do
+      size = size + earlier_size(history, old)
+    end
+  end
+  if versions == 0 then
+    size = size - #kept[3] - row_bytes
+  end
+  if redis.call('HLEN', history) >= math.max(versions, 1) then
+    for _, old in ipairs(redis.call('HKEYS', history)) do
+      if tonumber(old) < to - versions then
+        table.insert(dropped, old)
+        size = size - earlier_size(history, old)
+      end
+    end
+  end
+end
+local growth = size - (counted(owner, id) or 0) + answer_size(ARGV[11], ARGV[13])
+  - (ARGV[11] and counted(ARGV[10], '\\n' .. ARGV[11]) or 0)
+if owner ~= '' and growth > 0 and (redis.call('HGET', 'carry:bytes', owner) or 0) + growth > bytes_of_owner then
+  return -3
 end
 redis.call('HSET', session, 'version', version, 'made', made, 'about', about, 'state', state,
   'owner', owner, 'expires_at', expires)
@@ -81,13 +145,10 @@ if to == 0 then
 elseif versions > 0 then
   redis.call('HSET', history, kept[1], kept[2] .. '\\n' .. kept[3])
 end
-if redis.call('HLEN', history) > versions then
-  for _, old in ipairs(redis.call('HKEYS', history)) do
-    if tonumber(old) < to - versions then
-      redis.call('HDEL', history, old)
-    end
-  end
+for _, old in ipairs(dropped) do
+  redis.call('HDEL', history, old)
 end
+count(owner, id, size)
 live(id, owner, expires, gone)
 keep(unpack(ARGV, 10))
 return 1
@@ -145,15 +206,25 @@ for i = 1, #expired, 2 do
   local id, owner = string.match(expired[i], '^([^\\n]*)\\n(.*)$')
   ended(id, owner)
   if redis.call('HDEL', 'carry:session:' .. id, 'state') == 1 then
-    redis.call('ZADD', 'carry:swept', expired[i + 1], id)
+    redis.call('ZADD', 'carry:swept', expired[i + 1], id .. '\\n' .. owner)
+    redis.call('ZADD', 'carry:swept:' .. owner, expired[i + 1], id)
+    if redis.call('ZCARD', 'carry:swept:' .. owner) > (owner == '' and most or most_of_owner) then
+      forget(redis.call('ZRANGE', 'carry:swept:' .. owner, 0, 0)[1] .. '\\n' .. owner)
+    end
   end
 end
 local gone = redis.call('ZRANGEBYSCORE', 'carry:swept', '-inf', forgotten, 'LIMIT', 0, most_at_once)
-for _, id in ipairs(gone) do
-  redis.call('ZREM', 'carry:swept', id)
-  redis.call('DEL', 'carry:session:' .. id)
+for _, name in ipairs(gone) do
+  forget(name)
 end
-return {#expired / 2, #gone}
+local receipts = redis.call('ZRANGEBYSCORE', 'carry:receipts', '-inf', now, 'LIMIT', 0, most_at_once)
+for _, name in ipairs(receipts) do
+  local key, owner = string.match(name, '^([^\\n]*)\\n(.*)$')
+  redis.call('ZREM', 'carry:receipts', name)
+  redis.call('DEL', 'carry:receipt:' .. owner .. '\\n' .. key)
+  count(owner, '\\n' .. key, 0)
+end
+return {#expired / 2, #gone, #receipts}
 """
 
 _SWEPT_AT_ONCE = 200
@@ -188,7 +259,8 @@ class RedisStore:
         self._sending: set[asyncio.Task[None]] = set()
         own = f"""
             local versions, most = {limits.versions}, {limits.sessions}
-            local most_of_owner = {limits.sessions_per_owner}
+            local most_of_owner, bytes_of_owner = {limits.sessions_per_owner}, {limits.bytes_per_owner}
+            local row_bytes = {ROW_BYTES}
         """
         self._commit, self._delete, self._touch, self._versions, self._list, self._sweep = (
             self._redis.register_script(own + _COMMON + script)
@@ -224,6 +296,11 @@ class RedisStore:
         done = await self._commits.ask(args)
         if done == -1:
             raise StoreFullError(f"{limits.sessions} sessions are alive, the most that there may be")
+        if done == -3:
+            raise OwnerStoreFullError(
+                "the sessions and the answers kept for repetitions take all of the "
+                f"{limits.bytes_per_owner} bytes that one may have; nothing was changed"
+            )
         if done == -2:
             raise TooManySessionsError(f"{limits.sessions_per_owner} sessions are alive, the most that one may have")
         return bool(done)
@@ -261,6 +338,10 @@ class RedisStore:
     async def secret(self) -> bytes:
         await self._ask(self._redis.execute_command, "SET", "carry:secret", os.urandom(32), "NX")
         return bytes(await self._ask(self._redis.execute_command, "GET", "carry:secret"))
+
+    async def ping(self) -> None:
+        # A real write: a replica, or a server whose disk is full, can still be read.
+        await self._ask(self._redis.execute_command, "SET", "carry:ping", "1", "EX", 60)
 
     async def size(self, now: float) -> Size:
         alive = await self._ask(self._redis.zcount, "carry:live", f"({now}", "+inf")

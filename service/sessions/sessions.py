@@ -26,6 +26,8 @@ from service.errors import (
     VersionNotKeptError,
 )
 from service.metrics import SessionMetrics
+from service.sessions import receipts
+from service.sessions.steady_clock import SteadyClock
 from service.sessions.store import Change, Receipt, Session, Store, Version
 
 MakeAnswer = Callable[[Session], bytes]
@@ -84,14 +86,13 @@ class Sessions:
         self._receipt_ttl = receipt_ttl
         self._state_key = state_key
         self._clock = clock
+        self._sweep_clock = SteadyClock(clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
     async def state_key(self) -> bytes:
         """What states that leave the service are signed with."""
-        if self._state_key is None:
-            self._state_key = await self._store.secret()
-        return self._state_key
+        return self._state_key or await self._store.secret()
 
     async def look(self, caller: Caller, id: str) -> tuple[Session, bytes]:
         """A session and its state, to look at.
@@ -133,6 +134,7 @@ class Sessions:
 
         Raises:
             SessionConflictError: others came first all the while; nothing was changed.
+            DeadlineExceededError: its turn did not come by then.
             Whatever `turn` and the change raise.
         """
         async with self._alone_with(id, deadline):
@@ -156,14 +158,12 @@ class Sessions:
         """Nobody else of this process changes the session meanwhile."""
         _check_id(id)
         lock = self._locks.setdefault(id, asyncio.Lock())
-        if lock.locked():
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await lock.acquire()
-            except TimeoutError:
-                raise DeadlineExceededError("others used the session until the deadline") from None
-        else:
-            await lock.acquire()
+        try:
+            # Also where it is not locked: others may wait to be handed it, and come first.
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await lock.acquire()
+        except TimeoutError:
+            raise DeadlineExceededError("others used the session until the deadline") from None
         try:
             yield
         finally:
@@ -177,7 +177,7 @@ class Sessions:
         """
         if caller.key is None:
             return None
-        return self._replay(caller, (await self._store.load("", caller.owner, caller.key)).receipt)
+        return await self._replay(caller, (await self._store.load("", caller.owner, caller.key)).receipt)
 
     async def create(
         self,
@@ -196,7 +196,8 @@ class Sessions:
         now = self._clock()
         session = Session(secrets.token_hex(16), caller.owner, *model, 0, position, now, now, now + ttl, ttl)
         made = answer(session)
-        if await self._committed(Change(secrets.token_hex(16), session, state, self._receipt(caller, made, now)), now):
+        change = Change(secrets.token_hex(16), session, state, await self._receipt(caller, made, now))
+        if await self._committed(change, now):
             self._metrics.events.labels("created").inc()
             return made
         replay = await self.replayed(caller)
@@ -225,7 +226,7 @@ class Sessions:
 
     async def sweep(self) -> None:
         """Drop what has expired."""
-        expired = await self._store.sweep(self._clock())
+        expired = await self._store.sweep(self._sweep_clock())
         self._metrics.events.labels("expired").inc(expired)
 
     async def measure(self) -> None:
@@ -254,7 +255,7 @@ class Sessions:
 
     async def _turn(self, caller: Caller, id: str) -> "Turn":
         found = await self._store.load(id, caller.owner, caller.key)
-        replay = self._replay(caller, found.receipt)
+        replay = await self._replay(caller, found.receipt)
         if replay is not None:
             return Turn(self, caller, found.session, found.state, replay, False)
         session, state = self._checked(caller, found.session, found.state)
@@ -280,18 +281,19 @@ class Sessions:
             raise VersionMismatchError(f"the session is at version {session.version}; nothing was changed", "If-Match")
         return session, state
 
-    def _replay(self, caller: Caller, receipt: Receipt | None) -> bytes | None:
+    async def _replay(self, caller: Caller, receipt: Receipt | None) -> bytes | None:
         if receipt is None or receipt.expires_at <= self._clock():
             return None
         if receipt.fingerprint != caller.fingerprint:
             raise IdempotencyKeyError("this key was used for another call", "Idempotency-Key")
         self._metrics.events.labels("replayed").inc()
-        return receipt.answer
+        return await receipts.unpack(receipt.answer)
 
-    def _receipt(self, caller: Caller, answer: bytes, now: float) -> Receipt | None:
+    async def _receipt(self, caller: Caller, answer: bytes, now: float) -> Receipt | None:
         if caller.key is None:
             return None
-        return Receipt(caller.owner, caller.key, caller.fingerprint, answer, now + self._receipt_ttl)
+        packed = await receipts.pack(answer)
+        return Receipt(caller.owner, caller.key, caller.fingerprint, packed, now + self._receipt_ttl)
 
     async def _committed(self, change: Change, now: float) -> bool:
         started = time.perf_counter()
@@ -351,10 +353,11 @@ class Turn:
             version=self.session.version + 1,
             position=position,
             updated_at=now,
-            expires_at=now + self.session.ttl,
+            # Later than before, also where the clock went back.
+            expires_at=max(self.session.expires_at, now + self.session.ttl),
         )
         made = answer(moved)
-        change = Change(secrets.token_hex(16), moved, state, sessions._receipt(self._caller, made, now))
+        change = Change(secrets.token_hex(16), moved, state, await sessions._receipt(self._caller, made, now))
         if await sessions._committed(change, now):
             sessions._hold(moved, state, self._alone)
             return made
@@ -364,7 +367,8 @@ class Turn:
     async def delete(self, answer: bytes) -> bool:
         """Forget the session. False if another call came first."""
         sessions, now = self._sessions, self._sessions._clock()
-        if await sessions._store.delete(self.session, sessions._receipt(self._caller, answer, now), now):
+        receipt = await sessions._receipt(self._caller, answer, now)
+        if await sessions._store.delete(self.session, receipt, now):
             sessions._held.pop(self.session.id, None)
             sessions._metrics.events.labels("deleted").inc()
             return True

@@ -86,14 +86,34 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`sessions` in all and `sessions_per_owner` (of owners other than ""): the most that are alive. `versions`: how
-    many earlier versions of a session are kept. `remembered`: seconds that an expired session is told from one that
-    never was."""
+    """`sessions` in all and `sessions_per_owner` (of owners other than ""): the most that are alive, and the most that
+    are remembered after they expired. `bytes_per_owner` (of owners other than ""): the most that an owner's states and
+    receipts take, by `state_bytes` and `receipt_bytes`. `versions`: how many earlier versions of a session are kept.
+    `remembered`: seconds that an expired session is told from one that never was."""
 
     sessions: int
     sessions_per_owner: int
+    bytes_per_owner: int
     versions: int
     remembered: float
+
+    def most_of(self, owner: str) -> int:
+        """Sessions that an owner may have alive, and remembered."""
+        return self.sessions_per_owner if owner else self.sessions
+
+
+ROW_BYTES = 256
+"""What a state or a receipt counts for besides its bytes: how a store finds it again."""
+
+
+def state_bytes(state: bytes) -> int:
+    """What a state counts for."""
+    return len(state) + ROW_BYTES
+
+
+def receipt_bytes(receipt: Receipt | None) -> int:
+    """What a receipt counts for."""
+    return 0 if receipt is None else len(receipt.answer) + len(receipt.key) + ROW_BYTES
 
 
 class Store(Protocol):
@@ -111,6 +131,7 @@ class Store(Protocol):
         Raises:
             StoreFullError: there is no room for it; nothing was changed.
             TooManySessionsError: the owner has as many sessions as one may have; nothing was changed.
+            OwnerStoreFullError: the owner has as many bytes as one may have; nothing was changed.
         """
 
     async def delete(self, session: Session, receipt: Receipt | None, now: float) -> bool:
@@ -129,14 +150,18 @@ class Store(Protocol):
         """The owner's live sessions, by id, from the first beyond `after`."""
 
     async def sweep(self, now: float) -> int:
-        """Drop the states of sessions that have expired, all of those that are remembered no longer, and receipts that
-        have expired. How many sessions expired since the last time, whoever sweeps."""
+        """Drop the states of sessions that have expired, all of those that are remembered no longer or are more than
+        their owner may have remembered, the oldest first, and receipts that have expired. How many sessions expired
+        since the last time, whoever sweeps."""
 
     async def secret(self) -> bytes:
         """32 random bytes, the same for all who use this store, as long as it lives."""
 
     async def size(self, now: float) -> Size:
         """How much it holds."""
+
+    async def ping(self) -> None:
+        """Return if it can be reached and read."""
 
     async def close(self) -> None:
         """Let go of it."""

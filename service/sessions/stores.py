@@ -13,13 +13,14 @@ SYNCED = "synchronous=full"
 def open_store(url: str, limits: Limits, max_bytes: int, evicted: Callable[[], None]) -> Store:
     """The store of memory://, sqlite:///FILE, or redis://HOST:PORT/DB; in a running event loop, after any fork.
 
-    max_bytes: of the file, in the case of sqlite. evicted: told of each session that makes room for another, in memory.
+    max_bytes: of the file of sqlite, or of what is kept in memory. evicted: told of each session that makes room for
+    another, in memory.
 
     Raises:
         StoreError: it cannot be opened.
     """
     if url == "memory://":
-        return MemoryStore(limits, evicted)
+        return MemoryStore(limits, max_bytes, evicted)
     if url.startswith("sqlite:///"):
         file, _, option = url.removeprefix("sqlite:///").partition("?")
         if option not in ("", SYNCED):

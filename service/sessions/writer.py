@@ -1,5 +1,8 @@
 """Writes to an SQLite file so that the event loop waits neither for a lock nor for the disk. Knows nothing of sessions.
 
+No error ends its thread: it is raised in the call that it is of, and the thread goes on. If the thread ends all the
+same, the process does, since calls would wait for ever.
+
 What is asked for in one turn of the event loop is kept by one commit. What can be done without waiting is done where it
 is asked for: to hand it to a thread and back would cost several times as much. The rest goes to a thread, with all else
 that waits there, and so does moving SQLite's log to the file, now and then.
@@ -15,6 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from service.board import end_process
 from service.errors import CarryError, StoreFullError, StoreUnavailableError
 from service.sessions.batches import Batch, Batches, settle
 
@@ -26,20 +30,30 @@ LOG_WRITES = 400
 
 
 class Writer:
-    """Owns two connections, in autocommit mode, from now on; made in the event loop that uses it.
+    """Owns two connections, in autocommit mode, from now on; used in the event loop.
 
-    `db` writes, and does not wait for other processes by itself; `log` moves the log to the file. `patience`: seconds
-    to wait. `at_once`: whether a commit of `db` is done without waiting for the disk.
+    `db` writes, and does not wait for other processes by itself; `log` moves the log to the file. `check` raises a
+    CarryError if nothing may be written. `patience`: seconds to wait. `at_once`: whether a commit of `db` is done
+    without waiting for the disk.
     """
 
-    def __init__(self, db: sqlite3.Connection, log: sqlite3.Connection, patience: float, at_once: bool) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        log: sqlite3.Connection,
+        check: Callable[[], None],
+        patience: float,
+        at_once: bool,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._db = db
         self._log = log
+        self._check = check
         self._patience = patience
         self._at_once = at_once
         self._writing = threading.Lock()
         self._written = 0
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._batches: Batches[Callable[[], Any]] = Batches(self._write)
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._closed = False
@@ -55,6 +69,19 @@ class Writer:
             raise StoreUnavailableError("the session store is closed")
         outcome: T = await self._batches.ask(work)
         return outcome
+
+    async def run_beside(self, work: Callable[[], T], writes: int) -> T:
+        """As `run`, never on the event loop's thread; it counts as so many writes."""
+        if self._closed:
+            raise StoreUnavailableError("the session store is closed")
+
+        def counted() -> T:
+            self._written += writes
+            return work()
+
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put([(counted, future)])
+        return await future
 
     async def close(self) -> None:
         """Do what waits, and close the connections."""
@@ -84,18 +111,27 @@ class Writer:
         return True
 
     def _run(self) -> None:
-        while (batch := self._waiting()) is not None:
+        try:
+            while (batch := self._waiting()) is not None:
+                self._serve(batch)
+        except BaseException as error:
+            end_process(f"the thread that writes sessions ended: {error!r}")
+        self._db.close()
+        self._log.close()
+
+    def _serve(self, batch: _Batch) -> None:
+        try:
             with self._writing:
                 self._db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
                 outcomes = self._outcomes(batch)
                 self._db.execute("PRAGMA busy_timeout = 0")
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(settle, batch, outcomes)
-            if self._written >= LOG_WRITES:
-                self._written = 0
-                self._move_log()
-        self._db.close()
-        self._log.close()
+        except BaseException as error:
+            outcomes = [_meaning(error)] * len(batch)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(settle, batch, outcomes)
+        if self._written >= LOG_WRITES:
+            self._written = 0
+            self._move_log()
 
     def _move_log(self) -> None:
         """Most of it while others write, and the rest while they wait: else it would grow for as long as they do."""
@@ -103,7 +139,7 @@ class Writer:
             self._log.execute("PRAGMA wal_checkpoint(PASSIVE)")
             with self._writing:
                 self._log.execute("PRAGMA wal_checkpoint(RESTART)")
-        except sqlite3.Error as error:  # there will be a next time
+        except Exception as error:  # there will be a next time
             structlog.get_logger().warning("the session store's log was not moved", error=str(error))
 
     def _waiting(self) -> _Batch | None:
@@ -139,8 +175,11 @@ class Writer:
 
     def _transaction(self, batch: _Batch) -> list[object]:
         outcomes: list[object] = []
+        if self._db.in_transaction:  # a rollback failed
+            self._db.execute("ROLLBACK")
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            self._check()  # after the wait
             for work, _ in batch:
                 try:
                     outcomes.append(work())
@@ -163,16 +202,17 @@ def told() -> Iterator[None]:
         raise _meaning(error) from error
 
 
-def code_of(error: Exception) -> int | None:
+def code_of(error: BaseException) -> int | None:
     """SQLite's primary result code."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def _meaning(error: Exception) -> Exception:
+def _meaning(error: BaseException) -> BaseException:
     """What a caller is told. What is not SQLite's is a fault of ours."""
     if not isinstance(error, sqlite3.Error):
-        return error
+        # A future takes neither of the others.
+        return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(error)
     if code_of(error) == sqlite3.SQLITE_FULL:
         return StoreFullError("the session store is full; nothing was changed")
     structlog.get_logger().error("the session store failed", error=str(error), code=code_of(error))

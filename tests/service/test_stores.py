@@ -7,127 +7,25 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.errors import StoreFullError, StoreUnavailableError, TooManySessionsError
 from service.sessions.sqlite import SqliteStore
-from service.sessions.store import Change, Found, Limits, Receipt, Session, Store, StoreError, Version
-from service.sessions.stores import SYNCED, open_store
+from service.sessions.store import ROW_BYTES, Change, Found, Receipt, Session, Store, StoreError, Version
+from service.sessions.stores import open_store
 from service.sessions.writer import LOG_WRITES
 from tests.redis_server import RedisServer
-
-LIMITS = Limits(sessions=1000, sessions_per_owner=100, versions=3, remembered=1000.0)
-NOW = time.time() + 3600
-"""Ahead of the clock of Redis, so that its own expiry does nothing here."""
-
-Test = Callable[[Store], Awaitable[None]]
-
-
-class Kind:
-    """One kind of store. `server`: of redis."""
-
-    def __init__(self, name: str, folder: Path, server: RedisServer | None = None) -> None:
-        self.evicted = 0
-        self.server = server
-        self.shared = name != "memory"
-        self._folder = folder
-        self._name = name
-        self.reset()
-
-    def reset(self) -> None:
-        """Let the next store that is opened be empty."""
-        self.url = "memory://"
-        if self._name in ("sqlite", "synced"):
-            option = f"?{SYNCED}" if self._name == "synced" else ""
-            self.url = f"sqlite:///{self._folder}/{uuid.uuid4().hex}.db{option}"
-        if self.server:
-            self.url = self.server.url
-            with client_of(self.server) as client:
-                client.flushall()
-
-    def open(self, limits: Limits = LIMITS) -> Store:
-        return open_store(self.url, limits, 2**30, self._evict)
-
-    def _evict(self) -> None:
-        self.evicted += 1
-
-    def run(self, test: Test, limits: Limits = LIMITS) -> None:
-        """On an empty store."""
-        self.reset()
-        self.resume(test, limits)
-
-    def resume(self, test: Test, limits: Limits = LIMITS) -> None:
-        """On what the test before has left."""
-
-        async def main() -> None:
-            store = self.open(limits)
-            try:
-                await test(store)
-            finally:
-                await store.close()
-
-        asyncio.run(main())
-
-
-def client_of(server: RedisServer) -> "redis.Redis":
-    return redis.Redis.from_url(server.url)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=["memory", "sqlite", "synced", "redis"])
-def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
-    server = request.getfixturevalue("server") if request.param == "redis" else None
-    return Kind(request.param, tmp_path_factory.mktemp(request.param), server)
-
-
-@pytest.fixture(scope="module")
-def redis_kind(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Kind:
-    return Kind("redis", tmp_path_factory.mktemp("redis"), server)
-
-
-def new(id: str = "a", owner: str = "", ttl: float = 100.0, now: float = NOW) -> Session:
-    return Session(id, owner, "text", 1, "0" * 64, 0, 0, now, now, now + ttl, ttl)
-
-
-def moved(session: Session, now: float = NOW) -> Session:
-    return replace(
-        session,
-        version=session.version + 1,
-        position=session.position + 7,
-        updated_at=now,
-        expires_at=now + session.ttl,
-    )
-
-
-def change(session: Session, state: bytes = b"state\n\x00\xff", receipt: Receipt | None = None) -> Change:
-    return Change(uuid.uuid4().hex, session, state, receipt)
-
-
-def receipt(key: str = "key", owner: str = "", ttl: float = 50.0, answer: bytes = b"{}\n\x00\xff") -> Receipt:
-    return Receipt(owner, key, "fingerprint", answer, NOW + ttl)
-
-
-async def seen(store: Store, id: str = "a") -> tuple[int, bytes | None] | None:
-    found = await store.load(id, "", None)
-    return (found.session.version, found.state) if found.session else None
-
+from tests.stores import LIMITS, NOW, Kind, change, client_of, moved, new, receipt, seen
 
 # Examples that hold for all of them.
 
@@ -600,7 +498,7 @@ def test_memory_counts_its_bytes(tmp_path: Path) -> None:
             assert await store.commit(change(session, b"x" * 100), NOW)
             session = moved(session)
         assert await store.commit(change(new("b"), b"x" * 100, receipt(answer=b"x" * 10)), NOW)
-        assert (await store.size(NOW)).bytes == 100 * (LIMITS.versions + 2) + 10
+        assert (await store.size(NOW)).bytes == 100 * (LIMITS.versions + 2) + 13 + ROW_BYTES * (LIMITS.versions + 3)
         await store.sweep(NOW + 100)
         assert (await store.size(NOW)).bytes == 0
 
@@ -756,7 +654,7 @@ def test_what_is_no_store_is_refused_and_left_as_it_is(make: Callable[[Path], No
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     async def main() -> None:
-        with pytest.raises(StoreError, match="unable to open"):
+        with pytest.raises(StoreError, match="No such file"):
             SqliteStore(tmp_path / "nowhere" / "db", LIMITS, 2**30)
 
     asyncio.run(main())
