@@ -40,6 +40,7 @@ from service.sessions.sessions import Sessions
 from service.sessions.store import Limits, Store
 from service.sessions.stores import open_store
 from service.settings import Settings
+from service.trials import Trials
 
 DESCRIPTION = (
     "Forecasts of series and continuations of text, by recurrent networks. Errors are problem+json (RFC 9457)."
@@ -77,18 +78,19 @@ def create_app(
     board: Board | None = None,
     place: int = 0,
     figures: Figures | None = None,
+    trials: Trials | None = None,
 ) -> FastAPI:
     """The service; its models are loaded when it starts, and closed when it stops.
 
     `clock`: seconds since 1970, by which sessions expire. `board`, `place`, `figures`: where several processes serve,
-    what they share, and the place of this one in it.
+    what they share, and the place of this one in it. `trials`: where models are tried out before they are opened.
     """
     metrics = Metrics(figures)
     shared = board or Board()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reloader = Reloader(settings, metrics, shared, place)
+        reloader = Reloader(settings, metrics, shared, place, trials)
         kept = _sessions(settings, metrics, clock)
         owners = frozenset(calls.owner_of(key.get_secret_value()) for key in settings.api_keys)
         state = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners, shared, place)

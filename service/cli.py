@@ -96,6 +96,11 @@ def serve() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     settings = Settings()
 
+    from service.trials import Trials
+
+    trials = Trials(settings)
+    trials.begin()  # beside what is imported now
+
     import structlog
 
     from service.app import try_store
@@ -122,10 +127,11 @@ def serve() -> None:
     port = sockets[0].getsockname()[1]
     log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys))
 
+    trials.finish()
     board, figures = Board(processes), Figures(processes)
 
     def work(listener: "socket.socket", place: int) -> None:
-        run_worker(settings, board, figures, listener, place)
+        run_worker(settings, board, figures, trials, listener, place)
 
     if processes == 1:
         board.enter(0, os.getpid())

@@ -4,14 +4,20 @@
 and knows nothing of PyTorch, ONNX Runtime or HTTP.
 """
 
+import errno
 import hashlib
+import os
 import re
+import stat
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 64 * 2**20
+"""A vocabulary of a million words is a quarter of it."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
@@ -113,6 +119,12 @@ class Provenance(_Frozen):
     parameters: int = Field(gt=0)
     versions: dict[str, str] = Field(description="python, torch, onnx, carry")
 
+    @field_validator("created_at")
+    @classmethod
+    def _is_a_time(cls, created_at: str) -> str:
+        datetime.fromisoformat(created_at)
+        return created_at
+
 
 class _Model(_Frozen):
     format: Literal[2] = 2
@@ -160,6 +172,16 @@ class ForecastManifest(_Model):
     def _covariates_are_features(self) -> "ForecastManifest":
         if not {*self.known_ahead, *self.categories} <= {*self.features[1:]}:
             raise ValueError("known_ahead and categories must name features other than the target")
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_have_what_it_says(self) -> "ForecastManifest":
+        wanted = {"ahead", "ahead_mask", "future", "future_mask"} if self.known_ahead else set()
+        for graph in (self.graph, *([self.int8.graph] if self.int8 else [])):
+            if self.longest_season and "season" not in {state.name for state in graph.state}:
+                raise ValueError("a longest_season needs the state tensor season")
+            if not wanted <= {tensor.name for tensor in graph.inputs}:
+                raise ValueError(f"known_ahead needs the inputs {', '.join(sorted(wanted))}")
         return self
 
     @property
@@ -228,7 +250,15 @@ def read_manifest(folder: Path) -> ForecastManifest | TextManifest:
         OSError: it cannot be read.
         pydantic.ValidationError: it is not a manifest (this is a `ValueError`).
     """
-    return _adapter.validate_json((folder / MANIFEST_FILE).read_bytes())
+    # Without O_NONBLOCK, to open a pipe waits for whoever writes to it.
+    descriptor = os.open(folder / MANIFEST_FILE, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "it is not a file")
+        if about.st_size > MAX_MANIFEST_BYTES:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_MANIFEST_BYTES} bytes")
+        return _adapter.validate_json(file.read())
 
 
 def sha256_of(path: Path) -> str:

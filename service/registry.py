@@ -1,7 +1,9 @@
 """Finds the model folders, checks them, opens them. A folder that fails its checks is refused and harms no other."""
 
 import gc
+import mmap
 import queue
+import re
 import threading
 import weakref
 from collections.abc import Mapping
@@ -12,12 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import structlog
 from pydantic import ValidationError
 
 from service.engine.engine import Engine
 from service.engine.runner import Array, GraphMismatchError, Runner, States, int8_is_exact
 from service.engine.scheduler import CHUNK, Decoding
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
+from service.folders import model_folders, printable, reason_not_regular
 from service.generation import CharacterDecoder
 from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of
 from service.metrics import Metrics
@@ -25,6 +29,7 @@ from service.sampling import SamplingParams, controls
 from service.sessions.state import StateCodec
 from service.settings import Settings
 from service.tokenizer import Tokenizer
+from service.trials import Trials
 
 Kind = Literal["forecast", "text"]
 Precision = Literal["float32", "int8"]
@@ -140,9 +145,11 @@ class Registry:
     """The models of one folder. Its catalogue is replaced whole, so that readers on any thread see an old one or a new
     one; who reads twice takes `current` once."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, trials: Trials | None = None) -> None:
+        """`trials`: where new folders are tried out before they are opened here; nowhere, if there are none."""
         self._settings = settings
         self._metrics = metrics
+        self._trials = trials
         defaults: dict[Kind, str] = {
             "forecast": settings.default_forecast_model,
             "text": settings.default_text_model,
@@ -178,11 +185,22 @@ class Registry:
         old = self.current
         models: list[Model] = []
         refused: list[Refused] = []
-        for path in _folders(self._settings.models_dir):
+        folders, unreadable = model_folders(self._settings.models_dir)
+        refused += [Refused(printable(name.name), "", reason) for name, reason in unreadable.items()]
+        unchanged = {path: self._unchanged(path, old.models) for path in folders}
+        new = [path for path in folders if unchanged[path] is None]
+        reasons = self._trials.reasons(new) if self._trials is not None else {}
+        for path in folders:
             try:
-                models.append(self._load(path, old.models))
+                if (reason := reasons.get(path)) is not None:
+                    raise _RefusalError(reason)
+                models.append(unchanged[path] or self._load(path))
             except _RefusalError as refusal:
-                refused.append(Refused(path.parent.name, path.name, str(refusal)))
+                refused.append(Refused(printable(path.parent.name), printable(path.name), str(refusal)))
+            except Exception as error:  # of our own making; it must take no other model down
+                structlog.get_logger().exception("a model folder could not be opened", folder=printable(str(path)))
+                reason = f"unexpected {type(error).__name__}; the log says more"
+                refused.append(Refused(printable(path.parent.name), printable(path.name), reason))
         models.sort(key=lambda model: (model.manifest.name, -model.manifest.version))
         self.current = Catalogue(tuple(models), tuple(refused), old.defaults)
         gone = [model for model in old.models if model not in models]
@@ -194,17 +212,21 @@ class Registry:
             refused=tuple(one for one in refused if one not in old.refused),
         )
 
-    def _load(self, path: Path, loaded: tuple[Model, ...]) -> Model:
-        manifest = _checked_manifest(path)
-        graph, decode, precision = _chosen(manifest, self._settings.precision)
-        for file in (graph, decode):
-            if file is not None:
-                _check_files(path, file)
-        # The manifest holds the sha256 of its files, so the same manifest is the same model.
-        for model in loaded:
-            if model.manifest == manifest:
-                return model
-        return Model(manifest, precision, _started(path, manifest, graph, decode, self._settings, self._metrics))
+    def _unchanged(self, path: Path, loaded: tuple[Model, ...]) -> Model | None:
+        """The model that is loaded from this folder already: the manifest holds the sha256 of its files, so the same
+        manifest is the same model."""
+        if not loaded:
+            return None
+        try:
+            manifest = _checked_manifest(path)
+            _check_all_files(path, manifest, self._settings.precision)
+        except _RefusalError:
+            return None
+        return next((model for model in loaded if model.manifest == manifest), None)
+
+    def _load(self, path: Path) -> Model:
+        opened = _opened(path, self._settings.precision, self._settings.threads)
+        return Model(opened.manifest, opened.precision, _started(opened, self._settings, self._metrics))
 
     def close(self) -> None:
         """End the engines."""
@@ -228,24 +250,11 @@ def _end(engines: list[Engine], released: "queue.SimpleQueue[None]", patience: f
     gc.collect()  # an engine and its scheduler hold each other, and the memory of the graph
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Each <name>/<version>/."""
-    return [version for name in _inside(folder) for version in _inside(name)]
-
-
-def _inside(folder: Path) -> list[Path]:
-    """The folders in a folder; what begins with a dot is an export at work."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):  # perhaps only just removed
-        return []
-
-
 def _checked_manifest(path: Path) -> ForecastManifest | TextManifest:
     try:
         manifest = read_manifest(path)
-    except OSError:
-        raise _RefusalError(f"{MANIFEST_FILE} cannot be read") from None
+    except OSError as error:
+        raise _RefusalError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
@@ -257,35 +266,62 @@ def _checked_manifest(path: Path) -> ForecastManifest | TextManifest:
     return manifest
 
 
-def _started(
-    path: Path,
-    manifest: ForecastManifest | TextManifest,
-    graph: Graph,
-    decode: Graph | None,
-    settings: Settings,
-    metrics: Metrics,
-) -> Engine:
-    """An engine that has been tried out."""
+@dataclass(frozen=True)
+class _Opened:
+    """A model's graphs, which have been tried out."""
+
+    manifest: ForecastManifest | TextManifest
+    precision: Precision
+    graph: Graph
+    runner: Runner
+    decoding: Decoding | None
+
+
+def reason_to_refuse(path: Path, precision: str, threads: int) -> str | None:
+    """Why a model folder is refused; None if it is not."""
+    try:
+        _opened(path, precision, threads)
+    except _RefusalError as refusal:
+        return str(refusal)
+    return None
+
+
+def _opened(path: Path, wanted: str, threads: int) -> _Opened:
+    manifest = _checked_manifest(path)
+    graph, decode, precision = _chosen(manifest, wanted)
+    _check_all_files(path, manifest, wanted)
     decoding = None
     try:
-        runner = Runner(path, graph, settings.threads)
+        runner = Runner(path, graph, threads)
         states = _try_out(runner, manifest, graph)
         if isinstance(manifest, TextManifest) and decode is not None:
-            decoding = Decoding(Runner(path, decode, settings.threads), CharacterDecoder(manifest.vocabulary))
+            decoding = Decoding(Runner(path, decode, threads), CharacterDecoder(manifest.vocabulary))
             _try_out_decoding(decoding, states, len(manifest.vocabulary))
     except (GraphMismatchError, CarryError) as error:
         raise _RefusalError(str(error)) from error
     except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
         raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
+    return _Opened(manifest, precision, graph, runner, decoding)
+
+
+def _started(opened: _Opened, settings: Settings, metrics: Metrics) -> Engine:
+    manifest = opened.manifest
     return Engine(
         manifest.name,
-        runner,
-        decoding,
+        opened.runner,
+        opened.decoding,
         any_split=isinstance(manifest, TextManifest),  # a forecaster's running sums round by where they were cut
         most_work=settings.max_waiting_steps,
         metrics=metrics.engine(f"{manifest.name}@{manifest.version}"),
-        chunk=min(CHUNK, graph.max_steps),
+        chunk=min(CHUNK, opened.graph.max_steps),
     )
+
+
+def _check_all_files(path: Path, manifest: ForecastManifest | TextManifest, wanted: str) -> None:
+    graph, decode, _ = _chosen(manifest, wanted)
+    for file in (graph, decode):
+        if file is not None:
+            _check_files(path, file)
 
 
 def _check_files(path: Path, graph: Graph) -> None:
@@ -293,13 +329,30 @@ def _check_files(path: Path, graph: Graph) -> None:
         if part is None:
             continue
         try:
+            if (reason := reason_not_regular(path / part.file)) is not None:
+                raise _RefusalError(f"{part.file} {reason}")
             found = sha256_of(path / part.file)
-        except OSError:
-            raise _RefusalError(f"{part.file} cannot be read") from None
+        except OSError as error:
+            raise _RefusalError(f"{part.file} cannot be read: {error.strerror}") from None
         if found != part.sha256:
             raise _RefusalError(
                 f"{part.file} is not the file that was exported: its sha256 is {found}, not {part.sha256}"
             )
+    named = {graph.weights.file} if graph.weights is not None else set()
+    others = _external_files(path / graph.file) - named
+    if others:
+        raise _RefusalError(
+            f"{graph.file} has weights in files that the manifest does not name: {', '.join(sorted(others))}"
+        )
+
+
+def _external_files(graph: Path) -> set[str]:
+    """The files that hold an ONNX file's external data: entries "location" of its tensors, as protobuf writes them."""
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return {
+            content[match.end() : match.end() + match[1][0]].decode(errors="backslashreplace")
+            for match in re.finditer(rb"\x0a\x08location\x12(.)", content, re.DOTALL)
+        }
 
 
 def _chosen(manifest: ForecastManifest | TextManifest, wanted: str) -> tuple[Graph, Graph | None, Precision]:
@@ -332,6 +385,8 @@ def _try_out(runner: Runner, manifest: ForecastManifest | TextManifest, graph: G
     for array, (name, expected) in zip(found, outputs.items(), strict=True):
         if array.shape != expected:
             raise GraphMismatchError(f"{graph.file}: {name} has the shape {array.shape}, not {expected}")
+        if not np.isfinite(array).all():
+            raise GraphMismatchError(f"{graph.file}: {name} is not finite for ordinary input")
     return states
 
 
@@ -342,3 +397,5 @@ def _try_out_decoding(decoding: Decoding, states: States, vocabulary: int) -> No
     found, _ = decoding.runner.run({**params, **steps}, decoding.runner.fresh(1) | states, decoding.decoder.outputs)
     if [array.shape for array in found] != [(2, 1), (2, 1, vocabulary)]:
         raise GraphMismatchError(f"the graph that decodes gives the shapes {[array.shape for array in found]}")
+    if not ((found[0] >= 0) & (found[0] < vocabulary)).all():
+        raise GraphMismatchError("the graph that decodes gives tokens that are not in the vocabulary")

@@ -13,6 +13,7 @@ from service.errors import DeadlineExceededError
 from service.metrics import Metrics
 from service.registry import Changes, Registry
 from service.settings import Settings
+from service.trials import Trials
 
 LOOK = 0.25
 """Seconds between two looks at the board while nobody waits; ten times as often costs more than all else at rest."""
@@ -21,16 +22,19 @@ LOOK = 0.25
 class Reloader:
     """Loads the models of the process that is number `own`, and reloads them whenever any process is asked to."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, board: Board, own: int) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, board: Board, own: int, trials: Trials | None = None
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._board = board
         self._own = own
+        self._trials = trials
         self._reloading = asyncio.Lock()
         board.done[own] = 0  # what the one before it has done counts no more
         self._tried = board.wanted
         self._failed = -1
-        self.registry = Registry(settings, metrics)
+        self.registry = Registry(settings, metrics, trials)
         if not int8_is_exact() and settings.precision != "float32":
             structlog.get_logger().warning(
                 "this processor multiplies int8 inexactly (x86 without VNNI): "
@@ -61,6 +65,8 @@ class Reloader:
         try:
             yield
         finally:
+            if self._trials is not None:
+                self._trials.stop()
             async with self._reloading:  # what is begun comes to its end
                 task.cancel()
             self._board.done[self._own] = ENDED

@@ -19,6 +19,7 @@ from service.board import Board
 from service.figures import Figures
 from service.processes import KILL_AFTER
 from service.settings import Settings
+from service.trials import Trials
 
 
 class Server(uvicorn.Server):
@@ -64,13 +65,15 @@ class Server(uvicorn.Server):
         log.info("drained", seconds=round(time.monotonic() - started, 2))
 
 
-def run_worker(settings: Settings, board: Board, figures: Figures, listener: socket.socket, place: int) -> None:
+def run_worker(
+    settings: Settings, board: Board, figures: Figures, trials: Trials, listener: socket.socket, place: int
+) -> None:
     """Serve until told to end."""
     figures.count_here(place)
     # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
     sys.setswitchinterval(0.0005)
     config = uvicorn.Config(
-        create_app(settings, board=board, place=place, figures=figures),
+        create_app(settings, board=board, place=place, figures=figures, trials=trials),
         log_config=None,  # service/logs.py writes what uvicorn says
         log_level="warning",
         access_log=False,

@@ -2,6 +2,7 @@
 Plain ASGI, in this order: RequestMiddleware, AccessMiddleware, BodyMiddleware."""
 
 import asyncio
+import logging
 import re
 import time
 import uuid
@@ -34,6 +35,11 @@ GONE = 499
 """Logged and counted where the caller left before there was an answer (nginx's number for it)."""
 ANSWER_PIECE = 256 * 1024
 """Bytes of an answer that are handed to the connection at once: the next ones wait until these can be sent."""
+
+
+_PROBES = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
+MAX_LOGGED_PATH = 1000
+"""Characters."""
 
 
 class RequestMiddleware:
@@ -84,8 +90,15 @@ class RequestMiddleware:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._metrics.requests.labels(method, route, status).inc()
                 self._metrics.seconds.labels(route).observe(seconds)
-                structlog.get_logger().info(
-                    "request", method=method, path=scope["path"], status=status, ms=round(1000 * seconds, 2)
+                structlog.get_logger().log(
+                    # Probes and scrapes come every few seconds, and nobody looks for them.
+                    logging.DEBUG if route in _PROBES and status < 500 else logging.INFO,
+                    "request",
+                    method=method,
+                    path=scope["path"][:MAX_LOGGED_PATH],
+                    status=status,
+                    ms=round(1000 * seconds, 2),
+                    owner=scope.get("carry.owner", "")[:8],
                 )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -293,3 +294,18 @@ def test_a_mistake_is_one_line_of_json(models: Path, store: str) -> None:
 def test_the_version_is_told() -> None:
     ended = subprocess.run([CARRY, "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout == f"carry {version('carry')}\n"
+
+
+def test_a_model_folder_that_hangs_stops_neither_start_nor_reload_nor_the_end(
+    models: Path, store: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(models, folder)
+    (folder / "pipe/1").mkdir(parents=True)
+    os.mkfifo(folder / "pipe/1/manifest.json")
+    with Service(folder, store, processes=2) as service:
+        (folder / "another/1").mkdir(parents=True)
+        os.mkfifo(folder / "another/1/manifest.json")
+        refused = post(f"{service.url}/models/reload", {})["refused"]
+        assert [model["name"] for model in refused] == ["another", "pipe"]
+        post(f"{service.url}/forecast", {"series": [1, 2, 3]})

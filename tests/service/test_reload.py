@@ -290,7 +290,7 @@ def test_a_reload_that_fails_is_our_fault_changes_nothing_and_the_next_one_is_a_
 
     shutil.rmtree(folder / "text")
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
-        patch.setattr("service.registry._folders", broken)
+        patch.setattr("service.registry.model_folders", broken)
         answer = client.post("/models/reload")
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert "secret" not in answer.text

@@ -1,0 +1,199 @@
+"""Model folders that hang, crash, cannot be read or answer nonsense are refused with the reason; others are served."""
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from service.folders import model_folders
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+from service.trials import Trials
+from tests.service.test_registry import edit, rehash
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders, no alarm")
+
+
+def pipe_for_a_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
+def pipe_for_a_graph(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    os.mkfifo(folder / "model.onnx")
+
+
+def endless_file(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").symlink_to("/dev/zero")
+
+
+def enormous_manifest(folder: Path) -> None:
+    with (folder / "manifest.json").open("r+b") as file:
+        file.truncate(2**36)
+
+
+def weights_that_are_no_numbers(folder: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and numpy_helper.to_array(tensor).size > 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * float("nan"), tensor.name))
+    onnx.save(model, folder / "model.onnx")
+    rehash(folder)
+
+
+def date_that_is_none(folder: Path) -> None:
+    provenance = json.loads((folder / "manifest.json").read_text())["provenance"]
+    edit(folder, provenance=provenance | {"created_at": "yesterday"})
+
+
+def features_without_inputs(folder: Path) -> None:
+    edit(folder, features=["f0", "f1"], known_ahead=["f1"])
+
+
+def weights_that_nothing_covers(folder: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="side.bin", size_threshold=0)
+    rehash(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (pipe_for_a_manifest, "cannot be read: it is not a file"),
+        (pipe_for_a_graph, "model.onnx is not a file"),
+        (endless_file, "cannot be read: it is not a file"),
+        (enormous_manifest, "cannot be read: it is larger than"),
+        (weights_that_are_no_numbers, "not finite"),
+        (date_that_is_none, "created_at"),
+        (features_without_inputs, "known_ahead needs the inputs"),
+        (weights_that_nothing_covers, "side.bin"),
+    ],
+)
+def test_what_would_fail_later_is_refused(
+    models: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    shutil.copytree(models, tmp_path / "models")
+    spoil(tmp_path / "models/forecast/1")
+    registry = Registry(Settings(models_dir=tmp_path / "models"), Metrics())
+    try:
+        assert {model.manifest.name for model in registry.models} == {"text", "weather"}
+        (refused,) = registry.refused
+        assert said in refused.reason
+    finally:
+        registry.close()
+
+
+SUICIDE = """
+import os, signal, sys, json, time
+sys.path.insert(0, {root!r})
+import service.tryout
+real = service.tryout.reason_to_refuse
+def reason(path, *rest):
+    if path.parent.name == "weather":
+        {act}
+    return real(path, *rest)
+service.tryout.reason_to_refuse = reason
+from pathlib import Path
+service.tryout.main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [Path(p) for p in sys.argv[4:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("while True: pass", "does not answer: it was given up after"),
+        ("os._exit(3)", "status 3"),
+    ],
+)
+def test_a_model_that_crashes_or_hangs_is_refused_and_the_others_are_tried(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, said: str
+) -> None:
+    stand_in = tmp_path / "python"
+    script = tmp_path / "tryout.py"
+    script.write_text(SUICIDE.format(act=act, root=str(Path(__file__).parents[2])))
+    stand_in.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {script} "$@"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setattr("service.trials.sys.executable", str(stand_in))
+    trials = Trials(Settings(models_dir=models), limit=5)
+    registry = Registry(Settings(models_dir=models), Metrics(), trials)
+    try:
+        assert {model.manifest.name for model in registry.models} == {"forecast", "text"}
+        (refused,) = registry.refused
+        assert said in refused.reason
+    finally:
+        registry.close()
+
+
+def test_what_was_tried_before_is_not_tried_again_until_it_changes(models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(models, tmp_path / "models")
+    trials = Trials(Settings(models_dir=folder))
+    trials.begin()
+    trials.finish()
+    paths = model_folders(folder)[0]
+    started: list[Sequence[Path]] = []
+    trials._start = started.append  # type: ignore[method-assign]
+    assert trials.reasons(paths) == dict.fromkeys(paths)
+    assert not started
+
+
+def test_a_trial_ends_when_it_is_stopped(models: Path) -> None:
+    trials = Trials(Settings(models_dir=models))
+    paths = model_folders(models)[0]
+    trials.begin()
+    assert trials._process is not None
+    os.kill(trials._process.pid, 19)
+    stopper = threading.Timer(0.2, trials.stop)
+    stopper.start()
+    found = trials._collect(paths)
+    stopper.join()
+    assert set(found) == set(paths)
+    assert all(found.values())
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_refused(models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(models, tmp_path / "models")
+    (folder / "weather").chmod(0)
+    try:
+        registry = Registry(Settings(models_dir=folder), Metrics())
+        assert [refused.name for refused in registry.refused] == ["weather"]
+        registry.close()
+    finally:
+        (folder / "weather").chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bad", "good/1", "lost+found", ".export"):
+        (tmp_path / name).mkdir(parents=True)
+    iterdir = Path.iterdir
+
+    def refusing(path: Path) -> object:
+        if path.name in ("bad", "lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    assert model_folders(tmp_path) == (
+        [tmp_path / "good/1"],
+        {tmp_path / "bad": "the folder cannot be read: Permission denied"},
+    )
+
+
+def test_a_name_that_is_no_text_harms_no_answer(models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(models, tmp_path / "models")
+    os.makedirs(os.fsencode(folder) + b"/\xff/1")
+    registry = Registry(Settings(models_dir=folder), Metrics())
+    assert json.dumps([vars(refused) for refused in registry.refused]).encode()
+    assert [refused.name for refused in registry.refused] == ["\\xff"]
+    registry.close()
