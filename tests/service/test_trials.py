@@ -135,14 +135,16 @@ def test_a_model_that_crashes_or_hangs_is_refused_and_the_others_are_tried(
         registry.close()
 
 
-def test_what_was_tried_before_is_not_tried_again_until_it_changes(models: Path, tmp_path: Path) -> None:
+def test_what_was_tried_before_is_not_tried_again(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = shutil.copytree(models, tmp_path / "models")
     trials = Trials(Settings(models_dir=folder))
     trials.begin()
     trials.finish()
     paths = model_folders(folder)[0]
     started: list[Sequence[Path]] = []
-    trials._start = started.append  # type: ignore[method-assign]
+    monkeypatch.setattr(trials, "_start", started.append)
     assert trials.reasons(paths) == dict.fromkeys(paths)
     assert not started
 
