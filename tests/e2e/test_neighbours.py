@@ -115,6 +115,6 @@ def test_nobody_waits_for_the_worst_request_of_a_route(service: Service, worst: 
     rest = statistics.median(wait_for_live(port) for _ in range(50))
     with neighbour(port) as waits:
         status = post(port, path, body)
-    longest = max(waits)
+    longest = max(waits, default=0.0)  # a refusal may come before anybody has asked
     assert status < 500
     assert longest < FACTOR * rest, f"{longest / rest:.0f} times its wait at rest, which is {1000 * rest:.1f} ms"
