@@ -53,6 +53,7 @@ RunDir = Annotated[
 Restart = Annotated[bool, typer.Option("--restart", help="Forget a run (its checkpoint and log) and train anew.")]
 Valid = Annotated[float, typer.Option(min=0, max=0.5, help="Share held out to choose the weights.")]
 Test = Annotated[float, typer.Option(min=0, max=0.5, help="Share at the end held out to measure.")]
+Freq = Annotated[str | None, typer.Option(help="How often there is a value, as pandas says it: MS, D, h. [found]")]
 Baselines = Annotated[bool, typer.Option(help="Measure fitted baselines on the same test part.")]
 
 
@@ -62,6 +63,7 @@ def train_forecast(
     name: Name,
     given: typer.Context,
     target: Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")] = None,
+    freq: Freq = None,
     features: Annotated[str, typer.Option(help="Further columns to read, separated by commas.")] = "",
     horizon: Annotated[int, typer.Option(min=1, help="Values forecast at once.")] = 12,
     context: Annotated[int, typer.Option(min=2, help="Time steps per training window, e.g. 60.")] = 60,
@@ -120,7 +122,7 @@ def train_forecast(
 
     def work() -> Path | None:
         categories = find_categories(data, kinds)
-        series, columns = read_series(data, target, names, categories)
+        series, columns = read_series(data, target, names, categories, freq)
         config = module.ForecastConfig(
             cell=_cell(cell),
             hidden=hidden,
@@ -223,6 +225,9 @@ def train_text(
         float,
         typer.Option(min=0, max=0.95, help="Of the recurrent weights (not for jordan): against learning by heart."),
     ] = 0.0,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Each line of a plain text is a document: input = output, a review, a name.")
+    ] = False,
     unit: Annotated[str, typer.Option(help="What a token is: character, or word (or a mark).")] = "character",
     min_count: Annotated[
         int | None, typer.Option(min=1, help="What is rarer than this counts as unknown. [1, for words 2]")
@@ -312,7 +317,7 @@ def train_text(
             start_from=start_from,
         )
         loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision, average, muon)
-        parts = read_parts(texts, valid_on or [], test_on or [], valid, test)
+        parts = read_parts(texts, valid_on or [], test_on or [], valid, test, lines)
         return module.train(parts, config, loop, run)
 
     _train(run, restart, work, "TEXTS")
@@ -329,6 +334,7 @@ def evaluate(
         ),
     ],
     target: Annotated[str | None, typer.Option(help="Column to forecast, as for `carry train forecast`.")] = None,
+    freq: Freq = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows at the end of each series without a split.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Most windows of a file, evenly spaced.")] = None,
     baselines: Annotated[
@@ -355,7 +361,9 @@ def evaluate(
         kind = json.loads((model / "manifest.json").read_text())["kind"]
     except (OSError, ValueError, KeyError):
         raise typer.BadParameter(f"{model} is no model folder", param_hint="MODEL") from None
-    foreign = {"--target": target, "--limit": limit, "--url": url} if kind == "text" else {"--last": last}
+    foreign = (
+        {"--target": target, "--freq": freq, "--limit": limit, "--url": url} if kind == "text" else {"--last": last}
+    )
     for option, value in foreign.items():
         if value is not None:
             raise typer.BadParameter(f"not of a {kind} model", param_hint=option)
@@ -367,7 +375,7 @@ def evaluate(
             scores = evaluate_text(model, data, last)
             typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores, digits=5))
             return
-        figures = evaluate_forecaster(model, data, target, windows, limit, chosen, url)
+        figures = evaluate_forecaster(model, data, target, windows, limit, chosen, url, freq)
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
     if as_json:
@@ -387,7 +395,7 @@ def forecast(
         str | None, typer.Option(help="Central intervals in percent, separated by commas. [80,95, if the model can]")
     ] = None,
     target: Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")] = None,
-    freq: Annotated[str | None, typer.Option(help="How often there is a value, as pandas says it: MS, D, h.")] = None,
+    freq: Freq = None,
     season_length: Annotated[
         str | None, typer.Option(help="Values per season, or per season and longer season: 24,168. 1 = none.")
     ] = None,
@@ -427,7 +435,7 @@ def forecast(
     except DataError as error:
         raise CarryError(str(error)) from error
     if as_json:
-        typer.echo(table.to_json(orient="records", date_format="iso", double_precision=15))
+        typer.echo(module.as_json(table))
     elif out is None:
         typer.echo(module.preview(table))
     failed = [(one.id, why) for one, why in zip(found.series, found.quantiles, strict=True) if isinstance(why, str)]

@@ -54,6 +54,7 @@ def evaluate_forecaster(
     limit: int | None = None,
     baselines: Sequence[str] = (),
     url: str | None = None,
+    freq: str | None = None,
 ) -> list[Figures]:
     """Figures of each file, of each of its groups (frequencies) and of all of it, the model's first.
 
@@ -73,7 +74,7 @@ def evaluate_forecaster(
     figures = []
     try:
         for path in data:
-            chosen = _windows(path, manifest, target, windows, limit)
+            chosen = _windows(path, manifest, target, windows, limit, freq)
             figures += _measured(path.name.split(".")[0], chosen, levels, methods)
     finally:
         for model in models.values():
@@ -101,12 +102,14 @@ def _levels(manifest: ForecastManifest) -> tuple[float, ...]:
     return tuple(sorted(level for level in wanted if known[0] <= level <= known[-1]))
 
 
-def _windows(path: Path, manifest: ForecastManifest, target: str | None, count: int, limit: int | None) -> list[Window]:
+def _windows(
+    path: Path, manifest: ForecastManifest, target: str | None, count: int, limit: int | None, freq: str | None
+) -> list[Window]:
     if is_benchmark(path):
         found = read_benchmark(path)
     else:
         target = target or (manifest.target if len(manifest.features) > 1 else None)
-        series, _ = read_series([path], target, manifest.features[1:], manifest.categories)
+        series, _ = read_series([path], target, manifest.features[1:], manifest.categories, freq)
         found = rolling_windows(series, manifest.horizon, count)
         if not found:
             raise DataError(

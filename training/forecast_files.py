@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from service.forecasting import ForecastRequest, check_levels, tails
 from service.manifest import ForecastManifest
 from service.settings import Settings
 from training.inference import Answer, Asked, Forecasters, forecast_all, usual_season
-from training.series_data import DataError, Series, frequency, read_series
+from training.series_data import DataError, Series, read_series
+from training.times import times_after
 
 Floats = NDArray[np.float64]
 
@@ -28,12 +29,8 @@ PICTURED = 6
 """Series in a picture."""
 PREVIEWED = 48
 """Rows of a table that is printed."""
-REGULAR = ("YS", "YE", "QS", "QE", "MS", "ME", "W", "B", "D", "h", "30min", "15min", "10min", "5min", "min", "s")
-"""Frequencies that times with gaps may have, tried from the coarsest to the finest."""
 WORTH_PROCESSES = 1_000_000
 """Bytes of a file from which on several processes gain more time than they take to start."""
-MOST_GAPS = 2
-"""A grid with more than so many times as many places as there are values is not taken for theirs."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Forecasts:
-    """series: what was forecast from, its times regular; quantiles[i] (horizon, L) of each at `levels`, or why not;
+    """series: what was forecast from; quantiles[i] (horizon, L) of each at `levels`, or why not;
     times[i] (horizon,): those forecast, or steps from 1 where the file has no times."""
 
     series: list[Series]
@@ -61,9 +58,9 @@ class Forecasts:
 
 
 def forecast_file(path: Path, manifest: ForecastManifest, settings: Settings, wish: Wish) -> Forecasts:
-    """Forecast what follows each series of a file.
+    """Forecast what follows each series of a file, from the last value of its target on.
 
-    Of a model with features that are known ahead, rows at the end without a target tell their future.
+    Rows after it tell a model with features that are known ahead their future.
 
     Raises:
         DataError: the file cannot be read, or its times follow no frequency.
@@ -83,16 +80,15 @@ def _asked(
     path: Path, manifest: ForecastManifest, levels: tuple[float, ...], wish: Wish
 ) -> tuple[list[Series], list[Asked], list[pd.Index]]:
     target = wish.target or (manifest.target if len(manifest.features) > 1 else None)
-    found, _ = read_series([path], target, manifest.features[1:], manifest.categories)
-    series, asked, times = [], [], []
-    for one in found:
-        whole, freq = _regular(one, wish.freq)
-        observed, future = _parted(whole, manifest)
-        season = wish.season_length or usual_season(manifest, freq, observed.season, observed.values[:, 0])
-        request = ForecastRequest(observed.values, wish.horizon, levels, non_negative=wish.non_negative, future=future)
-        series.append(observed)
+    series, _ = read_series([path], target, manifest.features[1:], manifest.categories, wish.freq)
+    known = [manifest.features.index(name) for name in manifest.known_ahead]
+    asked, times = [], []
+    for one in series:
+        season = wish.season_length or usual_season(manifest, one.freq, one.season, one.values[:, 0])
+        future = one.future[:, known] if known and one.future.size else None
+        request = ForecastRequest(one.values, wish.horizon, levels, non_negative=wish.non_negative, future=future)
         asked.append((request, season))
-        times.append(_times_after(observed.times, freq, wish.horizon))
+        times.append(_times_after(one, wish.horizon))
     return series, asked, times
 
 
@@ -101,10 +97,10 @@ def forecast_table(found: Forecasts) -> pd.DataFrame:
     answered = [i for i, quantiles in enumerate(found.quantiles) if not isinstance(quantiles, str)]
     stacked = np.concatenate([found.quantiles[i] for i in answered]) if answered else np.empty((0, len(found.levels)))
     ids = np.array([found.series[i].id for i in answered], dtype=object)
-    times = [found.times[i].to_numpy() for i in answered]
+    times = [found.times[i] for i in answered]
     columns = {
         "unique_id": np.repeat(ids, [len(some) for some in times]),
-        "ds": np.concatenate(times) if times else np.empty(0),
+        "ds": times[0].append(times[1:]) if times else np.empty(0),
         "median": stacked[:, found.levels.index(0.5)],
     }
     for low, high in zip(found.levels, reversed(found.levels), strict=True):
@@ -147,7 +143,9 @@ def picture(found: Forecasts, path: Path) -> None:
         shown = min(len(series.values), max(24, 4 * len(quantiles)))
         both = None
         if series.times is not None:
-            both = np.concatenate([series.times[-shown:].to_numpy(), times.to_numpy()])
+            assert isinstance(times, pd.DatetimeIndex)
+            parts = (series.times[-shown:], times)
+            both = np.concatenate([part.tz_localize(None).to_numpy() for part in parts])
         panels.append(ForecastPanel(series.id, series.values[-shown:, 0], np.empty(0), quantiles, both))
     if panels:
         try:
@@ -169,6 +167,13 @@ def standard_input(path: Path) -> Iterator[Path]:
         yield copy
 
 
+def as_json(table: pd.DataFrame) -> str:
+    """A JSON array with an object for each row; times in ISO 8601, with the offset of their zone if they have one."""
+    if isinstance(table["ds"].dtype, pd.DatetimeTZDtype):
+        table = table.assign(ds=[time.isoformat() for time in table["ds"]])
+    return table.to_json(orient="records", date_format="iso", double_precision=15)
+
+
 def preview(table: pd.DataFrame) -> str:
     """The first rows, as text."""
     shown = table.head(PREVIEWED).to_string(index=False, float_format=lambda value: f"{value:.6g}")
@@ -186,59 +191,10 @@ def _quantile_levels(manifest: ForecastManifest, wanted: Sequence[float] | None)
     return tuple(sorted({*ends, 0.5}))
 
 
-def _regular(series: Series, freq: str | None) -> tuple[Series, str | None]:
-    """The series with a row for each time that its frequency has, those without a value missing; and the frequency."""
+def _times_after(series: Series, horizon: int) -> pd.Index:
     if series.times is None:
-        return series, freq
-    freq = freq or frequency(series.times)
-    grid = _grid(series.times, freq)
-    if grid is None:
-        given = "a frequency" if freq is None else f"the frequency {freq}"
-        raise DataError(f"{series.id}: its times do not follow {given}; give theirs with --freq (such as MS, D or h)")
-    if len(grid) == len(series.times):
-        return series, grid.freqstr
-    values = np.full((len(grid), series.values.shape[1]), np.nan)
-    values[grid.get_indexer(series.times)] = series.values
-    return replace(series, values=values, times=grid), grid.freqstr
-
-
-def _grid(times: pd.DatetimeIndex, freq: str | None) -> pd.DatetimeIndex | None:
-    """All times from the first to the last at a frequency, at the coarsest that fits if none is given."""
-    stamps = times.to_numpy()
-    return _found_grid(stamps.tobytes(), stamps.dtype.str, freq)
-
-
-@functools.lru_cache(maxsize=64)
-def _found_grid(stamps: bytes, dtype: str, freq: str | None) -> pd.DatetimeIndex | None:
-    """As bytes, since the many series of a file often share their times."""
-    times = pd.DatetimeIndex(np.frombuffer(stamps, dtype=dtype))
-    for name in REGULAR if freq is None else (freq,):
-        try:
-            grid = pd.date_range(times[0], times[-1], freq=name)
-        except ValueError:
-            raise DataError(f"--freq: {name!r} is not a frequency that pandas knows, such as MS, D or h") from None
-        if len(grid) <= MOST_GAPS * len(times) + 1 and times.is_unique and times.isin(grid).all():
-            return grid
-    return None
-
-
-def _parted(series: Series, manifest: ForecastManifest) -> tuple[Series, Floats | None]:
-    """The rows that were observed, and what is known of the features after them."""
-    if not manifest.known_ahead:
-        return series, None
-    end = int(np.flatnonzero(np.isfinite(series.values[:, 0]))[-1]) + 1
-    known = [manifest.features.index(name) for name in manifest.known_ahead]
-    times = None if series.times is None else series.times[:end]
-    return replace(series, values=series.values[:end], times=times), series.values[end:, known]
-
-
-def _times_after(times: pd.DatetimeIndex | None, freq: str | None, horizon: int) -> pd.Index:
-    return pd.RangeIndex(1, horizon + 1) if times is None else _dates_after(times[-1], freq, horizon)
-
-
-@functools.lru_cache(maxsize=64)
-def _dates_after(last: pd.Timestamp, freq: str | None, horizon: int) -> pd.DatetimeIndex:
+        return pd.RangeIndex(1, horizon + 1)
     try:
-        return pd.date_range(last, periods=horizon + 1, freq=freq)[1:]
+        return times_after(series.times[-1], series.freq, horizon)
     except (ValueError, OverflowError) as error:
         raise DataError(f"the times of the forecast leave the calendar: {error}") from None

@@ -57,6 +57,12 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def process_of_all() -> tuple[int, int]:
+    """Which of how many processes this is that train together."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def share_of_this_process(items: Sequence[Item]) -> list[Item]:
     """Every n-th item, where n processes train together."""
-    return list(items[int(os.environ.get("RANK", "0")) :: int(os.environ.get("WORLD_SIZE", "1"))])
+    rank, processes = process_of_all()
+    return list(items[rank::processes])

@@ -1,11 +1,10 @@
 """Reads series from the files that users have, and cuts them chronologically into train, validation and test parts."""
 
-import functools
 import gzip
 import json
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from training.times import parse_times, regular_times
 
 SEASONS = {
     "Q": 4,
@@ -44,12 +45,16 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Series:
-    """One series: values (T, F), NaN = missing, feature 0 the target; `season` values per season, 1 = none known."""
+    """One series: values (T, F), NaN = missing, feature 0 the target, of which the last value is known; `season` values
+    per season, 1 = none known. `times` (T,) are at the frequency `freq` (pandas' name), without gaps. `future` (K, F):
+    the rows after the last value of the target, which tell what is known ahead."""
 
     id: str
     values: NDArray[np.float64]
     times: pd.DatetimeIndex | None = None
     season: int = 1
+    freq: str | None = None
+    future: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 1)))
 
 
 @dataclass(frozen=True)
@@ -76,18 +81,23 @@ def read_series(
     target: str | None = None,
     features: Sequence[str] = (),
     categories: Mapping[str, Sequence[str]] | None = None,
+    freq: str | None = None,
 ) -> tuple[list[Series], tuple[str, ...]]:
-    """Read files of series; returns them and the names of their features, the target first.
+    """Read files of series; returns them and the names of their features, the target first. What trains, what measures
+    and what forecasts read a file by this function, and so the same series.
 
     CSV (also gzipped) and Parquet, in one of three layouts:
     - long: a column `unique_id`, a time column `ds`, the target (`y` unless named) and the feature columns;
     - one series: with `target`, each column named is a feature of the file's one series;
     - wide: otherwise, where every numeric column is a series by itself.
     JSON lines (also gzipped), one series a line: `values` (or `train`), optionally `id`, `season`, `start`, `freq`.
-    Features with `categories` are read as indices into them, any other category as missing.
+    Features with `categories` are read as indices into them, any other category as missing. A series of a table has a
+    row for each time at its frequency (`freq`, if it is told): one that the file lacks is a missing value. It ends with
+    the last value of its target.
 
     Raises:
-        DataError: a file cannot be read, or lacks what it should have.
+        DataError: a file cannot be read, or lacks what it should have, a time occurs twice, or times follow no
+            frequency.
     """
     found: list[Series] = []
     names = (target or "y", *features)
@@ -95,9 +105,10 @@ def read_series(
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             if features:
                 raise DataError(f"{path}: JSON lines hold one value a step; --features needs CSV or Parquet")
-            found += _read_json_lines(path)
+            found += [replace(one, freq=freq, season=_season(freq, one.season)) for one in _read_json_lines(path)]
         else:
-            found += _from_table(path, _coded(_read_table(path), categories or {}), target, features)
+            table = _coded(_read_table(path, categories or {}), categories or {})
+            found += _from_table(path, table, target, features, freq)
     if not found:
         raise DataError(f"no series in {', '.join(map(str, paths))}")
     return found, names
@@ -111,10 +122,10 @@ def find_categories(paths: Sequence[Path], names: Sequence[str]) -> dict[str, tu
     """
     found: dict[str, set[str]] = {name: set() for name in names}
     for path in paths if names else ():
-        table = _read_table(path)
+        table = _read_table(path, names)
         _check_columns(path, table, names)
         for name in names:
-            found[name] |= set(table[name].dropna().astype(str))
+            found[name] |= set(_category_names(table[name].dropna()))
             if not 0 < len(found[name]) <= MOST_CATEGORIES:
                 raise DataError(f"{path}: column {name!r} must hold 1 to {MOST_CATEGORIES} categories")
     return {name: tuple(sorted(found[name])) for name in names}
@@ -124,13 +135,23 @@ def _coded(table: pd.DataFrame, categories: Mapping[str, Sequence[str]]) -> pd.D
     for name in set(categories) & set(table.columns):
         index = {category: float(i) for i, category in enumerate(categories[name])}
         kept = table[name].notna()
-        table = table.assign(**{name: table[name].astype(str).where(kept).map(index)})
+        table = table.assign(**{name: _category_names(table[name]).where(kept).map(index)})
     return table
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _category_names(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """As text. Whole numbers have no point, though a gap among them makes pandas read 1 as 1.0."""
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")
+    return column.astype(str)
+
+
+def _read_table(path: Path, categorical: Iterable[str] = ()) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=dict.fromkeys(categorical, str))  # 01 is not 1
         if path.suffix == ".parquet" and not isinstance(table.index, pd.RangeIndex):
             table = table.reset_index()
     except FileNotFoundError:
@@ -159,7 +180,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: Sequence[str]) -> list[Series]:
+def _from_table(
+    path: Path, table: pd.DataFrame, target: str | None, features: Sequence[str], freq: str | None
+) -> list[Series]:
     if "unique_id" in table.columns:
         time = "ds" if "ds" in table.columns else _time_column(table, ("unique_id", target or "y", *features))
         if time is None:
@@ -172,13 +195,14 @@ def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: S
         for name in ("unique_id", time):
             if table[name].isna().any():
                 raise DataError(f"{path}: column {name!r} has empty cells")
-        if table.duplicated(["unique_id", time]).any():
-            raise DataError(f"{path}: some (unique_id, {time}) occur twice; each series has one value a time")
+        _check_repeats(path, table, ["unique_id", time])
         table = table.sort_values(["unique_id", time], kind="stable")
         ids, times, values = table["unique_id"].to_numpy(), _times(table, time), _numbers(path, table, columns)
         starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
         return [
-            _series(path, str(ids[start]), values[start:end], None if times is None else times[start:end], columns)
+            _series(
+                path, str(ids[start]), values[start:end], None if times is None else times[start:end], columns, freq
+            )
             for start, end in pairwise(starts)
         ]
     if features and target is None:
@@ -186,18 +210,15 @@ def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: S
     time = _time_column(table, (target, *features))
     if time is not None:
         table = table.assign(**{time: _parsed(table[time])})
-        stamps = table[time]
-        if stamps.isna().any():
+        if table[time].isna().any():
             raise DataError(f"{path}: column {time!r} has empty cells")
-        # In order they may repeat: days beside a column of hours, or the hour that summer time ends with.
-        if stamps.duplicated().any() and not stamps.is_monotonic_increasing and not stamps.is_monotonic_decreasing:
-            raise DataError(f"{path}: the times in {time!r} start over; several series need a column `unique_id`")
+        _check_repeats(path, table, [time])
         table = table.sort_values(time, kind="stable")
     if target is not None:
         columns = [target, *features]
         _check_columns(path, table, columns)
         values = _numbers(path, table, columns)
-        return [_series(path, path.name.split(".")[0], values, _times(table, time), columns)]
+        return [_series(path, path.name.split(".")[0], values, _times(table, time), columns, freq)]
     numeric = [
         name
         for name in table.columns
@@ -209,7 +230,25 @@ def _from_table(path: Path, table: pd.DataFrame, target: str | None, features: S
     if not numeric:
         raise DataError(f"{path}: no column of numbers; {_columns(table)}")
     times = _times(table, time)
-    return [_series(path, name, _numbers(path, table, [name]), times, [name]) for name in numeric]
+    return [_series(path, name, _numbers(path, table, [name]), times, [name], freq) for name in numeric]
+
+
+def _check_repeats(path: Path, table: pd.DataFrame, keys: list[str]) -> None:
+    """Refuse a table in which a series has two values at a time; its rows are as the file has them."""
+    repeated = table[keys].duplicated(keep=False)
+    if not repeated.any():
+        return
+    first = table[keys].iloc[int(np.flatnonzero(repeated)[0])]
+    rows = np.flatnonzero((table[keys] == first).all(axis=1))[:2] + 1
+    *series, time = first
+    of = f" of series {series[0]!r}" if series else ""
+    hint = "" if series else "; several series need a column `unique_id`"
+    if isinstance(time, pd.Timestamp) and time.tz is None and time.hour:
+        hint += "; an hour that clocks repeat needs its offset, such as +02:00"
+    raise DataError(
+        f"{path}: the time {time} in {keys[-1]!r}{of} is in rows {rows[0]} and {rows[1]} after the header; "
+        f"each series has one value a time{hint}"
+    )
 
 
 def _numbers(path: Path, table: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
@@ -227,14 +266,41 @@ def _times(table: pd.DataFrame, time: str | None) -> pd.DatetimeIndex | None:
 
 
 def _series(
-    path: Path, id: str, values: NDArray[np.float64], times: pd.DatetimeIndex | None, columns: list[str]
+    path: Path,
+    id: str,
+    values: NDArray[np.float64],
+    times: pd.DatetimeIndex | None,
+    columns: list[str],
+    freq: str | None,
 ) -> Series:
     for column, seen in zip(columns, values.T, strict=True):
         if np.isnan(seen).all():
             raise DataError(f"{path}: column {column!r} of series {id!r} holds no value at all")
         if np.isinf(seen).any():
             raise DataError(f"{path}: column {column!r} of series {id!r} holds infinity; {ACCEPTED}")
-    return Series(id, values, times, _season(times))
+    if times is not None:
+        values, times, freq = _without_gaps(path, id, values, times, freq)
+    end = int(np.flatnonzero(np.isfinite(values[:, 0]))[-1]) + 1
+    return Series(id, values[:end], None if times is None else times[:end], _season(freq), freq, values[end:])
+
+
+def _without_gaps(
+    path: Path, id: str, values: NDArray[np.float64], times: pd.DatetimeIndex, freq: str | None
+) -> tuple[NDArray[np.float64], pd.DatetimeIndex, str]:
+    """The values with a row for each time at the frequency, these times, and the frequency."""
+    try:
+        grid = regular_times(times, freq)
+    except ValueError:
+        raise DataError(f"--freq: {freq!r} is not a frequency that pandas knows, such as MS, D or h") from None
+    if grid is None:
+        given = "a frequency" if freq is None else f"the frequency {freq}"
+        raise DataError(
+            f"{path}: the times of {id} do not follow {given}; give theirs with --freq (such as MS, D or h), or leave "
+            "the times out, where a row is a step"
+        )
+    whole = np.full((len(grid.times), values.shape[1]), np.nan)
+    whole[grid.places(times)] = values
+    return whole, grid.times, grid.freq
 
 
 def _time_column(table: pd.DataFrame, taken: Sequence[str | None]) -> str | None:
@@ -252,38 +318,14 @@ def _time_column(table: pd.DataFrame, taken: Sequence[str | None]) -> str | None
 
 
 def _parsed(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """As times, in UTC where they name a zone, if all of it reads so; else as it is (`ds` may be whole numbers)."""
-    if pd.api.types.is_numeric_dtype(column):
-        return column
-    try:
-        times = pd.to_datetime(column, format="mixed" if column.dtype == object else None, utc=True)
-    except (ValueError, TypeError):
-        return column
-    return times.dt.tz_localize(None)
+    """As times, if all of it reads so; else as it is (`ds` may be whole numbers)."""
+    times = parse_times(column)
+    return column if times is None else times
 
 
-def _season(times: pd.DatetimeIndex | None) -> int:
-    """Values per season of dates as regular as pandas can tell, or daily with gaps (exchanges close at weekends)."""
-    if times is None or len(times) < 3:
-        return 1
-    freq = frequency(times)
-    if freq is not None:
-        return _season_of(freq)
-    if np.median(np.diff(times.to_numpy())) == np.timedelta64(1, "D"):
-        return 5 if times.dayofweek.max() < 5 else 7
-    return 1
-
-
-def frequency(times: pd.DatetimeIndex) -> str | None:
-    """pandas' name for how often there is a value, such as MS, QE-DEC, W-SUN or 30min; None where that varies."""
-    stamps = times.to_numpy()
-    return _inferred(stamps.tobytes(), stamps.dtype.str) if len(stamps) > 2 else None
-
-
-@functools.lru_cache(maxsize=64)
-def _inferred(stamps: bytes, dtype: str) -> str | None:
-    """As bytes, since the many series of a file often share their times, and telling takes longer than to read them."""
-    return pd.infer_freq(pd.DatetimeIndex(np.frombuffer(stamps, dtype=dtype)))
+def _season(freq: str | None, known: int = 1) -> int:
+    """Values per season of a frequency, if it is known."""
+    return known if freq is None else _season_of(freq)
 
 
 def _season_of(freq: str) -> int:

@@ -120,47 +120,107 @@ class SeriesStream:
 
 
 EPOCH = 2_000_000
-"""Tokens of a text that are trained on between two looks at the validation part, about."""
+"""Tokens of texts that are trained on between two looks at the validation part, about."""
+LONGEST_PAST = 50
+"""Windows that a state is carried over at most: longer documents are cut, where a line begins."""
 
 
 class TextStream:
-    """Windows of `context` tokens over `rows` equal parts of a text, each part read from its start to its end.
+    """Windows of `context` tokens over documents (T,), `rows` side by side, each document from a fresh state, as the
+    service reads a prompt.
 
-    A long text takes several epochs to be read once. In training the cut between parts moves from one reading to the
-    next, and a few tokens are read as unknown (the targets stay), so that the network learns to go on after one it does
-    not know.
+    In training, long documents are cut at line starts (token `line_end` ends a line) into stretches of all lengths from
+    half a window up, each read from a fresh state too: so the network learns to begin anywhere, not only in a document
+    that it has read for long. The stretches are drawn anew each time the texts are read. A few tokens are read as
+    unknown (the targets stay), so that the network learns to go on after one it does not know. Texts of many millions
+    take several epochs to be read once. `share`: which of how many processes this is; each reads its own stretches.
     """
 
-    def __init__(self, tokens: NDArray[np.int64], context: int, rows: int, unknown_rate: float = 0.0) -> None:
-        self.rows = min(rows, max(1, (len(tokens) - 1) // context))
-        self.tokens = tokens
+    def __init__(
+        self,
+        documents: Sequence[NDArray[np.int64]],
+        context: int,
+        rows: int,
+        unknown_rate: float = 0.0,
+        line_end: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.tokens = np.concatenate([*documents, np.empty(0, dtype=np.int64)])
         self.context = context
         self.unknown_rate = unknown_rate
-        self.epochs = max(1, round(len(tokens) / EPOCH))
-        """Epochs in which the text is read once."""
-
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-        return -(-len(self.tokens) // (self.rows * self.context * self.epochs))
+        self.epochs = max(1, round(len(self.tokens) / EPOCH))
+        """Epochs in which the texts are read once."""
+        ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
+        self._documents = np.stack([np.concatenate([[0], ends])[:-1], ends], axis=1)
+        self._line_starts = np.flatnonzero(self.tokens[:-1] == line_end) + 1 if line_end is not None else None
+        self._share = share
+        self._rows = rows
+        stretches = self._stretches(0)
+        self.rows = max(1, min(rows, len(stretches) // self.epochs))
+        windows = int(np.ceil((stretches[:, 1] - stretches[:, 0]) / context).sum())
+        self.steps = max(1, round(windows / (self.rows * self.epochs * share[1])))
+        """About how many batches an epoch has."""
 
     def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
-        """The part of the text that an epoch reads; without `rng` all of it, with fixed cuts and nothing hidden."""
-        reading, part = divmod(epoch, self.epochs)
-        shift = int(np.random.default_rng([len(self.tokens), reading]).integers(len(self.tokens)))
-        tokens = self.tokens if rng is None else np.roll(self.tokens, -shift)
-        inputs = tokens[:-1].copy()
-        if rng is not None:
-            inputs[rng.random(len(inputs)) < self.unknown_rate] = 0
-        length = -(-len(inputs) // self.rows)
-        padding = self.rows * length - len(inputs)
-        rows = np.pad(inputs, (0, padding)).reshape(self.rows, length)
-        targets = np.pad(tokens[1:], (0, padding), constant_values=-1).reshape(self.rows, length)
-        first, end = (0, length) if rng is None else (length * k // self.epochs for k in (part, part + 1))
-        for start in range(first, end, self.context):
-            window = slice(start, min(start + self.context, end))
+        """The stretches that an epoch reads; without `rng` each document whole, in order, nothing hidden."""
+        if rng is None:
+            stretches = self._documents - [0, 1]
+            stretches = stretches[stretches[:, 1] > stretches[:, 0]]
+        else:
+            reading, part = divmod(epoch, self.epochs)
+            stretches = self._stretches(reading)
+            first, end = (len(stretches) * k // self.epochs for k in (part, part + 1))
+            stretches = stretches[first:end][self._share[0] :: self._share[1]]
+            # The longest of the last ones first, so that all rows end at about the same time.
+            last = stretches[-3 * self.rows :]
+            last[:] = last[np.argsort(last[:, 0] - last[:, 1], kind="stable")]
+        yield from self._windows(stretches, rng)
+
+    def _windows(self, stretches: NDArray[np.int64], rng: np.random.Generator | None) -> Iterator[Batch]:
+        rows = max(1, min(self.rows, len(stretches)))
+        queue = iter(stretches.tolist())
+        at, end = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        while True:
+            fresh = np.zeros(rows, dtype=bool)
+            for b in np.flatnonzero(at >= end):
+                following = next(queue, None)
+                if following is not None:
+                    at[b], end[b] = following
+                    fresh[b] = True
+            sizes = np.minimum(end - at, self.context)
+            if not sizes.any():
+                return
+            places = at[:, None] + np.arange(sizes.max())
+            read = np.arange(sizes.max()) < sizes[:, None]
+            inputs = np.where(read, self.tokens[np.where(read, places, 0)], 0)
+            targets = np.where(read, self.tokens[np.where(read, places + 1, 0)], -1)
+            if rng is not None:
+                inputs[rng.random(inputs.shape) < self.unknown_rate] = 0
             yield Batch(
-                arguments=(torch.from_numpy(rows[:, window].copy()), torch.from_numpy(targets[:, window].copy())),
-                fresh=torch.full((self.rows,), start == first),
-                weight=int((targets[:, window] >= 0).sum()),
+                arguments=(torch.from_numpy(inputs), torch.from_numpy(targets)),
+                fresh=torch.from_numpy(fresh),
+                weight=int(sizes.sum()),
             )
+            at = at + sizes
+
+    def _stretches(self, reading: int) -> NDArray[np.int64]:
+        """Where the stretches (N, 2) of one reading of all texts start and end, in any order: every token of a document
+        but its last is read in one of them, and every token but its first is the target there."""
+        rng = np.random.default_rng([len(self.tokens), reading])
+        total, least = len(self.tokens), max(2, self.context // 2)
+        most = max(2 * least, min(LONGEST_PAST * self.context, total // (4 * self._rows * self._share[1])))
+        count = 2 + int(1.5 * total * np.log(most / least) / (most - least))
+        cuts = np.cumsum(np.exp(rng.uniform(np.log(least), np.log(most), count))).astype(np.int64)
+        cuts = cuts[cuts < total]
+        document = np.searchsorted(self._documents[:, 1], cuts, side="right")
+        sizes = self._documents[:, 1] - self._documents[:, 0]
+        cuts = cuts[sizes[document] > 4 * self.context]
+        if self._line_starts is not None and len(self._line_starts):
+            following = np.searchsorted(self._line_starts, cuts)
+            cuts = self._line_starts[following[following < len(self._line_starts)]]
+        starts = np.unique(np.concatenate([self._documents[sizes > 0, 0], cuts]))
+        ends = np.append(starts, total)[1:]
+        ends = ends - np.isin(ends, self._documents[:, 1])  # a document's last token is a target only
+        stretches = np.stack([starts, ends], axis=1)[ends > starts]
+        rng.shuffle(stretches)
+        return stretches

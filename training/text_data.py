@@ -75,9 +75,9 @@ class Document:
     text: str
 
 
-def read_documents(paths: Sequence[Path]) -> list[Document]:
-    """A UTF-8 file is one document, every line of a .jsonl file (its field `text`; `title`, if there) is one; each may
-    be gzipped. Line ends become LF and characters their composed form (NFC).
+def read_documents(paths: Sequence[Path], lines: bool = False) -> list[Document]:
+    """A UTF-8 file is one document, or with `lines` each line of it; every line of a .jsonl file (its field `text`;
+    `title`, if there) is one; each may be gzipped. Line ends become LF and characters their composed form (NFC).
 
     Raises:
         DataError: a file cannot be read, is not UTF-8, or holds no text, or one with too many combining marks in a row.
@@ -93,9 +93,12 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
             raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8 first") from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not readable: {error}") from error
-        lines = path.name.endswith((".jsonl", ".jsonl.gz"))
-        found = _json_documents(path, content) if lines else [Document(path.name, content)]
+        in_json = _in_json(path)
+        found = _json_documents(path, content) if in_json else [Document(path.name, content)]
         cleaned = [Document(one.name, _composed(path, one)) for one in found]
+        if lines and not in_json:
+            parts = enumerate(cleaned[0].text.split("\n"), 1)
+            cleaned = [Document(f"{path.name}:{number}", f"{line}\n") for number, line in parts if line]
         if not any(one.text for one in cleaned):
             raise DataError(f"{path}: holds no text")
         documents += [one for one in cleaned if one.text]
@@ -129,9 +132,15 @@ class Parts:
 
 
 def read_parts(
-    paths: Sequence[Path], valid_on: Sequence[Path], test_on: Sequence[Path], valid: float, test: float
+    paths: Sequence[Path],
+    valid_on: Sequence[Path],
+    test_on: Sequence[Path],
+    valid: float,
+    test: float,
+    lines: bool = False,
 ) -> Parts:
-    """Train on `paths`, but for the shares of them that are held out where no files are given for that.
+    """Train on `paths`, but for the shares of them that are held out where no files are given for that. `lines`: as
+    `read_documents`.
 
     Raises:
         DataError: a file cannot be used, or is to be trained on and held out.
@@ -140,13 +149,18 @@ def read_parts(
     for path in (*valid_on, *test_on):
         if path.resolve() in trained:
             raise DataError(f"{path}: is among the files to train on, and cannot be held out as well")
-    kept, chosen, measured = split_texts(_texts(paths), 0 if valid_on else valid, 0 if test_on else test)
+    kept, chosen, measured = split_texts(_texts(paths, lines), 0 if valid_on else valid, 0 if test_on else test)
     names = tuple(dict.fromkeys(path.name for path in test_on))
-    return Parts(kept, _texts(valid_on) or chosen, _texts(test_on) or measured, names)
+    return Parts(kept, _texts(valid_on, lines) or chosen, _texts(test_on, lines) or measured, names)
 
 
-def _texts(paths: Sequence[Path]) -> list[str]:
-    return [document.text for document in read_documents(paths)]
+def _texts(paths: Sequence[Path], lines: bool) -> list[str]:
+    """The documents' texts. One of JSON lines ends with a line end, by which a model learns to say that it is over."""
+    texts = []
+    for path in paths:
+        documents = read_documents([path], lines)
+        texts += [f"{one.text.removesuffix(chr(10))}\n" if _in_json(path) else one.text for one in documents]
+    return texts
 
 
 def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[str], list[str], list[str]]:
@@ -165,6 +179,10 @@ def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[s
             if piece:
                 part.append(piece)
     return parts
+
+
+def _in_json(path: Path) -> bool:
+    return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
 def _json_documents(path: Path, content: str) -> list[Document]:

@@ -243,7 +243,7 @@ def _test_part(
         -(end - start) - 1 : -1
     ]
     truth = series.values[start:end, 0]
-    times = None if series.times is None else series.times[start:end].to_numpy()
+    times = None if series.times is None else series.times[start:end].tz_localize(None).to_numpy()
     pictures, levels = folder / "pictures", config.quantile_levels
     title = f"{series.id}, test part: one step ahead"
     plots.plot_test_part(times, truth, quantiles, levels, pictures / "test.png", title, config.keep_data)

@@ -20,7 +20,7 @@ from training.inference import LanguageModel, text_scores, write_samples
 from training.loop import Epoch, LoopConfig, evaluate, fit
 from training.networks import TextModel
 from training.onnx_weights import read_text_model
-from training.provenance import Run, is_first_process, provenance, share_of_this_process
+from training.provenance import Run, is_first_process, process_of_all, provenance
 from training.series_data import DataError
 from training.streams import TextStream
 from training.text_data import Encoded, Parts, encode_all, learn_tokenizer
@@ -65,24 +65,24 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     network, tokenizer = _begin(parts, config)
     tokens, valid = ([tokenizer.encode(text)[1] for text in part] for part in (parts.train, parts.valid))
     test = encode_all(tokenizer, parts.test)
-    if min(sum(map(len, part)) for part in (tokens, valid, [document.tokens for document in test])) < 2:
+    measured = [document.tokens for document in test]
+    if not all(any(len(document) > 1 for document in part) for part in (tokens, valid, measured)):
         raise DataError(
             f"the text is too short for parts to train, to choose and to measure of two {tokenizer.unit}s each"
         )
-    stretches = np.array_split(np.concatenate(tokens), config.rows)
-    shared = np.concatenate(share_of_this_process(stretches))
-    chosen_on = _sample(np.concatenate(valid))
+    line_end = tokenizer.pieces.index("\n") if "\n" in tokenizer.pieces else None
+    validation = TextStream(_sample(valid), 500, VALID_ROWS)
     history = fit(
         network,
-        TextStream(shared, config.context, config.rows, UNKNOWN_RATE),
-        TextStream(chosen_on, 500, VALID_ROWS),
+        TextStream(tokens, config.context, config.rows, UNKNOWN_RATE, line_end, process_of_all()),
+        validation,
         loop,
         run.folder,
         run.identity,
     )
     if not is_first_process():
         return None
-    validation, network = TextStream(chosen_on, 500, VALID_ROWS), network.cpu()
+    network = network.cpu()
     before = evaluate(network, validation)
     graphs, recurrent = build_graphs(network), network.recurrent
     rounding = evaluate(network, validation) / before - 1
@@ -137,9 +137,13 @@ def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Tokenizer]:
     return network, tokenizer
 
 
-def _sample(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Stretches from all over the validation part, one after the other."""
-    return np.concatenate([stretch[:VALID_ROW] for stretch in np.array_split(tokens, VALID_ROWS)])
+def _sample(documents: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Stretches from all over the validation part, the longer ones cut."""
+    stretches = [d[first : first + VALID_ROW] for d in documents for first in range(0, len(d), VALID_ROW)]
+    stretches = [stretch for stretch in stretches if len(stretch) > 1]
+    typical = sum(map(len, stretches)) / len(stretches)
+    count = min(len(stretches), round(VALID_ROWS * VALID_ROW / typical))
+    return [stretches[i] for i in np.unique(np.linspace(0, len(stretches) - 1, count).astype(int))]
 
 
 def _measure(
@@ -167,7 +171,8 @@ def _measure(
     card.section("Test part", _test_part(manifest, test, parts, config) + figures_table(scores, digits=5))
     plots.plot_losses(history, folder / "pictures" / "loss.png", f"cross-entropy, nats per {manifest.unit}")
     card.picture("loss", "Training and validation loss by epoch.")
-    _heatmap(models[0], parts.test[0], folder / "pictures" / "next_character.png")
+    shown = next((text for text in parts.test if len(text) >= SHOWN), max(parts.test, key=len))
+    _heatmap(models[0], shown, folder / "pictures" / "next_character.png")
     card.picture(
         "next_character",
         f"A line of the test part; under each {manifest.unit}, what the model expected there after all that came "
@@ -175,7 +180,7 @@ def _measure(
     )
     float32 = Described(manifest.graph, manifest.decode)
     judged = judge_int8(folder, float32, int8, (nats[0], nats[1]))
-    card.section("Samples", _samples(folder, manifest, int8 if judged.default else float32, parts.test[0]))
+    card.section("Samples", _samples(folder, manifest, int8 if judged.default else float32, shown))
     card.section("In int8", int8_text(judged, "bits per character") + "\n\n" + _rounding_text(rounding))
     made = manifest.model_copy(update={"metrics": scores["Carry"], "int8": judged})
     card.write(folder, made)
@@ -230,12 +235,14 @@ def _rounding_text(rounding: float) -> str:
 
 
 TEMPERATURES = (0.5, 0.8, 1.0)
+SHOWN = 20
+"""Characters of the least document of the test part that is shown in the card, where there is one so long."""
 
 
 def _samples(folder: Path, manifest: TextManifest, graphs: Described, text: str) -> str:
     """What the model writes after some words of a text, from a paragraph's start where there is one."""
-    start = text.find("\n", len(text) // 10) + 1
-    prompt = text[start : start + 200].lstrip()
+    start = text.find("\n", len(text) // 10, len(text) - 1) + 1
+    prompt = text[start : start + min(200, len(text) // 2)].lstrip()
     prompt = prompt[: prompt.rfind(" ")] if " " in prompt else prompt
     assert graphs.decode is not None
     written = write_samples(folder, manifest, (graphs.graph, graphs.decode), prompt, TEMPERATURES)

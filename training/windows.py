@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.series_data import DataError, Series, frequency
+from training.series_data import DataError, Series
 
 M4_SEASONS = {"Yearly": 1, "Quarterly": 4, "Monthly": 12, "Weekly": 1, "Daily": 1, "Hourly": 24}
 """Values per season as the M4 competition defined it, for its files `<name>-train.csv`."""
@@ -69,14 +69,13 @@ def rolling_windows(series: Sequence[Series], horizon: int, count: int = 1) -> l
     precedes a window is its history. Those whose history or truth holds no number are left out."""
     windows = []
     for one in series:
-        group = (one.times is not None and frequency(one.times)) or ""
         for origin in range(len(one.values) - count * horizon, len(one.values), horizon):
             if origin < 2:
                 continue
             history, future = one.values[:origin], one.values[origin : origin + horizon]
             if np.isfinite(history[:, 0]).sum() > 1 and np.isfinite(future[:, 0]).any():
                 name = one.id if count == 1 else f"{one.id}, {origin}"
-                windows.append(Window(name, history, future[:, 0], one.season, group, future))
+                windows.append(Window(name, history, future[:, 0], one.season, one.freq or "", future))
     return windows
 
 

@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for day in range(336):
         sold = "" if day == 50 else f"{sales(day, promoted(day)):.6}"
         offer = "double points" if promoted(day) else "none"
-        rows.append(f"2023-{1 + day // 28:02d}-{1 + day % 28:02d},{sold},{3 + day % 7},{offer}")
+        rows.append(f"{date(2023, 1, 1) + timedelta(day)},{sold},{3 + day % 7},{offer}")
     (folder / "sales.csv").write_text("\n".join(rows) + "\n")
     (folder / "letters.txt").write_text("she sells sea shells by the sea shore.\n" * 200)
     runs = ["--models-dir", str(folder / "models"), "--run-dir"]

@@ -77,7 +77,7 @@ def test_a_line_that_is_no_benchmark_is_named(tmp_path: Path, line: str) -> None
 
 def test_rolling_windows_end_with_the_series() -> None:
     times = pd.date_range("2024-01-01", periods=10, freq="D")
-    series = Series("s", np.arange(20.0).reshape(10, 2), times, 7)
+    series = Series("s", np.arange(20.0).reshape(10, 2), times, 7, "D")
     windows = rolling_windows([series, Series("short", np.ones((3, 1)))], 3, 2)
     assert [(w.id, w.group, w.season, len(w.history), w.truth.tolist()) for w in windows] == [
         ("s, 4", "D", 7, 4, [8, 10, 12]),

@@ -26,7 +26,7 @@ CONFIG = LoopConfig(epochs=4, learning_rate=5e-3, patience=10, seed=3, precision
 
 
 def streams() -> tuple[TextStream, TextStream]:
-    return TextStream(TOKENS, 20, 8, 0.01), TextStream(TOKENS[:500], 50, 2)
+    return TextStream([TOKENS], 20, 8, 0.01), TextStream([TOKENS[:250], TOKENS[250:500]], 50, 2)
 
 
 @pytest.mark.parametrize("muon", [False, True])
@@ -74,19 +74,24 @@ def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
 def test_it_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
     network = character_model()
     train, _ = streams()
-    noise = TextStream(np.random.default_rng(0).integers(1, 50, 400), 50, 2)
+    noise = TextStream([np.random.default_rng(0).integers(1, 50, 400)], 50, 2)
     config = replace(CONFIG, epochs=40, patience=1, learning_rate=2e-2)
     assert len(fit(network, train, noise, config, tmp_path, {})) < 40
 
 
-def test_every_character_is_a_target_once_with_the_state_carried() -> None:
-    stream = TextStream(TOKENS[:103], 7, 4)
-    batches = list(stream.batches(None))
-    assert sum(batch.weight for batch in batches) == 102
-    rows = torch.cat([batch.arguments[1] for batch in batches], dim=1)
-    targets = rows[rows >= 0].numpy()
-    np.testing.assert_array_equal(targets, TOKENS[1:103])
-    assert [bool(batch.fresh.any()) for batch in batches] == [True] + [False] * (len(batches) - 1)
+def test_in_validation_documents_are_read_whole_from_a_fresh_state() -> None:
+    documents = [TOKENS[:103], TOKENS[200:201], TOKENS[300:320], TOKENS[500:560]]
+    read: list[list[int]] = []
+    rows: dict[int, list[int]] = {}
+    for batch in TextStream(documents, 7, 2).batches(None):
+        inputs, targets = (argument.numpy() for argument in batch.arguments)
+        for b in range(2):
+            if batch.fresh[b]:
+                rows[b] = [int(inputs[b, 0])]
+                read.append(rows[b])
+            rows[b] += targets[b][targets[b] >= 0].tolist()
+        assert batch.weight == (targets >= 0).sum()
+    assert sorted(read) == sorted(document.tolist() for document in documents if len(document) > 1)
 
 
 def test_series_windows_follow_each_other_and_see_no_future() -> None:
@@ -143,22 +148,54 @@ def test_processes_started_by_torchrun_train_one_network(tmp_path: Path) -> None
     assert evaluate(trained, streams()[1]) < 0.7 * evaluate(character_model(), streams()[1])
 
 
-@given(length=st.integers(300, 2000), rows=st.integers(1, 6), context=st.integers(2, 40), epochs=st.integers(2, 7))
-def test_the_epochs_of_a_long_text_read_every_character_once(length: int, rows: int, context: int, epochs: int) -> None:
-    tokens = np.arange(1, length + 1)
+@given(
+    lengths=st.lists(st.integers(0, 30) | st.integers(0, 900), min_size=1, max_size=30),
+    rows=st.integers(1, 6),
+    context=st.integers(2, 40),
+    epochs=st.integers(1, 4),
+    processes=st.integers(1, 3),
+    lines=st.booleans(),
+)
+def test_each_reading_of_texts_has_every_character_as_a_target_once(
+    lengths: list[int], rows: int, context: int, epochs: int, processes: int, lines: bool
+) -> None:
+    documents = np.split(np.arange(1, 1 + sum(lengths)), np.cumsum(lengths)[:-1])
+    firsts = {int(document[0]) for document in documents if len(document)}
+    total = max(1, sum(lengths))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams_module, "EPOCH", length / epochs)
-        stream = TextStream(tokens, context, rows)
-    assert stream.epochs == epochs
-    targets: list[int] = []
-    for epoch in range(epochs):
-        for batch in stream.batches(np.random.default_rng(epoch), epoch):
-            inputs, expected = (argument.numpy() for argument in batch.arguments)
-            counted = expected >= 0
-            assert batch.weight == counted.sum()
-            assert np.array_equal(inputs[counted] % length + 1, expected[counted])  # the text is read in a ring
-            targets += expected[counted].tolist()
-    assert len(targets) == len(set(targets)) == length - 1
+        patch.setattr(streams_module, "EPOCH", total / epochs)
+        streams = [TextStream(documents, context, rows, 0.0, 7, (rank, processes)) for rank in range(processes)]
+    for reading in range(2):
+        targets: list[int] = []
+        for stream in streams:
+            assert stream.epochs == epochs
+            for epoch in range(reading * epochs, (reading + 1) * epochs):
+                following: dict[int, int] = {}
+                for batch in stream.batches(np.random.default_rng(epoch), epoch):
+                    inputs, expected = (argument.numpy() for argument in batch.arguments)
+                    counted = expected >= 0
+                    assert batch.weight == counted.sum() > 0
+                    assert np.array_equal(inputs[counted] + 1, expected[counted])
+                    assert firsts.isdisjoint(expected[counted].tolist())
+                    for b in np.flatnonzero(counted.any(axis=1)).tolist():
+                        if not batch.fresh[b]:
+                            assert inputs[b, 0] == following[b]
+                        assert int(inputs[b, 0]) not in firsts or bool(batch.fresh[b])
+                        following[b] = int(expected[b][counted[b]][-1])
+                    targets += expected[counted].tolist()
+        assert sorted(targets) == sorted(set(range(1, 1 + sum(lengths))) - firsts)
+
+
+def test_long_texts_are_begun_at_lines_too() -> None:
+    text = "".join(f"line {i} of a text\n" for i in range(3000))
+    tokens = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+    begun = [
+        bytes(batch.arguments[0][b, :5].to(torch.uint8).tolist())
+        for batch in TextStream([tokens], 32, 8, 0.0, ord("\n")).batches(np.random.default_rng(0), 0)
+        for b in np.flatnonzero(batch.fresh.numpy())
+    ]
+    assert len(begun) > 50
+    assert set(begun) == {b"line "}
 
 
 def test_locked_dropout_hides_the_same_features_in_all_steps_and_none_when_it_is_used() -> None:

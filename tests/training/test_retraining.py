@@ -205,4 +205,5 @@ def fit_a_little(folder: Path, config: LoopConfig, length: int = 100) -> list[lo
     from tests.builders import character_model
 
     tokens = np.arange(length) % 20 + 1
-    return fit(character_model(), TextStream(tokens, 10, 4), TextStream(tokens, 10, 4), config, folder / "run", {})
+    text = TextStream([tokens], 10, 4)
+    return fit(character_model(), text, text, config, folder / "run", {})

@@ -38,7 +38,8 @@ def test_a_long_file_is_sorted_by_time_within_each_series(tmp_path: Path) -> Non
     series, _ = read_series([write(tmp_path, "l.csv", LONG)], None, ["t"])
     assert [s.id for s in series] == ["u", "v"]
     np.testing.assert_array_equal(series[0].values, [[10, 2], [20, 1]])
-    np.testing.assert_array_equal(series[1].values, [[5, 3], [np.nan, 4]])
+    np.testing.assert_array_equal(series[1].values, [[5, 3]])
+    np.testing.assert_array_equal(series[1].future, [[np.nan, 4]])
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv.gz"])
@@ -73,7 +74,10 @@ def test_json_lines_hold_a_series_a_line(tmp_path: Path) -> None:
         ("a.csv", WIDE, "note", [], "holds text"),
         ("a.csv", "x\ninf\n1\n", None, [], "infinity"),
         ("a.csv", "x,z\n1,\n1,\n", "z", [], "no value at all"),
-        ("a.csv", LONG + "u,1,3,4\n", None, [], "occur twice"),
+        ("a.csv", LONG + "u,1,3,4\n", None, [], "the time 1 in 'ds' of series 'u' is in rows 2 and 5 after the header"),
+        ("a.csv", WIDE + "2024-02-01,3,4,v\n", None, [], "the time 2024-02-01 00:00:00 in 'date' is in rows 2 and 5"),
+        ("a.csv", WIDE + "2024-02-01,3,4,v\n", "a", ["b"], "is in rows 2 and 5 after the header; each series has one"),
+        ("a.csv", "ds,y\n2024-01-01,1\n2024-01-03,2\n2024-02-09,3\n", None, [], "do not follow a frequency"),
         ("a.parquet", "not parquet", None, [], "not readable as Parquet"),
         ("a.jsonl", '{"values":[1]}\n{"values":["x"]}', None, [], "line 2"),
         ("a.jsonl", "nonsense", None, [], "line 1"),

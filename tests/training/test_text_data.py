@@ -21,6 +21,18 @@ def test_texts_are_read_plain_as_json_lines_and_gzipped(tmp_path: Path) -> None:
     assert [document.name for document in found] == ["a.txt", "Three", "b.jsonl:2", "c.txt.gz"]
 
 
+def test_lines_may_be_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 = one\n\n2 = two\n3 = three")
+    found = read_documents([tmp_path / "a.txt"], lines=True)
+    assert [document.text for document in found] == ["1 = one\n", "2 = two\n", "3 = three\n"]
+    assert [document.name for document in found] == ["a.txt:1", "a.txt:3", "a.txt:4"]
+
+
+def test_each_of_several_documents_ends_with_a_line_end_in_training(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "1 = one"}\n{"text": "2 = two\\n"}\n')
+    assert read_parts([tmp_path / "a.jsonl"], [], [], 0, 0).train == ["1 = one\n", "2 = two\n"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
