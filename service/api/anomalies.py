@@ -61,7 +61,7 @@ async def post_anomalies(
         start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
         request = AnomalyRequest(values, level, body.non_negative, future)
         task = detect(manifest, request, start)
-        found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline))
+        found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline, call.group))
         call.state.metrics.read.labels(seat.model.label).inc(request.work)
 
         answer = await json_fragments(

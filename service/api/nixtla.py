@@ -327,7 +327,7 @@ async def _answered(
         jobs.append(job)
 
     def submit(i: int) -> Future[Made]:
-        return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline)
+        return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline, call.group)
 
     ended = await all_done({i: job.read for i, job in enumerate(jobs)}, submit)
     found = []
