@@ -54,7 +54,7 @@ async def post_anomalies(
         assert isinstance(manifest, ForecastManifest)
         values = series_values(body.series, seat.start.position > 0, manifest, settings)
         check_answer(5 * len(values), settings, "$.series")
-        level = usual_level(manifest) if body.level is None else body.level
+        level = USUAL_LEVEL if body.level is None else body.level
         check_levels(tails(level), manifest, "$.level")
         times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
@@ -82,12 +82,6 @@ async def post_anomalies(
         return found.after, render
 
     return await carried(call, body, "forecast", work)
-
-
-def usual_level(manifest: ForecastManifest) -> float:
-    """The usual level, or the widest central interval of the model if that is narrower."""
-    known = manifest.quantile_levels
-    return min(USUAL_LEVEL, round(100 * (1 - 2 * max(known[0], 1 - known[-1])), 4))
 
 
 def _verdicts(found: Anomalies) -> dict[str, object]:
