@@ -392,7 +392,7 @@ def test_rows_are_taken_for_the_right_features(models: Path, data: st.DataObject
     known = tuple(data.draw(st.permutations(others)))[: data.draw(st.integers(0, len(others)))]
     categories = dict.fromkeys(data.draw(st.sets(st.sampled_from(others))), ("x", "y"))
     changes = {"features": ("y", *others), "known_ahead": known, "categories": categories}
-    manifest = ForecastManifest.model_validate(manifest.model_dump() | changes)
+    manifest = manifest.model_copy(update=changes)
     past = [name for name in others if name not in known]
     numeric = [[name for name in names if name not in categories] for names in (known, past)]
     categorical = [[name for name in names if name in categories] for names in (known, past)]
