@@ -251,6 +251,10 @@ def train_text(
         float,
         typer.Option(min=0, max=0.99999, help="Keep a moving average of the weights over 1 / (1 - AVERAGE) steps."),
     ] = 0.0,
+    schedule: Annotated[
+        str, typer.Option(help="Of the rate: cosine, or wsd: it stays, and falls in the last 30 % of the run.")
+    ] = "cosine",
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     valid: Valid = 0.05,
     test: Test = 0.1,
     valid_on: Annotated[
@@ -316,7 +320,7 @@ def train_text(
             baselines=baselines,
             start_from=start_from,
         )
-        loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision, average, muon)
+        loop = _loop(epochs, learning_rate, patience, weight_decay, seed, precision, average, muon, schedule, device)
         parts = read_parts(texts, valid_on or [], test_on or [], valid, test, lines)
         return module.train(parts, config, loop, run)
 
@@ -501,10 +505,14 @@ def _loop(
     precision: str,
     average: float = 0.0,
     muon: bool = False,
+    schedule: str = "cosine",
+    device: str = "auto",
 ) -> "LoopConfig":
     from training.loop import LoopConfig
 
     _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    _one_of("--schedule", schedule, ("cosine", "wsd"))
+    _one_of("--device", device, ("auto", "cpu", "cuda"))
     return LoopConfig(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -514,10 +522,12 @@ def _loop(
         precision=precision,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
         average=average,
         muon=muon,
+        schedule=schedule,  # type: ignore[arg-type]  # as above
+        device=device,  # type: ignore[arg-type]  # as above
     )
 
 
-PLACES = ("name", "models_dir", "run_dir", "restart")
+PLACES = ("name", "models_dir", "run_dir", "restart", "device")
 """Parameters that say where things go: nothing in a model follows from them."""
 MEASURES = ("description", "baselines", "windows", "private", "widening")
 """Parameters that only the card, the measures and the export follow from, not the weights."""

@@ -27,6 +27,10 @@ from training.checkpoint import LOG_FILE, Identity, RunError, resumable, save_ch
 from training.streams import Batch
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Schedule = Literal["cosine", "wsd"]
+Device = Literal["auto", "cpu", "cuda"]
+DECAY = 0.3
+"""The share of a run in which the rate falls, in the schedule wsd."""
 
 
 class Stream(Protocol):
@@ -52,7 +56,11 @@ class LoopConfig:
     but keeps the best weights all the same. `average`: what
     is validated and kept are weights averaged over about 1 / (1 - average) steps; 0: the weights themselves. `muon`:
     the matrices of the recurrent layers are moved by Muon (Jordan et al. 2024), which makes each step of a matrix
-    orthogonal, as far as AdamW would move them (Liu et al. 2025); everything else, and without it all, by AdamW."""
+    orthogonal, as far as AdamW would move them (Liu et al. 2025); everything else, and without it all, by AdamW.
+
+    `schedule`: after a linear warm-up the learning rate falls to a hundredth, in a cosine (Loshchilov and Hutter 2017);
+    or it stays, and falls in a straight line in the last DECAY of the run (warm-up, stable, decay; Hu et al. 2024).
+    `device`: auto is a GPU if there is one."""
 
     epochs: int
     learning_rate: float
@@ -64,6 +72,8 @@ class LoopConfig:
     precision: Precision = "auto"
     average: float = 0.0
     muon: bool = False
+    schedule: Schedule = "cosine"
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -78,10 +88,16 @@ class Epoch:
     speed: float
 
 
-def device_here() -> torch.device:
-    """The GPU of this process if there is one, else the CPU."""
-    if torch.cuda.is_available():
+def device_here(wanted: Device = "auto") -> torch.device:
+    """The GPU of this process, if there is one and it may be used, else the CPU.
+
+    Raises:
+        RunError: a GPU is wanted and there is none.
+    """
+    if wanted != "cpu" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if wanted == "cuda":
+        raise RunError("--device cuda: PyTorch finds no GPU here; --device auto trains without one")
     return torch.device("cpu")
 
 
@@ -106,15 +122,15 @@ def fit(
 ) -> list[Epoch]:
     """Train in place and leave the network with its best weights on the validation part (or the last ones, without).
 
-    `run` is the folder of the checkpoint and the log; a run of the same identity found there is resumed. Learning rate:
-    linear warm-up, then a cosine to a hundredth (Loshchilov and Hutter 2017). Gradients are clipped by their norm.
+    `run` is the folder of the checkpoint and the log; a run of the same identity found there is resumed. Gradients are
+    clipped by their norm.
 
     Raises:
         RunError: the folder holds an unfinished run of another identity, nothing is to be learnt, or the training
             diverges.
     """
     run.mkdir(parents=True, exist_ok=True)
-    device = device_here()
+    device = device_here(config.device)
     network.to(device)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and not distributed.is_initialized():
@@ -171,7 +187,7 @@ def fit(
                     done = epoch + min(1.0, step / train.steps)
                     speed = seen * ranks / (time.monotonic() - started)
                     progress.update(task, completed=done, figures=f"loss {total / max(seen, 1):.4f}, {speed:,.0f}/s")
-            train_loss = _mean(total, seen, ranks)
+            train_loss = _mean(total, seen, ranks, device)
             if math.isnan(train_loss):
                 raise RunError(f"epoch {epoch + 1}: the training part holds no value that could be predicted")
             seconds = time.monotonic() - started
@@ -269,6 +285,8 @@ def _losses(
 
 def _learning_rate(config: LoopConfig, progress: float) -> float:
     warm = min(1.0, (progress + 1e-3) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "wsd":
+        return config.learning_rate * warm * max(0.01, min(1.0, (1 - progress) / DECAY))
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -277,8 +295,8 @@ def _uneven_shares(trained: nn.Module) -> AbstractContextManager[Any]:
     return trained.join() if isinstance(trained, DistributedDataParallel) else nullcontext()
 
 
-def _mean(total: float, seen: int, ranks: int) -> float:
-    sums = torch.tensor([total, float(seen)], dtype=torch.float64, device=device_here())
+def _mean(total: float, seen: int, ranks: int, device: torch.device) -> float:
+    sums = torch.tensor([total, float(seen)], dtype=torch.float64, device=device)
     if ranks > 1:
         distributed.all_reduce(sums)
     return float(sums[0] / sums[1])

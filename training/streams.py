@@ -120,7 +120,9 @@ class SeriesStream:
 
 
 EPOCH = 2_000_000
-"""Tokens of texts that are trained on between two looks at the validation part, about."""
+"""Tokens of texts that are trained on between two looks at the validation part, about, and"""
+EPOCH_STEPS = 240
+"""at least about so many batches: whose rows are many, as a GPU wants them, looks as often for each step."""
 LONGEST_PAST = 50
 """Windows that a state is carried over at most: longer documents are cut, where a line begins."""
 
@@ -148,7 +150,7 @@ class TextStream:
         self.tokens = np.concatenate([*documents, np.empty(0, dtype=np.int64)])
         self.context = context
         self.unknown_rate = unknown_rate
-        self.epochs = max(1, round(len(self.tokens) / EPOCH))
+        self.epochs = max(1, round(len(self.tokens) / max(EPOCH, EPOCH_STEPS * rows * context * share[1])))
         """Epochs in which the texts are read once."""
         ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
         self._documents = np.stack([np.concatenate([[0], ends])[:-1], ends], axis=1)

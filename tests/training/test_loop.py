@@ -17,7 +17,8 @@ from tests.builders import CHARACTERS, character_model
 from training import loop
 from training import streams as streams_module
 from training.cells import LockedDropout
-from training.loop import LoopConfig, evaluate, fit
+from training.checkpoint import RunError
+from training.loop import LoopConfig, Schedule, evaluate, fit
 from training.networks import NgramFeatures, TextModel
 from training.streams import SeriesStream, Stretch, TextStream
 
@@ -42,11 +43,11 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path, muo
     assert len(lines) == 1 + len(history)
 
 
-@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize(("muon", "schedule"), [(False, "cosine"), (True, "wsd")])
 def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: bool, schedule: Schedule
 ) -> None:
-    config = replace(CONFIG, muon=muon)
+    config = replace(CONFIG, muon=muon, schedule=schedule, average=0.9)
     whole = character_model()
     fit(whole, *streams(), config, tmp_path / "whole", {})
 
@@ -69,6 +70,22 @@ def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
     assert [epoch.epoch for epoch in history] == [1, 2, 3, 4]
     for expected, found in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(expected, found)
+
+
+def test_with_the_schedule_wsd_the_rate_stays_and_falls_at_the_end(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=10, schedule="wsd")
+    rates = [
+        epoch.learning_rate / config.learning_rate for epoch in fit(character_model(), *streams(), config, tmp_path, {})
+    ]
+    assert rates[:6] == [1.0] * 6
+    assert rates[6:] == sorted(rates[6:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01, abs=0.03)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_wanted_and_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no GPU"):
+        fit(character_model(), *streams(), replace(CONFIG, device="cuda"), tmp_path, {})
 
 
 def test_it_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
@@ -164,6 +181,7 @@ def test_each_reading_of_texts_has_every_character_as_a_target_once(
     total = max(1, sum(lengths))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams_module, "EPOCH", total / epochs)
+        patch.setattr(streams_module, "EPOCH_STEPS", 0)
         streams = [TextStream(documents, context, rows, 0.0, 7, (rank, processes)) for rank in range(processes)]
     for reading in range(2):
         targets: list[int] = []
@@ -184,6 +202,14 @@ def test_each_reading_of_texts_has_every_character_as_a_target_once(
                         following[b] = int(expected[b][counted[b]][-1])
                     targets += expected[counted].tolist()
         assert sorted(targets) == sorted(set(range(1, 1 + sum(lengths))) - firsts)
+
+
+def test_an_epoch_of_many_rows_has_no_fewer_steps() -> None:
+    tokens = [np.tile(TOKENS, 6_000_000 // len(TOKENS))]
+    few, many = TextStream(tokens, 128, 32), TextStream(tokens, 128, 96)
+    assert few.epochs == 3
+    assert many.epochs == 2
+    assert 200 < many.steps < 300 < few.steps
 
 
 def test_long_texts_are_begun_at_lines_too() -> None:
