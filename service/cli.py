@@ -21,7 +21,6 @@ from service.settings import Settings, port_of_kubernetes, unknown_settings
 if TYPE_CHECKING:
     import socket
 
-    from service.registry import Registry
 
 app = typer.Typer(
     name="carry",
@@ -158,21 +157,23 @@ def _warn(settings: Settings) -> None:
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the model folders: what is loaded, how well it measured, what is refused and why."""
+    """List the model folders: how well each measured, or why it is refused. Manifests and files are checked; only
+    `carry serve` also tries the graphs out."""
+    from service.registry import describe_models
+
     settings = Settings()
-    registry = _registry(settings)
-    if not registry.models and not registry.refused:
+    found = describe_models(settings)
+    if not found.models and not found.refused:
         typer.echo(f"carry: no model folders in {settings.models_dir}", err=True)
     if as_json:
-        loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in registry.models]
-        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in registry.refused]}, indent=1))
+        loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in found.models]
+        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in found.refused]}, indent=1))
     else:
-        for model in registry.models:
+        for model in found.models:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in model.manifest.metrics.items())
             typer.echo(f"{model.label:16} {model.manifest.kind:9} {model.manifest.description} [{measured}]")
-        for refused in registry.refused:
+        for refused in found.refused:
             typer.echo(f"{refused.name}@{refused.version}: refused: {refused.reason}")
-    registry.close()
 
 
 _SHOWN = {"name", "version", "kind", "description", "metrics"}
@@ -189,23 +190,17 @@ def generate(
     """Continue a text, without a server."""
     from service.generation import GenerateRequest, continuation
     from service.generation import generate as generate_on
+    from service.metrics import Metrics
+    from service.registry import open_model
     from service.sampling import SamplingParams
 
-    registry = _registry(Settings())
-    found = registry.find_kind(model, "text")
+    found = open_model(Settings(), Metrics(), model, "text")
     drawn = secrets.randbits(53) if seed is None else seed
     request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
     [row], task = generate_on(found.tokenizer, request)
     found.engine.submit(task, request.work).result()
-    registry.close()
+    found.engine.close()
     typer.echo(prompt + continuation(found.tokenizer, row, 0).text)
-
-
-def _registry(settings: Settings) -> "Registry":
-    from service.metrics import Metrics
-    from service.registry import Registry
-
-    return Registry(settings, Metrics())
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,12 +6,12 @@ import queue
 import re
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import structlog
@@ -75,10 +75,27 @@ class _RefusalError(Exception):
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ModelFolder:
+    """A model that is not opened: its folder and what it says of itself."""
+
+    path: Path
+    manifest: ForecastManifest | TextManifest
+
+    @property
+    def label(self) -> str:
+        """name@version."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+
+AnyModel = TypeVar("AnyModel", Model, ModelFolder)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Catalogue(Generic[AnyModel]):
     """The models there are at one moment, the newest version of each name first, and the folders refused."""
 
-    models: tuple[Model, ...]
+    models: tuple[AnyModel, ...]
     refused: tuple[Refused, ...]
     defaults: Mapping[Kind, str]
 
@@ -94,7 +111,7 @@ class Catalogue:
             chosen[kind] = wanted if wanted in names else names.pop() if len(names) == 1 else None
         return chosen
 
-    def find(self, name: str) -> Model:
+    def find(self, name: str) -> AnyModel:
         """The model "name" (its newest version that loaded) or "name@version".
 
         Raises:
@@ -112,7 +129,7 @@ class Catalogue:
         there = ", ".join(model.label for model in self.models) or "none"
         raise ModelNotFoundError(f"no such model; those loaded are: {there}", "$.model")
 
-    def find_kind(self, name: str | None, kind: Kind) -> Model:
+    def find_kind(self, name: str | None, kind: Kind) -> AnyModel:
         """As `find`, of one kind; without a name, the kind's default.
 
         Raises:
@@ -150,11 +167,7 @@ class Registry:
         self._settings = settings
         self._metrics = metrics
         self._trials = trials
-        defaults: dict[Kind, str] = {
-            "forecast": settings.default_forecast_model,
-            "text": settings.default_text_model,
-        }
-        self.current = Catalogue((), (), defaults)
+        self.current: Catalogue[Model] = Catalogue((), (), _defaults(settings))
         self.reload()
 
     @property
@@ -186,7 +199,7 @@ class Registry:
         models: list[Model] = []
         refused: list[Refused] = []
         folders, unreadable = model_folders(self._settings.models_dir)
-        refused += [Refused(printable(name.name), "", reason) for name, reason in unreadable.items()]
+        refused += _unreadable(unreadable)
         unchanged = {path: self._unchanged(path, old.models) for path in folders}
         new = [path for path in folders if unchanged[path] is None]
         reasons = self._trials.reasons(new) if self._trials is not None else {}
@@ -196,12 +209,12 @@ class Registry:
                     raise _RefusalError(reason)
                 models.append(unchanged[path] or self._load(path))
             except _RefusalError as refusal:
-                refused.append(Refused(printable(path.parent.name), printable(path.name), str(refusal)))
+                refused.append(_refused(path, refusal))
             except Exception as error:  # of our own making; it must take no other model down
                 structlog.get_logger().exception("a model folder could not be opened", folder=printable(str(path)))
                 reason = f"unexpected {type(error).__name__}; the log says more"
                 refused.append(Refused(printable(path.parent.name), printable(path.name), reason))
-        models.sort(key=lambda model: (model.manifest.name, -model.manifest.version))
+        models.sort(key=_newest_first)
         self.current = Catalogue(tuple(models), tuple(refused), old.defaults)
         gone = [model for model in old.models if model not in models]
         for model in gone:
@@ -225,13 +238,94 @@ class Registry:
         return next((model for model in loaded if model.manifest == manifest), None)
 
     def _load(self, path: Path) -> Model:
-        opened = _opened(path, self._settings.precision, self._settings.threads)
-        return Model(opened.manifest, opened.precision, _started(opened, self._settings, self._metrics))
+        return _load(path, self._settings, self._metrics)
 
     def close(self) -> None:
         """End the engines."""
         for model in self.models:
             model.engine.close()
+
+
+def describe_models(settings: Settings) -> Catalogue[ModelFolder]:
+    """The model folders there are, none of them opened: their manifests and the sha256 of their files are checked."""
+    found = _described(settings)
+    models, refused = [], list(found.refused)
+    for model in found.models:
+        try:
+            _check_all_files(model.path, model.manifest, settings.precision)
+            models.append(model)
+        except _RefusalError as refusal:
+            refused.append(_refused(model.path, refusal))
+    return Catalogue(tuple(models), tuple(refused), found.defaults)
+
+
+def open_model(settings: Settings, metrics: Metrics, name: str | None, kind: Kind) -> Model:
+    """Open the model that a registry finds under this name (`Catalogue.find_kind`), and no other.
+
+    Raises:
+        ModelNotFoundError, ModelRefusedError, WrongModelKindError: as `Catalogue.find_kind`.
+    """
+    return _first_good(settings, name, kind, lambda folder: _load(folder.path, settings, metrics))
+
+
+def find_model(settings: Settings, name: str | None, kind: Kind) -> ForecastManifest | TextManifest:
+    """What the model that `open_model` opens says of itself; its files are checked, but not opened.
+
+    Raises:
+        ModelNotFoundError, ModelRefusedError, WrongModelKindError: as `Catalogue.find_kind`.
+    """
+
+    def check(folder: ModelFolder) -> ForecastManifest | TextManifest:
+        _check_all_files(folder.path, folder.manifest, settings.precision)
+        return folder.manifest
+
+    return _first_good(settings, name, kind, check)
+
+
+def _first_good(settings: Settings, name: str | None, kind: Kind, attempt: Callable[[ModelFolder], Result]) -> Result:
+    """What an attempt makes of the model that is found; where it refuses it, of the one that is found without it."""
+    catalogue = _described(settings)
+    while True:
+        found = catalogue.find_kind(name, kind)
+        try:
+            return attempt(found)
+        except _RefusalError as refusal:
+            others = tuple(model for model in catalogue.models if model is not found)
+            refused = _refused(found.path, refusal), *catalogue.refused
+            catalogue = Catalogue(others, refused, catalogue.defaults)
+
+
+def _described(settings: Settings) -> Catalogue[ModelFolder]:
+    models: list[ModelFolder] = []
+    folders, unreadable = model_folders(settings.models_dir)
+    refused = _unreadable(unreadable)
+    for path in folders:
+        try:
+            models.append(ModelFolder(path, _checked_manifest(path)))
+        except _RefusalError as refusal:
+            refused.append(_refused(path, refusal))
+    return Catalogue(tuple(sorted(models, key=_newest_first)), tuple(refused), _defaults(settings))
+
+
+def _load(path: Path, settings: Settings, metrics: Metrics) -> Model:
+    opened = _opened(path, settings.precision, settings.threads)
+    return Model(opened.manifest, opened.precision, _started(opened, settings, metrics))
+
+
+def _defaults(settings: Settings) -> dict[Kind, str]:
+    return {"forecast": settings.default_forecast_model, "text": settings.default_text_model}
+
+
+def _newest_first(model: Model | ModelFolder) -> tuple[str, int]:
+    return model.manifest.name, -model.manifest.version
+
+
+def _unreadable(folders: Mapping[Path, str]) -> list[Refused]:
+    return [Refused(printable(name.name), "", reason) for name, reason in folders.items()]
+
+
+def _refused(path: Path, refusal: _RefusalError) -> Refused:
+    return Refused(printable(path.parent.name), printable(path.name), str(refusal))
 
 
 def _retire(model: Model, patience: float) -> None:

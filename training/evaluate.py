@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import CarryError
 from service.forecasting import tails
-from service.manifest import ForecastManifest
+from service.manifest import ForecastManifest, read_manifest
 from service.tokenizer import Tokenizer
 from training.baselines import INTERVALS, coverage_by_step, forecast_baselines, naive2, score_forecasts
 from training.inference import ForecastModel, LanguageModel, known_future, text_scores, usual_season
@@ -66,8 +66,9 @@ def evaluate_forecaster(
         DataError: a file cannot be read, no series is longer than the model's horizon, or the model or the service
             refuses one.
     """
-    models = ForecastModel.open(folder)
-    manifest = next(iter(models.values())).manifest
+    models = {} if url else ForecastModel.open(folder)
+    manifest = read_manifest(folder)
+    assert isinstance(manifest, ForecastManifest)
     levels = _levels(manifest)
     methods: list[Method] = [_remote(url, manifest)] if url else [_local(name, model) for name, model in models.items()]
     methods += [_baseline(name) for name in ("naive", *(name for name in baselines if name != "naive"))]

@@ -23,7 +23,7 @@ from service.forecasting import Forecast, ForecastRequest, begin, forecast
 from service.generation import CharacterDecoder, GenerateRequest, continuation, generate
 from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
 from service.metrics import Metrics
-from service.registry import Registry
+from service.registry import find_model, open_model
 from service.sampling import SamplingParams, log_softmax
 from service.seasons import enough_for
 from service.settings import Settings
@@ -196,9 +196,7 @@ def find_forecaster(settings: Settings, name: str | None) -> ForecastManifest:
     Raises:
         CarryError: there is no such model.
     """
-    registry = Registry(settings, Metrics())
-    manifest = registry.find_kind(name, "forecast").manifest
-    registry.close()
+    manifest = find_model(settings, name, "forecast")
     assert isinstance(manifest, ForecastManifest)
     return manifest
 
@@ -244,9 +242,8 @@ def forecast_all(settings: Settings, name: str, asked: Sequence[Asked]) -> list[
     Raises:
         CarryError: there is no such model.
     """
-    registry = Registry(settings.model_copy(update={"max_waiting_steps": sys.maxsize}), Metrics())
+    chosen = open_model(settings.model_copy(update={"max_waiting_steps": sys.maxsize}), Metrics(), name, "forecast")
     try:
-        chosen = registry.find_kind(name, "forecast")
         assert isinstance(chosen.manifest, ForecastManifest)
         model = ForecastModel(chosen.engine, chosen.manifest)
         pending: list[Future[Forecast] | str] = []
@@ -263,7 +260,7 @@ def forecast_all(settings: Settings, name: str, asked: Sequence[Asked]) -> list[
                 answers.append(error.detail)
         return answers
     finally:
-        registry.close()
+        chosen.engine.close()
 
 
 class LanguageModel:

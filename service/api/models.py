@@ -98,7 +98,7 @@ async def get_model(name: str, state: CarryState) -> ModelAnswer:
     )
 
 
-def _loaded(current: Catalogue) -> list[LoadedModel]:
+def _loaded(current: Catalogue[Model]) -> list[LoadedModel]:
     def shown(model: Model) -> LoadedModel:
         manifest = model.manifest
         newest = current.find(manifest.name) is model

@@ -4,11 +4,14 @@ import json
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import typer
 
 from service import cli
+from service.engine.runner import Runner
+from service.manifest import Graph
 
 
 def carry(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -42,6 +45,47 @@ def test_generate_prints_the_prompt_and_its_continuation(capsys: pytest.CaptureF
     assert status == 0
     assert out.startswith("Once")
     assert out == carry("generate", "Once", "--max-length", "9", "--seed", "4", capsys=capsys)[1]
+
+
+def test_only_what_answers_is_opened_and_once(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Path] = []
+    start = Runner.__init__
+
+    def noted(self: Runner, folder: Path, graph: Graph, threads: int) -> None:
+        opened.append(folder / graph.file)
+        start(self, folder, graph, threads)
+
+    monkeypatch.setattr(Runner, "__init__", noted)
+    carry("models", capsys=capsys)
+    assert opened == []
+    carry("generate", "Once", "--max-length", "3", capsys=capsys)
+    assert opened == [models / "text/1" / file for file in ("model.onnx", "decode.onnx")]
+    opened.clear()
+    series = models.parent / "series.csv"
+    series.write_text("y\n1\n2\n3\n")
+    assert carry("forecast", str(series), "--horizon", "2", capsys=capsys)[0] == 0
+    assert opened == [models / "forecast/1/model.onnx"]
+
+
+def test_a_version_that_cannot_be_opened_is_passed_over(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copytree(models, tmp_path / "models")
+    monkeypatch.setenv("CARRY_MODELS_DIR", str(tmp_path / "models"))
+    newer = tmp_path / "models/text/2"
+    copytree(tmp_path / "models/text/1", newer)
+    manifest = json.loads((newer / "manifest.json").read_text()) | {"version": 2}
+    (newer / "manifest.json").write_text(json.dumps(manifest))
+    expected = carry("generate", "Once", "--seed", "4", "--model", "text@1", capsys=capsys)[1]
+    (newer / "model.onnx").write_bytes(b"torn")
+    assert carry("generate", "Once", "--seed", "4", capsys=capsys)[1] == expected
+    assert "text@2: refused: model.onnx is not the file" in carry("models", capsys=capsys)[1]
+    status, _, err = carry("generate", "Once", "--model", "text@2", capsys=capsys)
+    assert (status, "text@2 was refused" in err) == (2, True)
+    assert "is a forecast model" in carry("generate", "Once", "--model", "forecast", capsys=capsys)[2]
+    assert "no such model" in carry("generate", "Once", "--model", "nobody", capsys=capsys)[2]
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
