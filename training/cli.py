@@ -584,6 +584,7 @@ def _source(option: str, path: Path) -> "DataSource":
 def _train(run: "Run", restart: bool, work: Callable[[], Path | None], data: str) -> None:
     """Train and write the model, unless the same command has done so on the same data; tell what is done and why."""
     from service.errors import CarryError
+    from service.manifest import read_manifest
     from training.checkpoint import RunError, Written, forget, note_written
     from training.provenance import is_first_process
     from training.series_data import DataError
@@ -604,6 +605,8 @@ def _train(run: "Run", restart: bool, work: Callable[[], Path | None], data: str
         _tell(f"stopped; the same command goes on from the last whole epoch in {run.folder}")
         raise typer.Exit(130) from None
     if folder is not None:
+        if not read_manifest(folder).metrics:
+            _tell("not measured: nothing was held out; the card says why")
         typer.echo(f"wrote {folder}; `carry serve` loads it")
 
 

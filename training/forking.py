@@ -155,6 +155,12 @@ class ForkingStream:
         return None
 
 
+def can_be_learnt(series: Series) -> bool:
+    """Whether windows of the series have targets that count: a value after the first, and changes to measure it by."""
+    target = series.values[:, 0]
+    return bool(np.isfinite(target[1:]).any()) and _scale(target, series.season) > 0
+
+
 class EndsStream:
     """The ends of series as a validation pass: each series' last `horizon` values, given all before."""
 
@@ -246,7 +252,7 @@ def fork(
     if rng is not None:
         last = np.minimum(sizes - 2, steps - 1)[:, None]
         at = 2 + np.floor(rng.random((rows, bucket.forks)) * np.maximum(1, last - 1)).astype(np.int64)
-        at = np.minimum(at, steps - 1)
+        at = np.minimum(at, np.maximum(0, last))  # of two or three values the last one is asked for
     else:
         at = np.maximum(0, sizes - int(distances[-1]) - 1)[:, None]
     ahead = (at[:, :, None] + distances).reshape(rows, -1)
@@ -294,6 +300,8 @@ def _scale(values: Floats, season: int) -> float:
     itself least, that of neighbours, as in the M4 competition."""
     near = np.abs(np.diff(values))
     near = near[np.isfinite(near)]
+    if not len(near):  # no two neighbours are known
+        near = np.abs(np.diff(values[np.isfinite(values)]))
     found = float(near.mean()) if len(near) else 0.0
     if 1 < season < len(values) and season != 52:
         apart = np.abs(values[season:] - values[:-season])

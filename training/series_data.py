@@ -65,13 +65,52 @@ class Split:
     valid_end: int
 
 
+LEAST_TO_TRAIN = 4
+"""Values of a series, less its held-out ones: of fewer a window has hardly a target."""
+WHOLE = 10
+"""So many series or more, all too short to be cut, are held out whole."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained on; and the series whose validation and test parts the weights are chosen and measured on."""
+
+    train: list[Series]
+    valid: list[tuple[Series, Split]]
+    test: list[tuple[Series, Split]]
+
+
+def split_series(series: Sequence[Series], horizon: int, valid: float, test: float) -> Parts:
+    """Cut each series, but for those that are too short; if all are, hold out shares of them whole: the last `horizon`
+    values of each, of all before. Nothing is held out where there are too few, or too short ones for that, too."""
+    cuts = [split(one, horizon, valid, test) for one in series]
+    if any(cuts) or len(series) < WHOLE:
+        held_out = [(one, cut) for one, cut in zip(series, cuts, strict=True) if cut is not None]
+        train = [replace(s, values=s.values[: c.train_end]) if c else s for s, c in zip(series, cuts, strict=True)]
+        return Parts(train, held_out if valid else [], held_out if test else [])
+    order = np.random.default_rng(len(series)).permutation(len(series)).tolist()
+    long = [i for i in order if np.isfinite(series[i].values[:-horizon, 0]).sum() > 1]
+    counts = [max(1, round(share * len(series))) if share else 0 for share in (valid, test)]
+    if len(long) < sum(counts):
+        return Parts(list(series), [], [])
+    chosen, measured = long[: counts[0]], long[counts[0] : sum(counts)]
+    rest = [one for i, one in enumerate(series) if i not in {*chosen, *measured}]
+    sizes = [len(one.values) for one in series]
+    return Parts(
+        rest,
+        [(series[i], Split(sizes[i] - horizon, sizes[i])) for i in chosen],
+        [(series[i], Split(sizes[i] - horizon, sizes[i] - horizon)) for i in measured],
+    )
+
+
 def split(series: Series, horizon: int, valid: float = 0.1, test: float = 0.1) -> Split | None:
-    """Hold out shares of the end, each at least `horizon` long; None where less would be left than is held out."""
+    """Hold out shares of the end, each at least `horizon` long; None where less would be left than is held out, or than
+    a window needs."""
     steps = len(series.values)
     test_steps = max(horizon, round(test * steps)) if test else 0
     valid_steps = max(horizon, round(valid * steps)) if valid else 0
     train_end = steps - test_steps - valid_steps
-    if train_end < test_steps + valid_steps:
+    if train_end < test_steps + valid_steps or (train_end < steps and train_end < LEAST_TO_TRAIN):
         return None
     return Split(train_end, steps - test_steps)
 

@@ -15,13 +15,13 @@ from training.baselines import forecast_baselines, score_forecasts
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
 from training.export import Described, build_graphs, judge_int8, save_reference, standardise, write_folder
-from training.forking import Bucket, EndsStream, ForkingStream
+from training.forking import Bucket, EndsStream, ForkingStream, can_be_learnt
 from training.inference import ForecastModel
 from training.loop import LoopConfig, Stream, fit
 from training.networks import Forecaster, GlobalForecaster
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 from training.scaling import LONGEST_SEASON, Covariates, StandardScaler
-from training.series_data import Series, Split, split
+from training.series_data import LEAST_TO_TRAIN, WHOLE, DataError, Series, Split, split_series
 from training.streams import SeriesStream, Stretch
 from training.windows import Window
 
@@ -61,15 +61,15 @@ class ForecastConfig:
 def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, run: Run) -> Path | None:
     """Train on the series' training parts, choose the weights on their validation parts, measure on their test parts.
 
-    Returns the model folder, or None in a process that only helped to train. Series too short to hold anything out
-    train whole.
+    Returns the model folder, or None in a process that only helped to train.
+
+    Raises:
+        DataError: no series has values that a forecast could be learnt from.
     """
     torch.manual_seed(loop.seed)
-    splits = [split(s, config.horizon, config.valid, config.test) for s in series]
-    parts = [
-        replace(s, values=s.values[: cut.train_end] if cut else s.values) for s, cut in zip(series, splits, strict=True)
-    ]
-    held_out = [(s, cut) for s, cut in zip(series, splits, strict=True) if cut is not None]
+    held_out = split_series(series, config.horizon, config.valid, config.test)
+    parts = held_out.train
+    _check_learnable(parts, config)
     shared = share_of_this_process(parts)
     sizes = config.cell, config.hidden, config.layers, config.dropout, config.horizon, config.quantile_levels
     location, scale = standardise([part.values for part in parts])
@@ -79,8 +79,8 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
     if config.scaling == "standard":
         network = Forecaster(StandardScaler(location, scale), *sizes)
         training = _stream([Stretch(part.values) for part in shared], config, config.rows, config.mask_rate)
-        if held_out and config.valid:
-            validation = _stream(_validation(held_out), config, 64, 0.0)
+        if stretches := _validation(held_out.valid):
+            validation = _stream(stretches, config, 64, 0.0)
     else:
         known = [config.features.index(name) - 1 for name in config.known_ahead]
         counts = tuple(len(config.categories.get(name, ())) for name in config.features[1:])
@@ -88,8 +88,8 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
         bucket = Bucket(config.context, config.rows, max(4, config.context // 6), config.horizon)
         columns = [1 + i for i in known]
         training = ForkingStream(shared, _steps(shared, config), [bucket], columns, hidden=config.mask_rate)
-        if held_out and config.valid:
-            validation = EndsStream(_ends(held_out, config.horizon), config.horizon, columns)
+        if ends := _ends(held_out.valid, config.horizon):
+            validation = EndsStream(ends, config.horizon, columns)
     history = fit(network, training, validation, loop, run.folder, run.identity)
     if not is_first_process():
         return None
@@ -120,11 +120,14 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
         card.picture("loss", "Training and validation loss by epoch.")
         metrics: dict[str, float] = {}
         losses = None
-        if held_out and config.test:
-            windows = test_windows(held_out, config.horizon, config.windows)
+        windows = test_windows(held_out.test, config.horizon, config.windows)
+        if windows:
             metrics = _measure(model, windows, config, card, folder)
-            metrics |= _test_part(model, *held_out[0], config, card, folder)
-            losses = (_loss(model, windows), _loss(in_int8, windows))
+            metrics |= _test_part(model, *held_out.test[0], config, card, folder)
+            if "scaled_quantile_loss" in metrics:  # where no history ever changes, there is none
+                losses = (_loss(model, windows), _loss(in_int8, windows))
+        else:
+            card.section("Test part", _not_measured(series, config))
         judged = judge_int8(folder, Described(made.graph, None), int8, losses)
         card.section("In int8", int8_text(judged, "scaled quantile loss"))
         made = made.model_copy(update={"metrics": metrics, "int8": judged})
@@ -138,6 +141,29 @@ def _stream(stretches: Sequence[Stretch], config: ForecastConfig, rows: int, mas
     return SeriesStream(stretches, config.horizon, config.context, rows, 8 * config.context, mask_rate)
 
 
+def _check_learnable(parts: Sequence[Series], config: ForecastConfig) -> None:
+    if config.scaling == "standard":
+        learnable = any(np.isfinite(part.values[1:, 0]).any() for part in parts)
+    else:
+        learnable = any(map(can_be_learnt, parts))
+    if not learnable:
+        longest = max(int(np.isfinite(part.values[:, 0]).sum()) for part in parts)
+        raise DataError(
+            f"nothing to learn from: of {len(parts)} series to train on, the longest has {longest} values; it takes "
+            "one with two values or more, which are not all the same"
+        )
+
+
+def _not_measured(series: Sequence[Series], config: ForecastConfig) -> str:
+    longest, horizon = max(len(one.values) for one in series), config.horizon
+    return (
+        f"Nothing was held out to measure the model on: --valid is {config.valid:g}, --test is {config.test:g}, and "
+        f"the longest of {len(series)} series has {longest} values. For a horizon of {horizon}, a series of "
+        f"{max(4 * horizon, LEAST_TO_TRAIN + 2 * horizon)} values or more can be cut; of {WHOLE} series or more of "
+        f"{horizon + 2} values some are held out whole."
+    )
+
+
 def _steps(parts: Sequence[Series], config: ForecastConfig) -> int:
     """Batches an epoch: as many windows as the series hold twice over, of each at most `LONGEST` values."""
     windows = sum(max(1.0, 2 * min(LONGEST, len(part.values)) / config.context) for part in parts)
@@ -146,8 +172,8 @@ def _steps(parts: Sequence[Series], config: ForecastConfig) -> int:
 
 def _ends(held_out: Sequence[tuple[Series, Split]], horizon: int) -> list[Series]:
     """Stretches that end with `horizon` values of the validation part: of few series more than one each."""
-    chosen = np.unique(np.linspace(0, len(held_out) - 1, min(VALIDATION_SERIES, len(held_out))).astype(int))
-    most = max(1, VALIDATION_SERIES // len(held_out))
+    chosen = _evenly(held_out)
+    most = max(1, VALIDATION_SERIES // max(1, len(held_out)))
     ends = []
     for series, cut in (held_out[i] for i in chosen):
         stops = np.arange(cut.valid_end, cut.train_end, -horizon)[:most]
@@ -186,12 +212,18 @@ def _forecast(model: ForecastModel, windows: Sequence[Window]) -> NDArray[np.flo
 
 def _validation(held_out: Sequence[tuple[Series, Split]]) -> list[Stretch]:
     """Each series up to the end of its validation part, of which only that part counts."""
-    chosen = np.unique(np.linspace(0, len(held_out) - 1, min(VALIDATION_SERIES, len(held_out))).astype(int))
     stretches = []
-    for series, cut in (held_out[i] for i in chosen):
+    for series, cut in (held_out[i] for i in _evenly(held_out)):
         start, end = max(0, cut.train_end - WARM_UP), min(cut.valid_end, cut.train_end + VALIDATION_STEPS)
-        stretches.append(Stretch(series.values[start:end], cut.train_end - start - 1))
+        if np.isfinite(series.values[cut.train_end : end, 0]).any():
+            stretches.append(Stretch(series.values[start:end], cut.train_end - start - 1))
     return stretches
+
+
+def _evenly(held_out: Sequence[tuple[Series, Split]]) -> list[int]:
+    """At most `VALIDATION_SERIES` places, from all over."""
+    count = min(VALIDATION_SERIES, len(held_out))
+    return [int(place) for place in np.unique(np.linspace(0, max(0, len(held_out) - 1), count).astype(int))]
 
 
 def _measure(
