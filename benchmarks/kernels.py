@@ -20,9 +20,9 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 
+from service.engine.decoding import Decoding
 from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
-from service.engine.scheduler import Decoding
 from service.forecasting import Forecast, ForecastRequest, begin, forecast
 from service.generation import CharacterDecoder, GenerateRequest, generate
 from service.manifest import ForecastManifest, TextManifest, read_manifest

@@ -1,6 +1,5 @@
 """Tells which values of a series lie outside of what those before them let expect. Knows nothing of HTTP."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +7,9 @@ from numpy.typing import NDArray
 
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.forecasting import Floats, interpolate, read_values, tails
+from service.forecasting import Floats, read_values, tails
 from service.manifest import ForecastManifest
+from service.quantiles import interpolate, level_within
 
 ROUNDING, LEAST = 1e-14, 1e-30
 """Of a value, and of zero: so far beyond the interval, as narrow as it gets on a constant series, it is inside."""
@@ -34,7 +34,7 @@ class AnomalyRequest:
 @dataclass(frozen=True)
 class Anomalies:
     """Of each value, all (T,): the interval and the median that those before it let expect, NaN where nothing precedes;
-    score: the quantile level at which it lies, within the model's outermost; outside: beyond the interval or not.
+    score: the quantile level at which it lies, from 0.001 to 0.999; outside: beyond the interval or not.
     Neither means anything where it is not `judged`: missing, or the first. after: where the sequence stands."""
 
     lower: Floats
@@ -59,26 +59,11 @@ def detect(manifest: ForecastManifest, request: AnomalyRequest, start: Snapshot 
     if request.non_negative:
         past = np.maximum(past, 0.0)
     known = manifest.quantile_levels
-    lower, upper = interpolate(past, known, tails(request.level)).T
+    bounds = interpolate(past, known, tails(request.level))
+    lower, upper = (np.maximum(bounds, 0.0) if request.non_negative else bounds).T
     target = request.values[:, 0]
     judged = np.isfinite(target) & np.isfinite(lower)
     slack = ROUNDING * np.abs(target) + LEAST
     outside = (target < lower - slack) | (target > upper + slack)
     score = level_within(target, past, known)
     return Anomalies(lower, upper, past[:, known.index(0.5)], score, outside, judged, after)
-
-
-def level_within(values: Floats, quantiles: Floats, known: Sequence[float]) -> Floats:
-    """The level at which each value (T,) lies among its quantiles (T, Q), linearly between them; where several are
-    equal to it, the middle of theirs."""
-    levels, last = np.asarray(known), len(known) - 1
-    first_above = (quantiles <= values[:, None]).sum(axis=1)
-    first_at = (quantiles < values[:, None]).sum(axis=1)
-    left, right = np.clip(first_at - 1, 0, last), np.clip(first_above, 0, last)
-    rows = np.arange(len(values))
-    low, high = quantiles[rows, left], quantiles[rows, right]
-    width = np.where(high > low, high - low, 1.0)
-    between = levels[left] + (levels[right] - levels[left]) * np.clip((values - low) / width, 0.0, 1.0)
-    equal = (levels[np.clip(first_at, 0, last)] + levels[np.clip(first_above - 1, 0, last)]) / 2
-    found: Floats = np.where(first_above > first_at, equal, between)
-    return found

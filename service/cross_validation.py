@@ -7,8 +7,9 @@ import numpy as np
 
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.forecasting import Floats, extend, interpolate, read_values
+from service.forecasting import Floats, extend, read_values
 from service.manifest import ForecastManifest
+from service.quantiles import interpolate
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def cross_validate(
     quantiles = np.array(windows)
     actual = np.array([values[cutoff : cutoff + horizon, 0] for cutoff in request.cutoffs])
     median = quantiles[..., known.index(0.5)].copy()
-    return CrossValidation(request.cutoffs, interpolate(quantiles, known, request.levels), median, actual)
+    found = interpolate(quantiles, known, request.levels)
+    if request.non_negative:  # the tails, too
+        found = np.maximum(found, 0.0)
+    return CrossValidation(request.cutoffs, found, median, actual)
 
 
 @dataclass(frozen=True)

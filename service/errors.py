@@ -140,8 +140,8 @@ class QueueFullError(CarryError):
     code = "queue_full"
     status = 429
 
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} steps wait already; try again in {retry_after} s")
+    def __init__(self, reason: str, retry_after: int) -> None:
+        super().__init__(f"{reason}; try again in {retry_after} s")
         self.retry_after = retry_after
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from service.engine.runner import Array
 from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
+from service.quantiles import TAIL_END, interpolate
 from service.seasons import NO_SEASON, enough_for, find_season
 from service.timestamps import counts_months, seasons_of
 from service.widening import widened
@@ -55,29 +55,6 @@ class Forecast:
     after: Snapshot
 
 
-def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[float]) -> Floats:
-    """Quantiles (..., Q) at the ascending levels `known` -> (..., L) at levels within them, linearly in between."""
-    if tuple(wanted) == tuple(known):
-        return quantiles
-    left, right, share = _neighbours(tuple(known), tuple(wanted))
-    low, high = quantiles[..., left], quantiles[..., right]
-    # So that nothing crosses by rounding, however close together they are.
-    found: Floats = np.minimum(low + share * (high - low), high)
-    return found
-
-
-@lru_cache(maxsize=64)
-def _neighbours(
-    known: tuple[float, ...], wanted: tuple[float, ...]
-) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """The levels on both sides of each, by index, and its share of the way from one to the other."""
-    levels = np.asarray(known)
-    left = np.searchsorted(levels, wanted, side="right") - 1
-    right = np.minimum(left + 1, len(known) - 1)
-    width = np.where(right > left, levels[right] - levels[left], 1.0)
-    return left, right, (np.asarray(wanted) - levels[left]) / width
-
-
 def tails(level: float) -> tuple[float, float]:
     """The quantile levels of a central interval of so many percent."""
     tail = (100 - level) / 200
@@ -85,16 +62,17 @@ def tails(level: float) -> tuple[float, float]:
 
 
 def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str) -> None:
-    """Refuse levels outside of those that the model was trained for: it knows nothing of rarer values.
+    """Refuse levels that are too far in the tails to say anything of.
 
     Raises:
-        InvalidRequestError: one is outside.
+        InvalidRequestError: one is.
     """
     known = manifest.quantile_levels
-    if levels and not known[0] <= min(levels) <= max(levels) <= known[-1]:
-        widest = round(100 * (known[-1] - known[0]))
-        accepted = f"quantiles from {known[0]} to {known[-1]}, central intervals of at most {widest} %"
-        raise InvalidRequestError(f"outside of what {manifest.name} was trained for: {accepted}", path)
+    lowest, highest = (TAIL_END, 1 - TAIL_END) if len(known) > 1 else (known[0], known[-1])
+    if levels and not lowest <= min(levels) <= max(levels) <= highest:
+        widest = round(100 * (highest - lowest), 4)
+        accepted = f"quantiles from {lowest:g} to {highest:g}, central intervals of at most {widest:g} %"
+        raise InvalidRequestError(f"further out than can be told: {accepted}", path)
 
 
 def begin(
@@ -167,6 +145,8 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapsh
     history = interpolate(past, known, request.levels) if request.include_history else None
     median = quantiles[:, known.index(0.5)].copy()
     found = interpolate(quantiles, known, request.levels)
+    if request.non_negative:  # the tails, too
+        found, history = np.maximum(found, 0.0), None if history is None else np.maximum(history, 0.0)
     if not request.keeps_state:
         # Of ten thousand series, the states, and the batches that they are views of, would be most of the memory.
         season = {name: array.copy() for name, array in after.states.items() if name == SEASON}

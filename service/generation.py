@@ -193,60 +193,57 @@ class CharacterDecoder:
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._pieces = vocabulary
-        self._rows: list[Row] = []
-        self._arranged = False
+        self._arranged_for: Sequence[Row] = ()
 
-    def join(self, rows: Sequence[Row]) -> None:
-        """Add rows at the end of the batch."""
-        self._rows += rows
-        self._arranged = False
-
-    def keep(self, kept: NDArray[np.bool_]) -> None:
-        """Drop the other rows."""
-        self._rows = [row for row, stays in zip(self._rows, kept, strict=True) if stays]
-        self._arranged = False
-
-    def inputs(self) -> dict[str, Array]:
+    def inputs(self, rows: Sequence[Row]) -> dict[str, Array]:
         """Controls and random numbers of the next tokens: no more than the longest wants, nor than any wants whose
         state at its end will be asked for, nor, of those that somebody watches, than the first that it writes."""
-        if not self._arranged:
-            self._arrange()
-        most = min(DECODE_STEPS, max(len(row.prompt) + row.left for row in self._rows))
+        if rows is not self._arranged_for:
+            self._arrange(rows)
+        most = min(DECODE_STEPS, max(len(row.prompt) + row.left for row in rows))
         last = (len(row.prompt) + row.left for row in self._keepers)
         first = (len(row.prompt) + 1 for row in self._watched if not row.written)
         steps = np.arange(min([most, *last, *first]))
-        given = np.full((len(steps), len(self._rows)), -1, dtype=np.int64)
-        for i, row in enumerate(self._rows):
+        given = np.full((len(steps), len(rows)), -1, dtype=np.int64)
+        for i, row in enumerate(rows):
             if row.prompt:
                 read = row.prompt[: len(steps)]
                 given[: len(read), i] = read
         drawn = uniforms(self._seeds, self._positions + steps[:, None]) * self._random
         return {**self._controls, "uniforms": drawn, "given_tokens": given}
 
-    def take(self, found: Sequence[Array], states: States) -> tuple[int, NDArray[np.bool_]]:
+    def take(
+        self, rows: Sequence[Row], found: Sequence[Array], states: States
+    ) -> tuple[int, NDArray[np.bool_], dict[int, Exception]]:
         """Give each row its pieces."""
         tokens, scores = found
         finite = np.asarray(np.isfinite(scores).all(axis=2))
         healthy = bool(finite.all())
-        for i, (row, own) in enumerate(zip(self._rows, tokens.T.tolist(), strict=True)):
-            read = min(len(row.prompt), len(own))
-            row.prompt = row.prompt[read:]
-            if row.scores is not None:
-                row.scores.extend(scores[read:, i].copy())
-            written = slice(read, read + row.take([self._pieces[token] for token in own[read:]]))
-            if not healthy and not finite[written, i].all():
-                row.left, row.failed = 0, True
-            if row.keeps:
-                row.stand(len(own), read, {name: array[i : i + 1].copy() for name, array in states.items()})
-            row.ended = not row.left and not row.failed
+        errors: dict[int, Exception] = {}
+        for i, (row, own) in enumerate(zip(rows, tokens.T.tolist(), strict=True)):
+            try:
+                read = min(len(row.prompt), len(own))
+                row.prompt = row.prompt[read:]
+                if row.scores is not None:
+                    row.scores.extend(scores[read:, i].copy())
+                written = slice(read, read + row.take([self._pieces[token] for token in own[read:]]))
+                if not healthy and not finite[written, i].all():
+                    row.left, row.failed = 0, True
+                if row.keeps:
+                    row.stand(len(own), read, {name: array[i : i + 1].copy() for name, array in states.items()})
+                row.ended = not row.left and not row.failed
+            except Exception as error:  # what one row meets harms no other
+                errors[i] = error
         self._positions += len(tokens)
-        for listener, rows in self._listeners.items():
-            listener(rows)
-        return len(tokens), np.array([row.left > 0 for row in self._rows])
+        for listener, watched in self._listeners.items():
+            try:
+                listener(watched)
+            except Exception as error:  # as above
+                errors |= {i: error for i, row in enumerate(rows) if row.listener is listener}
+        return len(tokens), np.array([row.left > 0 for row in rows]), errors
 
-    def _arrange(self) -> None:
-        rows = self._rows
-        self._arranged = True
+    def _arrange(self, rows: Sequence[Row]) -> None:
+        self._arranged_for = ()
         self._controls = controls([row.params for row in rows], len(self._pieces))
         self._random = np.array([row.params.temperature > 0 for row in rows], dtype=np.float32)
         self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
@@ -255,9 +252,10 @@ class CharacterDecoder:
         self._keepers = [row for row in rows if row.keeps]
         self._watched = [row for row in rows if row.listener is not None]
         self._listeners: dict[Listener, list[Row]] = {}
-        for row in rows:
+        for row in self._watched:
             if row.listener is not None:
                 self._listeners.setdefault(row.listener, []).append(row)
+        self._arranged_for = rows
 
 
 def generate(

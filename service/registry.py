@@ -17,9 +17,10 @@ import numpy as np
 import structlog
 from pydantic import ValidationError
 
+from service.engine.decoding import Decoding
 from service.engine.engine import Engine
+from service.engine.reading import CHUNK
 from service.engine.runner import Array, GraphMismatchError, Runner, States, int8_is_exact
-from service.engine.scheduler import CHUNK, Decoding
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.folders import model_folders, printable, reason_not_regular
 from service.generation import CharacterDecoder
@@ -370,6 +371,18 @@ class _Opened:
     runner: Runner
     decoding: Decoding | None
 
+    def smoke_test(self) -> None:
+        """A few real steps.
+
+        Raises:
+            GraphMismatchError: they give what they should not.
+            ModelFailedError: they fail.
+        """
+        states = _try_out(self.runner, self.manifest, self.graph)
+        if self.decoding is not None:
+            assert isinstance(self.manifest, TextManifest)
+            _try_out_decoding(self.decoding, states, len(self.manifest.vocabulary))
+
 
 def reason_to_refuse(path: Path, precision: str, threads: int) -> str | None:
     """Why a model folder is refused; None if it is not."""
@@ -387,15 +400,15 @@ def _opened(path: Path, wanted: str, threads: int) -> _Opened:
     decoding = None
     try:
         runner = Runner(path, graph, threads)
-        states = _try_out(runner, manifest, graph)
         if isinstance(manifest, TextManifest) and decode is not None:
             decoding = Decoding(Runner(path, decode, threads), CharacterDecoder(manifest.vocabulary))
-            _try_out_decoding(decoding, states, len(manifest.vocabulary))
+        opened = _Opened(manifest, precision, graph, runner, decoding)
+        opened.smoke_test()
     except (GraphMismatchError, CarryError) as error:
         raise _RefusalError(str(error)) from error
     except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
         raise _RefusalError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
-    return _Opened(manifest, precision, graph, runner, decoding)
+    return opened
 
 
 def _started(opened: _Opened, settings: Settings, metrics: Metrics) -> Engine:
@@ -408,6 +421,7 @@ def _started(opened: _Opened, settings: Settings, metrics: Metrics) -> Engine:
         most_work=settings.max_waiting_steps,
         metrics=metrics.engine(f"{manifest.name}@{manifest.version}"),
         chunk=min(CHUNK, opened.graph.max_steps),
+        smoke_test=opened.smoke_test,
     )
 
 

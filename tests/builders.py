@@ -6,8 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from service.engine.decoding import Decoding
+from service.engine.reading import CHUNK
+from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import CHUNK, Decoding, Request, Scheduler
+from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
 from service.generation import CharacterDecoder
 from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
@@ -127,16 +130,24 @@ def open_scheduler(
     folder: Path, precision: Precision = "float32", chunk: int = CHUNK
 ) -> tuple[ForecastManifest | TextManifest, Runner, Scheduler]:
     """A model folder's graph and a scheduler on it."""
+    manifest, runner, decoding = open_graphs(folder, precision)
+    text = isinstance(manifest, TextManifest)
+    return manifest, runner, Scheduler(runner, decoding, text, Metrics().engine("test"), chunk=chunk)
+
+
+def open_graphs(
+    folder: Path, precision: Precision = "float32"
+) -> tuple[ForecastManifest | TextManifest, Runner, Decoding | None]:
+    """A model folder's graphs."""
     manifest = read_manifest(folder)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.graph if precision == "float32" else manifest.int8.graph, threads=1)
-    text = isinstance(manifest, TextManifest)
     decoding = None
     if isinstance(manifest, TextManifest):
         graph = manifest.decode if precision == "float32" else manifest.int8.decode
         assert graph is not None
         decoding = Decoding(Runner(folder, graph, threads=1), CharacterDecoder(manifest.vocabulary))
-    return manifest, runner, Scheduler(runner, decoding, text, Metrics().engine("test"), chunk=chunk)
+    return manifest, runner, decoding
 
 
 def run(scheduler: Scheduler, task: Task[Answer]) -> Answer:

@@ -95,8 +95,8 @@ def write_echo(models: Path) -> Path:
         graph=graph,
         metrics={},
         provenance=Provenance(
-            command="none", seed=0, created_at="", duration_seconds=0, data=(), cell="none", layers=1, hidden=1,
-            parameters=1, versions={},
+            command="none", seed=0, created_at="2026-01-01", duration_seconds=0, data=(), cell="none", layers=1,
+            hidden=1, parameters=1, versions={},
         ),
         features=("y", "price", "day"),
         known_ahead=("price", "day"),

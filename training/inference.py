@@ -15,9 +15,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from service.engine.decoding import Decoding
 from service.engine.engine import Engine
+from service.engine.reading import CHUNK
 from service.engine.runner import Runner
-from service.engine.scheduler import CHUNK, Decoding
 from service.errors import InvalidRequestError, NotPredictableError
 from service.forecasting import Forecast, ForecastRequest, begin, forecast
 from service.generation import CharacterDecoder, GenerateRequest, continuation, generate

@@ -54,14 +54,14 @@ async def post_anomalies(
         assert isinstance(manifest, ForecastManifest)
         values = series_values(body.series, seat.start.position > 0, manifest, settings)
         check_answer(5 * len(values), settings, "$.series")
-        level = usual_level(manifest) if body.level is None else body.level
+        level = USUAL_LEVEL if body.level is None else body.level
         check_levels(tails(level), manifest, "$.level")
         times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
         start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
         request = AnomalyRequest(values, level, body.non_negative, future)
         task = detect(manifest, request, start)
-        found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline))
+        found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline, call.group))
         call.state.metrics.read.labels(seat.model.label).inc(request.work)
 
         answer = await json_fragments(
@@ -82,12 +82,6 @@ async def post_anomalies(
         return found.after, render
 
     return await carried(call, body, "forecast", work)
-
-
-def usual_level(manifest: ForecastManifest) -> float:
-    """The usual level, or the widest central interval of the model if that is narrower."""
-    known = manifest.quantile_levels
-    return min(USUAL_LEVEL, round(100 * (1 - 2 * max(known[0], 1 - known[-1])), 4))
 
 
 def _verdicts(found: Anomalies) -> dict[str, object]:

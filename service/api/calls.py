@@ -6,7 +6,7 @@ One dependency reads all of it from the request: five that declare a header each
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -21,11 +21,12 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`deadline`: when it is given up, on time.monotonic's clock."""
+    """`deadline`: when it is given up, on time.monotonic's clock. `group`: that of all its tasks for an engine."""
 
     state: State
     caller: Caller
     deadline: float
+    group: object = field(default_factory=object)
 
 
 async def _call(request: Request) -> Call:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from pydantic import ValidationError
 
-from service.api.calls import CHANGING, TIMED, ThisCall
+from service.api.calls import CHANGING, TIMED, Call, ThisCall
 from service.api.carried import Render, Seat, carried
 from service.api.json_pieces import in_pieces, json_fragments, json_pieces
 from service.api.json_route import JsonRoute, encoded
@@ -78,7 +78,7 @@ async def post_forecast(
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
         wish = _wish(body, seat, call.state)
-        found = await asyncio.wrap_future(wish.submit(call.deadline))
+        found = await asyncio.wrap_future(wish.submit(call))
         answer = await json_fragments(wish.answer(found, call.state), call.deadline)
         return found.after, lambda session, carried: encoded(_carried(answer, session, carried))
 
@@ -113,7 +113,7 @@ async def post_forecast_batch(
         wishes.append(wish)
     good = {i: wish for i, wish in enumerate(wishes) if isinstance(wish, _Wish)}
     lengths = {i: len(wish.request.values) for i, wish in good.items()}
-    found = await all_done(lengths, lambda i: good[i].submit(call.deadline))
+    found = await all_done(lengths, lambda i: good[i].submit(call))
     for future in found.values():
         error = future.exception()
         if isinstance(error, CarryError) and error.status >= 500:
@@ -227,9 +227,9 @@ class _Wish:
     request: ForecastRequest
     times: Times | None
 
-    def submit(self, deadline: float) -> "Future[Forecast]":
+    def submit(self, call: Call) -> "Future[Forecast]":
         task = forecast(self.manifest, self.request, self.start)
-        return self.seat.model.engine.submit(task, self.request.work, deadline)
+        return self.seat.model.engine.submit(task, self.request.work, call.deadline, call.group)
 
     def answer(self, found: Forecast, state: State) -> dict[str, Any]:
         """A `ForecastAnswer`, but for where it is carried."""

@@ -42,7 +42,8 @@ async def get_live() -> Live:
 
 @router.get("/health/ready", operation_id="health_ready", responses=documented(503))
 async def get_ready(state: CarryState) -> Ready:
-    """Whether every process of the machine has its models loaded, and their last real step went well."""
+    """Whether every process of the machine has its models loaded, and each passes its smoke test. There is one whenever
+    a step fails, and then until it passes."""
     own = reason_not_ready(state)
     reasons = [f"process {os.getpid()} {own}"] if own else []
     reasons += state.board.others_not_ready(state.place)
@@ -57,7 +58,7 @@ def reason_not_ready(state: State) -> str:
     if not models:
         return "has no model loaded; GET /models tells why"
     failed = [model.label for model in models if model.engine.failed]
-    return f"failed in the last step of: {', '.join(failed)}" if failed else ""
+    return f"fails the smoke test of: {', '.join(failed)}" if failed else ""
 
 
 @router.get("/health", include_in_schema=False)

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 
 from service.anomalies import Anomalies, AnomalyRequest, detect
-from service.api.anomalies import USUAL_LEVEL, usual_level
 from service.api.calls import TIMED, Call, ThisCall
 from service.api.forecast import all_done
 from service.api.json_pieces import in_pieces, json_pieces
@@ -44,7 +43,7 @@ from service.api.state import CarryState, State
 from service.cross_validation import CrossValidation, CrossValidationRequest, cross_validate
 from service.engine.sequence import Task
 from service.errors import InvalidRequestError, LimitExceededError, NotOfferedError
-from service.forecasting import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
+from service.forecasting import LARGEST, Forecast, ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest
 from service.registry import Model
 from service.settings import Settings
@@ -171,7 +170,7 @@ async def post_anomaly_detection(
 ) -> Response:
     """What `NixtlaClient.detect_anomalies` asks for: all values but the first, each judged one step ahead."""
     model, manifest = _forecaster(body.model, call.state)
-    settings, level = call.state.settings, _level(body.level, manifest)
+    settings, level = call.state.settings, body.level
 
     def jobs() -> "Iterator[_Job[Anomalies]]":
         _check_answer(3 * len(body.series.y), settings)
@@ -201,7 +200,7 @@ async def post_online_anomaly_detection(
     """What `NixtlaClient.detect_anomalies_online` asks for: the last values of each series, each judged by the newest
     forecast made before it."""
     model, manifest = _forecaster(body.model, call.state)
-    settings, level = call.state.settings, _level(body.level, manifest)
+    settings, level = call.state.settings, body.level
     judged, step = body.detection_size, body.step_size or body.h
     levels = quantile_levels([level], manifest)
 
@@ -279,17 +278,6 @@ def _forecaster(name: str | None, state: State) -> tuple[Model, ForecastManifest
     return model, model.manifest
 
 
-def _level(asked: float, manifest: ForecastManifest) -> float:
-    """That asked for; but 99, which the client says for who says nothing, gives way to the widest of the model.
-
-    Raises:
-        InvalidRequestError: the model does not know it.
-    """
-    level = usual_level(manifest) if asked == USUAL_LEVEL else asked
-    check_levels(tails(level), manifest, "$.level")
-    return level
-
-
 @dataclass(frozen=True)
 class _Job(Generic[Made]):
     """The task of one series; `read`, `predicted`: its values."""
@@ -327,7 +315,7 @@ async def _answered(
         jobs.append(job)
 
     def submit(i: int) -> Future[Made]:
-        return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline)
+        return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline, call.group)
 
     ended = await all_done({i: job.read for i, job in enumerate(jobs)}, submit)
     found = []

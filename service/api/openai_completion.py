@@ -130,7 +130,7 @@ class Completion:
         """Let the texts of one prompt be written."""
         model, wish = self._model, self._wishes[i]
         self._rows[i], task = generate(model.tokenizer, wish, listener=listener)
-        return model.engine.submit(task, wish.work, self._call.deadline)
+        return model.engine.submit(task, wish.work, self._call.deadline, self._call.group)
 
     async def whole(self) -> dict[str, Any]:
         """The answer, when all are written."""

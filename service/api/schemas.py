@@ -177,7 +177,7 @@ Freq = Annotated[
 ]
 Quantiles = Annotated[
     Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1, max_length=99)] | None,
-    Field(description="Quantile levels, within those of the model. All of the model's if absent."),
+    Field(description="Quantile levels, from 0.001 to 0.999. All of the model's if absent."),
 ]
 Level = Annotated[Number, Field(gt=0, lt=100)]
 Levels = Annotated[
@@ -286,8 +286,7 @@ class AnomalyBody(CarriedBody, SeriesBody):
     future: Future = None
     level: Level | None = Field(
         default=None,
-        description="In percent: a value outside of this central interval is an anomaly. 99 if absent, or the widest "
-        "of the model if that is narrower.",
+        description="In percent: a value outside of this central interval is an anomaly. 99 if absent.",
     )
 
 
@@ -301,9 +300,7 @@ class AnomalyAnswer(Answer):
     lower: list[float | None]
     upper: list[float | None]
     median: list[float | None]
-    score: list[float | None] = Field(
-        description="The quantile level at which the value lies; never beyond the outermost of the model."
-    )
+    score: list[float | None] = Field(description="The quantile level at which the value lies, from 0.001 to 0.999.")
     timestamps: list[str] | None = Field(description="Of the values given.")
     season_length: UsedSeason
     session: CarriedSession

@@ -314,7 +314,9 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
         check_length(body.prompt, call.state, "$.prompt")
         [prompt], _ = await read_texts(model.tokenizer, {"$.prompt": body.prompt}, "replace")
         task = predict(model.tokenizer, prompt, False)
-        return (await asyncio.wrap_future(model.engine.submit(task, 1 + len(prompt.tokens), call.deadline))).after
+        return (
+            await asyncio.wrap_future(model.engine.submit(task, 1 + len(prompt.tokens), call.deadline, call.group))
+        ).after
     if body.series is not None:
         manifest = model.manifest
         assert isinstance(manifest, ForecastManifest)
@@ -322,7 +324,7 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
         request = ForecastRequest(values, 1, manifest.quantile_levels)
         start = begin(manifest, values[:, 0], body.season_length, body.freq, goes_on=True)
         reading = forecast(manifest, request, start)
-        return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline))).after
+        return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline, call.group))).after
     return start
 
 

@@ -162,7 +162,7 @@ class _Generating:
             echo=body.echo,
         )
         self.rows, task = generate(tokenizer, wish, seat.start, seat.keeps, listener)
-        self.pending = seat.model.engine.submit(task, wish.work, call.deadline)
+        self.pending = seat.model.engine.submit(task, wish.work, call.deadline, call.group)
 
     async def finish(self, logprobs: int) -> Snapshot:
         """Wait for its end, and see what became of it."""
@@ -295,7 +295,7 @@ async def post_predict(
         check_follows(seat.start, text.composed, "$.text")
         task = predict(tokenizer, text, body.per_position, seat.start, others)
         steps = 1 + len(text.tokens) + sum(len(other.tokens) for other in others)
-        scored = await asyncio.wrap_future(model.engine.submit(task, steps, call.deadline))
+        scored = await asyncio.wrap_future(model.engine.submit(task, steps, call.deadline, call.group))
         call.state.metrics.read.labels(model.label).inc(steps - 1)
 
         def explain() -> dict[str, Any]:

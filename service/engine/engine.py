@@ -1,24 +1,45 @@
 """The one crossing between those who ask and a model: its queue, and the thread that alone runs its graph."""
 
 import math
+import os
 import queue
 import threading
 import time
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextlib import suppress
 
 import structlog
 
+from service.engine.backlog import Backlog
+from service.engine.decoding import Decoding
+from service.engine.reading import CHUNK
+from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import CHUNK, Decoding, Request, Scheduler
+from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
-from service.errors import NotReadyError, QueueFullError
+from service.errors import NotReadyError
 from service.metrics import EngineMetrics
+
+CHECK_SECONDS = 0.5
+"""How often a model that failed its smoke test is given another."""
+MOST_FAILURES = 3
+"""Turns that may fail one after the other, for reasons of our own, before the thread gives up."""
+EXIT_STATUS = 70
+"""Of a process that ends itself because an engine's thread has ended (EX_SOFTWARE of sysexits.h)."""
+
+
+def end_process() -> None:
+    """End the process at once: whoever waits for a thread that has ended would wait for ever. What supervises the
+    process starts another one."""
+    os._exit(EXIT_STATUS)
 
 
 class Engine:
     """A scheduler on a thread of its own, which sleeps while there is nothing to do.
 
-    `most_work`: steps asked for and not yet answered beyond which new requests are refused.
+    `most_work`: steps yet to be gone beyond which new requests are refused. `smoke_test`: as of `Scheduler`.
+    `thread_died`: is called, on the thread, if it ends for any other reason than `close`.
     """
 
     def __init__(
@@ -30,42 +51,43 @@ class Engine:
         most_work: int,
         metrics: EngineMetrics,
         chunk: int = CHUNK,
+        smoke_test: Callable[[], object] = lambda: None,
+        thread_died: Callable[[], object] = end_process,
     ) -> None:
-        self._scheduler = Scheduler(runner, decoding, any_split, metrics, self._ended, chunk)
-        self._most_work = most_work
+        self._scheduler = Scheduler(runner, decoding, any_split, metrics, self._ended, chunk, smoke_test)
+        self._backlog = Backlog(most_work)
         self._metrics = metrics
+        self._thread_died = thread_died
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._work = 0
         self._closing = False
-        self._seconds_per_step = 1e-4
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
     def failed(self) -> bool:
-        """Whether the last step failed in the model itself."""
-        return self._scheduler.failed
+        """Whether the model fails its smoke test, or nobody is there to run it."""
+        return self._scheduler.failed or not self._thread.is_alive()
 
-    def submit(self, task: Task[Answer], work: int, deadline: float = math.inf) -> "Future[Answer]":
+    def submit(
+        self, task: Task[Answer], work: int, deadline: float = math.inf, group: Hashable = None
+    ) -> "Future[Answer]":
         """Begin a task of `work` steps; cancelling the future drops it within one step.
 
-        deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError.
+        deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError. group: those that share
+        it take one turn together, and one share of the queue. Without one, the task is a group of its own.
 
         Raises:
             QueueFullError: too much work waits already.
             NotReadyError: the engine is closed.
         """
-        request = Request(task, work, deadline)
+        request = Request(task, work, deadline, group)
         with self._lock:
             if self._closing:
                 raise NotReadyError("the model is being closed")
-            # A request larger than the whole queue is taken when nothing else is there.
-            if self._work and self._work + work > self._most_work:
-                raise QueueFullError(self._work, max(1, math.ceil(self._work * self._seconds_per_step)))
-            self._work += work
-            self._metrics.waiting.set(self._work)
+            self._backlog.admit(request.group, work)
             self._inbox.put(request)
+        self._metrics.waiting.set(self._backlog.total)
         return request.future
 
     def close(self) -> None:
@@ -77,28 +99,70 @@ class Engine:
         self._thread.join()
 
     def _ended(self, request: Request) -> None:
-        with self._lock:
-            self._work -= request.work
-            self._metrics.waiting.set(self._work)
+        try:
+            self._count_out(request)
+        except Exception:  # once more: what is not counted out now would be in the way for ever
+            self._count_out(request)
+        self._metrics.waiting.set(self._backlog.total)
+
+    def _count_out(self, request: Request) -> None:
+        self._backlog.done(request.group, request.work)
+        request.work = 0
 
     def _run(self) -> None:
-        scheduler, closing = self._scheduler, False
-        while not closing or scheduler.busy:
+        try:
+            self._work()
+        except BaseException:
+            with suppress(BaseException):  # even where nothing can be written
+                structlog.get_logger().exception("an engine's thread ended", engine=self._thread.name)
+            self._thread_died()
+
+    def _work(self) -> None:
+        """Until it is closed and nothing is left to do. An error of our own ends no request the first time, in case the
+        turn can just be made again; all of them the next time; and the thread if even that does not help."""
+        failures, next_check, closing = 0, 0.0, False
+        while not closing or self._scheduler.busy:
             try:
-                while not closing:
-                    request = self._inbox.get(block=not scheduler.busy)
-                    if request is None:
-                        closing = True
-                    else:
-                        scheduler.add(request)
-            except queue.Empty:
-                pass
-            started = time.perf_counter()
-            try:
-                steps = scheduler.turn()
-            except Exception as error:  # of our own making; it must not end the thread
-                structlog.get_logger().exception("the engine failed")
-                scheduler.end_all(error)
-                continue
+                if not closing:
+                    closing = self._take_new()
+                if self._scheduler.failed and time.monotonic() >= next_check:
+                    self._scheduler.check()
+                    next_check = time.monotonic() + CHECK_SECONDS
+                self._turn()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                if failures > MOST_FAILURES:
+                    raise
+                with suppress(Exception):
+                    structlog.get_logger().exception("the engine failed", engine=self._thread.name)
+                if failures > 1:
+                    self._scheduler.end_all(error)
+
+    def _take_new(self) -> bool:
+        """Let all requests that have come join, waiting for one if nothing else is to be done; whether the engine is to
+        close."""
+        with suppress(queue.Empty):
+            while True:
+                idle = not self._scheduler.busy
+                request = self._inbox.get(block=idle, timeout=CHECK_SECONDS if self._scheduler.failed else None)
+                if request is None:
+                    return True
+                try:
+                    self._scheduler.add(request)
+                except Exception as error:
+                    self._scheduler.end(request, error=error)
+        return False
+
+    def _turn(self) -> None:
+        started = time.perf_counter()
+        done = self._scheduler.turn()
+        if not done:
+            return
+        self._backlog.took(time.perf_counter() - started, done.total())
+        for request, steps in done.items():
+            steps = min(steps, request.work)
             if steps:
-                self._seconds_per_step += 0.05 * ((time.perf_counter() - started) / steps - self._seconds_per_step)
+                self._backlog.done(request.group, steps)
+                request.work -= steps
+        self._metrics.waiting.set(self._backlog.total)

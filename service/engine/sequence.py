@@ -62,23 +62,21 @@ Task = Generator[Read | Decode, Any, Answer]
 
 
 class Decoder(Protocol):
-    """A batch of rows that go on by themselves, a few steps in each call of the graph."""
+    """What the graph that decodes is fed with, and what its outputs mean for the rows of a batch."""
 
     @property
     def outputs(self) -> Sequence[str]:
         """The outputs that it is told of each call."""
 
-    def join(self, rows: Sequence[Any]) -> None:
-        """Add rows at the end of the batch."""
+    def inputs(self, rows: Sequence[Any]) -> Mapping[str, Array]:
+        """The graph's inputs for the next call, besides the state. Changes nothing in the rows. While the batch stays
+        the same, `rows` is the same list."""
 
-    def keep(self, kept: NDArray[np.bool_]) -> None:
-        """Drop the other rows."""
-
-    def inputs(self) -> Mapping[str, Array]:
-        """The graph's inputs for the next call, besides the state."""
-
-    def take(self, found: Sequence[Array], states: States) -> tuple[int, NDArray[np.bool_]]:
-        """Note the outputs, and where they stand now, in the rows; how many steps it were, and which rows go on."""
+    def take(
+        self, rows: Sequence[Any], found: Sequence[Array], states: States
+    ) -> tuple[int, NDArray[np.bool_], dict[int, Exception]]:
+        """Note the outputs, and where they stand now, in the rows: how many steps it were, which rows go on, and what
+        went wrong with some of them."""
 
 
 def repeat(states: Mapping[str, Array], rows: int) -> States:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.anomalies import level_within
 from service.app import create_app
+from service.quantiles import TAIL, interpolate, level_within
 from service.settings import Settings
 from tests.echo import write_echo
 
@@ -95,10 +95,14 @@ def test_the_feature_of_the_next_step_counts_where_it_is_known(echo: TestClient)
     assert post(echo, **of([2.0], state=state))["median"] == pytest.approx([1 + 1_001_000 + 1.0])
 
 
-def test_the_level_is_99_or_the_widest_that_the_model_knows(echo: TestClient, shipped: TestClient) -> None:
-    assert post(echo, **of([1.0]))["level"] == 80
-    known = shipped.get("/models/forecast").json()["manifest"]["quantile_levels"]
-    assert post(shipped, series=[1, 2])["level"] == pytest.approx(min(99, 100 - 200 * known[0]))
+def test_the_level_is_99_and_may_be_wider(echo: TestClient, shipped: TestClient) -> None:
+    assert post(echo, **of([1.0]))["level"] == 99
+    series = [float(i % 5) for i in range(40)]
+    widths = [
+        np.subtract(found["upper"][5:], found["lower"][5:])
+        for found in (post(shipped, series=series, level=level) for level in (98, 99, 99.5, 99.8))
+    ]
+    assert all((np.diff(widths, axis=0) > 0).ravel())
 
 
 @pytest.mark.parametrize("value", [0.1, 7.5, 1e-9, 1e12, 0.0, -3.3])
@@ -119,14 +123,16 @@ def test_a_step_is_told_from_rounding_however_high_the_level(shipped: TestClient
 )
 def test_the_score_is_the_level_at_which_the_value_lies(value: float, quantiles: list[float]) -> None:
     (score,) = level_within(np.array([value]), np.array([quantiles]), LEVELS)
-    equal = [level for level, quantile in zip(LEVELS, quantiles, strict=True) if quantile == value]
-    expected = (equal[0] + equal[-1]) / 2 if equal else np.interp(value, quantiles, LEVELS)
+    levels = (*TAIL, *LEVELS, *(1 - level for level in reversed(TAIL)))
+    drawn = interpolate(np.array(quantiles), LEVELS, levels)
+    equal = [level for level, quantile in zip(levels, drawn, strict=True) if quantile == value]
+    expected = (equal[0] + equal[-1]) / 2 if equal else np.interp(value, drawn, levels)
     assert score == pytest.approx(expected)
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "no value": (of([]), "$.series.y", "at least one"),
-    "a level too wide": (of([1.0], level=95), "$.level", "80 %"),
+    "a level too wide": (of([1.0], level=99.9), "$.level", "99.8 %"),
     "level zero": (of([1.0], level=0), "$.level", "greater than 0"),
     "a list of levels": (of([1.0], level=[80]), "$.level", "number"),
     "a horizon": (of([1.0], horizon=3), "$.horizon", "not permitted"),

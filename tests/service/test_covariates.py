@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import Request, Scheduler
+from service.engine.scheduler import Scheduler
 from service.forecasting import ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest, read_manifest
 from service.metrics import Metrics

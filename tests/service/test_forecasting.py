@@ -1,5 +1,6 @@
 """Between the graph and the answer: quantiles between levels, chunks, unrolling."""
 
+import math
 from pathlib import Path
 from statistics import NormalDist
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.forecasting import Forecast, ForecastRequest, begin, forecast, interpolate
+from service.forecasting import Forecast, ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest, read_manifest
 from service.metrics import Metrics
+from service.quantiles import interpolate
 from service.widening import widened
 from tests.builders import open_scheduler, run
 from tests.conftest import SHIPPED
@@ -34,6 +36,26 @@ def test_quantiles_between_levels_ascend_and_lie_between_their_neighbours(
     assert np.array_equal(found[:, [0, -1]], quantiles[:, [0, -1]])
     expected = [np.interp(wanted, levels, row) for row in quantiles]
     np.testing.assert_allclose(found[:, 1], expected, rtol=1e-9, atol=1e-9)
+
+
+@given(known=LEVELS, seed=st.integers(0, 2**32))
+def test_quantiles_beyond_the_models_levels_ascend_on(known: list[int], seed: int) -> None:
+    levels = [level / 100 for level in known]
+    quantiles = np.sort(np.random.default_rng(seed).normal(0, 1e3, (3, len(levels))).round(-3), axis=1)
+    wanted = sorted({*levels, *(level / 1000 for level in range(1, 1000))})
+    found = interpolate(quantiles, levels, wanted)
+    assert np.isfinite(found).all()
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert np.array_equal(found[:, [wanted.index(level) for level in levels]], quantiles)
+
+
+def test_the_tails_of_a_laplace_distribution_are_its_own() -> None:
+    def laplace(level: float) -> float:
+        return 3 + 2 * (math.log(2 * level) if level < 0.5 else -math.log(2 - 2 * level))
+
+    known, wanted = (0.02, 0.05, 0.5, 0.95, 0.99), (0.001, 0.01, 0.02, 0.995, 0.999)
+    found = interpolate(np.array([[laplace(level) for level in known]]), known, wanted)
+    np.testing.assert_allclose(found[0], [laplace(level) for level in wanted], rtol=1e-12)
 
 
 @given(known=LEVELS, seed=st.integers(0, 2**32))

@@ -358,9 +358,8 @@ def test_the_first_piece_that_somebody_waits_for_is_not_kept_for_the_next_ones(o
     alone, _ = generate(opened[0], request)
     for rows in (watched, alone):
         rows[0].prompt = [1, 2, 3]
-    decoder.join(alone)
-    assert len(decoder.inputs()["uniforms"]) == DECODE_STEPS
-    decoder.join(watched)
-    assert len(decoder.inputs()["uniforms"]) == len("abc") + 1
+    assert len(decoder.inputs(alone)["uniforms"]) == DECODE_STEPS
+    both = [*alone, *watched]
+    assert len(decoder.inputs(both)["uniforms"]) == len("abc") + 1
     watched[0].take(["x"])
-    assert len(decoder.inputs()["uniforms"]) == DECODE_STEPS
+    assert len(decoder.inputs(both)["uniforms"]) == DECODE_STEPS

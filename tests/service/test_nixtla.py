@@ -157,10 +157,21 @@ def test_anomalies_are_those_of_our_own_route(nixtla: NixtlaClient, url: str) ->
         assert rows["TimeGPT-hi-80"].tolist() == expected["upper"][1:]
 
 
-def test_the_clients_usual_level_is_the_widest_of_the_model(nixtla: NixtlaClient) -> None:
+def test_columns_are_named_for_the_level_that_was_asked_for(nixtla: NixtlaClient) -> None:
+    """Also beyond the model's outermost quantiles: those who call it by dask name the columns beforehand."""
+    df = frame({"a": 20})
     with pytest.warns(FutureWarning, match=RENAMED):
-        found = nixtla.detect_anomalies(frame({"a": 20}))
-    assert {"TimeGPT-lo-80", "TimeGPT-hi-80"} < {*found.columns}
+        found = nixtla.detect_anomalies(df)
+    assert {"TimeGPT-lo-99", "TimeGPT-hi-99"} < {*found.columns}
+    with pytest.warns(FutureWarning, match=RENAMED):
+        online = nixtla.detect_anomalies_online(df, h=2, detection_size=2, freq="MS")
+    assert {"TimeGPT-lo-99", "TimeGPT-hi-99"} < {*online.columns}
+    forecast = nixtla.forecast(df, h=3, level=[80, 99, 99.5])
+    for windows in (forecast, nixtla.cross_validation(df, h=3, level=[80, 99, 99.5], freq="MS")):
+        ordered = [windows[f"TimeGPT-{end}"] for end in ("lo-99.5", "lo-99", "lo-80")]
+        ordered += [windows["TimeGPT"], *(windows[f"TimeGPT-{end}"] for end in ("hi-80", "hi-99", "hi-99.5"))]
+        assert (np.diff(np.array(ordered), axis=0) > 0).all()
+    assert len(nixtla.forecast(df, h=3, quantiles=[0.005, 0.995]).columns) == 5
 
 
 def test_the_last_values_are_judged_by_the_newest_forecast_before_each(nixtla: NixtlaClient) -> None:
@@ -273,7 +284,7 @@ def test_the_season_is_that_of_the_frequency_and_of_integer_times_what_the_value
 @pytest.mark.parametrize(
     ("asked", "path", "message"),
     [
-        ({"level": [99]}, "$.level", "at most 80 %"),
+        ({"level": [99.9]}, "$.level", "at most 99.8 %"),
         ({"finetune_steps": 5}, "$.finetune_steps", "not tuned"),
         ({"finetuned_model_id": "mine"}, "$.finetuned_model_id", "not tuned"),
         ({"multivariate": True}, "$.multivariate", "by itself"),
@@ -381,7 +392,7 @@ def test_rows_are_taken_for_the_right_features(models: Path, data: st.DataObject
     known = tuple(data.draw(st.permutations(others)))[: data.draw(st.integers(0, len(others)))]
     categories = dict.fromkeys(data.draw(st.sets(st.sampled_from(others))), ("x", "y"))
     changes = {"features": ("y", *others), "known_ahead": known, "categories": categories}
-    manifest = ForecastManifest.model_validate(manifest.model_dump() | changes)
+    manifest = manifest.model_copy(update=changes)
     past = [name for name in others if name not in known]
     numeric = [[name for name in names if name not in categories] for names in (known, past)]
     categorical = [[name for name in names if name in categories] for names in (known, past)]

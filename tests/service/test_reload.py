@@ -146,7 +146,7 @@ def test_a_model_whose_folder_is_gone_is_unknown_and_its_memory_is_given_back(cl
 
 
 def parts(model: Model) -> list[Any]:
-    return [model, model.engine, model.engine._scheduler._runner._session]
+    return [model, model.engine, model.engine._scheduler._reads._runner._session]
 
 
 def test_a_model_replaced_in_place_gives_the_answers_of_the_new_one(

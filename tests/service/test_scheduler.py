@@ -1,7 +1,7 @@
 """Any schedule of joins, leaves, cancellations, deadlines and chunk sizes gives each request what it gets alone."""
 
 import math
-from concurrent.futures import Future
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,15 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.engine import Engine
+from service.engine.decoding import MAX_ROWS, SLICE_STEPS, plan
+from service.engine.reading import READ_ROWS
+from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import Request, Scheduler
-from service.engine.sequence import Read, Result, Snapshot, Task
-from service.errors import DeadlineExceededError, ModelFailedError, NotPredictableError
+from service.engine.scheduler import Scheduler
+from service.engine.sequence import Result, Task
+from service.engine.turns import Turns
+from service.errors import DeadlineExceededError, NotPredictableError
 from service.forecasting import ForecastRequest, forecast
-from service.generation import GenerateRequest, generate, predict
-from service.manifest import ForecastManifest, Graph, TextManifest
-from service.metrics import Metrics
+from service.generation import DECODE_STEPS, GenerateRequest, generate, predict
+from service.manifest import ForecastManifest, TextManifest
 from service.sampling import SamplingParams, controls, derived_seeds, uniforms
 from service.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, write_model
@@ -63,11 +65,19 @@ class Arrival:
     turn: int
     leaves: int | None
     by: str
+    group: str | None = None
 
 
 def schedules(wishes: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Arrival]]:
     leaves = st.one_of(st.none(), st.none(), st.integers(0, 30))
-    arrival = st.builds(Arrival, wishes, st.integers(0, 25), leaves, st.sampled_from(["cancelled", "deadline"]))
+    arrival = st.builds(
+        Arrival,
+        wishes,
+        st.integers(0, 25),
+        leaves,
+        st.sampled_from(["cancelled", "deadline"]),
+        st.sampled_from([None, "a", "b"]),
+    )
     return st.lists(arrival, min_size=2, max_size=10)
 
 
@@ -78,7 +88,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
     while len(requests) < len(arrivals) or scheduler.busy:
         for i, arrival in enumerate(arrivals):
             if arrival.turn == turn:
-                requests[i] = Request(task_of(arrival.wish), 1, math.inf)
+                requests[i] = Request(task_of(arrival.wish), 1, math.inf, arrival.group)
                 scheduler.add(requests[i])
         for i, request in requests.items():
             leaves = arrivals[i].leaves
@@ -86,7 +96,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
                 if arrivals[i].by == "cancelled":
                     request.future.cancel()
                 else:
-                    request.deadline = -math.inf
+                    request.deadline = scheduler._first_deadline = -math.inf
         scheduler.turn()
         turn += 1
     outcomes = []
@@ -121,8 +131,22 @@ def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=60)
-@given(arrivals=schedules(GENERATE | PREDICT), chunk=st.integers(1, 70))
-def test_texts_are_what_they_are_alone(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
+@given(
+    arrivals=schedules(GENERATE | PREDICT),
+    chunk=st.integers(1, 70),
+    rows=st.integers(1, 6) | st.just(MAX_ROWS),
+    slice_steps=st.integers(1, 20),
+)
+def test_texts_are_what_they_are_alone(
+    precision: Precision, arrivals: list[Arrival], chunk: int, rows: int, slice_steps: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.decoding.MAX_ROWS", rows)
+        patch.setattr("service.engine.decoding.SLICE_STEPS", slice_steps)
+        check_texts(precision, arrivals, chunk)
+
+
+def check_texts(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
     manifest, runner, scheduler = open_scheduler(folder("text"), precision, chunk)
     assert isinstance(manifest, TextManifest)
     tokenizer = Tokenizer.of(manifest)
@@ -137,8 +161,8 @@ def test_texts_are_what_they_are_alone(precision: Precision, arrivals: list[Arri
         if outcome is None or isinstance(outcome, DeadlineExceededError):
             assert arrival.leaves is not None
         elif isinstance(arrival.wish, GenerateRequest):
-            assert scheduler._decoding is not None
-            assert outcome == texts_alone(runner, scheduler._decoding.runner, manifest, arrival.wish)
+            assert scheduler._batch is not None
+            assert outcome == texts_alone(runner, scheduler._batch._runner, manifest, arrival.wish)
         else:
             text, per_position = arrival.wish
             tokens = tokenizer.encode(text)[1]
@@ -189,32 +213,6 @@ def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
                 assert np.array_equal(outcome.history, alone.history, equal_nan=True)
 
 
-class Failing(Runner):
-    """A graph that cannot be run when a row holds a forbidden token."""
-
-    def read(self, inputs: Any, lengths: Any, states: Any, outputs: Any) -> Any:
-        if (inputs["tokens"] == 1).any():
-            raise ModelFailedError("the model failed to run")
-        return super().read(inputs, lengths, states, outputs)
-
-
-def test_a_step_that_fails_ends_those_in_it_and_nobody_after() -> None:
-    manifest, _, scheduler = open_scheduler(folder("text"))
-    graph: Graph = manifest.graph
-    scheduler._runner = Failing(folder("text"), graph, threads=1)
-
-    def read(token: int) -> Task[Result]:
-        result: Result = yield Read({"tokens": np.full((1, 3), token)}, ("logits",))
-        return result
-
-    [failed] = play(scheduler, [Arrival(1, 0, None, "")], read)
-    assert isinstance(failed, ModelFailedError)
-    assert scheduler.failed
-    [answered] = play(scheduler, [Arrival(2, 0, None, "")], read)
-    assert isinstance(answered, Result)
-    assert not scheduler.failed
-
-
 def test_scores_that_are_not_finite_end_their_text_only() -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
@@ -258,23 +256,123 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
     assert turns <= len(lengths) + 1
 
 
-@pytest.mark.parametrize("error", [ModelFailedError("the model failed to run"), KeyError("our own mistake")])
-def test_a_failing_decode_ends_those_in_it_and_nobody_after(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest, runner, scheduler = open_scheduler(folder("text"))
+@given(
+    running=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=6),
+    waiting=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=10),
+)
+def test_each_group_has_its_share_of_the_rows(running: list[tuple[int, int]], waiting: list[tuple[int, int]]) -> None:
+    rows, slice_steps = 6, 20
+    turns: Turns[int] = Turns()
+    for group, count in waiting:
+        for item in range(count):
+            turns.add(group, item)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.decoding.MAX_ROWS", rows)
+        patch.setattr("service.engine.decoding.SLICE_STEPS", slice_steps)
+        leaving, joining = plan(running, turns)
+    there, before = dict(turns.groups()), Counter(group for group, _ in running)
+    groups = there.keys() | before.keys()
+    share = max(1, rows // max(1, len(groups)))
+    after = before + Counter(joining) - Counter(running[i][0] for i in leaving)
+    assert len(set(leaving)) == len(leaving)
+    assert after.total() <= rows
+    assert all(0 < count <= there[group] for group, count in joining.items())
+    # Nobody makes room for nothing, or below their share but for those who have none.
+    assert len(leaving) <= sum(joining.values())
+    for group, ran in (running[i] for i in leaving):
+        assert before[group] > share or (len(groups) > rows and ran >= slice_steps)
+    if len(groups) <= rows:
+        assert all(after[group] >= min(share, count) for group, count in there.items())
+    # No row stays empty while somebody waits.
+    assert after.total() == rows or joining == there or not there
+
+
+def others(steps: Counter[Request], own: Request) -> int:
+    return steps.total() - steps[own]
+
+
+@settings(max_examples=20)
+@given(prompts=st.integers(50, 200), length=st.integers(1, 60), own=st.integers(1, 60))
+def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_steps(
+    prompts: int, length: int, own: int
+) -> None:
+    manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
-    assert scheduler._decoding is not None
-    engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
     tokenizer = Tokenizer.of(manifest)
 
-    def asked() -> "Future[Snapshot]":
-        return engine.submit(generate(tokenizer, GenerateRequest("a", 30, SamplingParams(), 5))[1], 31)
+    def request(seed: int, length: int, group: str | None) -> Request:
+        wish = GenerateRequest("ab", length, SamplingParams(), seed)
+        return Request(generate(tokenizer, wish)[1], 1, math.inf, group)
 
-    def broken(*_: object) -> None:
-        raise error
+    many = [request(seed, length, "many") for seed in range(prompts)]
+    for one in many:
+        scheduler.add(one)
+    scheduler.turn()
+    neighbour = request(0, own, None)
+    scheduler.add(neighbour)
+    waited = turns = 0
+    while not neighbour.future.done():
+        waited += others(scheduler.turn(), neighbour)
+        turns += 1
+    # As many calls as it needs alone, each with as many rows as there may be; none takes more steps than it wants.
+    assert turns <= own + 2 if length < own else turns <= math.ceil((2 + own) / DECODE_STEPS) + 1
+    assert waited <= turns * MAX_ROWS * DECODE_STEPS
+    while scheduler.busy:
+        scheduler.turn()
+    assert all(one.future.result().position == 0 for one in many)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(scheduler._decoding.runner, "run", broken)
-        for failed in (asked(), asked()):
-            assert failed.exception(timeout=20) is error
-    assert asked().result(timeout=20).position == 0
-    engine.close()
+
+@settings(max_examples=10)
+@given(callers=st.integers(MAX_ROWS, 3 * MAX_ROWS))
+def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(callers: int) -> None:
+    manifest, _, scheduler = open_scheduler(folder("text"))
+    assert isinstance(manifest, TextManifest)
+    tokenizer = Tokenizer.of(manifest)
+    wish = GenerateRequest("ab", 400, SamplingParams(), 1)
+    long = [Request(generate(tokenizer, wish)[1], 1, math.inf) for _ in range(callers)]
+    for request in long:
+        scheduler.add(request)
+    scheduler.turn()
+    last = Request(generate(tokenizer, GenerateRequest("ab", 10, SamplingParams(), 1))[1], 1, math.inf)
+    scheduler.add(last)
+    waited = 0
+    while not last.future.done():
+        waited += others(scheduler.turn(), last)
+    rounds = math.ceil((callers + 1) / MAX_ROWS) + 1
+    assert waited <= rounds * (SLICE_STEPS + DECODE_STEPS) * MAX_ROWS
+    for request in long:
+        request.future.cancel()
+    scheduler.turn()
+
+
+@cache
+def idle_forecaster() -> tuple[ForecastManifest | TextManifest, Scheduler]:
+    """One for all examples, each of which leaves it idle."""
+    manifest, _, scheduler = open_scheduler(folder("forecast"))
+    return manifest, scheduler
+
+
+@settings(max_examples=10)
+@given(series=st.integers(3 * READ_ROWS + 1, 100), length=st.integers(1, 200), own=st.integers(1, 60))
+def test_a_forecast_beside_many_of_one_caller_waits_for_one_call_of_theirs(series: int, length: int, own: int) -> None:
+    manifest, scheduler = idle_forecaster()
+    assert isinstance(manifest, ForecastManifest)
+
+    def request(length: int, group: str | None) -> Request:
+        wish = ForecastRequest(np.arange(length, dtype=float)[:, None], 2, (0.5,))
+        return Request(forecast(manifest, wish), 1, math.inf, group)
+
+    for _ in range(series):
+        scheduler.add(request(length, "many"))
+    scheduler.turn()
+    neighbour = request(own, None)
+    scheduler.add(neighbour)
+    waited = turns = 0
+    while not neighbour.future.done():
+        waited += others(scheduler.turn(), neighbour)
+        turns += 1
+    assert turns <= 2
+    assert waited <= turns * READ_ROWS * length
+    assert scheduler.busy
+    while scheduler.busy:
+        scheduler.turn()

@@ -20,7 +20,7 @@ from service.metrics import Metrics
 from service.sampling import SamplingParams
 from service.settings import Settings
 from service.tokenizer import Tokenizer
-from tests.builders import CHARACTERS, WORDS, open_scheduler, word_model, write_model
+from tests.builders import CHARACTERS, WORDS, open_graphs, word_model, write_model
 from tests.service.test_generation import cut_plainly
 from tests.service.test_serving import events
 
@@ -277,10 +277,9 @@ def test_an_unexpected_error_in_a_stream_is_an_event_and_does_not_show_itself(
 
 
 def test_who_reads_slowly_is_told_in_one_event_all_that_is_there(models: Path) -> None:
-    manifest, runner, scheduler = open_scheduler(models / "text/1")
+    manifest, runner, decoding = open_graphs(models / "text/1")
     assert isinstance(manifest, TextManifest)
-    assert scheduler._decoding is not None
-    engine = Engine("test", runner, scheduler._decoding, True, 1000, Metrics().engine("test"))
+    engine = Engine("test", runner, decoding, True, 1000, Metrics().engine("test"))
     tokenizer = Tokenizer.of(manifest)
 
     async def read() -> list[News]:

@@ -152,7 +152,7 @@ def test_the_verb_prints_writes_and_reads_standard_input(
         ("y\n1\n", ["--target", "z"], "no column 'z'; its columns are 'y'"),
         ("y\n1\n", ["--model", "nobody"], "no such model"),
         ("y\n1\n", ["--model", "text"], "is a text model"),
-        ("y\n1\n", ["--levels", "99.99"], "outside of what"),
+        ("y\n1\n", ["--levels", "99.99"], "further out"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n", ["--freq", "fortnight"], "not a frequency"),
     ],
 )

@@ -1,0 +1,63 @@
+"""How much work waits for an engine, by whose it is, and whether more may come."""
+
+import math
+import threading
+from collections.abc import Hashable
+
+from service.errors import QueueFullError
+
+
+class Backlog:
+    """Steps that are yet to be gone. A group of requests counts for half of the limit at most: however much it brought
+    while nobody else was there, half is left for the others. Used by several threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._half = max(1, most // 2)
+        self._lock = threading.Lock()
+        self._steps: dict[Hashable, int] = {}
+        """Of each group that has any."""
+        self._counted = 0
+        """The sum of what the groups count for."""
+        self.total = 0
+        self._seconds, self._gone = 0.0, 0.0
+        """How long the last turns took, and how many steps they went: the older, the less they weigh."""
+
+    def admit(self, group: Hashable, steps: int) -> None:
+        """Count a request in.
+
+        Raises:
+            QueueFullError: too much waits already.
+        """
+        with self._lock:
+            own = self._steps.get(group, 0)
+            others = self._counted - min(own, self._half)
+            # A request larger than the whole limit is taken when nothing else is there.
+            if self.total and (others + min(own + steps, self._half) > self._most or own + steps > self._most):
+                raise QueueFullError(f"{self.total} steps wait already", self._seconds_left())
+            self._change(group, steps)
+
+    def done(self, group: Hashable, steps: int) -> None:
+        """So many steps of a group need not wait any more."""
+        with self._lock:
+            self._change(group, -steps)
+
+    def took(self, seconds: float, steps: int) -> None:
+        """Note how long so many steps took."""
+        self._seconds = 0.95 * self._seconds + seconds
+        self._gone = 0.95 * self._gone + steps
+
+    def _seconds_left(self) -> int:
+        pace = self._seconds / self._gone if self._gone else 1e-4
+        return max(1, math.ceil(self.total * pace))
+
+    def _change(self, group: Hashable, steps: int) -> None:
+        before = self._steps.get(group, 0)
+        after = before + steps
+        if after:
+            self._steps[group] = after
+        else:
+            self._steps.pop(group, None)
+        self._counted += min(after, self._half) - min(before, self._half)
+        self.total += steps
