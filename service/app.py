@@ -127,12 +127,16 @@ def create_app(
 
 
 async def try_store(settings: Settings) -> None:
-    """Open the session store, and let go of it.
+    """Open the session store, look whether it can be used, and let go of it.
 
     Raises:
-        StoreError: it cannot be opened.
+        StoreError: it cannot.
     """
-    await _store(settings, lambda: None).close()
+    store = _store(settings, lambda: None)
+    try:
+        await store.verify()
+    finally:
+        await store.close()
 
 
 def _store(settings: Settings, evicted: Callable[[], None]) -> Store:

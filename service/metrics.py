@@ -28,6 +28,7 @@ class SessionMetrics:
     bytes: Gauge
     events: Counter
     commit_seconds: Histogram
+    up: Gauge
 
 
 class Metrics:
@@ -104,6 +105,12 @@ class Metrics:
                 "Time until the store has kept a change.",
                 buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
                 registry=self._registry,
+            ),
+            up=Gauge(
+                "carry_session_store_up",
+                "Whether the store answers: 1, or 0.",
+                registry=self._registry,
+                multiprocess_mode="livemin",
             ),
         )
 

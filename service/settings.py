@@ -125,10 +125,10 @@ class Settings(BaseSettings):
     """Where sessions are kept. sqlite:///FILE (relative; four slashes: absolute): the processes of one machine share
     it. redis://HOST:PORT/DB (rediss: with TLS): any number of machines do. memory://: one process, and gone with it."""
 
-    session_ttl: float = Field(default=86_400.0, gt=0)
+    session_ttl: float = Field(default=86_400.0, ge=1)
     """Seconds that a session lives after its last use, where its creator does not say."""
 
-    max_session_ttl: float = Field(default=30 * 86_400.0, gt=0)
+    max_session_ttl: float = Field(default=30 * 86_400.0, ge=1)
     """Most seconds that its creator may say."""
 
     session_remembered: float = Field(default=7 * 86_400.0, ge=0)

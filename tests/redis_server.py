@@ -30,6 +30,11 @@ class RedisServer:
         """For open_store."""
         return f"unix://{self._socket}"
 
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, again with what it kept; returns when it accepts connections."""
         options = (

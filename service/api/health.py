@@ -3,9 +3,10 @@
 import os
 from contextlib import suppress
 from importlib.metadata import version
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
 from service.api.problems import documented
 from service.api.schemas import Answer
@@ -32,6 +33,9 @@ class Ready(Answer):
 
     status: Literal["ready"] = "ready"
     models: int
+    store: Literal["up", "down"] = Field(
+        description="Whether the session store answers. Without it, calls with a session answer 503, all others go on."
+    )
 
 
 @router.get("/health/live", operation_id="health_live")
@@ -41,7 +45,10 @@ async def get_live() -> Live:
 
 
 @router.get("/health/ready", operation_id="health_ready", responses=documented(503))
-async def get_ready(state: CarryState) -> Ready:
+async def get_ready(
+    state: CarryState,
+    store: Annotated[bool, Query(description="Not ready, too, while the session store does not answer.")] = False,
+) -> Ready:
     """Whether every process of the machine has its models loaded, and each passes its smoke test. There is one whenever
     a step fails, and then until it passes."""
     own = reason_not_ready(state)
@@ -49,7 +56,10 @@ async def get_ready(state: CarryState) -> Ready:
     reasons += state.board.others_not_ready(state.place)
     if reasons:
         raise NotReadyError("; ".join(reasons))
-    return Ready(models=len(state.registry.models))
+    is_up = await state.sessions.is_up()
+    if store and not is_up:
+        raise NotReadyError("the session store does not answer")
+    return Ready(models=len(state.registry.models), store="up" if is_up else "down")
 
 
 def reason_not_ready(state: State) -> str:

@@ -37,8 +37,8 @@ from service.sessions.store import Session
 router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
 
 Ttl = Annotated[
-    Annotated[Number, Field(gt=0)] | None,
-    Field(description="Seconds that it lives after its last use; the service's own time if absent."),
+    Annotated[Number, Field(ge=1)] | None,
+    Field(description="Seconds, at least 1, that it lives after its last use; the service's own time if absent."),
 ]
 
 CREATE_EXAMPLES: dict[str, Example] = {
@@ -121,7 +121,7 @@ class StateAnswer(Answer):
 
     model: ModelId
     session: SessionId
-    state: str = Field(description="Opaque, signed, and good for this very model only.")
+    state: str = Field(description="Opaque, signed, and good for this very model only, for whoever has it.")
 
 
 @router.post(

@@ -124,6 +124,9 @@ class MemoryStore:
         expired = {id for id in self._due(now) if id in self._live and self._live[id].session.expires_at <= now}
         return Size(len(self._live) - len(expired), self._state_bytes + self._receipt_bytes)
 
+    async def verify(self) -> None:
+        pass
+
     async def ping(self) -> None:
         pass
 

@@ -10,18 +10,31 @@ import asyncio
 import contextlib
 import math
 import os
+import ssl
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import structlog
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import ConnectionError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as SilenceError
 
 from service.errors import CarryError, OwnerStoreFullError, StoreFullError, StoreUnavailableError, TooManySessionsError
 from service.sessions.batches import Batch, Batches, settle
@@ -227,6 +240,9 @@ end
 return {#expired / 2, #gone, #receipts}
 """
 
+_SECRET_SECONDS = 30.0
+"""How long the secret is known without a look: another one is there after the server lost all that it held."""
+
 _SWEPT_AT_ONCE = 200
 """Sessions that one script sweeps; others' calls come between."""
 
@@ -235,6 +251,13 @@ _CONNECTIONS = 64
 
 _TIMEOUT = 5.0
 """Seconds until a call is given up, with all its waiting and all its tries."""
+
+_SILENCE = 2.0
+"""Seconds without an answer after which a connection is taken to be dead: the other end may be gone without a word."""
+
+_PAUSES = (0.0, 0.1, 0.4)
+"""Seconds before each of the tries that follow, by new connections, when those that there were lead to nobody, or to a
+server that became a replica."""
 
 
 class RedisStore:
@@ -248,13 +271,21 @@ class RedisStore:
         # Again after 0.1, 0.2, 0.4 and 0.8 s when a connection breaks, or none is to be had.
         retry = Retry(ExponentialBackoff(cap=0.8, base=0.05), 4, supported_errors=(ConnectionError,))
         try:
-            pool = ConnectionPool.from_url(url, max_connections=_CONNECTIONS, retry=retry, socket_timeout=None)
+            self._pool = ConnectionPool.from_url(
+                url,
+                max_connections=_CONNECTIONS,
+                retry=retry,
+                socket_timeout=_SILENCE,
+                socket_connect_timeout=_SILENCE,
+            )
+            _check_database(url)
         except ValueError as error:
             raise StoreError(f"the session store's URL is not one of a Redis server: {error}") from error
         self._slots = asyncio.Semaphore(_CONNECTIONS)
-        self._redis = Redis.from_pool(pool)
+        self._redis = Redis.from_pool(self._pool)
         self._limits = limits
         self._looked_at_policy = False
+        self._secret: tuple[float, bytes] | None = None
         self._commits: Batches[tuple[Any, ...]] = Batches(self._send)
         self._sending: set[asyncio.Task[None]] = set()
         own = f"""
@@ -336,8 +367,11 @@ class RedisStore:
         return total
 
     async def secret(self) -> bytes:
-        await self._ask(self._redis.execute_command, "SET", "carry:secret", os.urandom(32), "NX")
-        return bytes(await self._ask(self._redis.execute_command, "GET", "carry:secret"))
+        if self._secret is None or time.monotonic() >= self._secret[0]:
+            await self._ask(self._redis.execute_command, "SET", "carry:secret", os.urandom(32), "NX")
+            secret = bytes(await self._ask(self._redis.execute_command, "GET", "carry:secret"))
+            self._secret = time.monotonic() + _SECRET_SECONDS, secret
+        return self._secret[1]
 
     async def ping(self) -> None:
         # A real write: a replica, or a server whose disk is full, can still be read.
@@ -369,6 +403,9 @@ class RedisStore:
         for args, _ in batch:
             pipeline.execute_command("EVALSHA", self._commit.sha, 0, *args)
         answers = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, RedisError) and _is_of_a_replica(answer):
+                raise answer  # all of it again: what was done is not done twice
         for i, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):
                 answers[i] = await self._commit((), batch[i][0])
@@ -390,11 +427,70 @@ class RedisStore:
     async def _ask(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         try:
             async with asyncio.timeout(_TIMEOUT), self._slots:
-                if not self._looked_at_policy:
-                    await self._look_at_policy()
-                return await call(*args)
+                for pause in _PAUSES:
+                    try:
+                        return await self._ask_once(call, *args)
+                    except RedisError as error:
+                        if not (isinstance(error, SilenceError) or _is_of_a_replica(error)):
+                            raise
+                        await self._drop_connections(error)
+                    await asyncio.sleep(pause)
+                return await self._ask_once(call, *args)
         except (RedisError, TimeoutError) as error:
             raise _meaning(error) from error
+
+    async def _ask_once(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        if not self._looked_at_policy:
+            await self._look_at_policy()
+        return await call(*args)
+
+    async def _drop_connections(self, error: RedisError) -> None:
+        """All of them lead where this one did: the next ones are made to whom the name stands for now."""
+        structlog.get_logger().warning("connections to the session store are made anew", reason=str(error))
+        await self._pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # theirs
+        with contextlib.suppress(RedisError, OSError):
+            await self._pool.disconnect(inuse_connections=False)
+
+    async def verify(self) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._redis.set("carry:ping", "1", ex=60)
+        except (AuthenticationError, AuthorizationError, ResponseError) as error:
+            if _is_of_a_replica(error) or isinstance(error, OutOfMemoryError):
+                _warn(error)
+                return
+            raise StoreError(f"the session store refuses to work: {error}") from error
+        except (RedisError, TimeoutError, OSError) as error:
+            tls = _tls_error(error)
+            if tls is not None:
+                raise StoreError(f"the session store cannot be reached by TLS: {tls}") from error
+            if other := await self._speaks():
+                raise StoreError(f"the session store wants a URL that begins with {other}://") from error
+            _warn(error)
+
+    async def _speaks(self) -> str | None:
+        """The scheme that a server understands which does not understand this one's."""
+        options = self._pool.connection_kwargs
+        host, port = options.get("host"), options.get("port", 6379)
+        if host is None:  # a socket of this machine
+            return None
+        try:
+            async with asyncio.timeout(1):
+                if issubclass(self._pool.connection_class, SSLConnection):
+                    reader, writer = await asyncio.open_connection(host, port)
+                    writer.write(b"PING\r\n")
+                    answer = await reader.read(1)
+                    writer.close()
+                    await writer.wait_closed()
+                    return "redis" if answer in (b"+", b"-") else None
+                unchecked = ssl.create_default_context()
+                unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+                _, writer = await asyncio.open_connection(host, port, ssl=unchecked)
+                writer.close()
+                await writer.wait_closed()
+                return "rediss"
+        except (OSError, TimeoutError):
+            return None
 
     async def _look_at_policy(self) -> None:
         """Warn of a server that throws away what it holds when its memory is full."""
@@ -405,6 +501,32 @@ class RedisStore:
                     "the session store may lose sessions: set its maxmemory-policy to noeviction", policy=policy
                 )
         self._looked_at_policy = True
+
+
+def _check_database(url: str) -> None:
+    """The client would take any word for database 0."""
+    path = urlsplit(url).path.strip("/")
+    if not url.startswith("unix:") and path and not path.isdecimal():
+        raise ValueError(f"it ends in the number of a database, and not in {path!r}")
+
+
+def _is_of_a_replica(error: Exception) -> bool:
+    """Whether it says that the server takes no writes (in a script, too, of older servers)."""
+    return isinstance(error, ReadOnlyError) or (isinstance(error, ResponseError) and "READONLY" in str(error))
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """What went wrong below it, if TLS did."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _warn(error: Exception) -> None:
+    structlog.get_logger().warning(
+        "the session store cannot be used yet; calls with a session answer 503 until it can",
+        reason=str(error) or type(error).__name__,
+    )
 
 
 def _meaning(error: Exception) -> CarryError:

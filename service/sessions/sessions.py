@@ -22,6 +22,7 @@ from service.errors import (
     SessionConflictError,
     SessionExpiredError,
     SessionNotFoundError,
+    StoreFullError,
     VersionMismatchError,
     VersionNotKeptError,
 )
@@ -63,6 +64,12 @@ HELD = 1000
 """Sessions that a process remembers as it left them: a few megabytes."""
 
 
+PING_SECONDS = 5.0
+"""How long what the store answered, whether it is up, is believed."""
+PING_TIMEOUT = 1.0
+"""Seconds after which a store that does not answer is taken to be down."""
+
+
 class Sessions:
     """The sessions of one process of the service.
 
@@ -89,6 +96,8 @@ class Sessions:
         self._sweep_clock = SteadyClock(clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._is_up = True
+        self._ask_again_at = 0.0
 
     async def state_key(self) -> bytes:
         """What states that leave the service are signed with."""
@@ -229,8 +238,25 @@ class Sessions:
         expired = await self._store.sweep(self._sweep_clock())
         self._metrics.events.labels("expired").inc(expired)
 
+    async def is_up(self) -> bool:
+        """Whether the store answered when it was last asked, some seconds ago at most. Takes a second at most."""
+        if time.monotonic() >= self._ask_again_at:
+            self._ask_again_at = time.monotonic() + PING_SECONDS
+            try:
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await self._store.ping()
+                self._is_up = True
+            except StoreFullError:  # which takes what needs no room
+                self._is_up = True
+            except (CarryError, TimeoutError):
+                self._is_up = False
+            self._metrics.up.set(self._is_up)
+        return self._is_up
+
     async def measure(self) -> None:
-        """Note how much the store holds."""
+        """Note whether the store answers and how much it holds."""
+        if not await self.is_up():
+            return
         size = await self._store.size(self._clock())
         self._metrics.live.set(size.sessions)
         self._metrics.bytes.set(size.bytes)

@@ -86,7 +86,8 @@ class SqliteFile:
         self.paths = [path.with_name(path.name + end) for end in ("", "-wal", "-shm")]
         self.secret: bytes | None = None
         db = _open(self.paths, patience, max_bytes, synced)
-        self._identities = [_identity(file) for file in self.paths]
+        stats = [os.stat(file) for file in self.paths]
+        self._identities = [(str(file), stat.st_dev, stat.st_ino) for file, stat in zip(self.paths, stats, strict=True)]
         self.changes = Changes(db, path, limits)
         self.writer = Writer(db, _connect(path, patience), self.check, patience, not synced, loop)
         # What little there is to wait for here, when another process has crashed, holds up the event loop.
@@ -95,7 +96,14 @@ class SqliteFile:
 
     def is_moved(self) -> bool:
         """Whether its path names another file by now, or none: what is written is not to be found by others."""
-        return [_identity(file) for file in self.paths] != self._identities
+        try:
+            for file, device, number in self._identities:
+                stat = os.stat(file)
+                if stat.st_ino != number or stat.st_dev != device:
+                    return True
+        except OSError:
+            return True
+        return False
 
     def is_emptied(self) -> bool:
         """Whether its content was cut off. What is cut off of a part of it, SQLite finds out by itself."""
@@ -115,14 +123,6 @@ class SqliteFile:
         await self.writer.close()
         self.reader.close()
         self.lister.close()
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
 
 
 def _open(paths: list[Path], patience: float, max_bytes: int, synced: bool) -> sqlite3.Connection:

@@ -26,6 +26,8 @@ _MAGIC_TEXT = _NAME + b"\x02"
 _LENGTH = struct.Struct("<I")
 _MAC = 32
 """Bytes of HMAC-SHA256 (RFC 2104)."""
+_MAX_POSITION = 2**53
+"""The largest number that every reader of JSON reads as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,12 @@ class StateCodec:
             for dtype, run in itertools.groupby(self._tensors, lambda tensor: tensor[1])
         ]
         self._size = sum(dtype.itemsize * count for dtype, count in self._runs)
+        # Integers are seasons, by which the graph divides, or tokens.
+        self._integers = 1, 1
+        if isinstance(manifest, TextManifest):
+            self._integers = 0, len(manifest.vocabulary) - 1
+        elif manifest.longest_season:
+            self._integers = 1, manifest.longest_season
 
     @property
     def sha256(self) -> str:
@@ -89,11 +97,20 @@ class StateCodec:
         """As `decode`, of what came from outside.
 
         Raises:
-            StateRefusedError, SessionModelError: as `decode`; or it holds numbers that are not finite.
+            StateRefusedError, SessionModelError: as `decode`; or it holds numbers that the model never makes.
         """
         snapshot = self.decode(payload)
         if snapshot.position and not self._finite(memoryview(payload)[-self._size :]):
             raise StateRefusedError("the state holds numbers that are not finite")
+        for name, array in snapshot.states.items():
+            if array.dtype.kind == "b":
+                array, least, most = array.view(np.uint8), 0, 1
+            elif array.dtype.kind == "i":
+                least, most = self._integers
+            else:
+                continue
+            if array.size and not least <= array.min() <= array.max() <= most:
+                raise StateRefusedError(f"the state holds a `{name}` that the model never has")
         return snapshot
 
     def decode(self, payload: bytes) -> Snapshot:
@@ -165,6 +182,10 @@ def read_header(payload: bytes) -> tuple[Header, int]:
         raise StateRefusedError("a state of a format that this version of the service does not know")
     try:
         end = start + _LENGTH.unpack_from(payload, len(_MAGIC))[0]
-        return Header(**orjson.loads(payload[start:end])), end
+        header = Header(**orjson.loads(payload[start:end]))
     except (struct.error, ValueError, TypeError):
         raise StateRefusedError("the state is not whole") from None
+    types = tuple(map(type, (header.model, header.version, header.sha256, header.position, header.text_end)))
+    if types != (str, int, str, int, str) or not 0 <= header.position <= _MAX_POSITION:
+        raise StateRefusedError("the state does not begin as those of a service do")
+    return header, end

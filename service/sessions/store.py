@@ -160,6 +160,13 @@ class Store(Protocol):
     async def size(self, now: float) -> Size:
         """How much it holds."""
 
+    async def verify(self) -> None:
+        """Look, before the service starts, whether it can be used; warn if it cannot be yet.
+
+        Raises:
+            StoreError: it cannot, and waiting will not help.
+        """
+
     async def ping(self) -> None:
         """Return if it can be reached and read."""
 
