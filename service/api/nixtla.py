@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
 from service.anomalies import Anomalies, AnomalyRequest, detect
@@ -15,18 +15,16 @@ from service.api.calls import TIMED, Call, ThisCall
 from service.api.forecast import all_done
 from service.api.json_pieces import in_pieces, json_pieces
 from service.api.json_route import JsonRoute
+from service.api.nixtla_metadata import ClientVersion, forecaster
+from service.api.nixtla_metadata import router as metadata
 from service.api.nixtla_payload import (
     AnomalyPayload,
     AnomalyResult,
     CrossValidationPayload,
-    DetailAnswer,
     Floats,
     ForecastPayload,
     ForecastResult,
-    ModelName,
-    ModelNames,
-    ModelParams,
-    ModelParamsAnswer,
+    HistoryPayload,
     OnlineAnomalyPayload,
     PanelResult,
     check_hist_exog,
@@ -39,11 +37,10 @@ from service.api.offered import check_method
 from service.api.offload import in_turns
 from service.api.problems import documented
 from service.api.series import check_windows
-from service.api.state import CarryState, State
 from service.cross_validation import CrossValidation, CrossValidationRequest, cross_validate
-from service.engine.sequence import Task
+from service.engine.sequence import FRESH, Task
 from service.errors import InvalidRequestError, LimitExceededError, NotOfferedError
-from service.forecasting import LARGEST, Forecast, ForecastRequest, begin, forecast
+from service.forecasting import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
 from service.manifest import ForecastManifest
 from service.registry import Model
 from service.settings import Settings
@@ -62,6 +59,7 @@ FORECAST: dict[str, Example] = {
 CROSS_VALIDATION: dict[str, Example] = {
     "two windows": {"value": {"series": _SERIES, "h": 1, "n_windows": 2, "freq": "D", "level": [80]}}
 }
+HISTORY: dict[str, Example] = {"two series": {"value": {"series": _SERIES, "freq": "D", "level": [80]}}}
 ANOMALIES: dict[str, Example] = {"two series": {"value": {"series": _SERIES, "freq": "D", "level": 80}}}
 ONLINE: dict[str, Example] = {
     "the last two": {"value": {"series": _SERIES, "freq": "D", "level": 80, "h": 1, "detection_size": 2}}
@@ -76,18 +74,23 @@ PROBLEMS = documented(400, 401, 404, 409, 413, 415, 422, 429, 503, 504)
     openapi_extra=TIMED,
     responses=PROBLEMS,
 )
-async def post_forecast(body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: ThisCall) -> Response:
+async def post_forecast(
+    body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: ThisCall, client: ClientVersion = None
+) -> Response:
     """What `NixtlaClient.forecast` asks for."""
-    model, manifest = _forecaster(body.model, call.state)
-    settings, levels = call.state.settings, quantile_levels(body.level, manifest)
+    model, manifest = forecaster(body.model, call.state)
+    settings, levels, freq = call.state.settings, quantile_levels(body.level, manifest), body.season_freq(client)
 
     def jobs() -> "Iterator[_Job[Forecast]]":
         _check_horizon(body.h, settings)
         _check_answer(len(body.series.sizes) * body.h * len(levels), settings)
         series = panel(body.series, manifest, settings, body.h)
         for values, future in zip(series.values, series.futures, strict=True):
+            if _is_empty(values):
+                yield _done(Forecast(_nothing(body.h, len(levels)), _nothing(body.h), None, FRESH))
+                continue
             request = ForecastRequest(values, body.h, levels, future=future, keeps_state=False)
-            start = begin(manifest, values[:, 0], freq=body.season_freq)
+            start = begin(manifest, values[:, 0], freq=freq)
             yield _Job(forecast(manifest, request, start), len(values), body.h)
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
@@ -105,13 +108,15 @@ async def post_forecast(body: Annotated[ForecastPayload, Body(openapi_examples=F
     responses=PROBLEMS,
 )
 async def post_cross_validation(
-    body: Annotated[CrossValidationPayload, Body(openapi_examples=CROSS_VALIDATION)], call: ThisCall
+    body: Annotated[CrossValidationPayload, Body(openapi_examples=CROSS_VALIDATION)],
+    call: ThisCall,
+    client: ClientVersion = None,
 ) -> Response:
     """What `NixtlaClient.cross_validation` asks for; and, with `full_history`, `forecast` with `add_history`."""
     if body.full_history:
-        return await _history(body, call)
-    model, manifest = _forecaster(body.model, call.state)
-    settings, levels = call.state.settings, quantile_levels(body.level, manifest)
+        return await _history(body, call, client)
+    model, manifest = forecaster(body.model, call.state)
+    settings, levels, freq = call.state.settings, quantile_levels(body.level, manifest), body.season_freq(client)
     step = body.step_size or body.h
 
     def jobs() -> "Iterator[_Job[CrossValidation]]":
@@ -121,7 +126,7 @@ async def post_cross_validation(
         check_hist_exog(body.hist_exog, body.series, manifest)
         for i, values in enumerate(panel(body.series, manifest, settings).values):
             request = CrossValidationRequest(values, body.h, body.n_windows, step, levels)
-            yield _windows(i, request, manifest, body.season_freq)
+            yield _windows(i, request, manifest, freq)
 
     def answer(found: list[CrossValidation]) -> dict[str, Any]:
         quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels)) for one in found])
@@ -136,16 +141,33 @@ async def post_cross_validation(
     return await _answered(call, model, jobs(), answer)
 
 
-async def _history(body: CrossValidationPayload, call: Call) -> Response:
+@router.post(
+    "/v2/historic_forecast",
+    operation_id="nixtla_historic_forecast",
+    response_model=PanelResult,
+    openapi_extra=TIMED,
+    responses=PROBLEMS,
+)
+async def post_historic_forecast(
+    body: Annotated[HistoryPayload, Body(openapi_examples=HISTORY)], call: ThisCall, client: ClientVersion = None
+) -> Response:
+    """What R's client and that of Python before 0.8 ask for with `add_history`."""
+    return await _history(body, call, client)
+
+
+async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, client: str | None) -> Response:
     """Each value but the first, one step ahead from all before it."""
-    model, manifest = _forecaster(body.model, call.state)
-    settings, levels = call.state.settings, quantile_levels(body.level, manifest)
+    model, manifest = forecaster(body.model, call.state)
+    settings, levels, freq = call.state.settings, quantile_levels(body.level, manifest), body.season_freq(client)
 
     def jobs() -> "Iterator[_Job[Forecast]]":
         _check_answer(len(body.series.y) * len(levels), settings)
         for values in panel(body.series, manifest, settings).values:
+            if _is_empty(values):
+                yield _done(Forecast(_nothing(1), _nothing(1), _nothing(len(values), len(levels)), FRESH))
+                continue
             request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
-            start = begin(manifest, values[:, 0], freq=body.season_freq)
+            start = begin(manifest, values[:, 0], freq=freq)
             yield _Job(forecast(manifest, request, start), len(values), 0)
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
@@ -166,16 +188,21 @@ async def _history(body: CrossValidationPayload, call: Call) -> Response:
     responses=PROBLEMS,
 )
 async def post_anomaly_detection(
-    body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: ThisCall
+    body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: ThisCall, client: ClientVersion = None
 ) -> Response:
     """What `NixtlaClient.detect_anomalies` asks for: all values but the first, each judged one step ahead."""
-    model, manifest = _forecaster(body.model, call.state)
-    settings, level = call.state.settings, body.level
+    model, manifest = forecaster(body.model, call.state)
+    settings, level, freq = call.state.settings, body.level, body.season_freq(client)
+    check_levels(tails(level), manifest, "$.level")
 
     def jobs() -> "Iterator[_Job[Anomalies]]":
         _check_answer(3 * len(body.series.y), settings)
         for values in panel(body.series, manifest, settings).values:
-            start = begin(manifest, values[:, 0], freq=body.season_freq)
+            if _is_empty(values):
+                nan, no = _nothing(len(values)), np.zeros(len(values), dtype=np.bool_)
+                yield _done(Anomalies(nan, nan, nan, nan, no, no, FRESH))
+                continue
+            start = begin(manifest, values[:, 0], freq=freq)
             yield _Job(detect(manifest, AnomalyRequest(values, level), start), len(values), 0)
 
     def answer(found: list[Anomalies]) -> dict[str, Any]:
@@ -195,12 +222,12 @@ async def post_anomaly_detection(
     responses=PROBLEMS,
 )
 async def post_online_anomaly_detection(
-    body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: ThisCall
+    body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: ThisCall, client: ClientVersion = None
 ) -> Response:
     """What `NixtlaClient.detect_anomalies_online` asks for: the last values of each series, each judged by the newest
     forecast made before it."""
-    model, manifest = _forecaster(body.model, call.state)
-    settings, level = call.state.settings, body.level
+    model, manifest = forecaster(body.model, call.state)
+    settings, level, freq = call.state.settings, body.level, body.season_freq(client)
     judged, step = body.detection_size, body.step_size or body.h
     levels = quantile_levels([level], manifest)
 
@@ -216,7 +243,7 @@ async def post_online_anomaly_detection(
         check_hist_exog(body.hist_exog, body.series, manifest)
         for i, values in enumerate(panel(body.series, manifest, settings).values):
             request = CrossValidationRequest(values, step, windows, step, levels)
-            yield _windows(i, request, manifest, body.season_freq)
+            yield _windows(i, request, manifest, freq)
 
     def answer(found: list[CrossValidation]) -> dict[str, Any]:
         quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels))[-judged:] for one in found])
@@ -227,55 +254,18 @@ async def post_online_anomaly_detection(
     return await _answered(call, model, jobs(), answer)
 
 
-@router.get(
-    "/model_params",
-    operation_id="nixtla_model_params",
-    responses=documented(401, 404, 409, 422),
-)
-async def get_model_params(
-    state: CarryState, model: str | None = None, freq: Annotated[str | None, Query(description="Unused.")] = None
-) -> ModelParamsAnswer:
-    """How far the model looks ahead at once, and how much of each series the client should send: with intervals, it
-    sends three times the `input_size` and a horizon."""
-    _, manifest = _forecaster(model, state)
-    most = max(1, (state.settings.max_series_length - state.settings.max_horizon) // 3)
-    return ModelParamsAnswer(detail=ModelParams(input_size=most, horizon=manifest.horizon))
+router.include_router(metadata)
 
 
-@router.get(
-    "/validate_api_key",
-    operation_id="nixtla_validate_api_key",
-    responses=documented(401),
-)
-async def get_validate_api_key(state: CarryState) -> DetailAnswer:
-    """Whether the caller's key is known."""
-    return DetailAnswer(detail="the key is valid" if state.owners else "any key will do: this service asks for none")
-
-
-@router.get("/v2/models", operation_id="nixtla_list_models", responses=documented(401))
-async def get_models(state: CarryState) -> ModelNames:
-    """The names of the forecasters."""
-    names = {model.manifest.name for model in state.registry.models if model.manifest.kind == "forecast"}
-    return ModelNames(models=[ModelName(name=name) for name in sorted(names)])
-
-
-@router.api_route("/usage", methods=["GET"], include_in_schema=False)
 @router.api_route("/v2/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
 async def refuse(request: Request) -> Response:
     """What else the client can ask for."""
     check_method(router, request)
     raise NotOfferedError(
         f"{request.method} {request.url.path} is not offered here; of the nixtla client's methods these are: forecast, "
-        "cross_validation, detect_anomalies, detect_anomalies_online, validate_api_key, list_models (and no jobs)"
+        "cross_validation, detect_anomalies, detect_anomalies_online, validate_api_key, list_models, usage, "
+        "finetuned_models (and no jobs)"
     )
-
-
-def _forecaster(name: str | None, state: State) -> tuple[Model, ForecastManifest]:
-    """The model of that name. Nixtla's own models are not here: the default forecaster answers for them."""
-    theirs = name is not None and name.startswith("timegpt")
-    model = state.registry.find_kind(None if theirs else name, "forecast")
-    assert isinstance(model.manifest, ForecastManifest)
-    return model, model.manifest
 
 
 @dataclass(frozen=True)
@@ -287,6 +277,25 @@ class _Job(Generic[Made]):
     predicted: int
 
 
+def _is_empty(values: Floats) -> bool:
+    """Whether a series has no value at all: it gets no forecast, and the others theirs."""
+    return not np.isfinite(values[:, 0]).any()
+
+
+def _nothing(*shape: int) -> Floats:
+    return np.full(shape, np.nan)
+
+
+def _done(answer: Made) -> _Job[Made]:
+    """What needs no model."""
+
+    def task() -> Task[Made]:
+        yield from ()
+        return answer
+
+    return _Job(task(), 0, 0)
+
+
 def _windows(
     i: int, request: CrossValidationRequest, manifest: ForecastManifest, freq: str | None
 ) -> _Job[CrossValidation]:
@@ -294,6 +303,10 @@ def _windows(
     try:
         request.check()
     except InvalidRequestError as error:
+        if _is_empty(request.values) and request.cutoffs[0] > 0:
+            nan, windows, h = np.nan, request.windows, request.horizon
+            quantiles, median = np.full((windows, h, len(request.levels)), nan), np.full((windows, h), nan)
+            return _done(CrossValidation(request.cutoffs, quantiles, median, median))
         raise InvalidRequestError(error.detail, place(i)) from None
     # What comes after the first cutoff must not tell the season of what comes before it.
     first = request.cutoffs[0]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from service.api.schemas import MOST_COUNT, Answer, Body, ModelId, Number, Values, never
 from service.api.series import feature_column
@@ -29,7 +29,23 @@ Steps = Annotated[int, Field(ge=-MOST_COUNT, le=MOST_COUNT)] | None
 Flag = Annotated[bool, Field(strict=True)] | None
 Level = Annotated[Number, Field(ge=0, lt=100)]
 Levels = Annotated[list[Level], Field(max_length=198)] | None
-Rows = Annotated[list[list[Any]], Field(max_length=1000)] | None
+
+
+def _in_lists(given: Any) -> Any:
+    """R writes a list of one number as the number."""
+    if not isinstance(given, list):
+        return given if given is None or isinstance(given, dict) else [given]
+    return [row if isinstance(row, list) else [row] for row in given]
+
+
+Rows = (
+    Annotated[
+        list[list[Any]],
+        BeforeValidator(_in_lists, json_schema_input_type=list[list[Any] | float]),
+        Field(max_length=1000),
+    ]
+    | None
+)
 Indices = Annotated[list[Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]], Field(max_length=1000)] | None
 Unused = Annotated[str, Field(max_length=80)] | None
 
@@ -68,11 +84,12 @@ class Payload(Body):
     multivariate: Annotated[Flag, never("each series is forecast by itself here: leave it out")] = None
     model_parameters: Annotated[dict[str, Any] | None, never("models have no parameters here: leave it out")] = None
 
-    @property
-    def season_freq(self) -> str | None:
+    def season_freq(self, client_version: str | None) -> str | None:
         """The frequency that tells the season; None where the values have to: those that have no rule (pandas knows
-        more than we do), and that which the client says of integer times, whatever they are."""
-        if self.freq is None or (self.freq == "MS" and self.series.start_datetime is None):
+        more than we do), and that which the client says of integer times, whatever they are. From 0.9 on, the client
+        says its version, and when dated series start."""
+        dated = client_version is None or self.series.start_datetime is not None
+        if self.freq is None or (self.freq == "MS" and not dated):
             return None
         try:
             seasons_of(self.freq)
@@ -86,6 +103,14 @@ class ForecastPayload(Payload):
 
     h: Count
     level: Levels = Field(default=None, description="Central intervals in percent.")
+    feature_contributions: Annotated[Flag, never(NO_EXPLANATIONS)] = None
+    feature_contributions_type: Unused = None
+
+
+class HistoryPayload(Payload):
+    """Series, to tell of each value but the first what was expected of it one step ahead."""
+
+    level: Levels = None
     feature_contributions: Annotated[Flag, never(NO_EXPLANATIONS)] = None
     feature_contributions_type: Unused = None
 
@@ -166,6 +191,18 @@ class DetailAnswer(Answer):
     detail: str
 
 
+class UsageAnswer(Answer):
+    """What was used of what was paid for."""
+
+    usage: list[dict[str, int]]
+
+
+class FinetunedModels(Answer):
+    """The models that were tuned to a caller's series."""
+
+    finetuned_models: list[dict[str, str]]
+
+
 class ModelName(Answer):
     """A forecaster."""
 
@@ -212,9 +249,6 @@ def panel(given: SeriesPayload, manifest: ForecastManifest, settings: Settings, 
     if given.sizes[longest] > settings.max_series_length:
         most = settings.max_series_length
         raise LimitExceededError(f"at most {most} values are read at once", place(longest))
-    seen = np.add.reduceat(np.isfinite(target), [0, *cuts], dtype=np.int64)
-    if not seen.all():
-        raise InvalidRequestError("holds no number, only nulls; at least one is needed", place(int(seen.argmin())))
     names = feature_names(given, manifest)
     table = np.empty((len(target), len(manifest.features)))
     table[:, 0] = target

@@ -1,7 +1,8 @@
 """The unmodified `nixtla` client on the real application, frames in and frames out; and its bodies."""
 
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +321,6 @@ def test_windows_longer_than_a_series_are_refused_by_its_place(nixtla: NixtlaCli
 def test_methods_that_have_no_answer_here_are_told_those_that_have(nixtla: NixtlaClient) -> None:
     df = frame({"a": 20})
     for ask in (
-        nixtla.usage,
-        lambda: nixtla.finetuned_models(as_df=False),
         lambda: nixtla.finetune(df, freq="MS"),
         lambda: nixtla.simulate(df, h=2, n_paths=3, freq="MS"),
         lambda: nixtla.jobs.forecast(df=df, h=2, freq="MS"),
@@ -331,7 +330,88 @@ def test_methods_that_have_no_answer_here_are_told_those_that_have(nixtla: Nixtl
         assert refusal.value.body["code"] == "not_offered"
 
 
-ROUTES = ("/v2/forecast", "/v2/cross_validation", "/v2/anomaly_detection", "/v2/online_anomaly_detection")
+def test_an_account_has_nothing_tuned_and_nothing_to_pay(nixtla: NixtlaClient) -> None:
+    assert str(nixtla.usage()) == "{'usage': []}"
+    assert nixtla.finetuned_models(as_df=False) == []
+
+
+def test_a_series_without_a_value_gets_no_forecast_and_the_others_theirs(nixtla: NixtlaClient) -> None:
+    df = frame({"a": 20, "b": 20})
+    holed = df.assign(y=df["y"].where(df["unique_id"] == "a"))
+    asks: list[Callable[[pd.DataFrame], pd.DataFrame]] = [
+        lambda rows: nixtla.forecast(rows, h=2, level=[80], freq="MS", add_history=True),
+        lambda rows: nixtla.cross_validation(rows, h=2, n_windows=2, level=[80], freq="MS"),
+        lambda rows: nixtla.detect_anomalies(rows, freq="MS"),
+        lambda rows: nixtla.detect_anomalies_online(rows, h=2, detection_size=2, freq="MS"),
+    ]
+    for ask in asks:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            found, whole = ask(holed), ask(df)
+        for name, rows in found.groupby("unique_id"):
+            if name == "a":
+                pd.testing.assert_frame_equal(rows, whole[whole["unique_id"] == "a"])
+            else:
+                assert rows["TimeGPT"].isna().all()
+                assert len(rows) == (whole["unique_id"] == "b").sum()
+
+
+R = {"sizes": [20], "y": np.random.default_rng(3).normal(size=20).round(3).tolist()}
+"""What R's client sends of a series."""
+
+
+def test_the_client_for_r_is_answered(client: TestClient) -> None:
+    """Its requests, in the order in which it makes them; before a forecast with intervals it wants so many values."""
+    assert client.post("/validate_token").status_code == 200
+    params = client.post("/model_params", json={"model": "timegpt-1", "freq": "MS"}).json()["detail"]
+    assert params["input_size"] + params["horizon"] <= 48
+    wish = {"model": "timegpt-1", "freq": "MS", "clean_ex_first": True, "finetune_steps": 0, "finetune_loss": "default"}
+    forecast = client.post("/v2/forecast", json=wish | {"series": R, "h": 8, "finetune_depth": 1, "level": [80, 95]})
+    assert [*forecast.json()["intervals"]] == ["lo-80", "hi-80", "lo-95", "hi-95"]
+    history = client.post("/v2/historic_forecast", json=wish | {"series": R, "level": [80]}).json()
+    ours = client.post("/forecast", json={"series": R["y"], "include_history": True, "freq": "MS", "levels": [80]})
+    assert (
+        history["mean"]
+        == client.post("/v2/cross_validation", json=wish | {"series": R, "h": 1, "full_history": True}).json()["mean"]
+    )
+    assert history["intervals"]["lo-80"] == ours.json()["history"]["quantiles"]["0.1"][1:]
+    assert history["sizes"] == [19]
+    assert history["idxs"] == [*range(1, 20)]
+    windows = wish | {"series": R, "h": 2, "n_windows": 2, "step_size": 1, "finetune_depth": 1}
+    assert client.post("/v2/cross_validation", json=windows).json()["idxs"] == [17, 18, 18, 19]
+    judged = {"model": "timegpt-1", "series": R, "freq": "MS", "level": 99, "clean_ex_first": True}
+    assert client.post("/v2/anomaly_detection", json=judged).json()["sizes"] == [19]
+
+
+@pytest.mark.parametrize(("freq", "most"), [("MS", 48), ("Q", 28), ("Y", 28), ("D", 33), ("h", 360), ("ns", 28)])
+def test_clients_that_check_lengths_are_told_what_is_needed_and_others_send_all(
+    client: TestClient, freq: str, most: int
+) -> None:
+    old = client.get("/model_params", params={"model": "timegpt-1", "freq": freq}).json()["detail"]
+    assert old["input_size"] + old["horizon"] <= most
+    new = client.get("/model_params", params={"freq": freq}, headers={"nixtla-client-version": "0.9.0"}).json()[
+        "detail"
+    ]
+    assert new["input_size"] > 1000
+
+
+def test_a_feature_of_one_number_may_come_as_the_number(echo: str) -> None:
+    """As R writes it."""
+    series = {"y": [1, 2, 3], "sizes": [3], "X": [[1, 2, 3], ["work"] * 3], "categorical_exog": [1]}
+    found = [
+        ours(echo, "/v2/forecast", series=series | {"X_future": future}, h=1)["mean"]
+        for future in ([[7], ["fast"]], [7, "fast"])
+    ]
+    assert found[0] == found[1]
+
+
+ROUTES = (
+    "/v2/forecast",
+    "/v2/historic_forecast",
+    "/v2/cross_validation",
+    "/v2/anomaly_detection",
+    "/v2/online_anomaly_detection",
+)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -359,7 +439,6 @@ def test_every_optional_field_may_be_null(client: TestClient, route: str) -> Non
         ({"y": [1, 2, 3], "sizes": [3, 0]}, "$.series.sizes[1]"),
         ({"y": [1, "2", 3], "sizes": [3]}, "$.series.y[1]"),
         ({"y": [1, 3e38, 3], "sizes": [3]}, "$.series.y[1]"),
-        ({"y": [1, None, None], "sizes": [1, 2]}, "$.series.sizes[1]"),
         ({"y": [1] * 5001, "sizes": [5001]}, "$.series.sizes[0]"),
         ({"y": [1, 2, 3], "sizes": [10**30]}, "$.series.sizes[0]"),
         ({"y": [1, 2, 3], "sizes": [3], "X": [[1, 2]]}, "$.series.X"),
