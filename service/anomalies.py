@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.forecasting import Floats, read_values, tails
+from service.forecasting import ANSWER_BYTES, SAME, Floats, read_values, series_bytes, tails
 from service.manifest import ForecastManifest
 from service.quantiles import interpolate, level_within
 
@@ -29,6 +29,11 @@ class AnomalyRequest:
     def work(self) -> int:
         """Steps read."""
         return len(self.values)
+
+    def most_bytes(self, manifest: ForecastManifest) -> int:
+        """Held at most, until it is answered."""
+        each = SAME * 8 * len(manifest.quantile_levels) + ANSWER_BYTES * 6
+        return series_bytes(self.values) + len(self.values) * each
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from service.api.streams import Wakers
 from service.board import Board
 from service.errors import CarryError
 from service.figures import Figures
+from service.memory import MemoryBudget
 from service.metrics import Metrics
 from service.reloads import Reloader
 from service.sessions.sessions import Sessions
@@ -93,7 +94,8 @@ def create_app(
         reloader = Reloader(settings, metrics, shared, place, trials)
         kept = _sessions(settings, metrics, clock)
         owners = frozenset(calls.owner_of(key.get_secret_value()) for key in settings.api_keys)
-        state = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners, shared, place)
+        memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
+        state = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners, shared, place, memory)
         app.state.carry = state
         beating = asyncio.create_task(_beat(state))
         sweeping = asyncio.create_task(_sweep(kept))

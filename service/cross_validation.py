@@ -7,7 +7,7 @@ import numpy as np
 
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.forecasting import Floats, extend, read_values
+from service.forecasting import ANSWER_BYTES, SAME, Floats, extend, read_values, series_bytes
 from service.manifest import ForecastManifest
 from service.quantiles import interpolate
 
@@ -34,6 +34,11 @@ class CrossValidationRequest:
     def work(self) -> int:
         """Steps read and forecast."""
         return len(self.values) - self.horizon + self.windows * self.horizon
+
+    def most_bytes(self, manifest: ForecastManifest) -> int:
+        """Held at most, until it is answered."""
+        each = SAME * 8 * len(manifest.quantile_levels) + ANSWER_BYTES * (3 + len(self.levels))
+        return series_bytes(self.values) + self.windows * self.horizon * each
 
     def check(self) -> None:
         """Refuse windows with nothing to be forecast from.

@@ -42,6 +42,16 @@ class ForecastRequest:
         """Steps read and forecast."""
         return len(self.values) + self.horizon
 
+    def most_bytes(self, manifest: ForecastManifest) -> int:
+        """Held at most, until it is answered."""
+        known, told = len(manifest.quantile_levels), len(self.levels)
+        history = len(self.values) * self.include_history
+        return (
+            series_bytes(self.values)
+            + (self.horizon + manifest.horizon) * (SAME * 8 * known + ANSWER_BYTES * (2 + told))
+            + history * (SAME * 8 * known + ANSWER_BYTES * told)
+        )
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -53,6 +63,19 @@ class Forecast:
     median: Floats
     history: Floats | None
     after: Snapshot
+
+
+REQUEST_BYTES = 4096
+"""Of a request, however small."""
+SAME = 3
+"""So often is a result there at the worst moment: in pieces, in one, and in what is made of it."""
+ANSWER_BYTES = 48
+"""Of one number in an answer: in an array, and as JSON, twice."""
+
+
+def series_bytes(values: Floats) -> int:
+    """Of values (T, F) that are read: as they came, and as the graph's inputs."""
+    return REQUEST_BYTES + 28 * values.size
 
 
 def tails(level: float) -> tuple[float, float]:

@@ -23,6 +23,21 @@ from service.unicode import CombiningMarksError, composed, continues, open_end
 FinishReason = Literal["length", "stop"]
 
 
+PIECE_BYTES = 64
+"""Of a piece of text: as text, as a token, in lists and in an answer."""
+ROW_BYTES = 4096
+"""Of a text, however short."""
+TOLD_BYTES = 120
+"""Of a candidate and its probability in an answer, as JSON, twice."""
+SCORES_BYTES = 128
+"""Of an array of scores, however small."""
+
+
+def scores_bytes(positions: int, vocabulary: int) -> int:
+    """Of the scores of all pieces at each of some positions."""
+    return positions * (4 * vocabulary + SCORES_BYTES)
+
+
 @dataclass(frozen=True)
 class GenerateRequest:
     """`n` texts of at most `max_length` tokens each; `logprobs`: how many candidates to tell at each; `echo`: give them
@@ -40,8 +55,19 @@ class GenerateRequest:
     @property
     def work(self) -> int:
         """Steps at most."""
-        read = self.prompt.tokens if isinstance(self.prompt, TokenizedText) else self.prompt
-        return len(read) + self.max_length * self.n
+        return self._read + self.max_length * self.n
+
+    def most_bytes(self, vocabulary: int, state_bytes: int) -> int:
+        """Held at most, until it is answered; `state_bytes`: where one sequence stands."""
+        written, echoed = self.max_length * self.n, self._read if self.echo else 0
+        scored = scores_bytes(written + 2 * echoed, vocabulary) if self.logprobs else 0
+        told = (written + echoed * self.n) * (1 + self.logprobs) * TOLD_BYTES if self.logprobs else 0
+        rows = self.n * (3 * state_bytes + 4 * vocabulary + ROW_BYTES)
+        return rows + (self._read + written + echoed * self.n) * PIECE_BYTES + scored + told
+
+    @property
+    def _read(self) -> int:
+        return len(self.prompt.tokens if isinstance(self.prompt, TokenizedText) else self.prompt)
 
 
 @dataclass(frozen=True)
@@ -492,6 +518,14 @@ def predict(
 
 RANKED_ROWS = 16
 """Continuations in one reading."""
+
+
+def predict_bytes(read: int, per_position: bool, candidates: int, ranked: Sequence[int], vocabulary: int) -> int:
+    """What `predict` of so many tokens, `ranked` more in each continuation, holds at most until it is answered with so
+    many candidates at a position."""
+    positions = 2 * (read + 1) * per_position + 2 * RANKED_ROWS * max(ranked, default=0)
+    told = (1 + read * per_position) * candidates * TOLD_BYTES
+    return ROW_BYTES + (read + sum(ranked)) * PIECE_BYTES + scores_bytes(positions, vocabulary) + told
 
 
 def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[AnyText]) -> Task[tuple[Ranked, ...]]:

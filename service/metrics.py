@@ -60,6 +60,12 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="mostrecent",
         )
+        self.held = Gauge(
+            "carry_held_bytes",
+            "What the requests under way may hold of CARRY_MAX_WAITING_BYTES.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
         self._waiting = Gauge(
             "carry_engine_waiting_steps",
             "Steps asked for and not yet answered.",

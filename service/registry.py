@@ -1,6 +1,7 @@
 """Finds the model folders, checks them, opens them. A folder that fails its checks is refused and harms no other."""
 
 import gc
+import math
 import mmap
 import queue
 import re
@@ -55,6 +56,13 @@ class Model:
         """Writes and reads the states of its sequences."""
         graph, decode, _ = _chosen(self.manifest, self.precision)
         return StateCodec(self.manifest, graph, decode)
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Of where one of its sequences stands."""
+        graph, decode, _ = _chosen(self.manifest, self.precision)
+        states = (decode or graph).state
+        return sum(np.dtype(state.dtype).itemsize * math.prod(state.shape) for state in states)
 
     @property
     def label(self) -> str:

@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     """Most steps (values and characters to read and to predict) of one model that may be under way in one process;
     beyond it, requests are refused with 429."""
 
+    max_waiting_bytes: int = Field(default=2**30, ge=2**20)
+    """Most bytes that all requests under way in one process may hold, while they run and until they are answered; each
+    is counted with the most that it may need. Beyond it, requests are refused with 429."""
+
     request_timeout: float = Field(default=300.0, gt=0)
     """Seconds until a request is given up with 504; a caller may ask for less with the header X-Request-Timeout."""
 

@@ -60,6 +60,7 @@ async def post_anomalies(
         future = future_values(body.future, manifest.horizon, manifest)
         start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
         request = AnomalyRequest(values, level, body.non_negative, future)
+        call.hold(request.most_bytes(manifest), "$.series", seat.model.engine)
         task = detect(manifest, request, start)
         found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline, call.group))
         call.state.metrics.read.labels(seat.model.label).inc(request.work)

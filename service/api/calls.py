@@ -12,7 +12,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from service.api.state import State
+from service.engine.engine import Engine
 from service.errors import InvalidRequestError, UnauthorizedError
+from service.memory import HeldMemory
 from service.sessions.sessions import Caller
 
 _ETAG = re.compile(r'\s*(W/)?"([^"]*)"\s*')
@@ -26,7 +28,17 @@ class Call:
     state: State
     caller: Caller
     deadline: float
+    memory: HeldMemory
     group: object = field(default_factory=object)
+
+    def hold(self, amount: int, path: str, engine: Engine) -> None:
+        """Hold so many bytes until the call is answered; `path` is the field that makes them many.
+
+        Raises:
+            LimitExceededError: it is more than there is.
+            QueueFullError: others hold too much of it; they should be done when the engine has done what waits.
+        """
+        self.memory.hold(amount, path, engine.seconds_left)
 
 
 async def _call(request: Request) -> Call:
@@ -41,7 +53,8 @@ async def _call(request: Request) -> Call:
         fingerprint = hashlib.sha256(content).hexdigest()
     caller = Caller(request.scope["carry.owner"], key, fingerprint, None if if_match is None else _versions(if_match))
     seconds = state.settings.request_timeout if timeout is None else _seconds(timeout, state)
-    return Call(state, caller, request.scope["carry.started"] + seconds)
+    memory = request.scope["carry.memory"] = HeldMemory(state.memory)
+    return Call(state, caller, request.scope["carry.started"] + seconds, memory)
 
 
 ThisCall = Annotated[Call, Depends(_call)]

@@ -60,6 +60,7 @@ async def post_cross_validation(
     times = timestamps(body, len(values))
     # What comes after the first cutoff must not tell the season of what comes before it.
     start = begin(manifest, values[: request.cutoffs[0], 0], body.season_length, body.freq)
+    call.hold(request.most_bytes(manifest), "$.windows", model.engine)
     task = cross_validate(manifest, request, start)
     found = await asyncio.wrap_future(model.engine.submit(task, request.work, call.deadline, call.group))
     state.metrics.read.labels(model.label).inc(request.cutoffs[-1])

@@ -78,6 +78,8 @@ async def post_forecast(
 
     async def work(seat: Seat) -> tuple[Snapshot, Render]:
         wish = _wish(body, seat, call.state)
+        path = "$.include_history" if body.include_history else "$.series"
+        call.hold(wish.most_bytes, path, seat.model.engine)
         found = await asyncio.wrap_future(wish.submit(call))
         answer = await json_fragments(wish.answer(found, call.state), call.deadline)
         return found.after, lambda session, carried: encoded(_carried(answer, session, carried))
@@ -113,6 +115,9 @@ async def post_forecast_batch(
         wishes.append(wish)
     good = {i: wish for i, wish in enumerate(wishes) if isinstance(wish, _Wish)}
     lengths = {i: len(wish.request.values) for i, wish in good.items()}
+    if good:
+        most_bytes = sum(wish.most_bytes for wish in good.values())
+        call.hold(most_bytes, "$.requests", next(iter(good.values())).seat.model.engine)
     found = await all_done(lengths, lambda i: good[i].submit(call))
     for future in found.values():
         error = future.exception()
@@ -226,6 +231,11 @@ class _Wish:
     manifest: ForecastManifest
     request: ForecastRequest
     times: Times | None
+
+    @property
+    def most_bytes(self) -> int:
+        """Held at most, until it is answered."""
+        return self.request.most_bytes(self.manifest) + self.seat.model.state_bytes
 
     def submit(self, call: Call) -> "Future[Forecast]":
         task = forecast(self.manifest, self.request, self.start)

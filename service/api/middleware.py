@@ -86,6 +86,8 @@ class RequestMiddleware:
                     raise
                 await problem_answer(UnexpectedError(), scope)(scope, receive, answer)
             finally:
+                if "carry.memory" in scope:
+                    scope["carry.memory"].release()
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._metrics.requests.labels(method, route, status).inc()

@@ -91,7 +91,7 @@ async def post_forecast(
                 continue
             request = ForecastRequest(values, body.h, levels, future=future, keeps_state=False)
             start = begin(manifest, values[:, 0], freq=freq)
-            yield _Job(forecast(manifest, request, start), len(values), body.h)
+            yield _Job(forecast(manifest, request, start), len(values), body.h, request.most_bytes(manifest))
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
         quantiles = np.concatenate([one.quantiles for one in found])
@@ -168,7 +168,7 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, cl
                 continue
             request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
             start = begin(manifest, values[:, 0], freq=freq)
-            yield _Job(forecast(manifest, request, start), len(values), 0)
+            yield _Job(forecast(manifest, request, start), len(values), 0, request.most_bytes(manifest))
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
         past = np.concatenate([one.history[1:] for one in found if one.history is not None])
@@ -203,7 +203,8 @@ async def post_anomaly_detection(
                 yield _done(Anomalies(nan, nan, nan, nan, no, no, FRESH))
                 continue
             start = begin(manifest, values[:, 0], freq=freq)
-            yield _Job(detect(manifest, AnomalyRequest(values, level), start), len(values), 0)
+            request = AnomalyRequest(values, level)
+            yield _Job(detect(manifest, request, start), len(values), 0, request.most_bytes(manifest))
 
     def answer(found: list[Anomalies]) -> dict[str, Any]:
         bounds = np.concatenate([np.stack([one.lower, one.expected, one.upper], axis=1)[1:] for one in found])
@@ -270,11 +271,12 @@ async def refuse(request: Request) -> Response:
 
 @dataclass(frozen=True)
 class _Job(Generic[Made]):
-    """The task of one series; `read`, `predicted`: its values."""
+    """The task of one series; `read`, `predicted`: its values; `most_bytes`: held until it is answered."""
 
     task: Task[Made]
     read: int
     predicted: int
+    most_bytes: int
 
 
 def _is_empty(values: Floats) -> bool:
@@ -293,7 +295,7 @@ def _done(answer: Made) -> _Job[Made]:
         yield from ()
         return answer
 
-    return _Job(task(), 0, 0)
+    return _Job(task(), 0, 0, 0)
 
 
 def _windows(
@@ -311,7 +313,8 @@ def _windows(
     # What comes after the first cutoff must not tell the season of what comes before it.
     first = request.cutoffs[0]
     start = begin(manifest, request.values[:first, 0], freq=freq)
-    return _Job(cross_validate(manifest, request, start), request.cutoffs[-1], request.windows * request.horizon)
+    read, predicted = request.cutoffs[-1], request.windows * request.horizon
+    return _Job(cross_validate(manifest, request, start), read, predicted, request.most_bytes(manifest))
 
 
 async def _answered(
@@ -326,6 +329,7 @@ async def _answered(
             detail = f"at most {most} values to read and to forecast, and these are more: set num_partitions"
             raise LimitExceededError(detail, "$.series")
         jobs.append(job)
+    call.hold(sum(job.most_bytes for job in jobs), "$.series", model.engine)
 
     def submit(i: int) -> Future[Made]:
         return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline, call.group)

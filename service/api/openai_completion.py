@@ -125,6 +125,9 @@ class Completion:
                 )
             )
         self._check_limits()
+        size, state_bytes = tokenizer.size, self._model.state_bytes
+        held = sum(wish.most_bytes(size, state_bytes) for wish in self._wishes)
+        self._call.hold(held, "$.logprobs" if body.logprobs else body.prompt_path, self._model.engine)
 
     def begin(self, i: int, listener: Listener | None = None) -> "Future[Snapshot]":
         """Let the texts of one prompt be written."""

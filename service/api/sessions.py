@@ -27,7 +27,7 @@ from service.errors import (
     StateRefusedError,
 )
 from service.forecasting import ForecastRequest, begin, forecast
-from service.generation import predict
+from service.generation import predict, predict_bytes
 from service.manifest import ForecastManifest
 from service.registry import Model
 from service.sessions.sessions import Turn
@@ -313,6 +313,8 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
     if body.prompt:
         check_length(body.prompt, call.state, "$.prompt")
         [prompt], _ = await read_texts(model.tokenizer, {"$.prompt": body.prompt}, "replace")
+        held = predict_bytes(len(prompt.tokens), False, 0, (), model.tokenizer.size)
+        call.hold(held, "$.prompt", model.engine)
         task = predict(model.tokenizer, prompt, False)
         return (
             await asyncio.wrap_future(model.engine.submit(task, 1 + len(prompt.tokens), call.deadline, call.group))
@@ -323,6 +325,7 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
         values = series_values(body.series, False, manifest, call.state.settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
         start = begin(manifest, values[:, 0], body.season_length, body.freq, goes_on=True)
+        call.hold(request.most_bytes(manifest), "$.series", model.engine)
         reading = forecast(manifest, request, start)
         return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline, call.group))).after
     return start

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from service.api.streams import Wakers
 from service.board import Board
+from service.memory import MemoryBudget
 from service.metrics import Metrics
 from service.registry import Registry
 from service.reloads import Reloader
@@ -30,6 +31,8 @@ class State:
     """What all processes of the machine share."""
     place: int
     """Of this process, on the board."""
+    memory: MemoryBudget
+    """Of this process's requests."""
 
 
 async def _state(request: Request) -> State:

@@ -46,6 +46,7 @@ from service.generation import (
     generate,
     position_blocks,
     predict,
+    predict_bytes,
     prediction,
     whole_text,
 )
@@ -161,6 +162,8 @@ class _Generating:
             logprobs=body.logprobs,
             echo=body.echo,
         )
+        path = "$.logprobs" if body.logprobs else "$.prompt"
+        call.hold(wish.most_bytes(tokenizer.size, seat.model.state_bytes), path, seat.model.engine)
         self.rows, task = generate(tokenizer, wish, seat.start, seat.keeps, listener)
         self.pending = seat.model.engine.submit(task, wish.work, call.deadline, call.group)
 
@@ -293,6 +296,9 @@ async def post_predict(
             if not other.pieces:
                 raise InvalidRequestError("is empty", f"$.candidates[{i}]")
         check_follows(seat.start, text.composed, "$.text")
+        lengths, size = [len(other.tokens) for other in others], tokenizer.size
+        held = predict_bytes(len(text.tokens), body.per_position, min(body.top_k, size), lengths, size)
+        call.hold(held, "$.per_position" if body.per_position else "$.text", model.engine)
         task = predict(tokenizer, text, body.per_position, seat.start, others)
         steps = 1 + len(text.tokens) + sum(len(other.tokens) for other in others)
         scored = await asyncio.wrap_future(model.engine.submit(task, steps, call.deadline, call.group))

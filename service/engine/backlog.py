@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from service.errors import QueueFullError
 
@@ -35,20 +35,22 @@ class Backlog:
             others = self._counted - min(own, self._half)
             # A request larger than the whole limit is taken when nothing else is there.
             if self.total and (others + min(own + steps, self._half) > self._most or own + steps > self._most):
-                raise QueueFullError(f"{self.total} steps wait already", self._seconds_left())
+                raise QueueFullError(f"{self.total} steps wait already", self.seconds_left())
             self._change(group, steps)
 
-    def done(self, group: Hashable, steps: int) -> None:
-        """So many steps of a group need not wait any more."""
+    def done(self, steps: Iterable[tuple[Hashable, int]]) -> None:
+        """So many steps of these groups need not wait any more."""
         with self._lock:
-            self._change(group, -steps)
+            for group, count in steps:
+                self._change(group, -count)
 
     def took(self, seconds: float, steps: int) -> None:
         """Note how long so many steps took."""
         self._seconds = 0.95 * self._seconds + seconds
         self._gone = 0.95 * self._gone + steps
 
-    def _seconds_left(self) -> int:
+    def seconds_left(self) -> int:
+        """How long what waits should take."""
         pace = self._seconds / self._gone if self._gone else 1e-4
         return max(1, math.ceil(self.total * pace))
 

@@ -18,7 +18,7 @@ from service.engine.runner import Array, Runner, States
 from service.engine.sequence import Decode, Decoder
 from service.engine.turns import Turns
 
-MAX_ROWS = 64
+MAX_ROWS = 128
 """Rows in one call: more of them cost as much each, and keep whoever joins waiting."""
 SLICE_STEPS = 64
 """Steps after which a row makes room for a group that has none in the call, where there are more groups than rows."""
@@ -45,10 +45,10 @@ class _Row:
 
 @dataclass
 class Outcome:
-    """What a call has done: steps of each request's rows, the requests of rows that ended, and those of rows that
+    """What a call has done: steps of each row, by its request, the requests of rows that ended, and those of rows that
     failed."""
 
-    steps: Counter[Request] = field(default_factory=Counter)
+    steps: list[tuple[Request, int]] = field(default_factory=list)
     ended: list[Request] = field(default_factory=list)
     failed: list[tuple[Request, Exception]] = field(default_factory=list)
 
@@ -103,10 +103,9 @@ class DecodeBatch:
     def advance(self, found: Sequence[Array], states: States) -> Outcome:
         """Let the rows have what the call gave."""
         steps, going, errors = self._decoder.take(self._rows, found, states)
-        outcome = Outcome()
+        outcome = Outcome([(row.request, steps) for row in self._running])
         for row in self._running:
             row.ran += steps
-            outcome.steps[row.request] += steps
         outcome.failed = [(self._running[i].request, error) for i, error in errors.items()]
         if going.all():
             self._states = states

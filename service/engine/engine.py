@@ -69,6 +69,11 @@ class Engine:
         """Whether the model fails its smoke test, or nobody is there to run it."""
         return self._scheduler.failed or not self._thread.is_alive()
 
+    @property
+    def seconds_left(self) -> int:
+        """How long what waits should take."""
+        return self._backlog.seconds_left()
+
     def submit(
         self, task: Task[Answer], work: int, deadline: float = math.inf, group: Hashable = None
     ) -> "Future[Answer]":
@@ -106,7 +111,7 @@ class Engine:
         self._metrics.waiting.set(self._backlog.total)
 
     def _count_out(self, request: Request) -> None:
-        self._backlog.done(request.group, request.work)
+        self._backlog.done([(request.group, request.work)])
         request.work = 0
 
     def _run(self) -> None:
@@ -159,10 +164,11 @@ class Engine:
         done = self._scheduler.turn()
         if not done:
             return
-        self._backlog.took(time.perf_counter() - started, done.total())
-        for request, steps in done.items():
+        self._backlog.took(time.perf_counter() - started, sum(steps for _, steps in done))
+        gone: dict[Hashable, int] = {}
+        for request, steps in done:
             steps = min(steps, request.work)
-            if steps:
-                self._backlog.done(request.group, steps)
-                request.work -= steps
+            request.work -= steps
+            gone[request.group] = gone.get(request.group, 0) + steps
+        self._backlog.done(gone.items())
         self._metrics.waiting.set(self._backlog.total)

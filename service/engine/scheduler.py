@@ -11,7 +11,6 @@ A call that fails is made again for each of its requests alone, so that one that
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -27,8 +26,8 @@ from service.engine.sequence import Decode, Result
 from service.errors import DeadlineExceededError, ModelFailedError
 from service.metrics import EngineMetrics
 
-Steps = Counter[Request]
-"""How many steps of a request's rows were done."""
+Steps = list[tuple[Request, int]]
+"""How many steps of a request's rows were done, once or more for each."""
 
 
 class Scheduler:
@@ -88,7 +87,7 @@ class Scheduler:
             return self._decode() + self._read()
         except TornError as torn:
             self._end_each(torn.requests, torn.__cause__ if isinstance(torn.__cause__, Exception) else torn)
-            return Steps()
+            return []
 
     def end(self, request: Request, answer: object = None, error: Exception | None = None) -> None:
         """End a request, whatever else fails meanwhile; if that is broken off, it can be done again."""
@@ -176,7 +175,7 @@ class Scheduler:
         batch = self._batch
         if not batch:
             self._decode_seconds = 0.0
-            return Steps()
+            return []
         started = time.perf_counter()
         try:
             found, states = batch.run()
@@ -191,7 +190,7 @@ class Scheduler:
                 batch.try_alone()
             else:
                 self._end_each(concerned, error)
-            return Steps()
+            return []
         concerned = batch.requests
         try:
             outcome = batch.advance(found, states)
@@ -210,13 +209,13 @@ class Scheduler:
                     self.end(request, error=error)
         self._decode_seconds = time.perf_counter() - started
         self._metrics.decode_calls.inc()
-        self._metrics.decode_steps.inc(outcome.steps.total())
+        self._metrics.decode_steps.inc(sum(steps for _, steps in outcome.steps))
         return outcome.steps
 
     def _read(self) -> Steps:
         """Read a piece for some of those who wait."""
         if not self._reads:
-            return Steps()
+            return []
         group, steps = self._reads.next(self._decode_seconds or READ_SECONDS)
         lengths = [min(steps, reading.ahead) for reading in group]
         started = time.perf_counter()
@@ -228,15 +227,15 @@ class Scheduler:
                 self._reads.try_alone(group)
             else:
                 self._end_each([reading.request for reading in group], error)
-            return Steps()
+            return []
         rows: int = sum(reading.rows for reading in group)
         self._reads.took(rows, (time.perf_counter() - started) / steps)
-        done, first = Steps(), 0
+        done: Steps = [(r.request, length * r.rows) for r, length in zip(group, lengths, strict=True)]
+        first = 0
         with whole([reading.request for reading in group]):
             for reading, length in zip(group, lengths, strict=True):
                 own = slice(first, first + reading.rows)
                 first += reading.rows
-                done[reading.request] += length * reading.rows
                 try:
                     outputs = {name: array[own] for name, array in zip(reading.outputs, found, strict=True)}
                     reading.advance(length, outputs, {name: array[own] for name, array in after.items()})
@@ -250,7 +249,7 @@ class Scheduler:
             except Exception as error:
                 self.end(reading.request, error=error)
         self._metrics.read_calls.inc()
-        self._metrics.read_steps.inc(done.total())
+        self._metrics.read_steps.inc(sum(steps for _, steps in done))
         return done
 
     def _check_after(self, error: Exception) -> None:

@@ -291,11 +291,11 @@ def test_a_group_counts_for_half_of_the_queue_at_most() -> None:
     for group, steps in (("small", 501), ("third", 1), ("large", 101)):
         with pytest.raises(QueueFullError):
             backlog.admit(group, steps)
-    backlog.done("large", 500)
+    backlog.done([("large", 500)])
     backlog.admit("third", 100)
-    backlog.done("large", 400)
-    backlog.done("small", 500)
-    backlog.done("third", 100)
+    backlog.done([("large", 400)])
+    backlog.done([("small", 500)])
+    backlog.done([("third", 100)])
     assert (backlog.total, backlog._counted, backlog._steps) == (0, 0, {})
     backlog.admit("larger than all", 5000)
     backlog.admit("small", 500)
@@ -311,7 +311,7 @@ def test_when_to_come_back_is_about_what_is_left() -> None:
         with pytest.raises(QueueFullError) as refused:
             backlog.admit("c", 700)
         told.append(refused.value.retry_after)
-        backlog.done("a", 300)
+        backlog.done([("a", 300)])
     assert told == [15, 12, 9]
 
 

@@ -17,7 +17,7 @@ from service.engine.decoding import MAX_ROWS, SLICE_STEPS, plan
 from service.engine.reading import READ_ROWS
 from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Scheduler, Steps
 from service.engine.sequence import Result, Task
 from service.engine.turns import Turns
 from service.errors import DeadlineExceededError, NotPredictableError
@@ -287,8 +287,8 @@ def test_each_group_has_its_share_of_the_rows(running: list[tuple[int, int]], wa
     assert after.total() == rows or joining == there or not there
 
 
-def others(steps: Counter[Request], own: Request) -> int:
-    return steps.total() - steps[own]
+def others(steps: Steps, own: Request) -> int:
+    return sum(count for request, count in steps if request is not own)
 
 
 @settings(max_examples=20)

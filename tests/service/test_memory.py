@@ -1,0 +1,123 @@
+"""What requests may hold is charged before they begin, and given back however they end."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import Gauge
+from starlette.testclient import TestClient
+
+from service.api.state import State
+from service.app import create_app
+from service.errors import LimitExceededError, NotReadyError, QueueFullError
+from service.memory import HeldMemory, MemoryBudget
+from service.settings import Settings
+
+SERIES = [float(i % 7) for i in range(300)]
+CALLS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "forecast": ("/forecast", {"series": SERIES, "horizon": 3, "include_history": True}, "$.include_history"),
+    "batch": ("/forecast/batch", {"requests": [{"series": SERIES}] * 20}, "$.requests"),
+    "anomalies": ("/anomalies", {"series": SERIES}, "$.series"),
+    "cross-validation": ("/cross_validation", {"series": SERIES, "horizon": 5, "windows": 50}, "$.windows"),
+    "generate": ("/generate", {"prompt": "a", "max_length": 300, "n": 2, "logprobs": 3, "seed": 1}, "$.logprobs"),
+    "stream": ("/generate", {"prompt": "a", "max_length": 300, "logprobs": 3, "stream": True}, "$.logprobs"),
+    "predict": ("/predict", {"text": "a b" * 100, "per_position": True}, "$.per_position"),
+    "session": ("/sessions", {"prompt": "a b" * 100}, "$.prompt"),
+    "completions": ("/v1/completions", {"prompt": ["a"] * 50, "max_tokens": 5, "logprobs": 2}, "logprobs"),
+    "nixtla": ("/v2/forecast", {"series": {"y": SERIES * 2, "sizes": [300, 300]}, "h": 3, "freq": "D"}, "$.series"),
+}
+
+
+@pytest.fixture(scope="module")
+def service(models: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(models_dir=models)), raise_server_exceptions=False) as opened:
+        yield opened
+
+
+def budget_of(client: TestClient) -> MemoryBudget:
+    state: State = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
+    return state.memory
+
+
+def test_a_budget_refuses_what_never_fits_and_what_does_not_fit_now() -> None:
+    budget = MemoryBudget(1000, Gauge("held", "", registry=None))
+    one, other = HeldMemory(budget), HeldMemory(budget)
+    with pytest.raises(LimitExceededError) as never:
+        one.hold(1001, "$.logprobs", 1)
+    assert never.value.path == "$.logprobs"
+    one.hold(600, "$", 1)
+    with pytest.raises(QueueFullError) as full:
+        other.hold(401, "$", 7)
+    assert full.value.retry_after == 7
+    other.hold(400, "$", 1)
+    one.hold(300, "$", 1)  # in place of what it held
+    other.hold(700, "$", 1)
+    one.release()
+    one.release()
+    other.release()
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_holds_memory_until_it_is_answered(
+    name: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route, body, path = CALLS[name]
+    budget, seen = budget_of(service), []
+    change = MemoryBudget.change
+
+    def watched(self: MemoryBudget, before: int, after: int, *rest: Any) -> None:
+        seen.append((before, after))
+        change(self, before, after, *rest)
+
+    monkeypatch.setattr(MemoryBudget, "change", watched)
+    answer = service.post(route, json=body)
+    assert answer.status_code in (200, 201), answer.text
+    (nothing, held), (given_back, rest) = seen
+    assert (nothing, rest) == (0, 0)
+    assert given_back == held > len(answer.content)
+    assert budget.held == 0
+    # Larger than all that there is: refused, and the field named.
+    monkeypatch.setattr(budget, "_most", held - 1)
+    refused = service.post(route, json=body)
+    assert refused.status_code == (400 if route.startswith("/v1") else 422)
+    assert path in refused.text
+    # As long as others hold it: later.
+    monkeypatch.setattr(budget, "_most", held)
+    monkeypatch.setattr(budget, "held", 1)
+    later = service.post(route, json=body)
+    assert later.status_code == 429
+    assert int(later.headers["retry-after"]) >= 1
+    assert budget.held == 1
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_fails_or_is_late_gives_its_memory_back(
+    name: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route, body, _ = CALLS[name]
+    service.post(route, json=body, headers={"X-Request-Timeout": "0.000001"})
+    assert budget_of(service).held == 0
+
+    def broken(*_: object, **__: object) -> None:
+        raise NotReadyError("the model is being closed")
+
+    monkeypatch.setattr("service.engine.engine.Engine.submit", broken)
+    answer = service.post(route, json=body)
+    assert answer.status_code == 503 or b"not_ready" in answer.content
+    assert budget_of(service).held == 0
+
+
+def test_requests_that_would_hold_too_much_together_are_refused_and_later_taken(models: Path) -> None:
+    body = {"prompt": "a", "max_length": 5000, "logprobs": 5, "seed": 1}
+    with TestClient(create_app(Settings(models_dir=models, max_waiting_bytes=16 * 2**20))) as client:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: client.post("/generate", json=body), range(8)))
+        assert {answer.status_code for answer in answers} == {200, 429}
+        for answer in answers:
+            if answer.status_code == 429:
+                assert answer.json()["code"] == "queue_full"
+        assert budget_of(client).held == 0
+        assert client.post("/generate", json=body).status_code == 200
