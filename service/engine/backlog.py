@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Hashable, Iterable
 
+from service.engine.request import Request
 from service.errors import QueueFullError
 
 
@@ -36,13 +37,26 @@ class Backlog:
             # A request larger than the whole limit is taken when nothing else is there.
             if self.total and (others + min(own + steps, self._half) > self._most or own + steps > self._most):
                 raise QueueFullError(f"{self.total} steps wait already", self.seconds_left())
-            self._change(group, steps)
+            self._steps[group] = own + steps
+            self._counted = others + min(own + steps, self._half)
+            self.total += steps
 
-    def done(self, steps: Iterable[tuple[Hashable, int]]) -> None:
-        """So many steps of these groups need not wait any more."""
+    def done(self, steps: Iterable[tuple[Request, int]]) -> None:
+        """So many steps of these requests need not wait any more; they are no more than the request's `work`, which
+        becomes less by them."""
         with self._lock:
-            for group, count in steps:
-                self._change(group, -count)
+            for request, count in steps:
+                # Without a call that could fail in between: the sums would be wrong for ever.
+                count = min(count, request.work)
+                before = self._steps.get(request.group, 0)
+                after = before - count
+                if after:
+                    self._steps[request.group] = after
+                else:
+                    self._steps.pop(request.group, None)
+                self._counted += min(after, self._half) - min(before, self._half)
+                self.total -= count
+                request.work -= count
 
     def took(self, seconds: float, steps: int) -> None:
         """Note how long so many steps took."""
@@ -53,13 +67,3 @@ class Backlog:
         """How long what waits should take."""
         pace = self._seconds / self._gone if self._gone else 1e-4
         return max(1, math.ceil(self.total * pace))
-
-    def _change(self, group: Hashable, steps: int) -> None:
-        before = self._steps.get(group, 0)
-        after = before + steps
-        if after:
-            self._steps[group] = after
-        else:
-            self._steps.pop(group, None)
-        self._counted += min(after, self._half) - min(before, self._half)
-        self.total += steps

@@ -105,14 +105,10 @@ class Engine:
 
     def _ended(self, request: Request) -> None:
         try:
-            self._count_out(request)
+            self._backlog.done([(request, request.work)])
         except Exception:  # once more: what is not counted out now would be in the way for ever
-            self._count_out(request)
+            self._backlog.done([(request, request.work)])
         self._metrics.waiting.set(self._backlog.total)
-
-    def _count_out(self, request: Request) -> None:
-        self._backlog.done([(request.group, request.work)])
-        request.work = 0
 
     def _run(self) -> None:
         try:
@@ -165,10 +161,5 @@ class Engine:
         if not done:
             return
         self._backlog.took(time.perf_counter() - started, sum(steps for _, steps in done))
-        gone: dict[Hashable, int] = {}
-        for request, steps in done:
-            steps = min(steps, request.work)
-            request.work -= steps
-            gone[request.group] = gone.get(request.group, 0) + steps
-        self._backlog.done(gone.items())
+        self._backlog.done(done)
         self._metrics.waiting.set(self._backlog.total)

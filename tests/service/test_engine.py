@@ -1,5 +1,6 @@
 """What fails in an engine: whose fault it is, who is told, and that nobody waits for ever."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from service.engine.backlog import Backlog
 from service.engine.decoding import Decoding
 from service.engine.engine import Engine
+from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, Read, Result, Task
 from service.errors import ModelFailedError, QueueFullError
@@ -284,6 +286,13 @@ def test_whatever_fails_at_any_moment_nobody_waits_for_ever(monkeypatch: pytest.
     assert ended <= 5
 
 
+def done(backlog: Backlog, group: str, steps: int) -> None:
+    def task() -> Task[None]:
+        yield from ()
+
+    backlog.done([(Request(task(), steps, math.inf, group), steps)])
+
+
 def test_a_group_counts_for_half_of_the_queue_at_most() -> None:
     backlog = Backlog(1000)
     backlog.admit("large", 900)
@@ -291,11 +300,11 @@ def test_a_group_counts_for_half_of_the_queue_at_most() -> None:
     for group, steps in (("small", 501), ("third", 1), ("large", 101)):
         with pytest.raises(QueueFullError):
             backlog.admit(group, steps)
-    backlog.done([("large", 500)])
+    done(backlog, "large", 500)
     backlog.admit("third", 100)
-    backlog.done([("large", 400)])
-    backlog.done([("small", 500)])
-    backlog.done([("third", 100)])
+    done(backlog, "large", 400)
+    done(backlog, "small", 500)
+    done(backlog, "third", 100)
     assert (backlog.total, backlog._counted, backlog._steps) == (0, 0, {})
     backlog.admit("larger than all", 5000)
     backlog.admit("small", 500)
@@ -311,7 +320,7 @@ def test_when_to_come_back_is_about_what_is_left() -> None:
         with pytest.raises(QueueFullError) as refused:
             backlog.admit("c", 700)
         told.append(refused.value.retry_after)
-        backlog.done([("a", 300)])
+        done(backlog, "a", 300)
     assert told == [15, 12, 9]
 
 
