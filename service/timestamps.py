@@ -55,6 +55,26 @@ def timestamps_after(start: str, freq: str, given: int, count: int) -> list[str]
         InvalidRequestError: `start` or `freq` cannot be read, or the start is no time of that frequency, or the times
             leave the calendar.
     """
+    times, first, unit = _times_after(start, freq, given, count)
+    if len(start) <= 10 and unit not in ("H", "T", "S"):
+        only_dates: list[str] = np.datetime_as_string(times.astype("datetime64[D]")).tolist()
+        return only_dates
+    rest = first.isoformat()[19:]  # the fraction of a second, and the time zone
+    found: list[str] = np.datetime_as_string(times).tolist()
+    return [time + rest for time in found] if rest else found
+
+
+def times_of(start: str, freq: str, count: int) -> Days:
+    """The first `count` times of a series, to the second, as its own clock has them.
+
+    Raises:
+        InvalidRequestError: as of `timestamps_after`.
+    """
+    return _times_after(start, freq, 0, count)[0]
+
+
+def _times_after(start: str, freq: str, given: int, count: int) -> tuple[Days, datetime, str]:
+    """To the second; and the start and the unit that were read."""
     frequency = _read(freq)
     try:
         first = isoparse(start)
@@ -73,12 +93,7 @@ def timestamps_after(start: str, freq: str, given: int, count: int) -> list[str]
         times = days.astype("datetime64[s]") + np.timedelta64(within, "s")
     if len(times) and not _FIRST <= times[-1].astype("datetime64[D]") <= _LAST:
         raise InvalidRequestError("the times would end after the year 9999", "$.start")
-    if len(start) <= 10 and frequency.unit not in ("H", "T", "S"):
-        only_dates: list[str] = np.datetime_as_string(times.astype("datetime64[D]")).tolist()
-        return only_dates
-    rest = first.isoformat()[19:]  # the fraction of a second, and the time zone
-    found: list[str] = np.datetime_as_string(times).tolist()
-    return [time + rest for time in found] if rest else found
+    return times, first, frequency.unit
 
 
 _CYCLES: dict[str, tuple[int, ...]] = {"Y": (1,), "Q": (4,), "M": (12,), "W": (52,), "D": (7,), "B": (5,)}

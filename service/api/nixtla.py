@@ -15,6 +15,7 @@ from service.api.calls import TIMED, Call, ThisCall
 from service.api.forecast import all_done
 from service.api.json_pieces import in_pieces, json_pieces
 from service.api.json_route import JsonRoute
+from service.api.nixtla_dates import without_dates
 from service.api.nixtla_metadata import ClientVersion, forecaster
 from service.api.nixtla_metadata import router as metadata
 from service.api.nixtla_payload import (
@@ -84,7 +85,8 @@ async def post_forecast(
     def jobs() -> "Iterator[_Job[Forecast]]":
         _check_horizon(body.h, settings)
         _check_answer(len(body.series.sizes) * body.h * len(levels), settings)
-        series = panel(body.series, manifest, settings, body.h)
+        given = without_dates(body.series, body.freq, manifest, body.h)
+        series = panel(given, manifest, settings, body.h)
         for values, future in zip(series.values, series.futures, strict=True):
             if _is_empty(values):
                 yield _done(Forecast(_nothing(body.h, len(levels)), _nothing(body.h), None, FRESH))
@@ -123,8 +125,9 @@ async def post_cross_validation(
         _check_horizon(body.h, settings)
         check_windows(body.n_windows, settings, "$.n_windows")
         _check_answer(len(body.series.sizes) * body.n_windows * body.h * len(levels), settings)
-        check_hist_exog(body.hist_exog, body.series, manifest)
-        for i, values in enumerate(panel(body.series, manifest, settings).values):
+        given = without_dates(body.series, body.freq, manifest)
+        check_hist_exog(body.hist_exog, given, manifest)
+        for i, values in enumerate(panel(given, manifest, settings).values):
             request = CrossValidationRequest(values, body.h, body.n_windows, step, levels)
             yield _windows(i, request, manifest, freq)
 
@@ -162,7 +165,8 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, cl
 
     def jobs() -> "Iterator[_Job[Forecast]]":
         _check_answer(len(body.series.y) * len(levels), settings)
-        for values in panel(body.series, manifest, settings).values:
+        given = without_dates(body.series, body.freq, manifest)
+        for values in panel(given, manifest, settings).values:
             if _is_empty(values):
                 yield _done(Forecast(_nothing(1), _nothing(1), _nothing(len(values), len(levels)), FRESH))
                 continue
@@ -197,7 +201,8 @@ async def post_anomaly_detection(
 
     def jobs() -> "Iterator[_Job[Anomalies]]":
         _check_answer(3 * len(body.series.y), settings)
-        for values in panel(body.series, manifest, settings).values:
+        given = without_dates(body.series, body.freq, manifest)
+        for values in panel(given, manifest, settings).values:
             if _is_empty(values):
                 nan, no = _nothing(len(values)), np.zeros(len(values), dtype=np.bool_)
                 yield _done(Anomalies(nan, nan, nan, nan, no, no, FRESH))
@@ -241,8 +246,9 @@ async def post_online_anomaly_detection(
         windows = math.ceil(judged / step)
         check_windows(windows, settings, "$.detection_size")
         _check_answer(len(body.series.sizes) * windows * step * len(levels), settings)
-        check_hist_exog(body.hist_exog, body.series, manifest)
-        for i, values in enumerate(panel(body.series, manifest, settings).values):
+        given = without_dates(body.series, body.freq, manifest)
+        check_hist_exog(body.hist_exog, given, manifest)
+        for i, values in enumerate(panel(given, manifest, settings).values):
             request = CrossValidationRequest(values, step, windows, step, levels)
             yield _windows(i, request, manifest, freq)
 

@@ -282,6 +282,22 @@ def test_the_season_is_that_of_the_frequency_and_of_integer_times_what_the_value
         assert found["TimeGPT"].tolist() == pytest.approx([df["y"].sum() + seasons])
 
 
+def odd_days(times: pd.DatetimeIndex) -> "pd.Series[float]":
+    """No part of the time by itself."""
+    return pd.Series((times.dayofyear % 2).astype(float), name="odd")
+
+
+@pytest.mark.parametrize(("freq", "dates"), [("MS", True), ("D", True), ("h", True), ("W-MON", ["week", "weekday"])])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_features_that_the_times_tell_by_themselves_change_nothing(
+    nixtla: NixtlaClient, freq: str, dates: Any, one_hot: bool
+) -> None:
+    df = frame({"a": 40, "b": 30}, freq)
+    plain = nixtla.forecast(df, h=3, freq=freq, level=[80])
+    dated = nixtla.forecast(df, h=3, freq=freq, level=[80], date_features=dates, date_features_to_one_hot=one_hot)
+    pd.testing.assert_frame_equal(dated, plain)
+
+
 @pytest.mark.parametrize(
     ("asked", "path", "message"),
     [
@@ -290,7 +306,7 @@ def test_the_season_is_that_of_the_frequency_and_of_integer_times_what_the_value
         ({"finetuned_model_id": "mine"}, "$.finetuned_model_id", "not tuned"),
         ({"multivariate": True}, "$.multivariate", "by itself"),
         ({"model_parameters": {"a": 1}}, "$.model_parameters", "no parameters"),
-        ({"date_features": True, "freq": "MS"}, "$.series.X", "takes no exogenous features"),
+        ({"date_features": [odd_days], "freq": "MS"}, "$.series.X", "takes no exogenous features"),
         ({"date_features": True, "freq": "MS", "feature_contributions": True}, "$.feature_contributions", "explained"),
         ({"model": "weather"}, "$.series.X", "in this order: X_df: f1"),
         ({"model": "text"}, "$.model", "is a text model"),
