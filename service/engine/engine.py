@@ -1,7 +1,6 @@
 """The one crossing between those who ask and a model: its queue, and the thread that alone runs its graph."""
 
 import math
-import os
 import queue
 import threading
 import time
@@ -11,6 +10,7 @@ from contextlib import suppress
 
 import structlog
 
+from service.board import end_process
 from service.engine.backlog import Backlog
 from service.engine.decoding import Decoding
 from service.engine.reading import CHUNK
@@ -25,21 +25,14 @@ CHECK_SECONDS = 0.5
 """How often a model that failed its smoke test is given another."""
 MOST_FAILURES = 3
 """Turns that may fail one after the other, for reasons of our own, before the thread gives up."""
-EXIT_STATUS = 70
-"""Of a process that ends itself because an engine's thread has ended (EX_SOFTWARE of sysexits.h)."""
-
-
-def end_process() -> None:
-    """End the process at once: whoever waits for a thread that has ended would wait for ever. What supervises the
-    process starts another one."""
-    os._exit(EXIT_STATUS)
 
 
 class Engine:
     """A scheduler on a thread of its own, which sleeps while there is nothing to do.
 
     `most_work`: steps yet to be gone beyond which new requests are refused. `smoke_test`: as of `Scheduler`.
-    `thread_died`: is called, on the thread, if it ends for any other reason than `close`.
+    `thread_died`: is called, on the thread and with the reason, if it ends for any other reason than `close`: whoever
+    waits for it would wait for ever.
     """
 
     def __init__(
@@ -52,7 +45,7 @@ class Engine:
         metrics: EngineMetrics,
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
-        thread_died: Callable[[], object] = end_process,
+        thread_died: Callable[[str], object] = end_process,
     ) -> None:
         self._scheduler = Scheduler(runner, decoding, any_split, metrics, self._ended, chunk, smoke_test)
         self._backlog = Backlog(most_work)
@@ -116,7 +109,7 @@ class Engine:
         except BaseException:
             with suppress(BaseException):  # even where nothing can be written
                 structlog.get_logger().exception("an engine's thread ended", engine=self._thread.name)
-            self._thread_died()
+            self._thread_died(f"the thread of the engine {self._thread.name} ended")
 
     def _work(self) -> None:
         """Until it is closed and nothing is left to do. An error of our own ends no request the first time, in case the

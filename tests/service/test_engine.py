@@ -68,7 +68,7 @@ class Opened:
             10_000,
             Metrics().engine("test"),
             smoke_test=smoke_test,
-            thread_died=self.died.set,
+            thread_died=lambda _: self.died.set(),
         )
 
     def text(self, prompt: str = "a", length: int = 30, n: int = 1) -> "Future[list[str]]":
