@@ -257,7 +257,11 @@ class Sessions:
         """Note whether the store answers and how much it holds."""
         if not await self.is_up():
             return
-        size = await self._store.size(self._clock())
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                size = await self._store.size(self._clock())
+        except TimeoutError:
+            return
         self._metrics.live.set(size.sessions)
         self._metrics.bytes.set(size.bytes)
 

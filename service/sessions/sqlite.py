@@ -178,4 +178,7 @@ class SqliteStore:
             log.error("the session store could not be opened anew", reason=str(error))
             raise StoreUnavailableError("the session store's file was removed or replaced") from error
         lost, self._file = self._file, opened
-        await lost.close()
+        try:
+            await lost.close()
+        except Exception:  # nobody needs it any more
+            log.warning("the connections to the former file were not closed", exc_info=True)
