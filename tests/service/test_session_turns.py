@@ -57,8 +57,8 @@ def test_who_comes_as_the_turn_is_handed_over_waits_no_longer_than_its_deadline(
         async with sessions.turn(ANYBODY, id, math.inf):
             waiting = asyncio.create_task(stay(math.inf))
             await ticks(3)
-        # The turn is free, but promised to the one that waits.
-        late = asyncio.create_task(stay(time.monotonic() + 0.01))
+            # It will find the turn free, but promised to the one that waits.
+            late = asyncio.create_task(stay(time.monotonic() + 0.01))
         done, _ = await asyncio.wait([late], timeout=10)
         end.set()
         await waiting
