@@ -136,6 +136,16 @@ def test_an_unfinished_run_of_another_identity_is_refused(
     assert train(carry, *other, "--restart")[0] == 0
 
 
+def test_a_run_that_a_person_stops_says_how_it_goes_on(carry: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "write_log", interrupt)
+    status, _, err = train(carry)
+    assert status == 130
+    assert "carry: stopped; the same command goes on from the last whole epoch in runs/sales" in err
+
+
 def test_a_checkpoint_of_an_earlier_version_is_refused(carry: Run) -> None:
     Path("runs/sales").mkdir(parents=True)
     torch.save({"history": []}, Path("runs/sales") / CHECKPOINT_FILE)
