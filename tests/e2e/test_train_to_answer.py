@@ -234,7 +234,7 @@ def test_verbs_that_need_no_server(trained: Path, tmp_path: Path) -> None:
         (["evaluate", str(SHIPPED / "text/1"), "README.md", "--limit", "3"], "not of a text model"),
         (["train", "text", "README.md", "--name", "x", "--valid-on", "README.md"], "cannot be held out"),
         (["train", "text", "README.md", "--name", "x", "--unit", "byte"], "character, word"),
-        (["train", "text", "README.md", "--name", "x", "--start-from", "docs"], "holds no model"),
+        (["train", "text", "README.md", "--name", "x", "--start-from", "docs"], "docs/manifest.json: no such file"),
         (
             ["train", "text", "README.md", "--name", "x", "--start-from", "docs", "--hidden", "9"],
             "is that of the model",
