@@ -40,7 +40,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
           "$data"/m4/{Hourly,Weekly}-train.csv.gz --name forecast --start-from runs/forecast-unseen \
           --description "Forecasts series of any kind: any unit, level, length and season, also ones nobody has seen." \
           --epochs 14 --learning-rate 7e-4 --widening 1.1 --no-baselines --precision bfloat16 --seed 2 ;;
-      text) # on a GPU (an H100: ten minutes), with 8 GB of memory for the tokens
+      text) # on a GPU, and some gigabytes of memory; a script with these options made what is shipped: see its card
         prose=${TEXT:?the folder of texts}/prose
         carry train text "$prose"-{train,more-1,more-2,more-3,more-4}.jsonl.gz \
           --valid-on "$prose-unseen-valid.jsonl.gz" --test-on "$prose-valid.jsonl.gz" \
