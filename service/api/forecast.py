@@ -141,7 +141,7 @@ async def all_done(lengths: Mapping[int, int], submit: Callable[[int], Future[Ma
         # Series of one length are read together, and none is padded.
         async for i in in_turns(sorted(lengths, key=lengths.__getitem__, reverse=True)):
             pending[i] = submit(i)
-        for future in pending.values():
+        async for future in in_turns(pending.values()):
             future.add_done_callback(one_less)
         if pending:
             await ended.wait()

@@ -88,7 +88,7 @@ async def get_models(state: CarryState) -> ModelNames:
 @router.get("/usage", operation_id="nixtla_usage", responses=documented(401))
 async def get_usage() -> UsageAnswer:
     """Nothing is billed here, and nothing is limited by the month."""
-    return UsageAnswer(usage=[])
+    return UsageAnswer(minute={"used": 0}, month={"used": 0})
 
 
 @router.get("/v2/finetuned_models", operation_id="nixtla_finetuned_models", responses=documented(401))

@@ -194,7 +194,8 @@ class DetailAnswer(Answer):
 class UsageAnswer(Answer):
     """What was used of what was paid for."""
 
-    usage: list[dict[str, int]]
+    minute: dict[str, int]
+    month: dict[str, int]
 
 
 class FinetunedModels(Answer):

@@ -347,7 +347,7 @@ def test_methods_that_have_no_answer_here_are_told_those_that_have(nixtla: Nixtl
 
 
 def test_an_account_has_nothing_tuned_and_nothing_to_pay(nixtla: NixtlaClient) -> None:
-    assert str(nixtla.usage()) == "{'usage': []}"
+    assert nixtla.usage() == {"minute": {"used": 0}, "month": {"used": 0}}
     assert nixtla.finetuned_models(as_df=False) == []
 
 
