@@ -545,7 +545,10 @@ def _run(
     if not re.fullmatch(NAME_PATTERN, name):
         raise typer.BadParameter("lower-case letters, digits, _ and -, at most 64", param_hint="--name")
     sources = {option: [_source(option, path) for path in paths] for option, paths in data.items()}
-    begun_from = {option: [_source(option, path) for path in paths] for option, paths in (weights or {}).items()}
+    # What is missing or no model is told by what reads the weights.
+    begun_from = {
+        option: [_source(option, path) for path in paths if path.is_file()] for option, paths in (weights or {}).items()
+    }
     files = {option: describe_files(some) for option, some in (sources | begun_from).items() if some}
     options = {
         f"--{key.replace('_', '-')}": str(value)
