@@ -79,5 +79,7 @@ def end_process(reason: str) -> NoReturn:
 
     The supervisor starts another one in its place; a service of one process ends, and whoever runs it starts it again.
     """
-    structlog.get_logger().critical("the process cannot go on and ends", reason=reason, process=os.getpid())
-    os._exit(EXIT_BROKEN)
+    try:
+        structlog.get_logger().critical("the process cannot go on and ends", reason=reason, process=os.getpid())
+    finally:  # even where nothing can be written
+        os._exit(EXIT_BROKEN)

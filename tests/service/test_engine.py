@@ -1,6 +1,8 @@
 """What fails in an engine: whose fault it is, who is told, and that nobody waits for ever."""
 
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from service.board import EXIT_BROKEN
 from service.engine.backlog import Backlog
 from service.engine.decoding import Decoding
 from service.engine.engine import Engine
@@ -232,6 +235,21 @@ def test_an_error_that_no_guard_expects_ends_the_thread_too() -> None:
     with opened() as one:
         one.engine.submit(task(), 1)
         assert one.died.wait(30)
+
+
+def test_a_process_ends_with_the_thread_of_an_engine() -> None:
+    """With a status of its own, so that what supervises it replaces it, and nobody waits for the thread for ever."""
+    code = (
+        "from service.engine.engine import Engine\n"
+        "from service.metrics import Metrics\n"
+        "def task():\n"
+        "    yield from ()\n"
+        "    raise SystemExit\n"
+        "Engine('test', None, None, True, 9, Metrics().engine('test')).submit(task(), 1).result()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == EXIT_BROKEN
+    assert b"an engine's thread ended" in ended.stdout + ended.stderr
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised amid a garbage collection
