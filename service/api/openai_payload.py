@@ -127,7 +127,7 @@ class ControlsPayload(LenientBody):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
-    top_k: Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)] = Field(
+    top_k: Annotated[int, Whole, Field(strict=True, ge=-1, le=2**64 - 1)] = Field(
         default=0, description="As in /generate; -1 is 0."
     )
     min_p: Share = Field(default=0.0, description="As in /generate.")

@@ -394,7 +394,7 @@ class GenerateBody(CarriedBody):
         default=0.8,
         description="Divides the scores. 0 takes the most probable token, of several the first in the vocabulary.",
     )
-    top_k: Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)] = Field(
+    top_k: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = Field(
         default=0, description="Keep the k most probable; 0: all."
     )
     top_p: Mass = Field(default=1.0, description="Keep the fewest whose mass reaches p of what top_k left.")

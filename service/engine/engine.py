@@ -67,6 +67,11 @@ class Engine:
         """How long what waits should take."""
         return self._backlog.seconds_left()
 
+    @property
+    def waiting_steps(self) -> int:
+        """Steps that were accepted and are not done yet."""
+        return self._backlog.total
+
     def submit(
         self, task: Task[Answer], work: int, deadline: float = math.inf, group: Hashable = None
     ) -> "Future[Answer]":

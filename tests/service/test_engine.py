@@ -159,7 +159,7 @@ def test_a_state_that_fits_no_graph_ends_its_request_only() -> None:
             assert np.array_equal(read.result(30).outputs["logits"], alone[0].outputs["logits"])
         assert [text.result(30) for text in texts] == [alone[1]] * 3
         assert not one.engine.failed
-        assert one.engine._backlog.total == 0
+        assert one.engine.waiting_steps == 0
 
 
 @pytest.mark.parametrize("error", [ModelFailedError("the model failed to run"), KeyError("our own mistake")])
@@ -297,7 +297,7 @@ def test_whatever_fails_at_any_moment_nobody_waits_for_ever(monkeypatch: pytest.
         batch = one.engine._scheduler._batch
         assert batch is not None
         one.engine.close()
-        assert one.engine._backlog.total == 0, where
+        assert one.engine.waiting_steps == 0, where
         assert not batch, where
         assert not one.engine._scheduler._reads, where
     assert n > 100
@@ -348,10 +348,10 @@ def test_steps_that_are_done_do_not_wait_any_more() -> None:
         run = one.decoding.run
 
         def watched(*arguments: Any) -> Any:
-            seen.append(one.engine._backlog.total)
+            seen.append(one.engine.waiting_steps)
             return run(*arguments)
 
         one.decoding.run = watched  # type: ignore[assignment,method-assign]
         one.text(length=60).result(30)
         assert seen == [61, 45, 29, 13]
-        assert one.engine._backlog.total == 0
+        assert one.engine.waiting_steps == 0

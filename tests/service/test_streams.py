@@ -100,9 +100,9 @@ def test_who_leaves_without_reading_is_dropped_at_once(roomy: TestClient, name: 
     async def play() -> None:
         with without_garbage_collection():
             async with stuck(app, path, body):
-                assert engine._work
+                assert engine.waiting_steps
             # The engine drops it before its next call of the graph; nothing else is awaited.
-            while engine._work:  # noqa: ASYNC110 - nobody is told of it
+            while engine.waiting_steps:  # noqa: ASYNC110 - nobody is told of it
                 await asyncio.sleep(0)
 
     assert roomy.portal is not None
@@ -151,7 +151,7 @@ def test_a_reader_who_never_reads_is_given_up_at_the_deadline(
     assert roomy.portal is not None
     roomy.portal.call(play)
     engine = app.state.carry.registry.find("text").engine
-    while engine._work:
+    while engine.waiting_steps:
         pass
     moved = roomy.post("/generate", json={"prompt": "b", "max_length": 3, "session_id": session})
     assert moved.json()["session"]["version"] == 1
