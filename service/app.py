@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -102,9 +102,10 @@ def create_app(
         async with reloader.following():
             yield
         for task in (sweeping, beating):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            # Again until it has ended: a store's client may take one cancellation for a timeout of its own.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.2)
         reloader.registry.close()
         await kept.close()
 
