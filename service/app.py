@@ -21,6 +21,7 @@ from service.api import (
     health,
     models,
     nixtla,
+    nixtla_metadata,
     openai,
     openapi_document,
     problems,
@@ -113,7 +114,19 @@ def create_app(
         title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
     problems.install(app)
-    modules = (forecast, anomalies, cross_validation, text, sessions, nixtla, openai, tokens, models, health)
+    modules = (
+        forecast,
+        anomalies,
+        cross_validation,
+        text,
+        sessions,
+        nixtla_metadata,
+        nixtla,
+        openai,
+        tokens,
+        models,
+        health,
+    )
     routers = [*(module.router for module in modules), openai.without_prefix]
     for router in routers:
         app.include_router(router)

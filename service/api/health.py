@@ -44,7 +44,7 @@ async def get_live() -> Live:
     return Live()
 
 
-@router.get("/health/ready", operation_id="health_ready", responses=documented(503))
+@router.get("/health/ready", operation_id="health_ready", responses=documented(422, 503))
 async def get_ready(
     state: CarryState,
     store: Annotated[bool, Query(description="Not ready, too, while the session store does not answer.")] = False,

@@ -17,7 +17,6 @@ from service.api.json_pieces import in_pieces, json_pieces
 from service.api.json_route import JsonRoute
 from service.api.nixtla_dates import without_dates
 from service.api.nixtla_metadata import ClientVersion, forecaster
-from service.api.nixtla_metadata import router as metadata
 from service.api.nixtla_payload import (
     AnomalyPayload,
     AnomalyResult,
@@ -261,13 +260,10 @@ async def post_online_anomaly_detection(
     return await _answered(call, model, jobs(), answer)
 
 
-router.include_router(metadata)
-
-
 @router.api_route("/v2/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
 async def refuse(request: Request) -> Response:
     """What else the client can ask for."""
-    check_method(router, request)
+    check_method(request)
     raise NotOfferedError(
         f"{request.method} {request.url.path} is not offered here; of the nixtla client's methods these are: forecast, "
         "cross_validation, detect_anomalies, detect_anomalies_online, validate_api_key, list_models, usage, "

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
@@ -21,11 +21,11 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> st
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
-def check_method(router: APIRouter, request: Request) -> None:
+def check_method(request: Request) -> None:
     """Refuse a wrong method where a catch-all route takes all of them.
 
     Raises:
-        HTTPException: 405, if the path is one of the router's.
+        HTTPException: 405, if the path is one of the service's.
     """
-    if allowed := allowed_methods(router.routes, request.scope):
+    if allowed := allowed_methods(request.app.state.routes, request.scope):
         raise HTTPException(405, headers={"Allow": allowed})

@@ -104,7 +104,7 @@ async def get_model(model: str, state: CarryState) -> ModelCard:
 )
 async def refuse(request: Request) -> Response:
     """What else that API has."""
-    check_method(router, request)
+    check_method(request)
     raise NotOfferedError(
         f"{request.method} {request.url.path} is not offered here: these models complete texts, "
         "for POST /v1/completions, POST /v1/chat/completions, GET /v1/models and GET /v1/models/{model}"

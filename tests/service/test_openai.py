@@ -311,7 +311,7 @@ def test_a_full_queue_is_a_limit_with_a_time_to_come_back(models: Path) -> None:
         next(iter(stream))
         for streamed in (False, True):
             with pytest.raises(openai.RateLimitError) as refusal:
-                client.completions.create(model="text", prompt="a", stream=streamed)
+                client.completions.create(model="text", prompt="a", max_tokens=400, stream=streamed)
             assert refusal.value.code == "rate_limit_exceeded"
             assert refusal.value.type == "rate_limit_error"
             assert int(refusal.value.response.headers["retry-after"]) >= 1

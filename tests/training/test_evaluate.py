@@ -15,6 +15,7 @@ from tests.conftest import SHIPPED
 from training import inference
 from training.baselines import naive2
 from training.evaluate import ALL, Figures, evaluate_forecaster, evaluate_text, evaluation_rows
+from training.quantisation import round_matrices
 from training.series_data import DataError, Series
 from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
 
@@ -149,8 +150,10 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def nats_by_torch(text: str) -> float:
+    """Of the network whose weights are rounded as an export rounds them."""
     tokens = torch.from_numpy(CHARACTERS.encode(text)[1])[None]
     network = character_model("gru")
+    round_matrices(network)
     with torch.no_grad():
         logits, _ = network.predict(tokens[:, :-1], network.fresh_state(1))
         return float(torch.nn.functional.cross_entropy(logits[0].double(), tokens[0, 1:], reduction="sum"))
