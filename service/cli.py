@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -114,14 +115,17 @@ def serve() -> None:
     configure_logs(settings)
     log = structlog.get_logger()
     _warn(settings)
-    try:
-        asyncio.run(try_store(settings))
-    except StoreError as error:
-        _fail(str(error))
-    try:
-        sockets = listen(settings.host, settings.port, processes)
-    except OSError as error:
-        _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    with ExitStack() as failed:
+        failed.callback(trials.abandon)
+        try:
+            asyncio.run(try_store(settings))
+        except StoreError as error:
+            _fail(str(error))
+        try:
+            sockets = listen(settings.host, settings.port, processes)
+        except OSError as error:
+            _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        failed.pop_all()
     # Whoever comes before the models are loaded waits.
     port = sockets[0].getsockname()[1]
     log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys))

@@ -67,6 +67,13 @@ class Trials:
         if self._process is not None:
             self._process.kill()
 
+    def abandon(self) -> None:
+        """End what was begun, since nobody will ask what was found."""
+        if self._process is not None:
+            with self._process as process:
+                process.kill()
+            self._process = None
+
     def _start(self, paths: Sequence[Path]) -> None:
         # -P: no module of the working directory's takes the place of one of ours.
         command = [sys.executable, "-P", "-m", "service.tryout", str(self._limit)]

@@ -96,7 +96,8 @@ def read_text_model(folder: Path, dropout: float = 0.0, weight_dropout: float = 
         manifest = read_manifest(folder)
         whole = sha256_of(folder / manifest.graph.file) == manifest.graph.sha256
     except OSError as error:
-        raise ValueError(f"{folder} holds no model: {error}") from error
+        reason = (error.strerror or "not readable").lower()
+        raise ValueError(f"{folder} holds no model: {error.filename}: {reason}") from error
     if not isinstance(manifest, TextManifest) or manifest.provenance.cell != "lstm" or not whole:
         raise ValueError(f"{folder} holds no LSTM text model, or not as its manifest says")
     weights = OnnxWeights(folder / manifest.graph.file)

@@ -166,7 +166,7 @@ def test_processes_started_by_torchrun_train_one_network(tmp_path: Path) -> None
 
 
 @given(
-    lengths=st.lists(st.integers(0, 30) | st.integers(0, 900), min_size=1, max_size=30),
+    lengths=st.lists(st.integers(0, 30) | st.integers(0, 900), min_size=1, max_size=30).filter(any),
     rows=st.integers(1, 6),
     context=st.integers(2, 40),
     epochs=st.integers(1, 4),
