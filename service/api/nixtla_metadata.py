@@ -23,7 +23,7 @@ from service.manifest import ForecastManifest
 from service.registry import Model
 from service.timestamps import seasons_of
 
-router = APIRouter(route_class=JsonRoute)
+router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
 
 Name = Annotated[str, Field(max_length=80)] | None
 Freq = Annotated[str, Field(max_length=40)] | None
