@@ -1,6 +1,7 @@
 """The application: the only place where settings, models and routes are wired together."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -72,6 +73,11 @@ class _Application(FastAPI):
 
 SWEEP_SECONDS = 30.0
 BEAT_SECONDS = 1.0
+GARBAGE_SECONDS = 10.0
+GARBAGE_WAITS = 60
+"""So often is a search for garbage put off."""
+QUIET_BYTES = 2**24
+"""What requests may hold while there is a search for garbage."""
 
 
 def create_app(
@@ -100,9 +106,10 @@ def create_app(
         app.state.carry = state
         beating = asyncio.create_task(_beat(state))
         sweeping = asyncio.create_task(_sweep(kept))
+        collecting = asyncio.create_task(_collect_garbage(memory))
         async with reloader.following():
             yield
-        for task in (sweeping, beating):
+        for task in (collecting, sweeping, beating):
             # Again until it has ended: a store's client may take one cancellation for a timeout of its own.
             while not task.done():
                 task.cancel()
@@ -196,3 +203,17 @@ async def _beat(state: State) -> None:
         state.board.beat(state.place)
         state.board.report(state.place, health.reason_not_ready(state))
         await asyncio.sleep(BEAT_SECONDS)
+
+
+async def _collect_garbage(memory: MemoryBudget) -> None:
+    """Search all objects for garbage now and then. It stops everybody, the longer the more objects there are: it waits
+    until no large request is under way, but not for ever."""
+    put_off = 0
+    while True:
+        await asyncio.sleep(GARBAGE_SECONDS)
+        if gc.get_count()[2] < 10:  # so many searches among younger objects come before one among all
+            continue
+        put_off += 1
+        if memory.held <= QUIET_BYTES or put_off > GARBAGE_WAITS:
+            gc.collect()
+            put_off = 0

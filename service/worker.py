@@ -83,4 +83,6 @@ def run_worker(
     # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
     gc.collect()
     gc.freeze()
+    # So would looking through all that large requests make: app.py does that when none is under way.
+    gc.set_threshold(*gc.get_threshold()[:2], 2**30)
     Server(config, board, place, settings.shutdown_grace).run(sockets=[listener])

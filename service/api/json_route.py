@@ -9,10 +9,9 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from service.api.json_reading import LARGE, read_json
 from service.api.schemas import Answer
-
-NEARLY_JSON_BYTES = 2**18
-"""Longer bodies are not parsed a second time: the standard library is slow, and keeps all others waiting."""
+from service.errors import MalformedBodyError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -21,10 +20,11 @@ class _Request(Request):
     async def json(self) -> Any:
         body = await self.body()
         try:
-            return orjson.loads(body)
-        except ValueError:
-            if len(body) > NEARLY_JSON_BYTES:
-                raise
+            return await read_json(body)
+        except ValueError as error:
+            # The standard library is slow, and keeps all others waiting.
+            if len(body) >= LARGE:
+                raise MalformedBodyError("the body is not valid JSON in UTF-8") from error
             # What is no JSON but nearly (NaN, half a surrogate pair) is let through to be refused by the field's name.
             return json.loads(body)
 

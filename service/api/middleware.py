@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.calls import owner_of_call
+from service.api.offload import in_turns
 from service.api.problems import problem_answer
 from service.errors import (
     BodyEncodingError,
@@ -155,8 +156,10 @@ MOST_WINDOW = 8 * 2**20
 """Bytes that a zstd body may refer back to (RFC 9659)."""
 BUDGET_BODIES = 8
 """So many of the largest bodies may be arriving, and answers of as many bytes be on their way, in one process."""
-WEIGHTS = {b",": 1, b"[": 4, b"{": 10}
-"""What a number, a list and an object cost to parse, in numbers."""
+WEIGHTS = {b",": 1, b'"': 1, b":": 4, b"[": 10, b"{": 10}
+"""What a number, a text (two marks), a field, a list and an object cost to parse, in numbers."""
+COUNTED = 2**20
+"""Bytes in which values are counted at once."""
 
 
 class BodyMiddleware:
@@ -264,13 +267,16 @@ class BodyMiddleware:
         del body
         if encoding == "zstd":
             whole = await asyncio.to_thread(self._decompressed, whole)
-        items = sum(weight * whole.count(character) for character, weight in WEIGHTS.items())
-        if items > self._items:
-            raise LimitExceededError(
-                f"at most {self._items} values in a body, where a list counts as {WEIGHTS[b'[']} and an object as "
-                f"{WEIGHTS[b'{']}, and these are {items}",
-                "$",
-            )
+        items = 0
+        async for start in in_turns(range(0, len(whole), COUNTED)):
+            end = start + COUNTED
+            items += sum(weight * whole.count(character, start, end) for character, weight in WEIGHTS.items())
+            if items > self._items:
+                raise LimitExceededError(
+                    f"at most {self._items} values in a body, where a list or an object counts as {WEIGHTS[b'{']} "
+                    f"more, a field as {WEIGHTS[b':']} and a quotation mark as one",
+                    "$",
+                )
         return whole
 
     def _decompressed(self, body: bytes) -> bytes:

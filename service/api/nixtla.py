@@ -1,5 +1,6 @@
 """The routes of Nixtla's API that its `nixtla` client calls (version 0.9), answered by the forecasters here."""
 
+import asyncio
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -325,6 +326,7 @@ async def _answered(
     """Do the jobs, and answer with what they found; what is many is done in turns with others."""
     most = call.state.settings.max_waiting_steps
     jobs, read, predicted = [], 0, 0
+    await asyncio.sleep(0)  # a large body has just been validated
     async for job in in_turns(made, call.deadline):
         read, predicted = read + job.read, predicted + job.predicted
         if read + predicted > most:

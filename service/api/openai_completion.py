@@ -105,28 +105,28 @@ class Completion:
 
     async def prepare(self) -> None:
         """Read the prompts, and see whether they are too much."""
-        body, tokenizer = self._body, self._model.tokenizer
+        body, tokenizer, state_bytes = self._body, self._model.tokenizer, self._model.state_bytes
         params = body.params(tokenizer)
+        work, held = 0, 0
         async for path, prompt in in_turns(self._prompts.items()):
             text = await beside(len(prompt) > INLINE_CHARACTERS, read_prompt, prompt, tokenizer, path)
             self._read.append(len(text.tokens))
             self._offsets.append(0 if body.echo else sum(map(len, text.pieces)))
-            self._wishes.append(
-                GenerateRequest(
-                    prompt=text,
-                    max_length=self._length,
-                    params=params,
-                    # The same of all: each prompt gets what it would get alone. None: not even equal ones get the same.
-                    seed=secrets.randbits(53) if body.seed is None or body.seed < 0 else body.seed,
-                    stop=tuple(body.stop),
-                    n=body.texts,
-                    logprobs=self._told,
-                    echo=body.echo,
-                )
+            wish = GenerateRequest(
+                prompt=text,
+                max_length=self._length,
+                params=params,
+                # The same of all: each prompt gets what it would get alone. None: not even equal ones get the same.
+                seed=secrets.randbits(53) if body.seed is None or body.seed < 0 else body.seed,
+                stop=tuple(body.stop),
+                n=body.texts,
+                logprobs=self._told,
+                echo=body.echo,
             )
-        self._check_limits()
-        size, state_bytes = tokenizer.size, self._model.state_bytes
-        held = sum(wish.most_bytes(size, state_bytes) for wish in self._wishes)
+            work += wish.work
+            held += wish.most_bytes(tokenizer.size, state_bytes)
+            self._wishes.append(wish)
+        self._check_limits(work)
         self._call.hold(held, "$.logprobs" if body.logprobs else body.prompt_path, self._model.engine)
 
     def begin(self, i: int, listener: Listener | None = None) -> "Future[Snapshot]":
@@ -176,9 +176,10 @@ class Completion:
             for done in pending:
                 done.cancel()
 
-    def _check_limits(self) -> None:
+    def _check_limits(self, work: int) -> None:
+        """`work`: steps of all texts."""
         body, state, read = self._body, self._call.state, self._read
-        work, most = sum(wish.work for wish in self._wishes), state.settings.max_waiting_steps
+        most = state.settings.max_waiting_steps
         if len(read) > 1 and work > most:
             raise LimitExceededError(
                 f"at most {most} tokens to read and to write, and these are {work}", body.prompt_path

@@ -58,12 +58,14 @@ OpenAiSeed = Annotated[int, Whole, Field(strict=True, gt=-(2**64), lt=2**64)]
 OpenAiStops = Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])]
 
 
+MOST_PROMPTS = 50_000
+"""In one call, however many the settings allow: more take long to be validated, and others wait."""
 TokenList = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(fail_fast=True)]
 Prompt = Annotated[
     Annotated[Text, Tag("<text>")]
-    | Annotated[list[Text], Field(min_length=1, fail_fast=True), Tag("<texts>")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True), Tag("<texts>")]
     | Annotated[TokenList, Tag("<tokens>")]
-    | Annotated[list[TokenList], Field(fail_fast=True), Tag("<lists>")],
+    | Annotated[list[TokenList], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag("<lists>")],
     Discriminator(_layout),
 ]
 Penalty = Annotated[
@@ -188,16 +190,16 @@ class CompletionPayload(ControlsPayload):
             raise InvalidRequestError("at least n", "$.best_of")
         if self.stream and self.texts > self.n:
             raise InvalidRequestError("at most n: a stream cannot know which will be the best", "$.best_of")
-        read = sum(map(len, self.each_prompt.values()))
-        if read > settings.max_text_length:
-            raise LimitExceededError(
-                f"at most {settings.max_text_length} characters are read at once", self.prompt_path
-            )
         count = self.texts * (len(self.prompt) if self._many else 1)
         if count > settings.max_batch_requests:
             most = settings.max_batch_requests
             raise LimitExceededError(
                 f"at most {most} texts at once, over all prompts, and these are {count}", self.prompt_path
+            )
+        read = sum(map(len, self.each_prompt.values()))
+        if read > settings.max_text_length:
+            raise LimitExceededError(
+                f"at most {settings.max_text_length} characters are read at once", self.prompt_path
             )
         if count * self.length(settings) > settings.max_generated_length:
             most = settings.max_generated_length

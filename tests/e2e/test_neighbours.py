@@ -4,12 +4,13 @@
 median at rest, in the same run, of one process.
 """
 
+import multiprocessing
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -70,23 +71,30 @@ def wait_for_live(port: int) -> float:
     return time.perf_counter() - started
 
 
+def ask_until_told(port: int, pipe: Connection) -> None:
+    """Wait for /health/live all the time; then send how long, each time."""
+    waits = [wait_for_live(port)]
+    pipe.send(None)
+    waits.clear()
+    while not pipe.poll(0.005):
+        waits.append(wait_for_live(port))
+    pipe.send(waits)
+
+
 @contextmanager
 def neighbour(port: int) -> Iterator[list[float]]:
-    """Somebody who waits for /health/live all the time; how long each time."""
+    """Somebody who does so; how long it took each time. In a process of its own: this one is busy with its request."""
     waits: list[float] = []
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.wait(0.005):
-            waits.append(wait_for_live(port))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
+    ours, theirs = multiprocessing.Pipe()
+    asking = multiprocessing.get_context("spawn").Process(target=ask_until_told, args=(port, theirs))
+    asking.start()
+    ours.recv()
     try:
         yield waits
     finally:
-        over.set()
-        thread.join()
+        ours.send(None)
+        waits += ours.recv()
+        asking.join()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """What requests may hold is charged before they begin, and given back however they end."""
 
+import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 from prometheus_client import Gauge
 from starlette.testclient import TestClient
 
+from service import app
 from service.api.state import State
 from service.app import create_app
 from service.errors import LimitExceededError, NotReadyError, QueueFullError
@@ -121,3 +125,38 @@ def test_requests_that_would_hold_too_much_together_are_refused_and_later_taken(
                 assert answer.json()["code"] == "queue_full"
         assert budget_of(client).held == 0
         assert client.post("/generate", json=body).status_code == 200
+
+
+class _Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize(("held", "waits"), [(0, 0), (app.QUIET_BYTES + 1, app.GARBAGE_WAITS)])
+def test_garbage_is_searched_when_no_large_request_is_under_way(
+    held: int, waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else everybody would wait for the search, but not for ever."""
+    monkeypatch.setattr(app, "GARBAGE_SECONDS", 0)
+    monkeypatch.setattr(gc, "get_count", lambda: (0, 0, 10))
+    budget = MemoryBudget(2**30, Gauge("held", "", registry=None))
+    budget.change(0, held, "", 0)
+
+    async def rounds_until_collected() -> int:
+        searching = asyncio.create_task(app._collect_garbage(budget))
+        rounds = -1
+        while alive() is not None and rounds < 2 * app.GARBAGE_WAITS:
+            rounds += 1
+            await asyncio.sleep(0)
+        searching.cancel()
+        return rounds
+
+    gc.collect()
+    gc.disable()
+    try:
+        alive = weakref.ref(_Cycle())
+        rounds = asyncio.run(rounds_until_collected())
+    finally:
+        gc.enable()
+    assert waits <= rounds <= waits + 2
+    assert alive() is None
