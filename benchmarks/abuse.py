@@ -94,6 +94,17 @@ class Attack:
 
 # ---- What is sent
 
+ZSTD = {"Content-Encoding": "zstd"}
+
+
+def _head(path: str, length: int, key: bool) -> bytes:
+    """Of a request that is written out, with a body of so many bytes."""
+    authorization = f"Authorization: Bearer {KEY}\r\n" if key else ""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: a\r\n{authorization}Content-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
 
 def _marks(target: Target) -> str:
     return target.post("/generate", {"prompt": "a" + "\u0300" * 20_000 + "\u0327" * 20_000, "max_length": 1})
@@ -101,15 +112,13 @@ def _marks(target: Target) -> str:
 
 def _zstd(target: Target) -> str:
     text = b'{"model":"text","prompt":[' + b"[1]," * 8_300_000 + b"[1]]}"
-    body = zstandard.ZstdCompressor(level=3).compress(text)
-    return target.post("/v1/completions", body, headers={"Content-Encoding": "zstd"})
+    return target.post("/v1/completions", zstandard.compress(text), headers=ZSTD)
 
 
 def _zstd_without_key(target: Target) -> str:
     text = b'{"requests":[' + b'{"a":{}},' * 3_700_000 + b"NaN]}"
-    body = zstandard.ZstdCompressor(level=3).compress(text)
-    headers = {"Content-Encoding": "zstd"}
-    return target.together(8, lambda: target.post("/forecast/batch", body, key=False, headers=headers))
+    body = zstandard.compress(text)
+    return target.together(8, lambda: target.post("/forecast/batch", body, key=False, headers=ZSTD))
 
 
 def _plain_lists(target: Target) -> str:
@@ -130,11 +139,7 @@ def _timestamps(target: Target) -> str:
 
 def _slow_connections(target: Target) -> str:
     held: list[socket.socket] = []
-    for sent in (
-        b"",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX-",
-        b"POST /forecast HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{",
-    ):
+    for sent in (b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-", _head("/forecast", 99, key=False) + b"{"):
         for _ in range(200):
             with suppress(OSError):
                 connection = target.open()
@@ -151,16 +156,12 @@ def _slow_connections(target: Target) -> str:
 
 
 def _unfinished_bodies(target: Target) -> str:
-    head = (
-        f"POST /forecast HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {2**25 - 1}\r\n\r\n"
-    )
     held = []
     for _ in range(30):
         with suppress(OSError):
             connection = target.open()
             held.append(connection)
-            connection.sendall(head.encode())
-            connection.sendall(b" " * (30 * 2**20))
+            connection.sendall(_head("/forecast", 2**25 - 1, key=False) + b" " * (30 * 2**20))
     time.sleep(3)
     refused = sum(map(_closed, held))
     for connection in held:
@@ -193,14 +194,10 @@ def _pipeline(target: Target) -> str:
 
 def _unread(target: Target) -> str:
     body = orjson.dumps({"horizon": 330, "requests": [{"series": [1, 2, 3]}] * 1000})
-    head = (
-        f"POST /forecast/batch HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
     held = []
     for _ in range(12):
         connection = target.open()
-        connection.sendall(head.encode() + body)
+        connection.sendall(_head("/forecast/batch", len(body), key=True) + body)
         held.append(connection)
     deadline = time.monotonic() + 100
     alive = len(held)
@@ -225,8 +222,7 @@ def _large_batch(target: Target) -> str:
 def _long_series(target: Target) -> str:
     series = [float(i % 24) for i in range(199_990)]
     body = {"requests": [{"series": series, "horizon": 1}] * 10, "quantiles": [0.5], "season_length": 24}
-    data = zstandard.ZstdCompressor(level=3).compress(orjson.dumps(body))
-    return target.post("/forecast/batch", data, headers={"Content-Encoding": "zstd"})
+    return target.post("/forecast/batch", zstandard.compress(orjson.dumps(body)), headers=ZSTD)
 
 
 def _stops(target: Target) -> str:

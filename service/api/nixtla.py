@@ -28,6 +28,7 @@ from service.api.nixtla_payload import (
     HistoryPayload,
     OnlineAnomalyPayload,
     PanelResult,
+    Payload,
     check_hist_exog,
     mean_and_intervals,
     panel,
@@ -39,7 +40,7 @@ from service.api.offload import in_turns
 from service.api.problems import documented
 from service.api.series import check_windows
 from service.cross_validation import CrossValidation, CrossValidationRequest, cross_validate
-from service.engine.sequence import FRESH, Task
+from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError, LimitExceededError, NotOfferedError
 from service.forecasting import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
 from service.manifest import ForecastManifest
@@ -161,18 +162,14 @@ async def post_historic_forecast(
 async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, client: str | None) -> Response:
     """Each value but the first, one step ahead from all before it."""
     model, manifest = forecaster(body.model, call.state)
-    settings, levels, freq = call.state.settings, quantile_levels(body.level, manifest), body.season_freq(client)
+    levels = quantile_levels(body.level, manifest)
 
-    def jobs() -> "Iterator[_Job[Forecast]]":
-        _check_answer(len(body.series.y) * len(levels), settings)
-        given = without_dates(body.series, body.freq, manifest)
-        for values in panel(given, manifest, settings).values:
-            if _is_empty(values):
-                yield _done(Forecast(_nothing(1), _nothing(1), _nothing(len(values), len(levels)), FRESH))
-                continue
-            request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
-            start = begin(manifest, values[:, 0], freq=freq)
-            yield _Job(forecast(manifest, request, start), len(values), 0, request.most_bytes(manifest))
+    def read(values: Floats, start: Snapshot) -> tuple[Task[Forecast], int]:
+        request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
+        return forecast(manifest, request, start), request.most_bytes(manifest)
+
+    def nothing(length: int) -> Forecast:
+        return Forecast(_nothing(1), _nothing(1), _nothing(length, len(levels)), FRESH)
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
         past = np.concatenate([one.history[1:] for one in found if one.history is not None])
@@ -181,7 +178,8 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, cl
             **_last([size - 1 for size in body.series.sizes], body.series.sizes),
         }
 
-    return await _answered(call, model, jobs(), answer)
+    jobs = _one_step_ahead(body, len(levels), manifest, call.state.settings, client, read, nothing)
+    return await _answered(call, model, jobs, answer)
 
 
 @router.post(
@@ -196,20 +194,16 @@ async def post_anomaly_detection(
 ) -> Response:
     """What `NixtlaClient.detect_anomalies` asks for: all values but the first, each judged one step ahead."""
     model, manifest = forecaster(body.model, call.state)
-    settings, level, freq = call.state.settings, body.level, body.season_freq(client)
+    level = body.level
     check_levels(tails(level), manifest, "$.level")
 
-    def jobs() -> "Iterator[_Job[Anomalies]]":
-        _check_answer(3 * len(body.series.y), settings)
-        given = without_dates(body.series, body.freq, manifest)
-        for values in panel(given, manifest, settings).values:
-            if _is_empty(values):
-                nan, no = _nothing(len(values)), np.zeros(len(values), dtype=np.bool_)
-                yield _done(Anomalies(nan, nan, nan, nan, no, no, FRESH))
-                continue
-            start = begin(manifest, values[:, 0], freq=freq)
-            request = AnomalyRequest(values, level)
-            yield _Job(detect(manifest, request, start), len(values), 0, request.most_bytes(manifest))
+    def read(values: Floats, start: Snapshot) -> tuple[Task[Anomalies], int]:
+        request = AnomalyRequest(values, level)
+        return detect(manifest, request, start), request.most_bytes(manifest)
+
+    def nothing(length: int) -> Anomalies:
+        nan, no = _nothing(length), np.zeros(length, dtype=np.bool_)
+        return Anomalies(nan, nan, nan, nan, no, no, FRESH)
 
     def answer(found: list[Anomalies]) -> dict[str, Any]:
         bounds = np.concatenate([np.stack([one.lower, one.expected, one.upper], axis=1)[1:] for one in found])
@@ -217,7 +211,8 @@ async def post_anomaly_detection(
         where = _last([size - 1 for size in sizes], sizes)
         return {**_verdicts(level, bounds, values[where["idxs"]]), **where}
 
-    return await _answered(call, model, jobs(), answer)
+    jobs = _one_step_ahead(body, 3, manifest, call.state.settings, client, read, nothing)
+    return await _answered(call, model, jobs, answer)
 
 
 @router.post(
@@ -299,6 +294,27 @@ def _done(answer: Made) -> _Job[Made]:
         return answer
 
     return _Job(task(), 0, 0, 0)
+
+
+def _one_step_ahead(
+    body: Payload,
+    items: int,
+    manifest: ForecastManifest,
+    settings: Settings,
+    client: str | None,
+    read: Callable[[Floats, Snapshot], tuple[Task[Made], int]],
+    nothing: Callable[[int], Made],
+) -> Iterator[_Job[Made]]:
+    """Each series read from where it begins. `items`: numbers told of each value; `read`: the task of a series, and
+    the bytes that it holds at most; `nothing`: what is told of a series of so many values, all of them missing."""
+    _check_answer(items * len(body.series.y), settings)
+    given = without_dates(body.series, body.freq, manifest)
+    for values in panel(given, manifest, settings).values:
+        if _is_empty(values):
+            yield _done(nothing(len(values)))
+            continue
+        task, most_bytes = read(values, begin(manifest, values[:, 0], freq=body.season_freq(client)))
+        yield _Job(task, len(values), 0, most_bytes)
 
 
 def _windows(

@@ -1,4 +1,4 @@
-"""The command line, in this process."""
+"""The command line, in this process; the forecaster that Carry ships."""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from service import cli
+from service.manifest import ForecastManifest, read_manifest
+from service.settings import Settings
+from tests.conftest import SHIPPED
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -24,3 +27,17 @@ def carry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return ended.value.code if isinstance(ended.value.code, int) else 0, out, err
 
     return run
+
+
+@pytest.fixture
+def manifest() -> ForecastManifest:
+    """Of the forecaster."""
+    found = read_manifest(SHIPPED / "forecast/1")
+    assert isinstance(found, ForecastManifest)
+    return found
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """With the models that Carry ships, in one process."""
+    return Settings(models_dir=SHIPPED, processes=1)

@@ -10,25 +10,13 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from service.manifest import ForecastManifest, read_manifest
+from service.manifest import ForecastManifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run
 from training import forecast_files
 from training.forecast_files import Wish, forecast_file, forecast_table, picture, preview, write_table
 from training.series_data import DataError
-
-
-@pytest.fixture
-def manifest() -> ForecastManifest:
-    found = read_manifest(SHIPPED / "forecast/1")
-    assert isinstance(found, ForecastManifest)
-    return found
-
-
-@pytest.fixture
-def settings() -> Settings:
-    return Settings(models_dir=SHIPPED, processes=1)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.manifest import ForecastManifest, read_manifest
+from service.manifest import ForecastManifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run
@@ -55,18 +55,6 @@ def test_one_wrong_date_takes_no_memory() -> None:
     times = pd.DatetimeIndex(["2024-01-01", "2024-01-02", "2024-01-03", "2204-01-05 00:00:01"])
     assert regular_times(times, None) is None
     assert regular_times(times, "s") is None
-
-
-@pytest.fixture
-def manifest() -> ForecastManifest:
-    found = read_manifest(SHIPPED / "forecast/1")
-    assert isinstance(found, ForecastManifest)
-    return found
-
-
-@pytest.fixture
-def settings() -> Settings:
-    return Settings(models_dir=SHIPPED, processes=1)
 
 
 def days(count: int) -> pd.DataFrame:
