@@ -27,6 +27,8 @@ LOOK_SECONDS = 1.0
 FROZEN_AFTER = 30
 """Looks in a row at which a process has no new heartbeat, before it is killed. Counted by looks and not by the clock: a
 machine that was paused finds its processes as late as their supervisor."""
+STARTING_FOR = 600
+"""Looks until the first heartbeat of a process, which loads its models before, after which it is killed."""
 KILL_AFTER = 5.0
 """Seconds after the grace at which what still lives is killed."""
 EARLY_DEATH = 1.0
@@ -213,12 +215,11 @@ class Supervisor:
             return
         for pid, worker in self._workers.items():
             beat = self._board.last_beat(worker.place)
-            if beat == 0.0:  # it loads its models
-                continue
             worker.silent_looks = worker.silent_looks + 1 if beat == worker.last_beat else 0
             worker.last_beat = beat
-            if worker.silent_looks >= FROZEN_AFTER:
-                self._log.error("a process does not answer; it is killed", process=pid)
+            if worker.silent_looks >= (FROZEN_AFTER if beat else STARTING_FOR):
+                what = "a process does not answer; it is killed" if beat else "a process does not start; it is killed"
+                self._log.error(what, process=pid)
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 worker.silent_looks = 0

@@ -36,6 +36,26 @@ sys.argv = ["carry", "serve"]
 main()
 """
 
+HANGS_ONCE = """
+import os, sys, threading
+import service.processes, service.worker
+service.processes.STARTING_FOR = 5
+once, run_worker = sys.argv[1], service.worker.run_worker
+
+def hang_once(*arguments):
+    try:
+        os.mkdir(once)
+    except FileExistsError:
+        run_worker(*arguments)
+    else:
+        threading.Event().wait()
+
+service.worker.run_worker = hang_once
+from service.cli import main
+sys.argv = ["carry", "serve"]
+main()
+"""
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
@@ -129,6 +149,15 @@ def test_a_frozen_process_is_noticed_and_replaced_while_others_serve(models: Pat
         replaced = service.line("process started")["process"]
         assert replaced not in service.processes
         until(lambda: is_ready(service.url))
+        service.errors.clear()
+
+
+def test_a_process_that_hangs_before_its_first_heartbeat_is_replaced(models: Path, store: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HANGS_ONCE, str(tmp_path / "once")]
+    with Service(models, store, command=command, processes=2) as service:  # from when all of them are ready
+        hung = service.line("a process does not start; it is killed")["process"]
+        assert hung in service.processes
+        assert service.line("a process died; it is started again")["process"] == hung
         service.errors.clear()
 
 
