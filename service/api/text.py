@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
@@ -134,8 +133,6 @@ class _Generating:
         self._metrics = call.state.metrics
         self._unknown = unknown
         self._choices: list[dict[str, Any]] = []
-        self.ending: dict[str, Any] = {}
-        """What the end of a stream tells: all of the answer but what was streamed."""
         tokenizer = seat.model.tokenizer
         [prompt] = texts
         self._read = len(prompt.tokens)
@@ -187,24 +184,28 @@ class _Generating:
 
     def answer(self, session: SessionId | None, carried: str | None) -> bytes:
         """A `GenerateAnswer`."""
-        body, model, choices = self._body, self._model, self._choices
+        choices, ending = self._choices, self.ending(session, carried)
+        first = choices[0]
+        head = {"model": ending["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
+        whole = head | {"logprobs": first["logprobs"]} | ending
+        return encoded(whole | {"choices": choices if self._body.n > 1 else None})
+
+    def ending(self, session: SessionId | None, carried: str | None) -> dict[str, Any]:
+        """What the end of a stream tells: all of the answer but what was streamed."""
+        model, choices = self._model, self._choices
         written = sum(len(row.text) for row in self.rows)
         self._metrics.read.labels(model.label).inc(self._read)
         self._metrics.predicted.labels(model.label).inc(written)
-        first = choices[0]
-        self.ending = {
+        return {
             "model": _model_id(model),
-            "finish_reason": first["finish_reason"],
-            "choices": [{"finish_reason": choice["finish_reason"]} for choice in choices] if body.n > 1 else None,
+            "finish_reason": choices[0]["finish_reason"],
+            "choices": [{"finish_reason": choice["finish_reason"]} for choice in choices] if self._body.n > 1 else None,
             "seed": self._seed,
             "usage": {"prompt_characters": self._read, "generated_characters": written},
             "unknown_characters": self._unknown,
             "session": None if session is None else session.model_dump(),
             "state": carried,
         }
-        head = {"model": self.ending["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
-        whole = head | {"logprobs": first["logprobs"]} | self.ending
-        return encoded(whole | {"choices": choices if body.n > 1 else None})
 
 
 def _model_id(model: Model) -> dict[str, Any]:
@@ -223,46 +224,43 @@ async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncGene
             turn = await exits.enter_async_context(call.state.sessions.turn(call.caller, id, call.deadline))
         if turn is not None and turn.replay is not None:
             yield headers | {"Idempotency-Replayed": "true"}
-            answer = orjson.loads(Reply.unpacked(turn.replay).body)
-            yield event(_piece(0, answer["text"], answer["logprobs"]))
-            ending = _ending(answer)
-        else:
-            if turn is not None:
-                seat.take_turn(turn)
-            tokenizer = seat.model.tokenizer
-            texts = await read_texts(tokenizer, {"$.prompt": body.prompt}, body.unknown)
-            generating = _Generating(body, *texts, seat, call, call.state.wakers)
-            coming = news(call.state.wakers, tokenizer, generating.rows, body.logprobs, [generating.pending])
-            try:
-                yield headers
-                async with aclosing(coming):
-                    async for new in coming:
-                        if new.text:
-                            logs = logs_of(new.chosen) if body.logprobs else None
-                            yield event(_piece(new.index, new.text, logs))
-                # Log-probabilities are kept for a repetition of the call.
-                after = await generating.finish(0 if turn is None else body.logprobs)
-                if turn is None:
-                    seat.reply(after, generating.answer)
-                elif await seat.move(after, generating.answer) is None:
-                    raise SessionConflictError("another call moved the session; this one changed nothing")
-                ending = generating.ending
-            except Exception as error:
-                yield event(problem_of(broken(error), request), "error")
-                return
-            finally:
-                generating.pending.cancel()
-        yield event(ending)
+            yield Reply.unpacked(turn.replay).body
+            return
+        if turn is not None:
+            seat.take_turn(turn)
+        tokenizer = seat.model.tokenizer
+        texts = await read_texts(tokenizer, {"$.prompt": body.prompt}, body.unknown)
+        generating = _Generating(body, *texts, seat, call, call.state.wakers)
+        coming = news(call.state.wakers, tokenizer, generating.rows, body.logprobs, [generating.pending])
+        repeatable = turn is not None and call.caller.key is not None
+        sent, last = bytearray(), b""
 
+        def whole(session: SessionId | None, carried: str | None) -> bytes:
+            nonlocal last
+            last = event(generating.ending(session, carried))
+            return bytes(sent + last)
 
-def _piece(index: int, text: str, logprobs: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """What an event tells of new text."""
-    return {"index": index, "text": text} | ({} if logprobs is None else {"logprobs": logprobs})
-
-
-def _ending(answer: dict[str, Any]) -> dict[str, Any]:
-    """Of an answer, what the end of a stream tells: all but what was streamed."""
-    return {name: value for name, value in answer.items() if name not in ("text", "logprobs")}
+        try:
+            yield headers
+            async with aclosing(coming):
+                async for new in coming:
+                    if new.text:
+                        logs = {"logprobs": logs_of(new.chosen)} if body.logprobs else {}
+                        piece = event({"index": new.index, "text": new.text} | logs)
+                        if repeatable:
+                            sent += piece
+                        yield piece
+            after = await generating.finish(0)
+            if turn is None:
+                seat.reply(after, whole)
+            elif await seat.move(after, whole) is None:
+                raise SessionConflictError("another call moved the session; this one changed nothing")
+        except Exception as error:
+            yield event(problem_of(broken(error), request), "error")
+            return
+        finally:
+            generating.pending.cancel()
+        yield last
 
 
 @router.post(

@@ -148,15 +148,24 @@ def test_a_session_stands_where_the_text_ends(client: TestClient) -> None:
 
 def test_a_stream_moves_the_session_at_its_end(client: TestClient) -> None:
     session = begin(client, prompt="abc")["id"]
-    streamed = generate(client, "", 40, session_id=session, stream=True, headers={"Idempotency-Key": session})
+    streamed = generate(client, "", 40, session_id=session, stream=True)
     *news, (_, last) = events(streamed.text)
     whole = generate(client, "abc", 40).json()
     assert "".join(data["text"] for _, data in news) == whole["text"]
     assert last["session"] == {"id": session, "version": 1, "position": 43}
-    again = generate(client, "", 40, session_id=session, stream=True, headers={"Idempotency-Key": session})
-    *news, (_, same) = events(again.text)
-    assert "".join(data["text"] for _, data in news) == whole["text"]
-    assert same == last
+    assert client.get(f"/sessions/{session}").json()["version"] == 1
+
+
+@pytest.mark.parametrize("logprobs", [0, 2])
+def test_a_repeated_stream_has_the_same_events(client: TestClient, logprobs: int) -> None:
+    session = begin(client, prompt="abc")["id"]
+    key = {"Idempotency-Key": session}
+    call: dict[str, Any] = {"session_id": session, "stream": True, "logprobs": logprobs, "headers": key}
+    streamed, again = (generate(client, "", 200, **call) for _ in range(2))
+    assert streamed.status_code == 200
+    assert again.content == streamed.content
+    assert again.headers["content-type"] == streamed.headers["content-type"]
+    assert again.headers["idempotency-replayed"] == "true"
     assert client.get(f"/sessions/{session}").json()["version"] == 1
 
 
