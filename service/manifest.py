@@ -6,6 +6,7 @@ and knows nothing of PyTorch, ONNX Runtime or HTTP.
 
 import errno
 import hashlib
+import math
 import os
 import re
 import stat
@@ -20,7 +21,14 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 """A vocabulary of a million words is a quarter of it."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
+MAX_SEQUENCE_BYTES = 16 * 2**20
+"""Most that one sequence may take: its state, and its inputs and its outputs of one step. A hundred are in one call of
+the graph, and a state has to fit into a request; that of a model of a million words takes 5 MB."""
+
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
+ITEM_BYTES: dict[DType, int] = {"float32": 4, "float64": 8, "int64": 8, "uint8": 1, "bool": 1}
+Size = Annotated[int, Field(gt=0)]
+MAX_AXES = 8
 
 Unit = Literal["character", "word"]
 """What a token of a text model is."""
@@ -45,7 +53,12 @@ class Tensor(_Frozen):
 
     name: str
     dtype: DType
-    shape: tuple[int | Literal["T", "B"], ...]
+    shape: tuple[Size | Literal["T", "B"], ...] = Field(max_length=MAX_AXES)
+
+    @property
+    def step_bytes(self) -> int:
+        """Of one step of one sequence."""
+        return ITEM_BYTES[self.dtype] * math.prod(size for size in self.shape if isinstance(size, int))
 
 
 class State(_Frozen):
@@ -58,8 +71,13 @@ class State(_Frozen):
     name: str
     output: str
     dtype: DType
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...] = Field(max_length=MAX_AXES)
     initial: float = 0.0
+
+    @property
+    def sequence_bytes(self) -> int:
+        """Of one sequence."""
+        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
 
 
 class Weights(_Frozen):
@@ -81,6 +99,19 @@ class Graph(_Frozen):
     outputs: tuple[Tensor, ...]
     state: tuple[State, ...]
     max_steps: int = Field(gt=0, description="most time steps in one call of the graph; longer input goes in chunks")
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return sum(state.sequence_bytes for state in self.state)
+
+    @model_validator(mode="after")
+    def _a_sequence_fits_into_memory(self) -> "Graph":
+        inputs, outputs = (sum(tensor.step_bytes for tensor in tensors) for tensors in (self.inputs, self.outputs))
+        for what, size in (("state", self.state_bytes), ("inputs", inputs), ("outputs", outputs)):
+            if size > MAX_SEQUENCE_BYTES:
+                raise ValueError(f"{size} bytes of {what} for one sequence, at most {MAX_SEQUENCE_BYTES} are served")
+        return self
 
 
 class Int8(_Frozen):

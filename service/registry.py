@@ -1,7 +1,6 @@
 """Finds the model folders, checks them, opens them. A folder that fails its checks is refused and harms no other."""
 
 import gc
-import math
 import mmap
 import queue
 import re
@@ -61,8 +60,7 @@ class Model:
     def state_bytes(self) -> int:
         """Of where one of its sequences stands."""
         graph, decode, _ = _chosen(self.manifest, self.precision)
-        states = (decode or graph).state
-        return sum(np.dtype(state.dtype).itemsize * math.prod(state.shape) for state in states)
+        return (decode or graph).state_bytes
 
     @property
     def label(self) -> str:

@@ -63,6 +63,19 @@ def describe_a_state(folder: Path, *shape: int) -> None:
     edit(folder, graph=graph)
 
 
+def enlarge_the_state(folder: Path, size: int) -> None:
+    """In the graph and in the manifest, which agree then: a state more, that the graph gives back as it is."""
+    model = onnx.load(folder / "model.onnx")
+    for name, ports in (("ballast", model.graph.input), ("ballast_out", model.graph.output)):
+        ports.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("B", size)))
+    model.graph.node.append(onnx.helper.make_node("Identity", ["ballast"], ["ballast_out"]))
+    onnx.save(model, folder / "model.onnx")
+    graph = json.loads((folder / "manifest.json").read_text())["graph"]
+    graph["state"].append({"name": "ballast", "output": "ballast_out", "dtype": "float32", "shape": [size]})
+    edit(folder, graph=graph)
+    rehash(folder)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "cannot be read"),
     "no json": (lambda folder: (folder / "manifest.json").write_text("{"), "Invalid JSON"),
@@ -83,8 +96,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "an output renamed": (rename_an_output, "disagree on the outputs"),
     "a horizon that the graph has not": (claim_a_longer_horizon, "the shape"),
     "a state of another size": (lambda folder: describe_a_state(folder, 3), "disagree on the inputs"),
-    "a state beyond all memory": (lambda folder: describe_a_state(folder, 10**15), "disagree on the inputs"),
-    "a state of negative size": (lambda folder: describe_a_state(folder, -1), "disagree on the inputs"),
+    "a state of negative size": (lambda folder: describe_a_state(folder, -1), "greater than 0"),
+    "a state of very many axes": (lambda folder: describe_a_state(folder, *[9] * 10**6), "at most 8 items"),
+    "a state beyond all memory": (lambda folder: enlarge_the_state(folder, 10**12), "bytes of state for one sequence"),
+    "a state that a few calls have no memory for": (
+        lambda folder: enlarge_the_state(folder, 5 * 10**6),
+        "bytes of state for one sequence",
+    ),
 }
 
 
