@@ -125,8 +125,8 @@ def _whole(send: Send) -> Send:
     return gather
 
 
-OPEN = ("/health", "/metrics", "/docs", "/redoc", "/openapi.json", "/version", "/ping")
-"""What the paths begin with that need no key."""
+OPEN = _PROBES | {"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/version", "/ping"}
+"""The paths that need no key."""
 
 
 class AccessMiddleware:
@@ -141,7 +141,7 @@ class AccessMiddleware:
             return
         headers = Headers(scope=scope)
         try:
-            if scope["path"] != "/" and not scope["path"].startswith(OPEN):
+            if scope["path"] not in OPEN:
                 scope["carry.owner"] = owner_of_call(scope["app"].state.carry, headers.get("authorization"))
             origin = headers.get("origin")
             if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):

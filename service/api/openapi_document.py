@@ -53,7 +53,7 @@ def complete(document: dict[str, Any]) -> None:
 
 def _complete_operation(path: str, operation: dict[str, Any]) -> None:
     answers = operation["responses"]
-    if path.startswith(OPEN):
+    if path in OPEN:
         operation["security"] = []
     else:
         operation["security"] = [{"key": []}, {}]

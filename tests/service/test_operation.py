@@ -1,16 +1,22 @@
 """Errors, ids, logs, metrics and documentation, through the real application."""
 
 import inspect
+import re
 import time
+from pathlib import Path
 
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from service import errors
 from service.api.state import State
+from service.app import create_app
 from service.engine.runner import Runner
+from service.settings import Settings
 
 ERRORS = [
     error
@@ -132,3 +138,26 @@ def test_the_documentation_has_examples_and_problems_for_each_route(client: Test
 def test_a_wrong_method_is_told_all_those_of_the_path(client: TestClient, method: str, path: str, allowed: str) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_every_route_but_probes_and_documentation_needs_a_key(models: Path) -> None:
+    app = create_app(Settings(models_dir=models, api_keys=(SecretStr("a-key-of-this-test"),)))
+    routes = [*app.state.routes, *(route for route in app.routes if isinstance(route, Route))]
+    with TestClient(app, follow_redirects=False) as client:
+
+        def is_open(method: str, path: str) -> bool:
+            return client.request(method, path).status_code != 401
+
+        found = {
+            (method, route.path)
+            for route in routes
+            for method in route.methods or ()
+            if is_open(method, re.sub("{[^}]*}", "0", route.path))
+        }
+        paths = {path for _, path in found}
+        assert paths == {
+            *("/health", "/health/live", "/health/ready", "/metrics", "/ping", "/version"),
+            *("/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+        }
+        assert {method for method, _ in found} <= {"GET", "HEAD"}
+        assert not any(is_open("GET", path.rstrip("/") + end) for path in paths for end in ("x", "/x"))
