@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
@@ -154,8 +155,10 @@ class AccessMiddleware:
 
 MOST_WINDOW = 8 * 2**20
 """Bytes that a zstd body may refer back to (RFC 9659)."""
+ZSTD_PIECE = 2**20
+"""Bytes that are decompressed at once: they are counted before more are made."""
 BUDGET_BODIES = 8
-"""So many of the largest bodies may be arriving, and answers of as many bytes be on their way, in one process."""
+"""So many of the largest bodies may be held, and answers of as many bytes be on their way, in one process."""
 WEIGHTS = {b",": 1, b'"': 1, b":": 4, b"[": 10, b"{": 10}
 """What a number, a text (two marks), a field, a list and an object cost to parse, in numbers."""
 COUNTED = 2**20
@@ -166,7 +169,8 @@ class BodyMiddleware:
     """Reads the whole body, decompressed if it came as zstd, refuses one over the limits (at once where the caller
     tells its length, else as soon as they are exceeded), and cancels the work of a caller who leaves before the answer.
 
-    What all bodies and answers under way take together is limited, too.
+    What all bodies and answers under way take together is limited, too: a body, as long as it is, until its request is
+    answered, since FastAPI holds it until then.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -174,22 +178,37 @@ class BodyMiddleware:
         self._limit = settings.max_body_bytes
         self._items = settings.max_body_items
         self._budget = BUDGET_BODIES * settings.max_body_bytes
-        self._arriving = 0
+        self._held = 0
         self._leaving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            self._held += size - held
+            held = size
+            if size and self._held > self._budget:
+                raise BusyError("more is being sent than there is room for")
+
         try:
-            if self._leaving > self._budget:
-                raise BusyError("too many answers are on their way and not read")
-            body = await self._body(Headers(scope=scope), receive)
-        except CarryError as error:
-            await problem_answer(error, scope)(scope, receive, send)
-            return
-        if body is None:
-            return
+            try:
+                if self._leaving > self._budget:
+                    raise BusyError("too many answers are on their way and not read")
+                body = await self._body(Headers(scope=scope), receive, hold)
+            except CarryError as error:
+                hold(0)
+                await problem_answer(error, scope)(scope, receive, send)
+                return
+            if body is not None:
+                await self._hand_on(body, scope, receive, send)
+        finally:
+            hold(0)
+
+    async def _hand_on(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         handed_on, answered = False, False
         gone = asyncio.Event()
         work = asyncio.current_task()
@@ -238,8 +257,8 @@ class BodyMiddleware:
         finally:
             self._leaving -= len(body)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body; None if the client has gone."""
+    async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
+        """The whole body; None if the client has gone. `hold` is told how many bytes there are, before more come."""
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "zstd"):
             raise BodyEncodingError("a body may come as it is, or with Content-Encoding: zstd")
@@ -248,25 +267,20 @@ class BodyMiddleware:
             raise self._too_large()
         body = bytearray()
         more = True
-        try:
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None
-                piece = message.get("body", b"")
-                body += piece
-                self._arriving += len(piece)
-                more = message.get("more_body", False)
-                if len(body) > self._limit:
-                    raise self._too_large()
-                if self._arriving > self._budget:
-                    raise BusyError("more is being sent than there is room for")
-        finally:
-            self._arriving -= len(body)
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._limit:
+                raise self._too_large()
+            hold(len(body))
         whole = bytes(body)
         del body
         if encoding == "zstd":
-            whole = await asyncio.to_thread(self._decompressed, whole)
+            whole = await self._decompressed(whole, hold)
+            hold(len(whole))
         items = 0
         async for start in in_turns(range(0, len(whole), COUNTED)):
             end = start + COUNTED
@@ -279,20 +293,23 @@ class BodyMiddleware:
                 )
         return whole
 
-    def _decompressed(self, body: bytes) -> bytes:
+    async def _decompressed(self, packed: bytes, hold: Callable[[int], None]) -> bytes:
+        body = bytearray()
         try:
-            expected = zstandard.frame_content_size(body)
+            expected = zstandard.frame_content_size(packed)
             reader = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).stream_reader(
-                body, read_across_frames=True
+                packed, read_across_frames=True
             )
-            whole = reader.read(self._limit + 1)
+            while piece := await asyncio.to_thread(reader.read, ZSTD_PIECE):
+                body += piece
+                if len(body) > self._limit:
+                    raise self._too_large()
+                hold(len(packed) + len(body))
         except zstandard.ZstdError:
             raise MalformedBodyError("the body is not valid zstd, or needs a window of more than 8 MiB") from None
-        if len(whole) > self._limit:
-            raise self._too_large()
-        if len(whole) < max(1, expected):
+        if len(body) < max(1, expected):
             raise MalformedBodyError("the body is not whole")
-        return whole
+        return bytes(body)
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"the body is larger than the {self._limit} bytes that are accepted")

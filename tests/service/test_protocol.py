@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import zstandard
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
@@ -278,3 +279,49 @@ def test_bodies_under_way_share_a_budget() -> None:
     assert statuses == [503] * 32  # eight are waited for
     asyncio.run(crowd())  # and what they took is free again
     assert statuses == [503] * 64
+
+
+@pytest.mark.parametrize("encoding", ["identity", "zstd"])
+def test_bodies_count_as_long_as_they_are_until_they_are_answered(encoding: str) -> None:
+    """A hundred bodies of 32 MB each in 3 kB of zstd were held at once, and so was what they became."""
+    body = b" " * 1_000_000
+    packed = zstandard.compress(body) if encoding == "zstd" else body
+    statuses: list[int] = []
+
+    async def crowd() -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert (await receive())["body"] == body
+            decided.release()
+            await over.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        middleware = BodyMiddleware(app, Settings(max_body_bytes=2**20))
+
+        async def caller() -> None:
+            pieces = iter([packed])
+
+            async def receive() -> Message:
+                if piece := next(pieces, b""):
+                    return {"type": "http.request", "body": piece, "more_body": False}
+                await asyncio.Event().wait()
+                raise AssertionError("nobody leaves")
+
+            async def send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+                    decided.release()
+
+            headers = [(b"content-encoding", encoding.encode())]
+            await middleware({"type": "http", "path": "/forecast", "headers": headers}, receive, send)
+
+        for _ in range(2):  # what the first ones took is free again
+            over, decided = asyncio.Event(), asyncio.Semaphore(0)
+            callers = [asyncio.create_task(caller()) for _ in range(40)]
+            for _ in callers:
+                await decided.acquire()
+            over.set()
+            await asyncio.gather(*callers)
+
+    asyncio.run(crowd())
+    assert statuses == 2 * ([503] * 32 + [200] * 8)
