@@ -75,6 +75,8 @@ class Trials:
             self._process = None
 
     def _start(self, paths: Sequence[Path]) -> None:
+        # To import everything anew takes half a second of the processor. A fork would not, but reloads come from
+        # processes that have threads: there would be two ways to start a trial.
         # -P: no module of the working directory's takes the place of one of ours.
         command = [sys.executable, "-P", "-m", "service.tryout", str(self._limit)]
         asked = [self._settings.precision, str(self._settings.threads), *(os.fspath(path) for path in paths)]
