@@ -188,7 +188,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     max_length: Annotated[int, typer.Option(min=1, help="Most characters to generate.")] = 200,
     temperature: Annotated[float, typer.Option(min=0, max=10, help="0 takes the most probable character.")] = 0.8,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same text.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     model: ModelOption = None,
 ) -> None:
     """Continue a text, without a server."""

@@ -271,7 +271,7 @@ class CharacterDecoder:
     def _arrange(self, rows: Sequence[Row]) -> None:
         self._arranged_for = ()
         self._controls = controls([row.params for row in rows], len(self._pieces))
-        self._random = np.array([row.params.temperature > 0 for row in rows], dtype=np.float32)
+        self._random = np.array([not row.params.greedy for row in rows], dtype=np.float32)
         self._seeds = np.array([row.seed for row in rows], dtype=np.uint64)
         # A token's random number goes by its place in the whole text.
         self._positions = np.array([row.start + row.written - len(row.prompt) for row in rows], dtype=np.int64)

@@ -23,7 +23,8 @@ class SamplingParams:
     2. logit_bias: pairs of a token and what is added to its score, in [-100, 100]; -100 bans it.
     3. temperature: divides the scores; 0 is greedy, the lowest token on ties.
     4. top_k: keep the k most probable, 0 all.
-    5. top_p: keep the fewest most probable whose mass reaches p of what is left (Holtzman et al. 2020).
+    5. top_p: keep the fewest most probable whose mass reaches p of what is left (Holtzman et al. 2020); 0 is greedy,
+       too.
     6. min_p: keep those at least min_p times as probable as the best (Nguyen et al. 2024).
 
     Tokens that are as probable as the last one that 4 or 5 keeps are kept with it. Then one is drawn in proportion to
@@ -37,6 +38,11 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the best token is taken, without chance."""
+        return not (self.temperature and self.top_p)
+
 
 def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDArray[Any]]:
     """The controls of several rows as inputs of a model's `decode` graph (manifest.TextManifest), but for `uniforms`.
@@ -45,7 +51,12 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
     """
     columns = np.array(
         [
-            (max(p.temperature, TINY), max(p.top_p, TINY) if p.top_p < 1 else 2.0, p.min_p, p.repetition_penalty)
+            (
+                TINY if p.greedy else max(p.temperature, TINY),
+                max(p.top_p, TINY) if p.top_p < 1 else 2.0,
+                p.min_p,
+                p.repetition_penalty,
+            )
             for p in params
         ],
         dtype=np.float32,
@@ -80,8 +91,8 @@ def uniforms(seeds: NDArray[np.uint64], positions: Ints) -> NDArray[np.float32]:
 
 
 def derived_seeds(seed: int, count: int) -> NDArray[np.uint64]:
-    """`count` seeds from one: the first is the seed itself."""
-    first = np.array([seed], dtype=np.uint64)
+    """`count` seeds from one: the first is the seed itself, modulo 2**64."""
+    first = np.array([seed % 2**64], dtype=np.uint64)
     return np.concatenate([first, _mix(first + np.arange(1, count).astype(np.uint64))])
 
 

@@ -13,6 +13,7 @@ from service.api.schemas import (
     Answer,
     Biases,
     Body,
+    Copies,
     Flag,
     RepetitionPenalty,
     Share,
@@ -53,7 +54,7 @@ def _as_count(logprobs: Any) -> Any:
 
 Whole = BeforeValidator(_whole_number)
 OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)]
-OpenAiCopies = Annotated[int, Whole, Field(strict=True, ge=1, le=128)]
+OpenAiCopies = Annotated[Copies, Whole]
 OpenAiSeed = Annotated[int, Whole, Field(strict=True, gt=-(2**64), lt=2**64)]
 OpenAiStops = Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])]
 
@@ -154,8 +155,9 @@ class ControlsPayload(LenientBody):
                     f"no token to write; those are 1 to {len(tokens)}", f"$.logit_bias.{key[:20]}"
                 )
         biases = tuple((tokens[key], bias) for key, bias in self.logit_bias.items())
-        temperature = self.temperature if self.top_p else 0.0
-        return SamplingParams(temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases)
+        return SamplingParams(
+            self.temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases
+        )
 
 
 class CompletionPayload(ControlsPayload):

@@ -371,15 +371,14 @@ Unknown = Annotated[
 ]
 Length = Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]
 Temperature = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)]
-Mass = Annotated[Share, Field(gt=0)]
 RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
 Bias = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
 Biases = Annotated[dict[str, Bias], BeforeValidator(partial(_has_few_fields, most=MOST_BIASES))]
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_unicode)]], Field(max_length=16)
 ]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Copies = Annotated[int, Field(strict=True, ge=1, le=64)]
+Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
+Copies = Annotated[int, Field(strict=True, ge=1, le=128)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
@@ -397,7 +396,11 @@ class GenerateBody(CarriedBody):
     top_k: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = Field(
         default=0, description="Keep the k most probable; 0: all."
     )
-    top_p: Mass = Field(default=1.0, description="Keep the fewest whose mass reaches p of what top_k left.")
+    top_p: Share = Field(
+        default=1.0,
+        description="Keep the fewest whose mass reaches p of what top_k left. 0 takes the most probable token, as "
+        "`temperature` 0 does.",
+    )
     min_p: Share = Field(default=0.0, description="Keep those at least min_p times as probable as the best.")
     repetition_penalty: RepetitionPenalty = Field(
         default=1.0,
@@ -416,7 +419,9 @@ class GenerateBody(CarriedBody):
         "are; of a word model, with the last whole word before it.",
     )
     seed: Seed | None = Field(
-        default=None, description="The same request with the same seed gives the same text. Random if absent."
+        default=None,
+        description="The same request with the same seed gives the same text. Any integer of 64 bits, with or without "
+        "a sign (-1 is 2**64 - 1). Random if absent.",
     )
     n: Copies = Field(default=1, description="How many texts.")
     logprobs: Annotated[int, Field(strict=True, ge=0, le=100)] = Field(

@@ -25,7 +25,7 @@ PARAMS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_k=st.integers(0, 12),
-    top_p=st.floats(0.05, 1),
+    top_p=st.just(0.0) | st.floats(0.05, 1),
     min_p=st.floats(0, 0.5),
     repetition_penalty=st.sampled_from([0.7, 1.0, 1.4]),
     logit_bias=st.lists(BIAS, max_size=4, unique_by=lambda pair: pair[0]).map(tuple),
@@ -49,7 +49,7 @@ def draw_rows(
     states = sampler().fresh(len(params))
     states["logits"] = np.pad(scores, [(0, 0), (0, missing)], constant_values=-1e30)
     states["seen"] = np.pad(seen, [(0, 0), (0, missing)])
-    drawn = np.where([p.temperature > 0 for p in params], uniform, 0).astype(np.float32)
+    drawn = np.where([p.greedy for p in params], 0, uniform).astype(np.float32)
     inputs = {**controls(params, VOCABULARY), "uniforms": drawn[None]}
     inputs["given_tokens"] = np.full((1, len(params)), -1)
     (tokens,), _ = sampler().run(inputs, states, ["tokens"])
@@ -88,7 +88,7 @@ def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_]
     ties = [token for token, score in left.items() if score == best]
     # Else the better one of two that are rounded to the same is not certain.
     assume(all(score == best or best - score > 1e-4 for score in left.values()))
-    if params.temperature == 0:
+    if 0 in (params.temperature, params.top_p):
         return {min(ties): 1.0}
     mass = {token: math.exp((score - best) / params.temperature) for token, score in left.items()}
     ranked = sorted(mass.values(), reverse=True)
@@ -155,6 +155,7 @@ def test_samples_follow_the_models_distribution() -> None:
         (SamplingParams(top_p=0.75), {2, 3}),
         (SamplingParams(min_p=0.5), {2, 3}),
         (SamplingParams(temperature=0), {3}),
+        (SamplingParams(top_p=0), {3}),
     ],
 )
 def test_filters_keep_the_most_probable(params: SamplingParams, kept: set[int]) -> None:
@@ -202,6 +203,7 @@ def kept(params: SamplingParams, scores: list[float]) -> set[int]:
         (SamplingParams(logit_bias=((1, -99.0),)), [300.0, 0.0, 0.0], {1}),
         (SamplingParams(temperature=0, logit_bias=((1, -100.0),)), [300.0, 7.0, 7.0], {2}),
         (SamplingParams(temperature=0), [1.0, 7.0, 7.0], {2}),
+        (SamplingParams(top_p=0), [1.0, 7.0, 7.0], {2}),
         (SamplingParams(logit_bias=((0, 100.0),)), [0.0, 0.0], {1, 2}),
     ],
 )

@@ -42,7 +42,7 @@ PARAMS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.7, 1.0]),
     top_k=st.sampled_from([0, 5]),
-    top_p=st.sampled_from([1.0, 0.9]),
+    top_p=st.sampled_from([1.0, 0.9, 0.0]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
 )
 GENERATE = st.builds(
@@ -116,7 +116,7 @@ def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request:
         seen[0, tokens] = True
         text, states = "", {**begun, "logits": scores, "seen": seen}
         for position in range(len(tokens), len(tokens) + request.max_length):
-            drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(request.params.temperature > 0)
+            drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(not request.params.greedy)
             inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": drawn}
             inputs["given_tokens"] = np.array([[-1]])
             (token,), states = decode.run(inputs, states, ["tokens"])

@@ -100,7 +100,7 @@ def test_an_empty_prompt_starts_a_new_text(client: TestClient) -> None:
     assert post(client, "/predict", text="", per_position=True)["positions"] == []
 
 
-@given(temperature=st.floats(0, 10), top_k=st.integers(0, 80), top_p=st.floats(0.001, 1), min_p=st.floats(0, 1))
+@given(temperature=st.floats(0, 10), top_k=st.integers(0, 80), top_p=st.floats(0, 1), min_p=st.floats(0, 1))
 def test_every_setting_of_the_sampler_gives_a_text(
     client: TestClient, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
@@ -213,6 +213,29 @@ def test_a_bias_makes_characters_likelier_rarer_or_impossible(client: TestClient
     assert text(e=100) == "e" * 200
     assert text(e=-2).count("e") <= text().count("e") < text(e=2).count("e")
     assert text(e=0) == text()
+
+
+def test_no_mass_is_the_most_probable_character_each_time(client: TestClient) -> None:
+    body: dict[str, Any] = {"prompt": "a", "max_length": 30}
+    assert (
+        post(client, "/generate", **body, top_p=0)["text"] == post(client, "/generate", **body, temperature=0)["text"]
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63, 2**64 - 1])
+def test_a_seed_is_any_integer_of_64_bits(client: TestClient, seed: int) -> None:
+    body: dict[str, Any] = {"prompt": "a", "max_length": 30, "n": 2}
+    found = post(client, "/generate", **body, seed=seed)
+    assert found["seed"] == seed
+    same = post(client, "/generate", **body, seed=seed % 2**64)
+    assert found["choices"] == same["choices"]
+    assert found["choices"] != post(client, "/generate", **body, seed=1)["choices"]
+
+
+def test_so_many_texts_as_the_openai_face_gives(client: TestClient) -> None:
+    found = post(client, "/generate", prompt="a", max_length=3, n=128, seed=1)
+    assert len(found["choices"]) == 128
+    assert len({choice["text"] for choice in found["choices"]}) > 64
 
 
 def test_a_session_stands_before_its_echo_and_keeps_it_for_a_repetition(client: TestClient) -> None:
@@ -353,8 +376,10 @@ BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "too long": ("/generate", {"prompt": "x" * 5001}, "$.prompt", "at most 5000"),
     "too much": ("/generate", {"prompt": "x", "max_length": 100, "n": 5}, "$.max_length", "at most 400"),
     "cold": ("/generate", {"prompt": "x", "temperature": -1}, "$.temperature", "greater than or equal to 0"),
-    "no mass": ("/generate", {"prompt": "x", "top_p": 0}, "$.top_p", "greater than 0"),
-    "a negative seed": ("/generate", {"prompt": "x", "seed": -1}, "$.seed", "greater than or equal to 0"),
+    "less than no mass": ("/generate", {"prompt": "x", "top_p": -0.1}, "$.top_p", "greater than or equal to 0"),
+    "a large seed": ("/generate", {"prompt": "x", "seed": 2**64}, "$.seed", ""),
+    "a low seed": ("/generate", {"prompt": "x", "seed": -(2**63) - 1}, "$.seed", ""),
+    "many copies": ("/generate", {"prompt": "x", "n": 129}, "$.n", "less than or equal to 128"),
     "an empty stop": ("/generate", {"prompt": "x", "stop": [""]}, "$.stop[0]", "at least 1 character"),
     "a later option": ("/generate", {"prompt": "x", "typical_p": 0.9}, "$.typical_p", "not permitted"),
     "a bias on nothing": (
