@@ -47,8 +47,10 @@ class Asked:
 
     @property
     def whole(self) -> bool:
-        """Whether it can be cut into several calls: a stop text that is cut would not be one."""
-        return not self.body["stop"] and self.body["n"] == 1
+        """Whether it can be cut into several calls: a stop text that is cut would not be one, and what earlier calls
+        wrote has no penalty."""
+        penalised = self.body["frequency_penalty"] or self.body["presence_penalty"]
+        return not self.body["stop"] and self.body["n"] == 1 and not penalised
 
 
 def requests(count: int, models: dict[str, TextManifest], seed: int = 0) -> list[Body]:
@@ -62,6 +64,7 @@ def requests(count: int, models: dict[str, TextManifest], seed: int = 0) -> list
     for _ in range(count):
         model = str(rng.choice(list(models)))
         letters = rng.choice([c for c in models[model].vocabulary if c.isalpha()], 2)
+        penalised = rng.random() < 0.3
         made.append(
             {
                 "model": model,
@@ -72,6 +75,8 @@ def requests(count: int, models: dict[str, TextManifest], seed: int = 0) -> list
                 "top_p": sometimes(float(rng.uniform(0.3, 1.0)), 1.0),
                 "min_p": sometimes(float(rng.uniform(0.0, 0.3)), 0.0),
                 "repetition_penalty": sometimes(float(rng.uniform(0.8, 1.5)), 1.0),
+                "frequency_penalty": float(rng.uniform(-0.5, 1)) if penalised else 0.0,
+                "presence_penalty": float(rng.uniform(-2, 2)) if penalised else 0.0,
                 "logit_bias": {str(c): float(rng.uniform(-5, 5)) for c in letters} if rng.random() < 0.3 else {},
                 "stop": [str(stop) for stop in rng.choice(STOPS, 2, replace=False)] if rng.random() < 0.3 else [],
                 "seed": int(rng.integers(2**53)),

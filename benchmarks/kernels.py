@@ -104,6 +104,7 @@ def decoding_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int
     feeds["uniforms"] = np.random.default_rng(0).random((steps, batch), dtype=np.float32)
     feeds["given_tokens"] = np.full((steps, batch), -1)
     feeds["seen"] = np.zeros((batch, vocabulary), dtype=bool)
+    feeds["counts"] = np.zeros((batch, vocabulary), dtype=np.float32)
     return feeds
 
 
@@ -204,7 +205,7 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         (logits,), states = runner.read(
             {"tokens": tokens}, np.full(batch, len(prompt)), runner.fresh(batch), ["logits"]
         )
-        states |= {"logits": logits, "seen": np.zeros(logits.shape, dtype=bool)}
+        states = decoding.runner.fresh(batch) | states | {"logits": logits}
         for _ in range(length // 8):
             positions = positions + 8
             _, states = decoding.runner.run(

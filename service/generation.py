@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from service.engine.runner import Array, States
 from service.engine.sequence import FRESH, Decode, Read, Result, Snapshot, Task, repeat
 from service.errors import InvalidRequestError, NotPredictableError
+from service.manifest import COUNTS
 from service.sampling import BAN, SamplingParams, controls, derived_seeds, log_softmax, uniforms
 from service.stopping import StopTexts
 from service.tokenizer import AnyText, Candidate, TokenizedText, Tokenizer
@@ -256,7 +257,8 @@ class CharacterDecoder:
                 if not healthy and not finite[written, i].all():
                     row.left, row.failed = 0, True
                 if row.keeps:
-                    row.stand(len(own), read, {name: array[i : i + 1].copy() for name, array in states.items()})
+                    kept = {name: array[i : i + 1].copy() for name, array in states.items() if name != COUNTS}
+                    row.stand(len(own), read, kept)
                 row.ended = not row.left and not row.failed
             except Exception as error:  # what one row meets harms no other
                 errors[i] = error
@@ -338,7 +340,6 @@ def generate(
             return at
         # Where the last call of the graph went beyond the end of the text, or into a stop text, it is read again.
         gone = np.concatenate([tokens, tokenizer.tokens(rows[0].text)])[at.position - start.position :]
-        # The graph notes what has occurred only where a penalty asks for it.
         seen = _seen(tokenizer, at, gone)
         steps, states = rows[0].kept or (0, at.states)
         at = Snapshot(at.position + steps, states)

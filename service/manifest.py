@@ -39,6 +39,9 @@ concatenation. Every character of any text is in one of them."""
 UNKNOWN_WORDS = frozenset({"<unk>", " <unk>"})
 """How a text for a word model may write the unknown word, token 0."""
 
+COUNTS = "counts"
+"""The state of a graph that decodes which begins anew with each request: no part of what a sequence carries on."""
+
 PER_STEP_OUTPUTS = frozenset({"logits_all", "one_step"})
 """Outputs with an axis T: computed only if the input `per_step` says so."""
 
@@ -231,12 +234,13 @@ class TextManifest(_Model):
     generated.
 
     The graph `decode` takes N steps at once, each row sampling its next token itself. Its state is that of the other
-    graph, with `logits` (B, V), from which the next token is sampled, and `seen` bool (B, V), which tokens already
-    occurred. Inputs: `uniforms` float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to
-    take instead of a sampled one, or -1; `bias` (B, V), added to the scores; `temperature`, `top_k`,
-    `top_p`, `min_p`, `penalty`, each (B, 1), and `controlled` bool (), whether any row uses one of the last four
-    (service/sampling.py). Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the logits that each
-    was sampled from.
+    graph, with `logits` (B, V), from which the next token is sampled, `seen` bool (B, V), which tokens occurred before
+    those that the request samples, and `counts` (B, V), how often it has sampled each, at first 0. Inputs: `uniforms`
+    float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to take instead of a sampled one, or -1; `bias`
+    (B, V), added to the scores; `temperature`, `top_k`, `top_p`, `min_p`, `penalty`, `frequency_penalty`,
+    `presence_penalty`, each (B, 1), and `controlled` bool (), whether any row uses one of the last six
+    (service/sampling.py): only then are tokens counted. Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the
+    logits that each was sampled from.
     """
 
     kind: Literal["text"] = "text"

@@ -403,6 +403,8 @@ def _opened(path: Path, wanted: str, threads: int) -> _Opened:
     manifest = _checked_manifest(path)
     graph, decode, precision = _chosen(manifest, wanted)
     _check_all_files(path, manifest, wanted)
+    if decode is not None:
+        _check_controls(decode)
     decoding = None
     try:
         runner = Runner(path, graph, threads)
@@ -457,6 +459,16 @@ def _check_files(path: Path, graph: Graph) -> None:
     if others:
         raise _RefusalError(
             f"{graph.file} has weights in files that the manifest does not name: {', '.join(sorted(others))}"
+        )
+
+
+def _check_controls(decode: Graph) -> None:
+    """An earlier version of Carry may have exported a graph without the newest controls."""
+    missing = controls([SamplingParams()], vocabulary=1).keys() - {tensor.name for tensor in decode.inputs}
+    if missing:
+        raise _RefusalError(
+            f"{decode.file} does not take {', '.join(sorted(missing))}: an earlier version of Carry exported it; train "
+            "it anew, `--start-from` goes on from its weights"
         )
 
 

@@ -20,14 +20,16 @@ class SamplingParams:
 
     1. repetition_penalty: above 1 makes tokens that already occurred less likely: their scores are divided by it where
        above 0, multiplied where below (Keskar et al. 2019).
-    2. logit_bias: pairs of a token and what is added to its score, in [-100, 100]; -100 bans it.
-    3. temperature: divides the scores; 0 is greedy, the lowest token on ties.
-    4. top_k: keep the k most probable, 0 all.
-    5. top_p: keep the fewest most probable whose mass reaches p of what is left (Holtzman et al. 2020); 0 is greedy,
+    2. frequency_penalty, presence_penalty: the first times how often the request wrote a token, and the second if it
+       wrote it at all, are subtracted from its score (OpenAI's). Neither the prompt nor earlier requests count.
+    3. logit_bias: pairs of a token and what is added to its score, in [-100, 100]; -100 bans it.
+    4. temperature: divides the scores; 0 is greedy, the lowest token on ties.
+    5. top_k: keep the k most probable, 0 all.
+    6. top_p: keep the fewest most probable whose mass reaches p of what is left (Holtzman et al. 2020); 0 is greedy,
        too.
-    6. min_p: keep those at least min_p times as probable as the best (Nguyen et al. 2024).
+    7. min_p: keep those at least min_p times as probable as the best (Nguyen et al. 2024).
 
-    Tokens that are as probable as the last one that 4 or 5 keeps are kept with it. Then one is drawn in proportion to
+    Tokens that are as probable as the last one that 5 or 6 keeps are kept with it. Then one is drawn in proportion to
     the probabilities of those that are left.
     """
 
@@ -36,6 +38,8 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -43,24 +47,26 @@ class SamplingParams:
         """Whether the best token is taken, without chance."""
         return not (self.temperature and self.top_p)
 
+    @property
+    def controlled(self) -> bool:
+        """Whether it uses a control that costs time (all but the bias and the temperature)."""
+        penalised = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
+        return bool(penalised or self.top_k or self.top_p < 1 or self.min_p)
+
 
 def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDArray[Any]]:
     """The controls of several rows as inputs of a model's `decode` graph (manifest.TextManifest), but for `uniforms`.
 
     Where one is not used, its value there keeps everything, exactly. Token 0, the unknown character, is never chosen.
     """
-    columns = np.array(
-        [
-            (
-                TINY if p.greedy else max(p.temperature, TINY),
-                max(p.top_p, TINY) if p.top_p < 1 else 2.0,
-                p.min_p,
-                p.repetition_penalty,
-            )
-            for p in params
-        ],
-        dtype=np.float32,
-    ).reshape(-1, 4, 1)
+    columns = {
+        "temperature": [TINY if p.greedy else max(p.temperature, TINY) for p in params],
+        "top_p": [max(p.top_p, TINY) if p.top_p < 1 else 2.0 for p in params],
+        "min_p": [p.min_p for p in params],
+        "penalty": [p.repetition_penalty for p in params],
+        "frequency_penalty": [p.frequency_penalty for p in params],
+        "presence_penalty": [p.presence_penalty for p in params],
+    }
     bias = np.zeros((len(params), vocabulary), dtype=np.float32)
     for row, p in zip(bias, params, strict=True):
         if p.logit_bias:
@@ -69,10 +75,10 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
     bias[bias <= BAN] = -np.inf
     bias[:, 0] = -np.inf
     return {
-        **dict(zip(("temperature", "top_p", "min_p", "penalty"), columns.transpose(1, 0, 2), strict=True)),
+        **{name: np.array(column, dtype=np.float32).reshape(-1, 1) for name, column in columns.items()},
         "top_k": np.array([min(p.top_k or vocabulary, vocabulary) for p in params], dtype=np.int64).reshape(-1, 1),
         "bias": bias,
-        "controlled": np.array(any(p.top_k or p.top_p < 1 or p.min_p or p.repetition_penalty != 1 for p in params)),
+        "controlled": np.array(any(p.controlled for p in params)),
     }
 
 

@@ -13,7 +13,6 @@ from onnx import helper
 
 from training.networks import BUCKETS, FEATURE_STEPS, NgramFeatures, TextModel
 from training.onnx_builder import (
-    BOOL,
     F32,
     I64,
     LENGTHS,
@@ -165,8 +164,9 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
         hidden = float_layers(body, network.recurrent, body.op("Unsqueeze", x, body.const([0])), network.input_widths)
     _scores(body, network, hidden.last, hidden.precision, features, precision, name="logits_out")
     scores = Port("logits", "float32", (vocabulary,)), Port("logits_out", "float32", (vocabulary,))
-    seen = Port("seen", "bool", (vocabulary,)), Port("seen_out", "bool", (vocabulary,))
-    carried = [scores, seen, *hidden.state, *recent]
+    # In float32, to be multiplied as they are: whole numbers are exact up to 16,777,216.
+    counts = Port("counts", "float32", (vocabulary,)), Port("counts_out", "float32", (vocabulary,))
+    carried = [scores, counts, *hidden.state, *recent]
     token_row = helper.make_tensor_value_info(body.op("Identity", token), I64, ["B"])
     scores_row = helper.make_tensor_value_info(body.op("Identity", "logits"), F32, ["B", vocabulary])
     step = helper.make_graph(
@@ -189,21 +189,25 @@ def decode_graph(network: TextModel, precision: Precision = "float32") -> Export
         body=step,
         num_scan_inputs=2,
     )
+    # What occurred before stays as it is, and costs no step anything: with `counts`, it is what has occurred since.
+    seen = Port("seen", "bool", (vocabulary,)), Port("seen_out", "bool", (vocabulary,))
+    g.op("Identity", "seen", name="seen_out")
     controls = (
         Port("uniforms", "float32", ("B",), axis="N"),
         Port("given_tokens", "int64", ("B",), axis="N"),
         Port("bias", "float32", (vocabulary,)),
         *(Port(name, "float32", (1,)) for name in ("temperature", "top_p", "min_p", "penalty")),
+        *(Port(name, "float32", (1,)) for name in ("frequency_penalty", "presence_penalty")),
         Port("top_k", "int64", (1,)),
         Port("controlled", "bool", (), axis=None),
     )
     chosen = Port("tokens", "int64", ("B",), axis="N"), Port("scores", "float32", ("B", vocabulary), axis="N")
-    return finish(g, controls, chosen, carried)
+    return finish(g, controls, chosen, [*carried, seen])
 
 
 def _sample(g: Builder) -> str:
     """The next token of each row, (B,) int64, given or sampled from `logits` by one number in [0, 1) each, `uniform`;
-    `seen_out`, where a penalty asks for it.
+    `counts_out`, where a penalty may ask for it.
 
     Of exactly rounded operations and sums in order only, so that a row's choice does not depend on its neighbours.
     """
@@ -220,19 +224,29 @@ def _sample(g: Builder) -> str:
         return b.op("Where", b.op("Less", "given", b.const(0)), token, "given")
 
     def plain(b: Builder) -> list[str]:
-        return [drawn(b, mass_of(b, b.op("Add", "logits", "bias"))), b.op("Identity", "seen")]
+        return [drawn(b, mass_of(b, b.op("Add", "logits", "bias"))), b.op("Identity", "counts")]
 
     def controlled(b: Builder) -> list[str]:
-        positive = b.op("Greater", "logits", b.const(0.0, "float32"))
-        rarer = b.op("Where", positive, b.op("Div", "logits", "penalty"), b.op("Mul", "logits", "penalty"))
-        scores = b.op("Add", b.op("Where", "seen", rarer, "logits"), "bias")
-        token = drawn(b, _filtered(b, mass_of(b, scores)))
-        size = b.op("Squeeze", b.shape_of("seen", 1))
-        hot = b.op("Cast", b.op("OneHot", token, size, b.const([0, 1]), axis=-1), to=BOOL)
-        return [token, b.op("Or", "seen", hot)]
+        token = drawn(b, _filtered(b, mass_of(b, b.op("Add", _penalised(b), "bias"))))
+        size = b.op("Squeeze", b.shape_of("counts", 1))
+        hot = b.op("OneHot", token, size, b.const([0, 1], "float32"), axis=-1)
+        written = b.op("Cast", b.op("Less", "given", b.const(0)), to=F32)
+        return [token, b.op("Add", "counts", b.op("Mul", hot, b.op("Unsqueeze", written, b.const([1]))))]
 
     # One branch for all: each costs as much as a small operator of a small batch.
-    return either(g, "controlled", controlled, plain, [(I64, None), (BOOL, "seen_out")])[0]
+    return either(g, "controlled", controlled, plain, [(I64, None), (F32, "counts_out")])[0]
+
+
+def _penalised(g: Builder) -> str:
+    """The scores less what the penalties take away: first the one for what occurred, then those for what was written,
+    each exactly nothing where it is off."""
+    nothing = g.const(0.0, "float32")
+    positive = g.op("Greater", "logits", nothing)
+    rarer = g.op("Where", positive, g.op("Div", "logits", "penalty"), g.op("Mul", "logits", "penalty"))
+    frequent = g.op("Mul", "counts", "frequency_penalty")
+    present = g.op("Mul", g.op("Min", "counts", g.const(1.0, "float32")), "presence_penalty")
+    occurred = g.op("Or", "seen", g.op("Greater", "counts", nothing))
+    return g.op("Sub", g.op("Where", occurred, rarer, "logits"), g.op("Add", frequent, present))
 
 
 def _filtered(g: Builder, mass: str) -> str:

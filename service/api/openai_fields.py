@@ -38,7 +38,7 @@ _LEAVE = "not offered here: leave it out"
 _FILTERS = "not offered here: use `top_k`, `top_p` or `min_p`"
 _GRAMMAR = "not offered here: texts follow no grammar; leave it out"
 _LENGTH = "use `max_tokens`"
-_PENALTY = "use `repetition_penalty`"
+_PENALTY = "use `repetition_penalty`, `frequency_penalty` or `presence_penalty`"
 
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "allowed_token_ids": (([],), "use `logit_bias`"),

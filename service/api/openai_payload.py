@@ -15,6 +15,7 @@ from service.api.schemas import (
     Body,
     Copies,
     Flag,
+    Penalty,
     RepetitionPenalty,
     Share,
     Stops,
@@ -68,11 +69,6 @@ Prompt = Annotated[
     | Annotated[TokenList, Tag("<tokens>")]
     | Annotated[list[TokenList], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag("<lists>")],
     Discriminator(_layout),
-]
-Penalty = Annotated[
-    float,
-    Field(strict=True, allow_inf_nan=False),
-    never("not offered here: leave it out, or give `repetition_penalty`"),
 ]
 
 
@@ -128,8 +124,8 @@ class ControlsPayload(LenientBody):
     )
     stream: Flag = False
     stream_options: StreamOptions | None = None
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = Field(default=0.0, description="As in /generate.")
+    frequency_penalty: Penalty = Field(default=0.0, description="As in /generate.")
     top_k: Annotated[int, Whole, Field(strict=True, ge=-1, le=2**64 - 1)] = Field(
         default=0, description="As in /generate; -1 is 0."
     )
@@ -156,7 +152,14 @@ class ControlsPayload(LenientBody):
                 )
         biases = tuple((tokens[key], bias) for key, bias in self.logit_bias.items())
         return SamplingParams(
-            self.temperature, max(0, self.top_k), self.top_p, self.min_p, self.repetition_penalty, biases
+            self.temperature,
+            max(0, self.top_k),
+            self.top_p,
+            self.min_p,
+            self.repetition_penalty,
+            self.frequency_penalty,
+            self.presence_penalty,
+            biases,
         )
 
 

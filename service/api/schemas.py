@@ -372,6 +372,7 @@ Unknown = Annotated[
 Length = Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]
 Temperature = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)]
 RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
+Penalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-2, le=2)]
 Bias = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
 Biases = Annotated[dict[str, Bias], BeforeValidator(partial(_has_few_fields, most=MOST_BIASES))]
 Stops = Annotated[
@@ -384,8 +385,9 @@ Flag = Annotated[bool, Field(strict=True)]
 
 class GenerateBody(CarriedBody):
     """A prompt, and how to continue it. What a token is, is the model's `unit`: a character, or a word. The controls
-    act in this order, each on what the one before it left: `repetition_penalty`, `logit_bias`, `temperature`, `top_k`,
-    `top_p`, `min_p`. Tokens that are as probable as the last one that is kept are kept with it."""
+    act in this order, each on what the one before it left: `repetition_penalty`, `frequency_penalty` and
+    `presence_penalty`, `logit_bias`, `temperature`, `top_k`, `top_p`, `min_p`. Tokens that are as probable as the last
+    one that is kept are kept with it."""
 
     prompt: Text = Field(description="The text to continue; may be empty.", examples=["The old house "])
     max_length: Length = Field(default=200, description="Most tokens to generate; 0 only reads the prompt.")
@@ -406,6 +408,14 @@ class GenerateBody(CarriedBody):
         default=1.0,
         description="Above 1: tokens that already occurred become less likely: their scores are divided by it where "
         "above 0, multiplied where below.",
+    )
+    frequency_penalty: Penalty = Field(
+        default=0.0,
+        description="Is subtracted from the score of a token for each time that this request wrote it; the prompt and "
+        "what a session holds do not count.",
+    )
+    presence_penalty: Penalty = Field(
+        default=0.0, description="Is subtracted once from the score of each token that this request wrote."
     )
     logit_bias: Biases = Field(
         default={},

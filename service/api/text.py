@@ -151,6 +151,8 @@ class _Generating:
                 body.top_p,
                 body.min_p,
                 body.repetition_penalty,
+                body.frequency_penalty,
+                body.presence_penalty,
                 tokenizer.biases(body.logit_bias, "$.logit_bias"),
             ),
             seed=self._seed,

@@ -18,7 +18,7 @@ import orjson
 
 from service.engine.sequence import Snapshot
 from service.errors import NotPredictableError, SessionModelError, StateRefusedError
-from service.manifest import ForecastManifest, Graph, State, TextManifest
+from service.manifest import COUNTS, ForecastManifest, Graph, State, TextManifest
 
 _NAME = b"carry"
 _MAGIC = _NAME + b"\x01"
@@ -47,7 +47,7 @@ class StateCodec:
 
     def __init__(self, manifest: ForecastManifest | TextManifest, graph: Graph, decode: Graph | None) -> None:
         self._header = Header(manifest.name, manifest.version, graph.sha256, 0)
-        tensors = [*(graph if decode is None else decode).state]
+        tensors = [state for state in (graph if decode is None else decode).state if state.name != COUNTS]
         if isinstance(manifest, ForecastManifest):
             shape = (manifest.horizon, len(manifest.quantile_levels))
             tensors.append(State(name="quantiles", output="", dtype="float64", shape=shape))

@@ -166,7 +166,7 @@ def test_a_sequence_stands_at_the_end_of_the_text_that_was_given_back(
 ) -> None:
     """Which is the free text, cut; to go on from there is to go on from where those tokens were only read."""
     tokenizer, scheduler = opened if unit == "character" else words
-    params = SamplingParams(temperature, top_k=6)
+    params = SamplingParams(temperature, top_k=6, repetition_penalty=1.2, frequency_penalty=0.2, presence_penalty=0.5)
     if unit == "character":
         params = replace(params, logit_bias=tokenizer.biases(dict.fromkeys("ab ,", 4.0), ""))
     whole = GenerateRequest(prompt, 40, params, seed)

@@ -62,6 +62,7 @@ def texts(completion: Completion) -> list[str]:
 
 def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: dict[str, int]) -> None:
     controls = {"top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2}
+    penalties: dict[str, Any] = {"frequency_penalty": 0.3, "presence_penalty": -0.5}
     found = api.completions.create(
         model="text",
         prompt="Once upon",
@@ -73,6 +74,7 @@ def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: d
         stop=["ab", "q"],
         logit_bias={str(tokens["e"]): 2, str(tokens["x"]): -100},
         user="somebody",
+        **penalties,
         extra_body=controls,
     )
     expected = generated(
@@ -85,6 +87,7 @@ def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: d
         seed=7,
         stop=["ab", "q"],
         logit_bias={"e": 2, "x": -100},
+        **penalties,
         **controls,
     )
     assert texts(found) == [choice["text"] for choice in expected["choices"]]
@@ -364,8 +367,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "another's filter": ({"typical_p": 0.9}, "typical_p", "use `top_k`, `top_p` or `min_p`"),
     "a grammar": ({"response_format": {"type": "json_object"}}, "response_format", "no grammar"),
     "suffix": ({"suffix": "end"}, "suffix", "leave it out"),
-    "presence": ({"presence_penalty": 0.5}, "presence_penalty", "repetition_penalty"),
-    "frequency": ({"frequency_penalty": -0.5}, "frequency_penalty", "repetition_penalty"),
+    "presence": ({"presence_penalty": 2.1}, "presence_penalty", "less than or equal to 2"),
+    "frequency": ({"frequency_penalty": -2.1}, "frequency_penalty", "greater than or equal to -2"),
     "hot": ({"temperature": 11}, "temperature", "less than or equal to 10"),
     "many logprobs": ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
     "few best": ({"n": 3, "best_of": 2}, "best_of", "at least n"),

@@ -45,7 +45,7 @@ def api(url: str) -> Iterator[OpenAI]:
 
 
 def test_a_chat_is_the_completion_of_a_plain_dialogue(api: OpenAI) -> None:
-    controls: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "n": 2, "seed": 7}
+    controls: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "n": 2, "seed": 7, "frequency_penalty": 0.4}
     found = api.chat.completions.create(
         model="text", messages=MESSAGES, max_completion_tokens=60, stop=["q"], **controls
     )

@@ -131,15 +131,23 @@ def flip_a_weight(folder: Path) -> None:
     (folder / "model.weights").write_bytes(content)
 
 
+def forget_the_newest_controls(folder: Path) -> None:
+    """As a folder is that an earlier version exported."""
+    decode = json.loads((folder / "manifest.json").read_text())["decode"]
+    newest = ("frequency_penalty", "presence_penalty")
+    edit(folder, decode=decode | {"inputs": [port for port in decode["inputs"] if port["name"] not in newest]})
+
+
 @pytest.mark.parametrize(
     ("breaks", "reason"),
     [
         (lambda folder: (folder / "model.weights").unlink(), "model.weights cannot be read"),
         (flip_a_weight, "model.weights is not the file that was exported"),
+        (forget_the_newest_controls, "decode.onnx does not take frequency_penalty, presence_penalty: an earlier"),
     ],
-    ids=["no weights", "a tampered weight"],
+    ids=["no weights", "a tampered weight", "an earlier version"],
 )
-def test_a_text_model_without_its_own_weights_is_refused(
+def test_a_text_model_that_is_not_whole_is_refused(
     breaks: Callable[[Path], object], reason: str, models: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(models, tmp_path / "models")

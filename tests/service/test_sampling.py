@@ -28,6 +28,8 @@ PARAMS = st.builds(
     top_p=st.just(0.0) | st.floats(0.05, 1),
     min_p=st.floats(0, 0.5),
     repetition_penalty=st.sampled_from([0.7, 1.0, 1.4]),
+    frequency_penalty=st.sampled_from([-0.25, 0.0, 0.5, 2.0]),
+    presence_penalty=st.sampled_from([-2.0, 0.0, 0.25, 1.5]),
     logit_bias=st.lists(BIAS, max_size=4, unique_by=lambda pair: pair[0]).map(tuple),
 )
 
@@ -42,13 +44,19 @@ def sampler() -> Runner:
 
 
 def draw_rows(
-    params: list[SamplingParams], scores: Scores, seen: NDArray[np.bool_], uniform: NDArray[np.float32]
+    params: list[SamplingParams],
+    scores: Scores,
+    seen: NDArray[np.bool_],
+    uniform: NDArray[np.float32],
+    counts: Scores | None = None,
 ) -> list[int]:
     """One token for each row; scores (B, at most V): what is missing is impossible."""
     missing = VOCABULARY - scores.shape[1]
     states = sampler().fresh(len(params))
     states["logits"] = np.pad(scores, [(0, 0), (0, missing)], constant_values=-1e30)
     states["seen"] = np.pad(seen, [(0, 0), (0, missing)])
+    if counts is not None:
+        states["counts"] = np.pad(counts, [(0, 0), (0, missing)])
     drawn = np.where([p.greedy for p in params], 0, uniform).astype(np.float32)
     inputs = {**controls(params, VOCABULARY), "uniforms": drawn[None]}
     inputs["given_tokens"] = np.full((1, len(params)), -1)
@@ -56,9 +64,20 @@ def draw_rows(
     return [int(token) for token in tokens[0]]
 
 
-def draw(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_], uniform: NDArray[np.float32]) -> list[int]:
+def draw(
+    params: SamplingParams,
+    scores: Scores,
+    seen: NDArray[np.bool_],
+    uniform: NDArray[np.float32],
+    counts: Scores | None = None,
+) -> list[int]:
     """All rows with the same controls."""
-    return draw_rows([params] * len(scores), scores, seen, uniform)
+    return draw_rows([params] * len(scores), scores, seen, uniform, counts)
+
+
+def some_counts(rng: np.random.Generator, *shape: int) -> Scores:
+    """How often each token was written, most never."""
+    return np.maximum(0, rng.integers(-6, 5, shape)).astype(np.float32)
 
 
 @given(seed=st.integers(0, 2**32), tokens=st.integers(3, VOCABULARY), params=st.lists(PARAMS, min_size=2, max_size=20))
@@ -67,20 +86,22 @@ def test_a_row_is_sampled_as_if_it_were_alone(seed: int, tokens: int, params: li
     rng, rows = np.random.default_rng(seed), len(params)
     scores = rng.normal(0, 3, (rows, tokens)).astype(np.float32)
     seen, uniform = rng.random((rows, tokens)) < 0.3, rng.random(rows, dtype=np.float32)
-    together = draw_rows(params, scores, seen, uniform)
+    counts = some_counts(rng, rows, tokens)
+    together = draw_rows(params, scores, seen, uniform, counts)
     one = [slice(i, i + 1) for i in range(rows)]
-    alone = [draw(p, scores[i], seen[i], uniform[i])[0] for p, i in zip(params, one, strict=True)]
+    alone = [draw(p, scores[i], seen[i], uniform[i], counts[i])[0] for p, i in zip(params, one, strict=True)]
     assert together == alone
     assert 0 not in alone
 
 
-def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_]) -> dict[int, float]:
+def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_], counts: Scores) -> dict[int, float]:
     """The plain way, one control after the other: the tokens that may be drawn, and their mass. Gives an example up
     where single precision may round to the other side: there both are right."""
     left = {token: float(score) for token, score in enumerate(scores) if token}
     for token in left:
-        if seen[token]:
+        if seen[token] or counts[token]:
             left[token] *= params.repetition_penalty if left[token] < 0 else 1 / params.repetition_penalty
+        left[token] -= params.frequency_penalty * counts[token] + params.presence_penalty * (counts[token] > 0)
     for token, bias in params.logit_bias:
         if token in left:
             left[token] += bias if bias > -100 else -math.inf
@@ -120,15 +141,16 @@ def test_a_row_is_sampled_as_the_controls_are_defined(
     """All of them together, in their order; on a grid of scores many are equally probable."""
     rng = np.random.default_rng(seed)
     scores, seen = rng.normal(0, 3, tokens).astype(np.float32), rng.random(tokens) < 0.3
+    counts = some_counts(rng, tokens)
     if grid:
         scores = np.round(scores / grid) * np.float32(grid)
     assume(len({token for token, bias in params.logit_bias if bias == -100 and token < tokens}) < tokens - 1)
-    mass = left_plainly(params, scores, seen)
+    mass = left_plainly(params, scores, seen, counts)
     uniform = rng.random(dtype=np.float32)
     bounds = np.cumsum([mass[token] for token in sorted(mass)]) / sum(mass.values())
     assume(np.abs(bounds[:-1] - uniform).min(initial=1) > 1e-5)
     expected = sorted(mass)[int(np.argmax(bounds > uniform))]
-    assert draw(params, scores[None], seen[None], np.array([uniform])) == [expected]
+    assert draw(params, scores[None], seen[None], np.array([uniform]), counts[None]) == [expected]
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-24])
@@ -217,6 +239,39 @@ def test_the_penalty_comes_before_the_bias() -> None:
     for other, best in ((1.4, 1), (1.6, 2)):
         scores, seen = np.array([[0.0, 2.0, other]], dtype=np.float32), np.array([[False, True, False]])
         assert draw(params, scores, seen, np.zeros(1, dtype=np.float32)) == [best]
+
+
+def test_the_penalty_of_what_occurred_comes_before_those_of_what_was_written() -> None:
+    """Of 2 with a penalty of 4, written three times at 0.5 and 0.25, is left 2 / 4 - 1.5 - 0.25, not 0.25 / 4."""
+    params = SamplingParams(temperature=0, repetition_penalty=4.0, frequency_penalty=0.5, presence_penalty=0.25)
+    for other, best in ((-1.3, 1), (-1.2, 2)):
+        scores, seen = np.array([[0.0, 2.0, other]], dtype=np.float32), np.array([[False, True, False]])
+        counts = np.array([[0, 3, 0]], dtype=np.float32)
+        assert draw(params, scores, seen, np.zeros(1, dtype=np.float32), counts) == [best]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    params=st.lists(PARAMS, min_size=1, max_size=5),
+    given_share=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_tokens_are_counted_that_were_sampled_and_not_those_given(
+    seed: int, params: list[SamplingParams], given_share: float
+) -> None:
+    rng, shape = np.random.default_rng(seed), (7, len(params) + 1)
+    given_tokens = np.where(rng.random(shape) < given_share, rng.integers(0, 4, shape), -1)
+    states = sampler().fresh(shape[1])
+    states["counts"] = some_counts(rng, shape[1], VOCABULARY)
+    states["seen"] = rng.random(states["seen"].shape) < 0.3
+    # One of them needs a control in any case.
+    inputs = controls([*params, SamplingParams(presence_penalty=0.5)], VOCABULARY)
+    inputs |= {"uniforms": rng.random(shape, dtype=np.float32), "given_tokens": given_tokens}
+    (tokens,), after = sampler().run(inputs, states, ["tokens"])
+    for row in range(shape[1]):
+        sampled = tokens[given_tokens[:, row] < 0, row]
+        expected = states["counts"][row] + np.bincount(sampled, minlength=VOCABULARY)
+        assert np.array_equal(after["counts"][row], expected)
+    assert np.array_equal(after["seen"], states["seen"])
 
 
 def test_repetition_penalty_makes_seen_tokens_rarer() -> None:

@@ -44,6 +44,8 @@ PARAMS = st.builds(
     top_k=st.sampled_from([0, 5]),
     top_p=st.sampled_from([1.0, 0.9, 0.0]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.3]),
+    presence_penalty=st.sampled_from([0.0, 0.0, -1.5]),
 )
 GENERATE = st.builds(
     GenerateRequest,
@@ -114,7 +116,7 @@ def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request:
     for seed in derived_seeds(request.seed, request.n):
         seen = np.zeros(scores.shape, dtype=bool)
         seen[0, tokens] = True
-        text, states = "", {**begun, "logits": scores, "seen": seen}
+        text, states = "", {**decode.fresh(1), **begun, "logits": scores, "seen": seen}
         for position in range(len(tokens), len(tokens) + request.max_length):
             drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(not request.params.greedy)
             inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": drawn}

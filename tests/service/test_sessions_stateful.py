@@ -132,7 +132,8 @@ class Machine(RuleBasedStateMachine):
         prompt=WORDS,
         length=st.integers(0, 40),
         temperature=st.sampled_from([0.0, 0.8]),
-        penalty=st.sampled_from([1.0, 1.2]),
+        repetition_penalty=st.sampled_from([1.0, 1.2]),
+        frequency_penalty=st.sampled_from([0.0, 0.3]),
         stop=st.lists(st.text("abet ", min_size=1, max_size=2), max_size=1),
         seed=st.integers(0, 1000),
         commit=st.booleans(),
@@ -141,7 +142,6 @@ class Machine(RuleBasedStateMachine):
         session = self._any(data, text=True)
         if session is None:
             return
-        more["repetition_penalty"] = more.pop("penalty")
         body = {"prompt": prompt, "max_length": length, "session_id": session.id, "commit": commit, **more}
         answer = self._call(replica, "POST", "/generate", body, commit)
         if not self._alive(session, answer):

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,22 @@ def test_an_empty_prompt_starts_a_new_text(client: TestClient) -> None:
     assert post(client, "/predict", text="", per_position=True)["positions"] == []
 
 
-@given(temperature=st.floats(0, 10), top_k=st.integers(0, 80), top_p=st.floats(0, 1), min_p=st.floats(0, 1))
+@given(
+    temperature=st.floats(0, 10),
+    top_k=st.integers(0, 80),
+    top_p=st.floats(0, 1),
+    min_p=st.floats(0, 1),
+    frequency_penalty=st.floats(-2, 2),
+    presence_penalty=st.floats(-2, 2),
+)
 def test_every_setting_of_the_sampler_gives_a_text(
-    client: TestClient, temperature: float, top_k: int, top_p: float, min_p: float
+    client: TestClient,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    frequency_penalty: float,
+    presence_penalty: float,
 ) -> None:
     body: dict[str, Any] = {
         "temperature": temperature,
@@ -110,6 +124,8 @@ def test_every_setting_of_the_sampler_gives_a_text(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": 1.3,
+        "frequency_penalty": frequency_penalty,
+        "presence_penalty": presence_penalty,
     }
     assert len(post(client, "/generate", prompt="x", max_length=4, seed=1, **body)["text"]) == 4
 
@@ -197,7 +213,13 @@ def test_an_echo_alone_tells_what_a_text_costs(client: TestClient) -> None:
 def test_logprobs_are_the_models_own_whatever_the_controls(client: TestClient) -> None:
     plain = post(client, "/generate", prompt="xy", max_length=1, seed=2, logprobs=60)["logprobs"][0]
     own = {c["character"]: c["logprob"] for c in plain["top"]}
-    for controls in ({"temperature": 0}, {"top_k": 1}, {"logit_bias": {"Q": 50}}, {"repetition_penalty": 9.0}):
+    for controls in (
+        {"temperature": 0},
+        {"top_k": 1},
+        {"logit_bias": {"Q": 50}},
+        {"repetition_penalty": 9.0},
+        {"presence_penalty": 2},
+    ):
         found = post(client, "/generate", prompt="xy", max_length=1, seed=2, logprobs=60, **controls)["logprobs"][0]
         assert found["logprob"] == pytest.approx(own[found["character"]])
         assert found["top"] == plain["top"]
@@ -215,8 +237,50 @@ def test_a_bias_makes_characters_likelier_rarer_or_impossible(client: TestClient
     assert text(e=0) == text()
 
 
+@pytest.mark.parametrize(("frequency", "presence"), [(0.5, 0), (0, 1.5), (2, -1), (-0.3, 0.4)])
+def test_penalties_are_of_what_the_request_has_written(client: TestClient, frequency: float, presence: float) -> None:
+    """Each character is the best by the model's own logarithms, less the penalties of those written before it."""
+    body: dict[str, Any] = {"prompt": "eeee aaaa", "max_length": 60, "temperature": 0}
+    free = post(client, "/generate", **body)["text"]
+    body |= {"frequency_penalty": frequency, "presence_penalty": presence}
+    found = post(client, "/generate", **body, logprobs=100)
+    assert found["text"] != free
+    for at, told in enumerate(found["logprobs"]):
+        counts = Counter(found["text"][:at])
+        left = {
+            one["character"]: one["logprob"]
+            - frequency * counts[one["character"]]
+            - presence * (counts[one["character"]] > 0)
+            for one in told["top"]
+        }
+        assert len(left) == CHARACTERS.size - 1
+        assert found["text"][at] == max(left, key=lambda character: left[character])
+    several = post(client, "/generate", **body, n=3)
+    assert [choice["text"] for choice in several["choices"]] == [found["text"]] * 3
+    stop = found["text"][30:33]
+    cut = post(client, "/generate", **body, stop=[stop])
+    assert cut["text"] == found["text"][: found["text"].index(stop)]
+
+
+@pytest.mark.parametrize("kept", ["session", "state"])
+def test_each_call_begins_anew_to_count_what_it_has_written(client: TestClient, kept: str) -> None:
+    """So a call after another writes what it would after that one's text in one prompt."""
+    body: dict[str, Any] = {"max_length": 40, "seed": 3, "frequency_penalty": 0.8, "presence_penalty": 0.5}
+    carried: dict[str, Any] = {"state": ""}
+    if kept == "session":
+        carried = {"session_id": client.post("/sessions", json={"model": "text"}).json()["id"]}
+    first = post(client, "/generate", prompt="ab", **body, **carried)
+    if kept == "state":
+        carried = {"state": first["state"]}
+    second = post(client, "/generate", prompt="", **body, **carried)
+    assert second["text"] == post(client, "/generate", prompt="ab" + first["text"], **body)["text"]
+    whole = post(client, "/generate", prompt="ab", **body | {"max_length": 80})["text"]
+    assert whole.startswith(first["text"])
+    assert whole != first["text"] + second["text"]
+
+
 def test_no_mass_is_the_most_probable_character_each_time(client: TestClient) -> None:
-    body: dict[str, Any] = {"prompt": "a", "max_length": 30}
+    body: dict[str, Any] = {"prompt": "a", "max_length": 30, "frequency_penalty": 0.2}
     assert (
         post(client, "/generate", **body, top_p=0)["text"] == post(client, "/generate", **body, temperature=0)["text"]
     )
@@ -380,6 +444,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "a large seed": ("/generate", {"prompt": "x", "seed": 2**64}, "$.seed", ""),
     "a low seed": ("/generate", {"prompt": "x", "seed": -(2**63) - 1}, "$.seed", ""),
     "many copies": ("/generate", {"prompt": "x", "n": 129}, "$.n", "less than or equal to 128"),
+    "often": ("/generate", {"prompt": "x", "frequency_penalty": 2.1}, "$.frequency_penalty", "less than or equal to 2"),
+    "at all": ("/generate", {"prompt": "x", "presence_penalty": "1"}, "$.presence_penalty", "number"),
     "an empty stop": ("/generate", {"prompt": "x", "stop": [""]}, "$.stop[0]", "at least 1 character"),
     "a later option": ("/generate", {"prompt": "x", "typical_p": 0.9}, "$.typical_p", "not permitted"),
     "a bias on nothing": (
