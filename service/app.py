@@ -205,12 +205,12 @@ async def _beat(state: State) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _collect_garbage(memory: MemoryBudget) -> None:
+async def _collect_garbage(memory: MemoryBudget, pause: float = GARBAGE_SECONDS) -> None:
     """Search all objects for garbage now and then. It stops everybody, the longer the more objects there are: it waits
     until no large request is under way, but not for ever."""
     put_off = 0
     while True:
-        await asyncio.sleep(GARBAGE_SECONDS)
+        await asyncio.sleep(pause)
         if gc.get_count()[2] < 10:  # so many searches among younger objects come before one among all
             continue
         put_off += 1

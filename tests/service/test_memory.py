@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import weakref
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,36 +127,34 @@ def test_requests_that_would_hold_too_much_together_are_refused_and_later_taken(
         assert client.post("/generate", json=body).status_code == 200
 
 
-class _Cycle:
-    def __init__(self) -> None:
-        self.itself = self
-
-
 @pytest.mark.parametrize(("held", "waits"), [(0, 0), (app.QUIET_BYTES + 1, app.GARBAGE_WAITS)])
-def test_garbage_is_searched_when_no_large_request_is_under_way(
-    held: int, waits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_garbage_is_searched_when_no_large_request_is_under_way(held: int, waits: int) -> None:
     """Else everybody would wait for the search, but not for ever."""
-    monkeypatch.setattr(app, "GARBAGE_SECONDS", 0)
-    monkeypatch.setattr(gc, "get_count", lambda: (0, 0, 10))
     budget = MemoryBudget(2**30, Gauge("held", "", registry=None))
     budget.change(0, held, "", 0)
+    own, searched = threading.get_ident(), []
 
-    async def rounds_until_collected() -> int:
-        searching = asyncio.create_task(app._collect_garbage(budget))
-        rounds = -1
-        while alive() is not None and rounds < 2 * app.GARBAGE_WAITS:
-            rounds += 1
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2 and threading.get_ident() == own:
+            searched.append(info)
+
+    async def rounds_until_searched() -> int:
+        searching = asyncio.create_task(app._collect_garbage(budget, pause=0))
+        rounds = 0
+        while not searched and rounds < 3 * app.GARBAGE_WAITS:
+            for _ in range(10):  # what makes a search among all objects due
+                gc.collect(1)
             await asyncio.sleep(0)
+            rounds += 1
         searching.cancel()
         return rounds
 
-    gc.collect()
+    gc.callbacks.append(note)
     gc.disable()
     try:
-        alive = weakref.ref(_Cycle())
-        rounds = asyncio.run(rounds_until_collected())
+        rounds = asyncio.run(rounds_until_searched())
     finally:
         gc.enable()
-    assert waits <= rounds <= waits + 2
-    assert alive() is None
+        gc.callbacks.remove(note)
+    assert waits <= rounds <= waits + 5
+    assert len(searched) == 1
