@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bounds import UNBOUNDED, Bounds
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
 from service.forecasting import ANSWER_BYTES, SAME, Floats, read_values, series_bytes, tails
@@ -18,11 +19,11 @@ ROUNDING, LEAST = 1e-14, 1e-30
 @dataclass(frozen=True)
 class AnomalyRequest:
     """values (T, F), T > 0, NaN = missing; level: of the central interval that a value is to lie in, in percent, within
-    those of the model; future: as in `ForecastRequest`."""
+    those of the model; bounds, future: as in `ForecastRequest`."""
 
     values: Floats
     level: float
-    non_negative: bool = False
+    bounds: Bounds = UNBOUNDED
     future: Floats | None = None
 
     @property
@@ -61,11 +62,9 @@ def detect(manifest: ForecastManifest, request: AnomalyRequest, start: Snapshot 
     if not len(request.values):
         raise InvalidRequestError("there is no value to judge", "$.series")
     after, past = yield from read_values(manifest, request.values, start, request.future, history=True)
-    if request.non_negative:
-        past = np.maximum(past, 0.0)
-    known = manifest.quantile_levels
-    bounds = interpolate(past, known, tails(request.level))
-    lower, upper = (np.maximum(bounds, 0.0) if request.non_negative else bounds).T
+    known, clip = manifest.quantile_levels, request.bounds.clip
+    lower, upper = clip(interpolate(past, known, tails(request.level))).T
+    past = clip(past)
     target = request.values[:, 0]
     judged = np.isfinite(target) & np.isfinite(lower)
     slack = ROUNDING * np.abs(target) + LEAST

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.bounds import UNBOUNDED, Bounds
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
 from service.forecasting import ANSWER_BYTES, SAME, Floats, extend, read_values, series_bytes
@@ -15,14 +16,14 @@ from service.quantiles import interpolate
 @dataclass(frozen=True)
 class CrossValidationRequest:
     """values (T, F), NaN = missing; the last of `windows` forecasts is of the last `horizon` values, each other one of
-    those `step` earlier than the next; levels ascending, within those of the model."""
+    those `step` earlier than the next; levels ascending, within those of the model; bounds: of the target."""
 
     values: Floats
     horizon: int
     windows: int
     step: int
     levels: tuple[float, ...]
-    non_negative: bool = False
+    bounds: Bounds = UNBOUNDED
 
     @property
     def cutoffs(self) -> list[int]:
@@ -82,14 +83,12 @@ def cross_validate(
     for cutoff in request.cutoffs:
         future = ahead[cutoff : cutoff + horizon]
         at, _ = yield from read_values(manifest, values[at.position : cutoff], at, future, history=False)
-        found = yield from extend(manifest, at, horizon, future)
-        windows.append(np.maximum(found, 0.0) if request.non_negative else found)
+        windows.append((yield from extend(manifest, at, horizon, future)))
     quantiles = np.array(windows)
     actual = np.array([values[cutoff : cutoff + horizon, 0] for cutoff in request.cutoffs])
-    median = quantiles[..., known.index(0.5)].copy()
-    found = interpolate(quantiles, known, request.levels)
-    if request.non_negative:  # the tails, too
-        found = np.maximum(found, 0.0)
+    clip = request.bounds.clip
+    median = clip(quantiles[..., known.index(0.5)]).copy()
+    found = clip(interpolate(quantiles, known, request.levels))
     return CrossValidation(request.cutoffs, found, median, actual)
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bounds import UNBOUNDED, Bounds
 from service.engine.runner import Array
 from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
@@ -26,15 +27,17 @@ LARGEST = 1e30
 @dataclass(frozen=True)
 class ForecastRequest:
     """values (T, F), NaN = missing, none to forecast from where a sequence stands; levels ascending, within those of
-    the model; future (at most horizon, K): what is known of the features `known_ahead` after the last value, NaN =
-    unknown, as is what is beyond its end; keeps_state: whether anybody goes on from where it ends."""
+    the model; bounds: of the target; future (at most horizon, K): what is known of the features `known_ahead` after the
+    last value, NaN = unknown, as is what is beyond its end; from_step (1 to horizon): the first step that is answered;
+    keeps_state: whether anybody goes on from where it ends."""
 
     values: Floats
     horizon: int
     levels: tuple[float, ...]
     include_history: bool = False
-    non_negative: bool = False
+    bounds: Bounds = UNBOUNDED
     future: Floats | None = None
+    from_step: int = 1
     keeps_state: bool = True
 
     @property
@@ -55,9 +58,9 @@ class ForecastRequest:
 
 @dataclass(frozen=True)
 class Forecast:
-    """quantiles (horizon, L) and median (horizon,). history (T, L): those of each value given, one step ahead from the
-    values before it; NaN where nothing precedes. after: where the sequence stands, the values given read; of it only
-    the season, if nobody goes on from there."""
+    """quantiles (N, L) and median (N,) of the N steps from_step to horizon. history (T, L): those of each value given,
+    one step ahead from the values before it; NaN where nothing precedes. after: where the sequence stands, the values
+    given read; of it only the season, if nobody goes on from there."""
 
     quantiles: Floats
     median: Floats
@@ -162,14 +165,11 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapsh
         raise InvalidRequestError("belongs to the call that brings the value which it follows", "$.future")
     else:
         after = start
-    quantiles = yield from extend(manifest, after, request.horizon, future)
-    if request.non_negative:
-        quantiles, past = np.maximum(quantiles, 0.0), np.maximum(past, 0.0)
-    history = interpolate(past, known, request.levels) if request.include_history else None
-    median = quantiles[:, known.index(0.5)].copy()
-    found = interpolate(quantiles, known, request.levels)
-    if request.non_negative:  # the tails, too
-        found, history = np.maximum(found, 0.0), None if history is None else np.maximum(history, 0.0)
+    quantiles = (yield from extend(manifest, after, request.horizon, future))[request.from_step - 1 :]
+    clip = request.bounds.clip
+    history = clip(interpolate(past, known, request.levels)) if request.include_history else None
+    median = clip(quantiles[:, known.index(0.5)]).copy()
+    found = clip(interpolate(quantiles, known, request.levels))
     if not request.keeps_state:
         # Of ten thousand series, the states, and the batches that they are views of, would be most of the memory.
         season = {name: array.copy() for name, array in after.states.items() if name == SEASON}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from service.bounds import NON_NEGATIVE, UNBOUNDED
 from service.forecasting import ForecastRequest, check_levels, tails
 from service.manifest import ForecastManifest
 from service.settings import Settings
@@ -82,11 +83,12 @@ def _asked(
     target = wish.target or (manifest.target if len(manifest.features) > 1 else None)
     series, _ = read_series([path], target, manifest.features[1:], manifest.categories, wish.freq)
     known = [manifest.features.index(name) for name in manifest.known_ahead]
+    bounds = NON_NEGATIVE if wish.non_negative else UNBOUNDED
     asked, times = [], []
     for one in series:
         season = wish.season_length or usual_season(manifest, one.freq, one.season, one.values[:, 0])
         future = one.future[:, known] if known and one.future.size else None
-        request = ForecastRequest(one.values, wish.horizon, levels, non_negative=wish.non_negative, future=future)
+        request = ForecastRequest(one.values, wish.horizon, levels, bounds=bounds, future=future)
         asked.append((request, season))
         times.append(_times_after(one, wish.horizon))
     return series, asked, times

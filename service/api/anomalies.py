@@ -14,7 +14,7 @@ from service.api.json_pieces import json_fragments
 from service.api.json_route import JsonRoute, encoded
 from service.api.problems import documented
 from service.api.schemas import AnomalyAnswer, AnomalyBody, SessionId
-from service.api.series import check_answer, future_values, series_values, timestamps
+from service.api.series import check_answer, future_values, series_values, timestamps, value_bounds
 from service.engine.sequence import Snapshot
 from service.forecasting import begin, check_levels, season_of, tails
 from service.manifest import ForecastManifest
@@ -59,7 +59,7 @@ async def post_anomalies(
         times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
         start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
-        request = AnomalyRequest(values, level, body.non_negative, future)
+        request = AnomalyRequest(values, level, value_bounds(body), future)
         call.hold(request.most_bytes(manifest), "$.series", seat.model.engine)
         task = detect(manifest, request, start)
         found = await asyncio.wrap_future(seat.model.engine.submit(task, request.work, call.deadline, call.group))

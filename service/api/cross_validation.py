@@ -15,7 +15,16 @@ from service.api.json_route import JsonRoute
 from service.api.offload import in_turns
 from service.api.problems import documented
 from service.api.schemas import CrossValidationAnswer, CrossValidationBody
-from service.api.series import Times, by_level, check_answer, check_windows, quantile_levels, series_values, timestamps
+from service.api.series import (
+    Times,
+    by_level,
+    check_answer,
+    check_windows,
+    quantile_levels,
+    series_values,
+    timestamps,
+    value_bounds,
+)
 from service.cross_validation import CrossValidation, CrossValidationRequest, accuracy, cross_validate
 from service.errors import LimitExceededError
 from service.forecasting import begin, season_of
@@ -55,7 +64,7 @@ async def post_cross_validation(
     step = body.horizon if body.step is None else body.step
     check_windows(body.windows, state.settings, "$.windows")
     check_answer(body.windows * body.horizon * (len(levels) + 2), state.settings, "$.windows")
-    request = CrossValidationRequest(values, body.horizon, body.windows, step, levels, body.non_negative)
+    request = CrossValidationRequest(values, body.horizon, body.windows, step, levels, value_bounds(body))
     request.check()
     times = timestamps(body, len(values))
     # What comes after the first cutoff must not tell the season of what comes before it.

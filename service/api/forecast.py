@@ -27,6 +27,7 @@ from service.api.series import (
     quantile_levels,
     series_values,
     timestamps,
+    value_bounds,
 )
 from service.api.state import State
 from service.engine.sequence import Snapshot
@@ -48,6 +49,17 @@ EXAMPLES: dict[str, Example] = {
             "levels": [80],
             "start": "1949-01-01",
             "freq": "MS",
+        },
+    },
+    "within bounds": {
+        "summary": "Shares in percent, which no quantile may leave, and of the next eight only the fifth to the eighth",
+        "value": {
+            "series": [91, 97, 93, 96, 90, 95, 98, 94],
+            "horizon": 8,
+            "from_step": 5,
+            "lower": 0,
+            "upper": 100,
+            "quantiles": [0.001, 0.5, 0.999],
         },
     },
     "with history": {
@@ -179,11 +191,10 @@ class _BatchLimits:
 def _wishes(batch: ForecastBatchBody, state: State, key: bytes) -> "Iterator[_Wish | CarryError]":
     """Each item, or what is wrong with it. An item is dropped from the batch when it was read, to free its memory."""
     shared = batch.model_dump(exclude_unset=True, exclude={"requests"})
-    others = {name: value for name, value in shared.items() if name not in ("quantiles", "levels")}
     for i, item in enumerate(batch.requests):
         try:
             if shared and isinstance(item, dict):
-                item = {**(others if item.keys() & {"quantiles", "levels"} else shared), **item}
+                item = _with_shared(item, shared)
             body = ForecastBody.model_validate(item)
             if body.session_id is not None:
                 raise InvalidRequestError("items of a batch may bring a `state`, but no session", "$.session_id")
@@ -195,6 +206,16 @@ def _wishes(batch: ForecastBatchBody, state: State, key: bytes) -> "Iterator[_Wi
         except CarryError as error:
             yield _placed(error, i)
         batch.requests[i] = None
+
+
+ALTERNATIVES = (frozenset({"quantiles", "levels"}), frozenset({"lower", "non_negative"}))
+"""Fields that say the same thing in two ways."""
+
+
+def _with_shared(item: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The item, and what all items of its batch share, unless it says that itself, in whichever way."""
+    said = {name for names in ALTERNATIVES if names & item.keys() for name in names}
+    return {**{name: value for name, value in shared.items() if name not in said}, **item}
 
 
 def _batch_answer(
@@ -244,14 +265,16 @@ class _Wish:
     def answer(self, found: Forecast, state: State) -> dict[str, Any]:
         """A `ForecastAnswer`, but for where it is carried."""
         label, levels = self.seat.model.label, self.request.levels
+        before = len(self.request.values) + self.request.from_step - 1
         state.metrics.read.labels(label).inc(len(self.request.values))
         state.metrics.predicted.labels(label).inc(self.request.horizon)
         return {
             "model": {"name": self.manifest.name, "version": self.manifest.version},
             "horizon": self.request.horizon,
+            "from_step": self.request.from_step,
             "quantiles": by_level(levels, found.quantiles),
             "median": np.ascontiguousarray(found.median),
-            "timestamps": self.times and self.times(len(self.request.values), self.request.horizon),
+            "timestamps": self.times and self.times(before, len(found.median)),
             "season_length": season_of(found.after),
             "history": None if found.history is None else {"quantiles": by_level(levels, found.history)},
         }
@@ -267,6 +290,8 @@ def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
     values = series_values(body.series, seat.start.position > 0, manifest, settings)
     if body.horizon > settings.max_horizon:
         raise LimitExceededError(f"at most {settings.max_horizon} values are forecast at once", "$.horizon")
+    if body.from_step > body.horizon:
+        raise InvalidRequestError(f"must be at most the horizon, {body.horizon}", "$.from_step")
     levels = quantile_levels(body.quantiles, body.levels, manifest)
     if body.include_history:
         check_answer(len(values) * len(levels), settings, "$.include_history")
@@ -274,6 +299,13 @@ def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
     times = timestamps(body, len(values) + body.horizon)
     start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
     request = ForecastRequest(
-        values, body.horizon, levels, body.include_history, body.non_negative, future, keeps_state=seat.keeps
+        values,
+        body.horizon,
+        levels,
+        body.include_history,
+        value_bounds(body),
+        future,
+        body.from_step,
+        keeps_state=seat.keeps,
     )
     return _Wish(seat, start, manifest, request, times)

@@ -184,7 +184,23 @@ Levels = Annotated[
     Annotated[list[Level], Field(min_length=1, max_length=49)] | None,
     Field(description="Instead of `quantiles`: central intervals in percent, e.g. 80 for 0.1 and 0.9."),
 ]
-NonNegative = Annotated[bool, Field(strict=True, description="Raise negative values to 0.")]
+Lower = Annotated[
+    Number | None,
+    Field(
+        description="No value can be below this: the median, the quantiles and the history are raised to it. A value "
+        "of the series may lie below it all the same.",
+        examples=[0],
+    ),
+]
+Upper = Annotated[
+    Number | None,
+    Field(
+        description="No value can be above this: the median, the quantiles and the history are lowered to it. A value "
+        "of the series may lie above it all the same.",
+        examples=[100],
+    ),
+]
+NonNegative = Annotated[bool, Field(strict=True, description='The same as `"lower": 0`.')]
 Horizon = Annotated[
     int,
     Field(
@@ -192,6 +208,16 @@ Horizon = Annotated[
         ge=1,
         le=MOST_COUNT,
         description="How many values to forecast. May be longer than the model's own horizon.",
+    ),
+]
+FromStep = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=1,
+        le=MOST_COUNT,
+        description="The first step that is answered, at most the horizon: with 15 and a horizon of 20, steps 15 to "
+        "20. The horizon still counts from the last value.",
     ),
 ]
 IncludeHistory = Annotated[
@@ -212,6 +238,8 @@ class SeriesBody(Body):
     )
     freq: Freq = None
     season_length: SeasonLength = None
+    lower: Lower = None
+    upper: Upper = None
     non_negative: NonNegative = False
 
 
@@ -230,6 +258,7 @@ class ForecastBody(CarriedBody, SeriesBody):
 
     future: Future = None
     horizon: Horizon = 12
+    from_step: FromStep = 1
     quantiles: Quantiles = None
     levels: Levels = None
     include_history: IncludeHistory = False
@@ -251,7 +280,10 @@ class ForecastAnswer(Answer):
 
     model: ModelId
     horizon: int
-    quantiles: dict[str, list[float]] = Field(description="By level, each a list of `horizon` values.")
+    from_step: int
+    quantiles: dict[str, list[float]] = Field(
+        description="By level, each a list of the steps from `from_step` to `horizon`."
+    )
     median: list[float]
     timestamps: list[str] | None
     season_length: UsedSeason
@@ -267,8 +299,11 @@ class ForecastBatchBody(Body):
     model: ModelName = None
     freq: Freq = None
     season_length: SeasonLength = None
+    lower: Lower = None
+    upper: Upper = None
     non_negative: NonNegative = False
     horizon: Horizon = 12
+    from_step: FromStep = 1
     quantiles: Quantiles = None
     levels: Levels = None
     include_history: IncludeHistory = False

@@ -1,6 +1,7 @@
 """The series of a request as arrays: features in the model's order, categories as their indices, NaN where missing; and
 what else a series may bring. Knows nothing of engines."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.problems import NO_SERIES, json_path, refusal
 from service.api.schemas import SeriesBody, Values
+from service.bounds import Bounds
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecasting import check_levels, tails
 from service.manifest import ForecastManifest
@@ -121,6 +123,23 @@ def quantile_levels(
         check_levels(found, manifest, "$.levels")
         return found
     return manifest.quantile_levels
+
+
+def value_bounds(body: SeriesBody) -> Bounds:
+    """The range that the caller knows the values to lie in.
+
+    Raises:
+        InvalidRequestError: it is empty, or told in two ways that differ.
+    """
+    lower = body.lower
+    if body.non_negative:
+        if lower not in (None, 0):
+            raise InvalidRequestError("must be 0 with `non_negative`, or give `lower` alone", "$.lower")
+        lower = 0.0
+    bounds = Bounds(-math.inf if lower is None else lower, math.inf if body.upper is None else body.upper)
+    if bounds.lower >= bounds.upper:
+        raise InvalidRequestError(f"must be greater than the lower bound, {bounds.lower:g}", "$.upper")
+    return bounds
 
 
 Times = Callable[[int, int], list[str]]

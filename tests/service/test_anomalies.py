@@ -67,6 +67,16 @@ def test_the_interval_is_the_one_step_history_of_a_forecast(shipped: TestClient)
     assert [found["lower"], found["upper"]] == [history["0.1"], history["0.9"]]
 
 
+def test_bounds_clip_the_interval_and_a_value_beyond_them_is_out_of_the_ordinary(shipped: TestClient) -> None:
+    series = wave(50, {30: 20.0})
+    free, bounded = (post(shipped, series=series, level=99, **bounds) for bounds in ({}, {"lower": 40, "upper": 60}))
+    for name in ("lower", "median", "upper"):
+        assert bounded[name][1:] == np.clip(free[name][1:], 40, 60).tolist()
+    assert min(free["lower"][1:]) < 40 < 60 < max(free["upper"][1:])
+    assert bounded["anomaly"][30]
+    assert bounded["score"][30] == 0.001
+
+
 @given(cuts=st.sets(st.integers(1, 39), max_size=4))
 def test_a_session_gives_one_value_at_a_time_the_verdicts_of_all_at_once(shipped: TestClient, cuts: set[int]) -> None:
     series, asked = wave(40, {30: 80.0, 35: None}), {"level": 80, "season_length": 1}

@@ -47,6 +47,20 @@ def test_windows_follow_each_other_without_a_step_and_have_times(shipped: TestCl
     assert 0 < found["metrics"]["mase"] < 2
 
 
+def test_bounds_clip_every_window_before_it_is_measured(shipped: TestClient) -> None:
+    body = {"series": SERIES, "horizon": 6, "windows": 2, "quantiles": [0.001, 0.31, 0.5, 0.999]}
+    free, bounded = post(shipped, **body), post(shipped, **body, lower=110, upper=120)
+    for before, after in zip(free["windows"], bounded["windows"], strict=True):
+        assert after["median"] == np.clip(before["median"], 110, 120).tolist()
+        assert after["quantiles"] == {k: np.clip(row, 110, 120).tolist() for k, row in before["quantiles"].items()}
+    before, after = (
+        np.abs([np.subtract(window["median"], window["actual"]) for window in found["windows"]]).mean()
+        for found in (free, bounded)
+    )
+    assert before != after
+    assert bounded["metrics"]["mase"] / free["metrics"]["mase"] == pytest.approx(after / before)
+
+
 def test_gaps_are_no_part_of_the_measures(shipped: TestClient) -> None:
     series = [*SERIES[:70], *[None] * 10]
     found = post(shipped, series=series, horizon=5, windows=2, levels=[80])
@@ -92,6 +106,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a session": ({"series": SERIES, "session_id": "x"}, "$.session_id", "not permitted"),
     "refit": ({"series": SERIES, "refit": True}, "$.refit", "not permitted"),
     "both": ({"series": SERIES, "levels": [80], "quantiles": [0.5]}, "$.levels", "not both"),
+    "two lower bounds": ({"series": SERIES, "non_negative": True, "lower": 1}, "$.lower", "`non_negative`"),
     "past the calendar": ({"series": SERIES, "start": "9990-01-01", "freq": "Y"}, "$.start", "9999"),
 }
 

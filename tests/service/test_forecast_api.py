@@ -71,6 +71,93 @@ def test_non_negative_raises_every_number_to_zero(client: TestClient) -> None:
     assert min(numbers) >= 0
 
 
+def test_non_negative_is_an_alias_of_a_lower_bound_of_zero(client: TestClient) -> None:
+    body: dict[str, Any] = {"series": [0.1, -3, 0.2, -4, 0, -5], "horizon": 5, "include_history": True}
+    bounded = post(client, **body, lower=0)
+    assert post(client, **body, non_negative=True) == bounded
+    assert post(client, **body, non_negative=True, lower=0) == bounded
+    assert "-0.0" not in str(bounded)
+
+
+WIDE = [0.1, -30, 2, -40, 12, -5, 60]
+MANY_LEVELS = [0.001, 0.02, 0.1, 0.25, 0.3, 0.5, 0.62, 0.9, 0.95, 0.999]
+
+
+@given(lower=st.none() | st.floats(-80, 60), width=st.none() | st.floats(1e-3, 100), horizon=st.integers(1, 12))
+def test_bounds_clip_what_is_answered_and_change_nothing_else(
+    client: TestClient, lower: float | None, width: float | None, horizon: int
+) -> None:
+    """At every level, between those of the model and in the tails, and beyond the model's own horizon."""
+    upper = None if width is None else (lower or 0.0) + width
+    body: dict[str, Any] = {"series": WIDE, "horizon": horizon, "quantiles": MANY_LEVELS, "include_history": True}
+    free, bounded = post(client, **body), post(client, **body, lower=lower, upper=upper)
+    low, high = -np.inf if lower is None else lower, np.inf if upper is None else upper
+
+    def clipped(numbers: list[float | None]) -> list[float | None]:
+        return [number if number is None else min(max(number, low), high) for number in numbers]
+
+    assert bounded["median"] == clipped(free["median"])
+    assert bounded["quantiles"] == {level: clipped(row) for level, row in free["quantiles"].items()}
+    assert bounded["history"]["quantiles"] == {
+        level: clipped(row) for level, row in free["history"]["quantiles"].items()
+    }
+    assert (np.diff([*bounded["quantiles"].values()], axis=0) >= 0).all()
+
+
+def test_bounds_of_a_session_hold_for_one_call(client: TestClient) -> None:
+    session = client.post("/sessions", json={"series": WIDE[:3]}).json()["id"]
+    bounded = post(client, session_id=session, series=WIDE[3:6], horizon=5, lower=0, upper=1)
+    assert 0 <= min(bounded["quantiles"]["0.1"]) <= max(bounded["quantiles"]["0.9"]) <= 1
+    free = post(client, session_id=session, series=WIDE[6:], horizon=5)
+    assert free["quantiles"] == post(client, series=WIDE, horizon=5)["quantiles"]
+
+
+@given(horizon=st.integers(1, 30), data=st.data())
+def test_steps_from_one_on_are_the_end_of_the_whole_answer_to_the_bit(
+    client: TestClient, horizon: int, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(1, horizon))
+    body: dict[str, Any] = {
+        "series": SERIES,
+        "start": "2024-01-31",
+        "freq": "M",
+        "include_history": True,
+        "horizon": horizon,
+    }
+    body |= data.draw(st.sampled_from([{}, {"levels": [99, 33]}, {"lower": 11.5}]))
+    whole, end = post(client, **body), post(client, **body, from_step=first)
+    assert (whole["from_step"], end["from_step"]) == (1, first)
+    expected = whole | {
+        "from_step": first,
+        "median": whole["median"][first - 1 :],
+        "quantiles": {level: row[first - 1 :] for level, row in whole["quantiles"].items()},
+        "timestamps": whole["timestamps"][first - 1 :],
+    }
+    assert end == expected
+
+
+def test_a_session_stands_where_it_would_whichever_steps_are_answered(client: TestClient) -> None:
+    session = client.post("/sessions", json={"series": SERIES[:4]}).json()["id"]
+    post(client, session_id=session, series=SERIES[4:6], horizon=9, from_step=9)
+    whole = post(client, series=SERIES, horizon=3)
+    assert post(client, session_id=session, series=SERIES[6:], horizon=3)["median"] == whole["median"]
+
+
+def test_bounds_and_steps_of_a_batch_may_stand_once_beside_its_requests(client: TestClient) -> None:
+    """Of `lower` and `non_negative`, what an item says replaces both."""
+    items: list[dict[str, Any]] = [{}, {"lower": -1, "from_step": 2}, {"non_negative": True}, {"upper": -7}]
+    requests = [{"series": WIDE, **item} for item in items]
+    body: dict[str, Any] = {"requests": requests, "horizon": 6, "from_step": 5, "lower": -8, "upper": 3, "levels": [99]}
+    results = client.post("/forecast/batch", json=body).json()["results"]
+    for item, found in zip(items, results, strict=True):
+        shared: dict[str, Any] = {"horizon": 6, "from_step": 5, "lower": -8, "upper": 3, "levels": [99]}
+        if "non_negative" in item:
+            del shared["lower"]
+        assert found == post(client, series=WIDE, **(shared | item))
+    assert [len(found["median"]) for found in results] == [2, 5, 2, 2]
+    assert [min(found["quantiles"]["0.005"]) for found in results] == [-8, -1, 0, -8]
+
+
 def test_several_features_by_name(client: TestClient) -> None:
     series = {"f1": ["a", "b", None, "c"], "f0": [1, 2, 3, 4]}
     found = post(client, model="weather", series=series, horizon=9)
@@ -170,6 +257,23 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "horizon zero": ({"series": [1], "horizon": 0}, "$.horizon", "greater than or equal to 1"),
     "horizon too far": ({"series": [1], "horizon": 101}, "$.horizon", "at most 100"),
     "horizon a fraction": ({"series": [1], "horizon": 1.5}, "$.horizon", "integer"),
+    "a step of zero": ({"series": [1], "from_step": 0}, "$.from_step", "greater than or equal to 1"),
+    "a step beyond the horizon": (
+        {"series": [1], "horizon": 4, "from_step": 5},
+        "$.from_step",
+        "at most the horizon, 4",
+    ),
+    "a step that is a fraction": ({"series": [1], "from_step": 1.5}, "$.from_step", "integer"),
+    "a bound that is no number": ({"series": [1], "lower": "0"}, "$.lower", "number"),
+    "a bound too large": ({"series": [1], "upper": 1e31}, "$.upper", "less than or equal to"),
+    "bounds that are equal": ({"series": [1], "lower": 2, "upper": 2}, "$.upper", "greater than the lower bound, 2"),
+    "bounds in the wrong order": ({"series": [1], "lower": 2, "upper": -1}, "$.upper", "greater than the lower bound"),
+    "an upper bound of zero, non-negative": (
+        {"series": [1], "non_negative": True, "upper": 0},
+        "$.upper",
+        "greater than the lower bound, 0",
+    ),
+    "two lower bounds": ({"series": [1], "non_negative": True, "lower": -1}, "$.lower", "`non_negative`"),
     "unknown field": ({"series": [1], "horizons": 3}, "$.horizons", "not permitted"),
     "a level outside": ({"series": [1], "quantiles": [0.0005]}, "$.quantiles", "0.001 to 0.999"),
     "an interval outside": ({"series": [1], "levels": [99.9]}, "$.levels", "99.8 %"),
