@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from service.bounds import Bounds
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.forecasting import Forecast, ForecastRequest, begin, forecast
@@ -47,6 +48,27 @@ def test_quantiles_beyond_the_models_levels_ascend_on(known: list[int], seed: in
     assert np.isfinite(found).all()
     assert (np.diff(found, axis=1) >= 0).all()
     assert np.array_equal(found[:, [wanted.index(level) for level in levels]], quantiles)
+
+
+@given(
+    known=LEVELS,
+    # As they are read from a request: of six digits, each once.
+    wanted=st.sets(st.integers(1_000, 999_000), min_size=1, max_size=99),
+    lower=st.floats(-2e3, 2e3),
+    width=st.floats(1e-3, 4e3),
+    seed=st.integers(0, 2**32),
+)
+def test_no_quantiles_cross_at_any_set_of_levels_clipped_or_not(
+    known: list[int], wanted: set[int], lower: float, width: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    quantiles = np.sort(rng.normal(0, 10.0 ** rng.integers(-9, 4), (3, len(known))).round(3), axis=1)
+    found = interpolate(quantiles, [level / 100 for level in known], sorted(level / 1e6 for level in wanted))
+    clipped = Bounds(lower, lower + width).clip(found)
+    for rows in (found, clipped):
+        assert np.isfinite(rows).all()
+        assert (np.diff(rows, axis=1) >= 0).all()
+    assert lower <= clipped.min() <= clipped.max() <= lower + width
 
 
 def test_the_tails_of_a_laplace_distribution_are_its_own() -> None:
