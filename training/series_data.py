@@ -46,8 +46,9 @@ class DataError(ValueError):
 @dataclass(frozen=True)
 class Series:
     """One series: values (T, F), NaN = missing, feature 0 the target, of which the last value is known; `season` values
-    per season, 1 = none known. `times` (T,) are at the frequency `freq` (pandas' name), without gaps. `future` (K, F):
-    the rows after the last value of the target, which tell what is known ahead."""
+    per season, 1 = none known. `times` (T,) are at the frequency `freq` (pandas' name), without gaps; JSON lines name a
+    frequency and have no times. `future` (K, F): the rows after the last value of the target, which tell what is known
+    ahead."""
 
     id: str
     values: NDArray[np.float64]
@@ -144,7 +145,8 @@ def read_series(
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             if features:
                 raise DataError(f"{path}: JSON lines hold one value a step; --features needs CSV or Parquet")
-            found += [replace(one, freq=freq, season=_season(freq, one.season)) for one in _read_json_lines(path)]
+            lines = _read_json_lines(path)
+            found += lines if freq is None else [replace(one, freq=freq, season=_season_of(freq)) for one in lines]
         else:
             table = _coded(_read_table(path, categories or {}), categories or {})
             found += _from_table(path, table, target, features, freq)
@@ -362,9 +364,9 @@ def _parsed(column: "pd.Series[Any]") -> "pd.Series[Any]":
     return column if times is None else times
 
 
-def _season(freq: str | None, known: int = 1) -> int:
+def _season(freq: str | None) -> int:
     """Values per season of a frequency, if it is known."""
-    return known if freq is None else _season_of(freq)
+    return 1 if freq is None else _season_of(freq)
 
 
 def _season_of(freq: str) -> int:
@@ -406,9 +408,9 @@ def _from_record(place: str, line: str, default_id: str) -> Series:
         values = np.empty(0)
     if values.ndim != 1 or not np.isfinite(values).any() or np.isinf(values).any():
         raise DataError(f"{place}: needs `values` (or `train`), a list of finite numbers and nulls")
-    season = record.get("season")
+    freq, season = record.get("freq"), record.get("season")
     if season is None:
-        season = _season_of(str(record.get("freq")))
+        season = _season_of(str(freq))
     if not isinstance(season, int) or season < 1:
         raise DataError(f"{place}: `season` must be a whole number from 1, the values per season")
-    return Series(str(record.get("id", default_id)), values[:, None], None, season)
+    return Series(str(record.get("id", default_id)), values[:, None], None, season, None if freq is None else str(freq))

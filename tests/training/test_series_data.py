@@ -64,6 +64,12 @@ def test_json_lines_hold_a_series_a_line(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.values[:, 0], [1, 2])
 
 
+def test_json_lines_name_their_frequency(tmp_path: Path) -> None:
+    path = write(tmp_path, "s.jsonl", '{"values":[1,2],"freq":"W"}\n{"values":[1,2],"freq":"h","season":168}\n')
+    assert [(one.freq, one.season) for one in read_series([path])[0]] == [("W", 52), ("h", 168)]
+    assert [(one.freq, one.season) for one in read_series([path], freq="D")[0]] == [("D", 7), ("D", 7)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "target", "features", "message"),
     [
