@@ -46,6 +46,7 @@ footprint: $(SERVICE)/installed
 # About fifteen minutes on two idle cores; the peers' environments are made on the way.
 bench: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.kernels
+	$(DEV)/bin/python -m benchmarks.forecaster
 	$(DEV)/bin/python -m benchmarks.bench
 
 # About fourteen minutes.

@@ -1,4 +1,4 @@
-"""What one thread does in one process, without HTTP: a step beside the bare products, the engine beside a bare loop.
+"""What one thread does with texts, without HTTP: a step beside the bare products, the engine beside a bare loop.
 
 `python -m benchmarks.kernels` prints tables and writes results/kernels.json. The limits are measured in the same run.
 """
@@ -9,7 +9,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from rich.table import Table
 from service.engine.decoding import Decoding
 from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
-from service.forecasting import Forecast, ForecastRequest, begin, forecast
 from service.generation import CharacterDecoder, GenerateRequest, generate
-from service.manifest import ForecastManifest, TextManifest, read_manifest
+from service.manifest import TextManifest, read_manifest
 from service.metrics import Metrics
 from service.sampling import SamplingParams, controls, uniforms
 from service.tokenizer import Tokenizer
@@ -245,35 +243,6 @@ def generation_of_processes(folder: Path, processes: int, clients: int) -> list[
     return [{"processes": processes, "clients": clients, "engines": speed}]
 
 
-def _submit(engine: Engine, manifest: ForecastManifest, wish: ForecastRequest) -> "Future[Forecast]":
-    """As the service does it: the season is found first."""
-    return engine.submit(forecast(manifest, wish, begin(manifest, wish.values[:, 0])), wish.work)
-
-
-def forecasts(folder: Path) -> list[dict[str, float | str]]:
-    """Milliseconds of one forecast of 24 values from 200 in the engine, alone and per series of many."""
-    manifest = read_manifest(folder)
-    assert isinstance(manifest, ForecastManifest)
-    assert manifest.int8 is not None
-    lines: list[dict[str, float | str]] = []
-    for precision, graph in (("float32", manifest.graph), ("int8", manifest.int8.graph)):
-        engine = Engine(
-            "forecast", Runner(folder, graph, threads=1), None, False, 10**9, Metrics().engine("forecast@1")
-        )
-        values = np.random.default_rng(0).normal(size=(200, 1)).cumsum(axis=0)
-        wish = ForecastRequest(values, 24, manifest.quantile_levels)
-
-        def ask(count: int, engine: Engine = engine, wish: ForecastRequest = wish) -> None:
-            for future in [_submit(engine, manifest, wish) for _ in range(count)]:
-                future.result()
-
-        alone = median_us(partial(ask, 1), calls=10) / 1000
-        many = median_us(partial(ask, 512), repeats=3, calls=1) / 1000 / 512
-        lines.append({"precision": precision, "alone, ms": alone, "of 512, ms each": many})
-        engine.close()
-    return lines
-
-
 def main() -> None:
     """Measure, print, write."""
     models = Path(__file__).parent.parent / "models"
@@ -288,7 +257,6 @@ def main() -> None:
         "reading, text-fast, microseconds per character": reading(fast),
         "generating in one process, characters per second": generation(models / "text/1", (1, 8, 16, 32, 64)),
         "generating in two processes, characters per second": generation_of_processes(models / "text/1", 2, 32),
-        "forecasting in one process, 24 values from 200": forecasts(models / "forecast/1"),
     }
     console = Console(width=140)
     for title, lines in found.items():

@@ -1,0 +1,131 @@
+"""How long a forecaster takes in the engine, on one thread and without HTTP, alone or beside another one.
+
+`python -m benchmarks.forecaster models/forecast/2 --beside models/forecast/1` prints a table and ends with one JSON
+line. The models take turns, so that both meet the machine as it is at the moment.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import machine
+from service.engine.engine import Engine
+from service.engine.runner import Runner
+from service.engine.sequence import FRESH, Snapshot
+from service.forecasting import Floats, ForecastRequest, begin, forecast
+from service.manifest import ForecastManifest, Graph, read_manifest
+from service.metrics import Metrics
+
+HORIZON = 24
+MANY = 512
+ALONE = "200 -> 24, alone"
+OF_MANY = f"200 -> 24, each of {MANY} at once"
+LONG = "2,000 -> 24, alone"
+SESSION = "1 more in a session of 200 -> 24"
+HISTORY = "200 -> 24, and the history"
+RUNS = {ALONE: 300, OF_MANY: 15, LONG: 100, SESSION: 300, HISTORY: 150}
+"""What is timed, and how often."""
+
+BESIDE = ", beside"
+
+
+class Subject:
+    """A forecaster in an engine of its own, in one precision; and the requests that it is timed with."""
+
+    def __init__(self, folder: Path, manifest: ForecastManifest, graph: Graph) -> None:
+        self._manifest = manifest
+        metrics = Metrics().engine(manifest.name)
+        self._engine = Engine(manifest.name, Runner(folder, graph, threads=1), None, False, 10**9, metrics)
+        walk = np.random.default_rng(0).normal(size=(2001, 1)).cumsum(axis=0)
+        self._short, self._long, self._next = walk[:200], walk[:2000], walk[200:201]
+        [self._session] = self._run(self._short)
+
+    @classmethod
+    def of_folder(cls, folder: Path, label: str = "") -> dict[str, "Subject"]:
+        """Those of a model folder, by their precision and a label."""
+        manifest = read_manifest(folder)
+        if not isinstance(manifest, ForecastManifest):
+            raise typer.BadParameter(f"{folder} holds a {manifest.kind} model, not a forecaster")
+        graphs = {"float32": manifest.graph} | ({"int8": manifest.int8.graph} if manifest.int8 else {})
+        return {f"{precision}{label}": cls(folder, manifest, graph) for precision, graph in graphs.items()}
+
+    def work(self) -> Mapping[str, Callable[[], list[Snapshot]]]:
+        """What each of `RUNS` does."""
+        return {
+            ALONE: lambda: self._run(self._short),
+            OF_MANY: lambda: self._run(self._short, count=MANY),
+            LONG: lambda: self._run(self._long),
+            SESSION: lambda: self._run(self._next, start=self._session),
+            HISTORY: lambda: self._run(self._short, history=True),
+        }
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+    def _run(self, values: Floats, history: bool = False, count: int = 1, start: Snapshot = FRESH) -> list[Snapshot]:
+        """Forecast `count` times at once, as the service does without a hint of the season; where they then stand."""
+        request = ForecastRequest(values, HORIZON, self._manifest.quantile_levels, history)
+        pending = [
+            self._engine.submit(
+                forecast(self._manifest, request, begin(self._manifest, values[:, 0], start=start)), request.work
+            )
+            for _ in range(count)
+        ]
+        return [future.result().after for future in pending]
+
+
+def medians(subjects: Mapping[str, Subject], runs: Mapping[str, int] = RUNS) -> dict[str, dict[str, float]]:
+    """The median milliseconds of a forecast: by what is timed, by subject."""
+    milliseconds = {}
+    for task, count in runs.items():
+        works = {name: subject.work()[task] for name, subject in subjects.items()}
+        times: dict[str, list[float]] = {name: [] for name in works}
+        for run in range(count + 1):
+            # Whoever comes first in one round comes last in the next.
+            for name, work in list(works.items())[:: 1 if run % 2 else -1]:
+                started = time.perf_counter()
+                work()
+                times[name].append(1000 * (time.perf_counter() - started))
+        forecasts = MANY if task == OF_MANY else 1
+        milliseconds[task] = {name: statistics.median(series[1:]) / forecasts for name, series in times.items()}
+    return milliseconds
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="A model folder.")] = Path("models/forecast/1"),
+    beside: Annotated[Path | None, typer.Option(help="Another one, timed in turns with it.")] = None,
+) -> None:
+    """Time a forecaster in both of its precisions."""
+    subjects = Subject.of_folder(model) | ({} if beside is None else Subject.of_folder(beside, BESIDE))
+    milliseconds = medians(subjects)
+    for subject in subjects.values():
+        subject.close()
+    ratios = {
+        task: {name: median / times[name + BESIDE] for name, median in times.items() if name + BESIDE in times}
+        for task, times in milliseconds.items()
+    }
+    where = {name: machine()[name] for name in ("cpu", "cores")}
+    models = {"model": str(model)} | ({} if beside is None else {"beside": str(beside)})
+    of = " beside ".join(models.values())
+    table = Table(title=f"{of}: median ms of a forecast, one thread of {where['cpu']}, {where['cores']} cores")
+    table.add_column("")
+    for name in [*subjects, *(f"ratio, {name}" for name in ratios[ALONE])]:
+        table.add_column(name, justify="right")
+    for task, times in milliseconds.items():
+        table.add_row(task, *(f"{time:.3f}" for time in [*times.values(), *ratios[task].values()]))
+    Console(width=160).print(table)
+    sys.stdout.write(json.dumps({"machine": where, **models, "milliseconds": milliseconds, "ratios": ratios}) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
