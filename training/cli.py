@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -339,8 +339,19 @@ def evaluate(
     ],
     target: Annotated[str | None, typer.Option(help="Column to forecast, as for `carry train forecast`.")] = None,
     freq: Freq = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(min=1, help="Values in a window of a series without a split. [by season, at most the model's]"),
+    ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows at the end of each series without a split.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most windows of a file, evenly spaced.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most series of a file, the same ones each time.")] = None,
+    hints: Annotated[
+        str,
+        typer.Option(
+            help="What the model is told of the season, of: usual (24 and 168 of hourly values), season (24), none. "
+            "Separated by commas, a row for each."
+        ),
+    ] = "usual",
     baselines: Annotated[
         str, typer.Option(help="Beside the seasonal naive forecast, of: ets, theta, arima. Separated by commas.")
     ] = "ets,theta",
@@ -358,30 +369,47 @@ def evaluate(
     """
     from training.baselines import METHODS
     from training.card import figures_table
-    from training.evaluate import evaluate_forecaster, evaluate_text, evaluation_rows
+    from training.evaluate import across_files, evaluate_forecaster, evaluate_text, evaluation_rows
+    from training.inference import Hint
     from training.series_data import DataError
 
     try:
         kind = json.loads((model / "manifest.json").read_text())["kind"]
     except (OSError, ValueError, KeyError):
         raise typer.BadParameter(f"{model} is no model folder", param_hint="MODEL") from None
-    foreign = (
-        {"--target": target, "--freq": freq, "--limit": limit, "--url": url} if kind == "text" else {"--last": last}
-    )
+    foreign: dict[str, object] = {"--last": last}
+    if kind == "text":
+        foreign = {"--target": target, "--freq": freq, "--limit": limit, "--url": url, "--horizon": horizon}
+        foreign["--hints"] = None if hints == "usual" else hints
     for option, value in foreign.items():
         if value is not None:
             raise typer.BadParameter(f"not of a {kind} model", param_hint=option)
     chosen = [part for part in _names(baselines) if part != "none"]
     for method in chosen:
         _one_of("--baselines", method, (*METHODS, "none"))
+    hinted = tuple(dict.fromkeys(_names(hints)))
+    for hint in hinted or ("",):
+        _one_of("--hints", hint, get_args(Hint))
     try:
         if kind != "forecast":
             scores = evaluate_text(model, data, last)
             typer.echo(json.dumps(scores, indent=1) if as_json else figures_table(scores, digits=5))
             return
-        figures = evaluate_forecaster(model, data, target, windows, limit, chosen, url, freq)
+        figures = evaluate_forecaster(
+            model,
+            data,
+            target,
+            windows,
+            limit,
+            chosen,
+            url,
+            freq,
+            horizon,
+            hinted,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
+        )
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
+    figures += across_files(figures)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in figures], indent=1))
     else:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -34,6 +35,10 @@ from training.text_data import Encoded
 from training.windows import Window
 
 Array = NDArray[np.generic]
+
+Hint = Literal["usual", "season", "none"]
+"""What a caller tells a model of a window's season: the usual seasons of its frequency, such as the day and the week of
+hourly values; the one season that the measures scale by; or nothing."""
 
 
 class GraphSession:
@@ -127,9 +132,11 @@ class ForecastModel:
         start = begin(self.manifest, request.values[:, 0], season_length)
         return self._engine.submit(forecast(self.manifest, request, start), request.work)
 
-    def forecast(self, windows: Sequence[Window], horizon: int, levels: Sequence[float]) -> NDArray[np.float64]:
-        """Forecast what follows each history as far as its truth goes, told the season and the future of features known
-        ahead: quantiles (N, horizon, Q), NaN beyond.
+    def forecast(
+        self, windows: Sequence[Window], horizon: int, levels: Sequence[float], hint: Hint = "usual"
+    ) -> NDArray[np.float64]:
+        """Forecast what follows each history as far as its truth goes, with a hint of the season and the future of
+        features known ahead: quantiles (N, horizon, Q), NaN beyond.
 
         Raises:
             CarryError: the model refuses a series.
@@ -137,7 +144,7 @@ class ForecastModel:
         pending = []
         for w in windows:
             request = ForecastRequest(w.history, len(w.truth), tuple(levels), future=known_future(w, self.manifest))
-            pending.append(self.submit(request, usual_season(self.manifest, w.group, w.season)))
+            pending.append(self.submit(request, hinted_season(self.manifest, w, hint)))
         found = np.full((len(windows), horizon, len(levels)), np.nan)
         for row, window, future in zip(found, windows, pending, strict=True):
             row[: len(window.truth)] = future.result().quantiles
@@ -189,6 +196,13 @@ def usual_season(
                 return None
     usual = usual or ((season,) if season > 1 else ())
     return tuple(one for one in usual if one <= manifest.longest_season) or None
+
+
+def hinted_season(manifest: ForecastManifest, window: Window, hint: Hint) -> tuple[int, ...] | None:
+    """The season of a window that a model is told; None for nothing."""
+    if hint == "none":
+        return None
+    return usual_season(manifest, window.group if hint == "usual" else None, window.season)
 
 
 def find_forecaster(settings: Settings, name: str | None) -> ForecastManifest:

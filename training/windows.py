@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from training.series_data import DataError, Series
 
+HORIZONS = {1: 6, 12: 18, 52: 13}
+"""How many values of a series without a split are forecast, by its season: 6 without a season, 18 months, 13 weeks. Of
+any other season it is two, at most `LONGEST_HORIZON` values."""
+LONGEST_HORIZON = 48
 M4_SEASONS = {"Yearly": 1, "Quarterly": 4, "Monthly": 12, "Weekly": 1, "Daily": 1, "Hourly": 24}
 """Values per season as the M4 competition defined it, for its files `<name>-train.csv`."""
 
@@ -25,6 +29,7 @@ class Window:
 
     season: values per season, 1 = none, which the measures scale by. group: what is told apart in a table of figures,
     the frequency where it is known, e.g. "M". future: all features (H, F) of the steps that follow, as they turned out.
+    series: which one it was cut from; "" if no other window is of it.
     """
 
     id: str
@@ -33,6 +38,7 @@ class Window:
     season: int = 1
     group: str = ""
     future: NDArray[np.float64] | None = None
+    series: str = ""
 
 
 def is_benchmark(path: Path) -> bool:
@@ -75,8 +81,19 @@ def rolling_windows(series: Sequence[Series], horizon: int, count: int = 1) -> l
             history, future = one.values[:origin], one.values[origin : origin + horizon]
             if np.isfinite(history[:, 0]).sum() > 1 and np.isfinite(future[:, 0]).any():
                 name = one.id if count == 1 else f"{one.id}, {origin}"
-                windows.append(Window(name, history, future[:, 0], one.season, one.freq or "", future))
+                windows.append(Window(name, history, future[:, 0], one.season, one.freq or "", future, one.id))
     return windows
+
+
+def usual_horizon(season: int) -> int:
+    """How many values are forecast at once of a series without a split."""
+    return HORIZONS.get(season, min(2 * season, LONGEST_HORIZON))
+
+
+def draw_series(series: Sequence[Series], limit: int) -> list[Series]:
+    """At most `limit` series, in their order: the same ones each time."""
+    chosen = np.random.default_rng(0).permutation(len(series))[:limit]
+    return [series[i] for i in sorted(chosen.tolist())]
 
 
 def _m4_name(path: Path) -> str | None:

@@ -10,14 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
+from service.manifest import ForecastManifest, read_manifest
 from tests.builders import CHARACTERS, character_model, write_model
 from tests.conftest import SHIPPED
+from tests.training.conftest import Run
 from training import inference
 from training.baselines import naive2
-from training.evaluate import ALL, Figures, evaluate_forecaster, evaluate_text, evaluation_rows
+from training.evaluate import ALL, Figures, across_files, evaluate_forecaster, evaluate_text, evaluation_rows
+from training.inference import hinted_season
 from training.quantisation import round_matrices
-from training.series_data import DataError, Series
-from training.windows import Window, is_benchmark, read_benchmark, rolling_windows
+from training.series_data import DataError, Series, read_series
+from training.windows import Window, draw_series, is_benchmark, read_benchmark, rolling_windows, usual_horizon
 
 MODEL = SHIPPED / "forecast/1"
 
@@ -133,10 +136,96 @@ def test_plain_series_are_measured_at_their_ends(tmp_path: Path) -> None:
     values = 10 + np.tile([1.0, 2, 3, 4, 5, 6, 7], 30)
     pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=210), "y": values}).to_csv(path, index=False)
     [ours, *_] = evaluate_forecaster(MODEL, [path], windows=2)
-    assert (ours.file, ours.group, ours.scores["series"]) == ("days", "D", 2)
+    assert (ours.file, ours.group, ours.scores["series"], ours.scores["windows"]) == ("days", "D", 1, 2)
     path.write_text("y\n1\n2\n")
     with pytest.raises(DataError, match="no series has values"):
         evaluate_forecaster(MODEL, [path])
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """Ten daily and five quarterly series without a split; the daily ones name no season."""
+    rng = np.random.default_rng(1)
+    days = np.tile([1.0, 2, 3, 4, 5, 9, 8], 12)
+    records: list[dict[str, object]] = [
+        {"id": f"d{i}", "freq": "D", "values": (10 + days + rng.normal(0, 0.5, 84)).tolist()} for i in range(10)
+    ]
+    records += [
+        {"id": f"q{i}", "freq": "Q", "season": 4, "values": rng.normal(9, 1, 40).cumsum().tolist()} for i in range(5)
+    ]
+    return write_lines(tmp_path / "mixed.jsonl.gz", records)
+
+
+@pytest.mark.parametrize(
+    ("season", "horizon"), [(1, 6), (4, 8), (5, 10), (7, 14), (12, 18), (24, 48), (52, 13), (288, 48)]
+)
+def test_a_season_has_its_usual_horizon(season: int, horizon: int) -> None:
+    assert usual_horizon(season) == horizon
+
+
+def test_a_collection_is_cut_by_season_and_told_apart_by_frequency(collection: Path) -> None:
+    found = evaluate_forecaster(MODEL, [collection], windows=2)
+    for group, series, horizon in (("D", 10, 14), ("Q", 5, 8), (ALL, 15, 14)):
+        figures = figures_of(found, group, "forecast")
+        assert (figures.scores["series"], figures.scores["windows"]) == (series, 2 * series)
+        assert [len(shares) for shares in figures.by_step.values()] == [horizon] * 3
+    [longer, *_] = evaluate_forecaster(MODEL, [collection], horizon=20)
+    assert [len(shares) for shares in longer.by_step.values()] == [20] * 3
+
+
+def test_a_limit_draws_the_same_whole_series_each_time(collection: Path) -> None:
+    series, _ = read_series([collection])
+    drawn = [[one.id for one in draw_series(series, 6)] for _ in range(2)]
+    assert drawn[0] == drawn[1] == sorted(set(drawn[0]))
+    assert len(drawn[0]) == 6
+    assert draw_series(series, 100) == series
+    figures = figures_of(evaluate_forecaster(MODEL, [collection], limit=6, windows=3), ALL, "forecast")
+    assert (figures.scores["series"], figures.scores["windows"]) == (6, 18)
+
+
+def test_a_model_is_measured_with_and_without_a_hint_of_the_season(collection: Path) -> None:
+    found = evaluate_forecaster(MODEL, [collection], baselines=("theta",), hints=("usual", "none"))
+    scores = {(one.method, one.hint): one.scores for one in found if one.group == "D"}
+    hinted, silent, theta = scores["forecast", "usual"], scores["forecast", "none"], scores["AutoTheta", None]
+    assert hinted["mase_to_no_hint"] == pytest.approx(hinted["mase"] / silent["mase"])
+    assert hinted["mase_to_best_fitted"] == pytest.approx(hinted["mase"] / theta["mase"])
+    assert silent["relative_mae_to_best_fitted"] == pytest.approx(silent["relative_mae"] / theta["relative_mae"])
+    assert {"mase_to_no_hint", "mase_to_best_fitted"}.isdisjoint(theta)
+    assert "mixed, D: forecast, hint: none" in evaluation_rows(found)
+
+
+def test_a_hint_is_the_season_of_the_frequency_or_that_of_the_data_or_none() -> None:
+    manifest = read_manifest(MODEL)
+    assert isinstance(manifest, ForecastManifest)
+    hourly = Window("a", np.ones((9, 1)), np.ones(2), 24, "h")
+    assert hinted_season(manifest, hourly, "usual") == (24, 168)
+    assert hinted_season(manifest, hourly, "season") == (24,)
+    assert hinted_season(manifest, hourly, "none") is None
+
+
+@pytest.mark.parametrize("hints", ["usual,day", ""])
+def test_an_unknown_hint_is_refused(carry: Run, collection: Path, hints: str) -> None:
+    status, _, err = carry("evaluate", str(MODEL), str(collection), "--hints", hints)
+    assert (status, "usual, season, none" in err) == (2, True)
+
+
+def test_each_file_counts_alike_in_the_last_figures(competition: Path, collection: Path) -> None:
+    found = evaluate_forecaster(MODEL, [competition, collection])
+    both = {one.method: one.scores for one in across_files(found)}
+    for method, scores in both.items():
+        first, second = (one.scores for one in found if (one.group, one.method) == (ALL, method))
+        assert scores["mase"] == pytest.approx((first["mase"] + second["mase"]) / 2)
+        assert scores["relative_mae"] == pytest.approx(math.sqrt(first["relative_mae"] * second["relative_mae"]))
+        assert scores["series"] == 18
+    assert both["SeasonalNaive"]["relative_mae"] == pytest.approx(1)
+    assert across_files([one for one in found if one.file == "made"]) == []
+
+
+def test_baselines_without_an_error_leave_ratios_out(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "exact.jsonl.gz", [{"train": [1, 2, 1, 5, 5], "test": [5, 5]}])
+    for figures in evaluate_forecaster(MODEL, [path]):
+        assert {"owa", "relative_mae"}.isdisjoint(figures.scores)
+        assert figures.scores["series_without_ratio"] == 1
 
 
 def test_a_service_that_is_not_there_is_told(competition: Path) -> None:
@@ -147,6 +236,12 @@ def test_a_service_that_is_not_there_is_told(competition: Path) -> None:
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(character_model("gru"), tmp_path_factory.mktemp("models"), "text")
+
+
+@pytest.mark.parametrize("option", [["--hints", "none"], ["--horizon", "3"]])
+def test_a_text_model_takes_no_options_of_series(carry: Run, text_model: Path, option: list[str]) -> None:
+    status, _, err = carry("evaluate", str(text_model), "any.txt", *option)
+    assert (status, "not of a text model" in err) == (2, True)
 
 
 def nats_by_torch(text: str) -> float:
