@@ -48,12 +48,16 @@ Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 ModelsDir = Annotated[Path, typer.Option(help="Where model folders are.")]
 RunDir = Annotated[
     Path | None,
-    typer.Option(help="Checkpoint and log; the same command on the same data resumes a run there. [runs/NAME]"),
+    typer.Option(
+        help="Checkpoint and log; the same command on the same data resumes a run there.", show_default="runs/NAME"
+    ),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget a run (its checkpoint and log) and train anew.")]
 Valid = Annotated[float, typer.Option(min=0, max=0.5, help="Share held out to choose the weights.")]
 Test = Annotated[float, typer.Option(min=0, max=0.5, help="Share at the end held out to measure.")]
-Freq = Annotated[str | None, typer.Option(help="How often there is a value, as pandas says it: MS, D, h. [found]")]
+Freq = Annotated[
+    str | None, typer.Option(help="How often there is a value, as pandas says it: MS, D, h.", show_default="found")
+]
 Baselines = Annotated[bool, typer.Option(help="Measure fitted baselines on the same test part.")]
 
 
@@ -230,10 +234,12 @@ def train_text(
     ] = False,
     unit: Annotated[str, typer.Option(help="What a token is: character, or word (or a mark).")] = "character",
     min_count: Annotated[
-        int | None, typer.Option(min=1, help="What is rarer than this counts as unknown. [1, for words 2]")
+        int | None,
+        typer.Option(min=1, help="What is rarer than this counts as unknown.", show_default="1, for words 2"),
     ] = None,
     max_vocabulary: Annotated[
-        int | None, typer.Option(min=1, help="Most characters or words known, the most frequent. [for words 10000]")
+        int | None,
+        typer.Option(min=1, help="Most characters or words known, the most frequent.", show_default="for words 10000"),
     ] = None,
     epochs: Epochs = 20,
     learning_rate: LearningRate = 3e-3,
@@ -341,7 +347,9 @@ def evaluate(
     freq: Freq = None,
     horizon: Annotated[
         int | None,
-        typer.Option(min=1, help="Values in a window of a series without a split. [by season, at most the model's]"),
+        typer.Option(
+            min=1, help="Values in a window of a series without a split.", show_default="by season, at most the model's"
+        ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows at the end of each series without a split.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Most series of a file, the same ones each time.")] = None,
@@ -424,7 +432,8 @@ def forecast(
     model: Annotated[str | None, typer.Option(help="name or name@version; the default model if absent.")] = None,
     horizon: Annotated[int, typer.Option(min=1, help="How many values.")] = 12,
     levels: Annotated[
-        str | None, typer.Option(help="Central intervals in percent, separated by commas. [80,95, if the model can]")
+        str | None,
+        typer.Option(help="Central intervals in percent, separated by commas.", show_default="80,95, if the model can"),
     ] = None,
     target: Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")] = None,
     freq: Freq = None,
