@@ -12,7 +12,7 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 SEED = 42
 EXAMPLES = int(os.environ.get("CARRY_FUZZ_EXAMPLES", "12"))
 """Generated requests of each operation and phase."""
-SECONDS = float(os.environ.get("CARRY_FUZZ_SECONDS", "0"))
+SECONDS = int(os.environ.get("CARRY_FUZZ_SECONDS", "0"))
 """If set, fuzzing goes on for so long."""
 
 
