@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -27,8 +28,12 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], float]:
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     port = next(line["port"] for line in map(json.loads, process.stderr) if line["event"] == "listening")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=30):
-        return process, time.perf_counter() - began
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=30):
+                return process, time.perf_counter() - began
+        except urllib.error.HTTPError:  # a process is yet to be ready
+            time.sleep(0.01)
 
 
 def main(environment: Path) -> None:
