@@ -21,7 +21,7 @@ from tests.e2e.serving import Service
 
 FACTOR = 400
 """At rest /health/live takes 0.4 ms on an idle machine: a hundred milliseconds are 250 times as long. The rest is for a
-busy one."""
+busy one. Where the machine has so much other work that the service waits for the processor, as much longer."""
 MARKS = "".join("a" + "\u0300" * 29 for _ in range(6000))
 MONTHS = {"freq": "MS", "start": "1000-01-01", "season_length": 1}
 WALK = [float((7 * i) % 13) for i in range(199_990)]
@@ -119,6 +119,12 @@ def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield started
 
 
+def turns(pid: int) -> tuple[int, int]:
+    """Nanoseconds that the thread of the event loop ran, and that it could have but for other work of the machine."""
+    ran, kept_waiting, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(ran), int(kept_waiting)
+
+
 def post(port: int, path: str, body: Any) -> int:
     """Its status, once all of the answer was read."""
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
@@ -136,9 +142,12 @@ def test_nobody_waits_for_the_worst_request_of_a_route(service: Service, worst: 
     port = int(service.url.rsplit(":", 1)[1])
     path, body = WORST[worst]
     rest = {name: statistics.median(wait_for(port, name) for _ in range(50)) for name in NEIGHBOURS}
+    before = turns(service.pid)
     with neighbours(port) as waits:
         status = post(port, path, body)
+    ran, kept_waiting = (now - then for now, then in zip(turns(service.pid), before, strict=True))
     assert status < 500
+    limit = FACTOR * (1 + kept_waiting / max(ran, 1))
     for name, each in waits.items():
         longest = max(each, default=0.0)  # a refusal may come before anybody has asked
-        assert longest < FACTOR * rest[name], f"{name} waits {longest / rest[name]:.0f} times as long as at rest"
+        assert longest < limit * rest[name], f"{name} waits {longest / rest[name]:.0f} times as long as at rest"
