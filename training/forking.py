@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.patterns import patterns
 from training.series_data import Series
 from training.streams import Batch
 from training.synthetic import bank
@@ -48,8 +49,12 @@ LONG = {1: 0.0, 4: 0.3, 12: 0.6, 7: 2.0, 52: 2.0, 24: 4.0}
 FAR = {1: 8, 4: 10, 12: 24, 7: 28, 52: 26, 24: 48}
 """How many steps ahead users mostly ask for; what is farther counts a quarter."""
 
-CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.08, 0.25
+CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.25
 """How often a window is so changed."""
+MISTOLD = 0.08
+"""How often another season is told: a hint is not to be obeyed."""
+PATTERNS = 0.5
+"""Of what is made up, the share of `patterns`."""
 
 
 def kind_of(season: int) -> int:
@@ -70,6 +75,7 @@ class Piece:
     season: int
     longer: int
     far: int
+    told: tuple[int, int] = (1, 1)
 
     @classmethod
     def of(cls, series: Series) -> "Piece":
@@ -100,6 +106,7 @@ class ForkingStream:
         self._hidden = hidden
         self._pieces = [Piece.of(one) for one in series]
         self._kinds = {kind: [p for p in self._pieces if kind_of(p.season) == kind] for kind in KINDS}
+        self._chances = {kind: _chances([s for s in series if kind_of(s.season) == kind]) for kind in KINDS}
 
     def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch."""
@@ -111,7 +118,9 @@ class ForkingStream:
         for i in np.unique(chosen) if self._synthetic else ():
             bucket, share = self._buckets[i], self._synthetic or 0.0
             wanted = min(20_000, round(int((chosen == i).sum()) * bucket.rows * share)) + 40
-            drawn = bank(rng, wanted, bucket.steps + bucket.horizon)
+            steps = bucket.steps + bucket.horizon
+            known = round(PATTERNS * wanted)
+            drawn = [*bank(rng, wanted - known, steps), *patterns(rng, known, steps)]
             made[i] = [Piece(m.values[:, None], m.season, m.longer, FAR[kind_of(m.season)]) for m in drawn]
         for i in chosen:
             bucket = self._buckets[i]
@@ -149,10 +158,24 @@ class ForkingStream:
     def _pick(self, rng: np.random.Generator, kind: int, least: int) -> Piece | None:
         """Any series of the kind; None if a few draws give none that is long enough."""
         for _ in range(8):
-            piece = self._kinds[kind][rng.integers(len(self._kinds[kind]))]
+            at = int(np.searchsorted(self._chances[kind], rng.random() * self._chances[kind][-1], side="right"))
+            piece = self._kinds[kind][min(at, len(self._kinds[kind]) - 1)]
             if len(piece.values) >= least:
                 return piece
         return None
+
+
+def _chances(series: Sequence[Series]) -> Floats:
+    """Running sums of how often each is drawn: a source by the root of how many series and values it has, so that none
+    drowns the others; within it, one as often as another."""
+    sources: dict[str, list[int]] = {}
+    for i, one in enumerate(series):
+        sources.setdefault(one.source, []).append(i)
+    weights = np.zeros(len(series))
+    for places in sources.values():
+        values = sum(min(len(series[i].values), 2000) for i in places)
+        weights[places] = np.sqrt(len(places) * values / 100) / len(places)
+    return weights.cumsum()
 
 
 def can_be_learnt(series: Series) -> bool:
@@ -203,9 +226,16 @@ def _changed(rng: np.random.Generator, piece: Piece) -> Piece:
         values = values + rng.normal(0, 5) * seen.std()
     elif len(seen) and rng.random() < CENSORED:
         values = np.clip(values, *np.quantile(seen, [rng.uniform(0, 0.3), rng.uniform(0.7, 1)]))
-    season = 1 if rng.random() < UNTOLD else piece.season
-    longer = 1 if season == 1 or rng.random() < 0.3 else piece.longer
-    return Piece(values, season, longer, piece.far)
+    return Piece(values, piece.season, piece.longer, piece.far, _told(rng, piece))
+
+
+def _told(rng: np.random.Generator, piece: Piece) -> tuple[int, int]:
+    """The seasons that a caller tells: none, those there are, the first of them, or wrong ones."""
+    if rng.random() < MISTOLD:
+        return int(rng.choice([4, 7, 12, 24, 52])), 1
+    if rng.random() < UNTOLD:
+        return 1, 1
+    return piece.season, 1 if rng.random() < 0.3 else piece.longer
 
 
 def _coarser(rng: np.random.Generator, piece: Piece) -> Piece:
@@ -274,7 +304,7 @@ def fork(
             torch.from_numpy(weight.astype(np.float32)),
             *_masked(future),
             torch.from_numpy(np.where(scale > 0, scale, 1.0)),
-            torch.tensor([[piece.season, piece.longer] for piece in pieces]),
+            torch.tensor([piece.told for piece in pieces]),
         ),
         fresh=torch.ones(rows, dtype=torch.bool),
         weight=int((weight > 0).sum()),

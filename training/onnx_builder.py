@@ -221,6 +221,29 @@ class Value:
         """Of whole numbers: rounded towards zero."""
         return self._made("Div", self.name, self._named(other))
 
+    def __radd__(self, other: float) -> "Value":
+        return self + other
+
+    def __rmul__(self, other: float) -> "Value":
+        return self * other
+
+    def __rsub__(self, other: float) -> "Value":
+        return self._made("Sub", self._named(other), self.name)
+
+    def __rtruediv__(self, other: float) -> "Value":
+        return self._made("Div", self._named(other), self.name)
+
+    def __neg__(self) -> "Value":
+        return self._made("Neg", self.name)
+
+    def __floordiv__(self, other: "Value | float") -> "Value":
+        """Of whole numbers that are not negative."""
+        return self._made("Div", self.name, self._named(other))
+
+    def __mod__(self, other: "Value | float") -> "Value":
+        """Of whole numbers that are not negative."""
+        return self._made("Mod", self.name, self._named(other))
+
     def __gt__(self, other: "Value | float") -> "Value":
         return self._made("Greater", self.name, self._named(other), dtype="bool")
 

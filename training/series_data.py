@@ -56,6 +56,8 @@ class Series:
     season: int = 1
     freq: str | None = None
     future: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 1)))
+    source: str = ""
+    """The collection that it is of."""
 
 
 @dataclass(frozen=True)

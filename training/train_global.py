@@ -1,7 +1,7 @@
 """Trains one forecaster for series of every kind, on real series and on made-up ones; from files to a model folder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,8 @@ def read_pool(data: Sequence[Path], benchmarks: Sequence[Path]) -> Pool:
             raise DataError(f"{path}: has no test part")
         tests += windows
         if path in data:
-            series += [Series(w.id, w.history, None, season_of(w)) for w in windows] or read_series([path])[0]
+            found = [Series(w.id, w.history, None, season_of(w)) for w in windows] or read_series([path])[0]
+            series += [replace(one, source=path.name) for one in found]
     kept, dropped = drop_overlaps(series, tests)
     return Pool(kept, len(dropped))
 
