@@ -39,8 +39,8 @@ class Backend(Protocol[T]):
     def average(self, x: T, axis: int) -> T: ...
     def largest(self, x: T, axis: int) -> T: ...
     def argmax(self, x: T, axis: int) -> T: ...
-    def median(self, x: T) -> T:
-        """Of an odd number along the last axis, which stays, of length 1."""
+    def median(self, x: T, size: int) -> T:
+        """Of `size`, an odd number, along the last axis, which stays, of length 1."""
 
     def join(self, parts: Sequence[T], axis: int) -> T: ...
     def cut(self, x: T, axis: int, start: int, end: int | None, step: int = 1) -> T: ...
@@ -48,7 +48,7 @@ class Backend(Protocol[T]):
         """Whole slices of x."""
 
     def gather(self, x: T, index: T) -> T:
-        """x (B, W), index (B, P, M) -> (B, P, M)."""
+        """x (B, W), index (B, ...) -> as the index."""
 
     def scatter(self, x: T, index: T, values: T) -> T:
         """x (B, W) with the values at these places."""
@@ -114,7 +114,7 @@ class Torch:
     def argmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         return x.argmax(axis)
 
-    def median(self, x: torch.Tensor) -> torch.Tensor:
+    def median(self, x: torch.Tensor, size: int) -> torch.Tensor:
         return x.median(-1, keepdim=True).values
 
     def join(self, parts: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
@@ -212,11 +212,9 @@ class Onnx:
     def argmax(self, x: Value, axis: int) -> Value:
         return self._made("ArgMax", x, x.name, dtype="int64", axis=axis, keepdims=0)
 
-    def median(self, x: Value) -> Value:
-        size = self.g.shape_of(x.name, -1)
-        ordered = self.g.ops("TopK", x.name, size, names=[None, None], axis=-1, largest=0, sorted=1)[0]
-        half = self.g.op("Div", size, self.g.const([2]))
-        return self._made("Gather", x, ordered, half, axis=-1)
+    def median(self, x: Value, size: int) -> Value:
+        ordered = self.g.ops("TopK", x.name, self.g.const([size]), names=[None, None], axis=-1, largest=0, sorted=1)[0]
+        return self._made("Gather", x, ordered, self.g.const([size // 2]), axis=-1)
 
     def join(self, parts: Sequence[Value], axis: int) -> Value:
         return joined(parts, axis)

@@ -46,6 +46,8 @@ GROWTHS = (1, 2, 4, 8, 16)
 LAG_WIDTH = 32
 WIDTH = 128
 LARGEST_LOSS = 50.0
+LEAST = 1e-30
+"""Added where a divisor may be 0, and of a unit the least. ONNX Runtime takes the sum with a smaller one away."""
 
 
 def _lags() -> list[int]:
@@ -62,7 +64,7 @@ LAG_FEATURES = 20
 OWN_FEATURES = 8
 """Of those of a lag, what the head is told of a selected one."""
 SCALES = 3 + SELECTED
-CANDIDATES = 3 * HEADS + 9 + 2 * len(WINDOWS) + len(GROWTHS) + 6
+CANDIDATES = 3 * HEADS + 7 * SELECTED + 2 * len(WINDOWS) + len(GROWTHS) + 6
 CHANGING = CANDIDATES + 2 * SELECTED + 2
 """Features of each step ahead."""
 STILL = HEADS + OWN_FEATURES * SELECTED + SCALES - 1 + SHARES + 4 + (PATCH - 1) * (STEP_INPUTS + 1)
@@ -85,7 +87,7 @@ def positive(x: Array, f: Backend[Any]) -> Array:
 
 def share(x: Array, y: Array) -> Array:
     """How much of x + y, neither of them negative, x is; 0 if both are."""
-    return x / (x + y + 1e-300)
+    return x / (x + y + LEAST)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     scale = f.where(count >= 2.0, change_sum / weight(count - 1.0), around)
     # Of a series that never changed: a part of its size, the less the longer it has not.
     still = f.where(around > 0.0, around, 1.0) / (10.0 * f.maximum(count * count, 1.0))
-    unit = f.where(scale > 0.0, f.maximum(scale, ROUNDING_UNIT * around), still)
+    unit = f.maximum(f.where(scale > 0.0, f.maximum(scale, ROUNDING_UNIT * around), still), LEAST)
     accel = f.minimum(accel_sum / weight(count - 2.0), 4.0 * unit)
     size = f.absolute(mean) + unit
     odd = f.where(here * f.cast(f.maximum(f.absolute(x - f.floor(x)), -1.0 * x) > 0.0, "float64") > 0.0, here, 0.0)
@@ -228,7 +230,7 @@ def _gather(f: Backend[Any], x: Array, index: Array) -> Array:
     return found
 
 
-def _rows(f: Backend[Any], x: Array, index: Array, width: int) -> Array:
+def rows_of(f: Backend[Any], x: Array, index: Array, width: int) -> Array:
     """x (B, T, width), index (B, P) -> (B, P, width)."""
     places = f.expand(index, 2) * width + f.constant(np.arange(width), "int64")
     found: Array = f.gather(f.reshape(x, 0, -1), places)
@@ -266,9 +268,9 @@ def patches(f: Backend[Any], found: Scan, opened: Array) -> Array:
     first = PATCH - 1 - found.held + found.leading  # where the first patch begins in `every`
     starts = first + f.reshape(f.cut(count, 0, 0, None, PATCH), 1, -1)
     places = f.minimum(f.expand(starts, 2) + f.constant(np.arange(PATCH), "int64"), last)
-    read = f.reshape(_rows(f, every, f.reshape(places, 0, -1), STEP_INPUTS), 0, -1, PATCH * STEP_INPUTS)
+    read = f.reshape(rows_of(f, every, f.reshape(places, 0, -1), STEP_INPUTS), 0, -1, PATCH * STEP_INPUTS)
     ends = f.minimum(starts + (PATCH - 1), last) - (PATCH - 1)
-    return f.join([read, _rows(f, found.shares, f.maximum(ends, 0), SHARES)], 2)
+    return f.join([read, rows_of(f, found.shares, f.maximum(ends, 0), SHARES)], 2)
 
 
 def read_so_far(found: Scan, at: Array, f: Backend[Any]) -> Array:
@@ -282,7 +284,7 @@ def open_patch(f: Backend[Any], found: Scan, opened: Array, at: Array) -> Array:
     every = f.join([opened, found.steps], 1)
     back = f.constant(np.arange(PATCH - 2, -1, -1), "int64")
     places = f.expand(at + (PATCH - 1), 2) - back
-    read = f.reshape(_rows(f, every, f.reshape(places, 0, -1), STEP_INPUTS), 0, -1, PATCH - 1, STEP_INPUTS)
+    read = f.reshape(rows_of(f, every, f.reshape(places, 0, -1), STEP_INPUTS), 0, -1, PATCH - 1, STEP_INPUTS)
     left = f.expand(read_so_far(found, at, f) % PATCH, 2)
     belongs = f.expand(f.cast(left > back, "float32"), 3)
     return f.reshape(f.join([read * belongs, belongs], 3), 0, -1, (PATCH - 1) * (STEP_INPUTS + 1))
@@ -314,7 +316,8 @@ class _Place:
         return f.gather(self.found.window, f.maximum(places, 0)) - self.newest
 
     def mean_of(self, begin: Array, end: Array, count: Array) -> Array:
-        """The mean of the values from `begin` to before `end` steps before the step after it, relative to the newest."""
+        """The mean of the values from `begin` to before `end` steps before the step after it, `count` of them, all
+        (B, P, M); relative to the newest."""
         f = self.f
         at = f.expand(self.at + REGISTER + 1, 2)
         total = f.gather(self.found.sums, at - end) - f.gather(self.found.sums, f.maximum(at - begin, 0))
@@ -322,7 +325,8 @@ class _Place:
 
 
 def lag_features(f: Backend[Any], place: _Place, season: Array) -> tuple[Array, Array, Array, Array]:
-    """(B, P, K, F) float32 of each lag; its variance and its recent drift (B, P, K), and whether it can be used."""
+    """(B, P, K, F) float32 of each lag; its variance and its recent drift (B, P, K), in units, and whether it can be
+    used."""
     sums, squares = lag_figures(f, place.found, place.at)
     size = len(LAGS)
     lags = f.constant(LAGS.astype(np.float64), "float64")
@@ -341,6 +345,7 @@ def lag_features(f: Backend[Any], place: _Place, season: Array) -> tuple[Array, 
             table = f.constant(np.maximum((1 - rate ** np.arange(LONGEST)) / (1 - rate), 1.0), "float64")
             n = f.take(table, f.cast(f.minimum(pairs, LONGEST - 1.0), "int64"), 0)
         drift, square = (f.cut(part, 2, d * size, (d + 1) * size) / n for part in (sums, squares))
+        drift, square = drift / place.unit, square / (place.unit * place.unit)
         # One pair has no variance: half of its square stands in.
         variance = f.maximum(square - drift * drift * (n / (n + 1.0)), 0.0)
         near = f.take(variance, left, 2) * kept_left + f.take(variance, right, 2) * kept_right
@@ -349,7 +354,7 @@ def lag_features(f: Backend[Any], place: _Place, season: Array) -> tuple[Array, 
         parts += [share(variance, base), share(square, base_square), share(variance, near)]
         variances.append(variance)
         drifts.append(drift)
-    parts += [share(variances[0], 2.0 * place.unit * place.unit), share(variances[1], variances[0])]
+    parts += [variances[0] / (variances[0] + 2.0), share(variances[1], variances[0])]
     cycles = place.age / lags
     parts += [cycles / (cycles + 2.0), cycles / (cycles + 0.3), pairs / (pairs + 12.0), pairs / (pairs + 100.0)]
     told = f.expand(f.expand(season, 1), 2)  # (B, 1, 1, 2)
@@ -373,103 +378,106 @@ def by_lag(f: Backend[Any], place: _Place, drift: Array, ahead: NDArray[np.int64
     offsets = f.constant((cycles * lags - ahead).reshape(1, 1, -1), "int64")
     found = f.cast(f.minimum(f.maximum(place.ago(offsets) / place.unit, -LIMIT), LIMIT), "float32")
     found = f.reshape(found, 0, 0, len(LAGS), len(ahead))
-    drifting = f.cast(f.minimum(f.maximum(drift / place.unit, -LIMIT), LIMIT), "float32")
+    drifting = f.cast(f.minimum(f.maximum(drift, -LIMIT), LIMIT), "float32")
     drifting = f.expand(drifting, 3) * f.constant(cycles, "float32")
     begun = place.ago(f.constant(LAGS.reshape(1, 1, -1), "int64")) / place.unit
     begun = f.cast(f.minimum(f.maximum(begun, -LIMIT), LIMIT), "float32")
     return found, drifting, f.expand(begun, 3)
 
 
-def selected(f: Backend[Any], place: _Place, best: Array, ahead: NDArray[np.int64]) -> tuple[list[Array], list[Array]]:
-    """Candidates, (B, P, H) each, relative to the newest value, by the best lags (B, P, SELECTED) as exact seasons; and
-    features of them."""
-    candidates, features = [], []
-    steps = f.constant(ahead.reshape(1, 1, -1), "int64")
-    h = f.cast(steps, "float64")
-    for i in range(SELECTED):
-        m = f.take(f.constant(LAGS, "int64"), f.cut(best, 2, i, i + 1), 0)  # (B, P, 1)
-        season = f.cast(m, "float64")
-        periods = (steps + m - 1) // m
-        cycles = f.cast(periods, "float64")
-        values, known = [], []
-        for lag in range(3 if i == 0 else 2):
-            offset = (periods + lag) * m - steps
-            seen = f.cast(f.cast(offset, "float64") < place.age, "float64")
-            seen = seen * f.cast(offset < REGISTER, "float64")
-            values.append(f.where(seen > 0.0, place.ago(offset), 0.0))
-            known.append(seen)
-        levels: list[Array] = []
-        for lag in range(3):
-            begin, end = (m * (lag + 1), m * lag)
-            seen = f.minimum(place.age - season * float(lag), season)
-            level = place.mean_of(f.minimum(begin, f.cast(f.minimum(place.age, float(REGISTER)), "int64")), end, seen)
-            enough = f.cast(seen >= 1.0, "float64") * f.cast(begin <= REGISTER, "float64")
-            levels.append(f.where(enough > 0.0, level, levels[-1] if levels else 0.0))
-        first = values[0]
-        growth = f.where(known[0] > 0.0, (levels[0] - levels[1]) * cycles, 0.0)
-        candidates.append(first)
-        if i == 0:
-            both = f.where(known[1] > 0.0, levels[0] - levels[2], 0.0)
-            now, then = levels[0] + place.newest, levels[1] + place.newest
-            similar = f.cast(now * then > 0.0, "float64")
-            similar = similar * f.cast(f.absolute(now) < 4.0 * f.absolute(then), "float64")
-            similar = similar * f.cast(f.absolute(then) < 4.0 * f.absolute(now), "float64")
-            ratio = f.where(similar > 0.0, now / f.where(similar > 0.0, then, 1.0), 1.0)
-            grown = f.where(known[0] > 0.0, (first + place.newest) * ratio - place.newest, 0.0)
-            flat = levels[0] + 0.0 * first
-            candidates += [values[1], values[2], first + growth, values[1] + both, grown, flat]
-        else:
-            candidates.append(first + growth)
-        features += [(h - (cycles - 1.0) * season) / season, 1.0 / cycles]
-    return candidates, features
+def selected(f: Backend[Any], place: _Place, best: Array, ahead: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Candidates (B, P, H, 7 * SELECTED), relative to the newest value, by the best lags (B, P, SELECTED) as exact
+    seasons; and features of them, (B, P, H, 2 * SELECTED)."""
+    size = SELECTED * 3 * len(ahead)
+    steps, h = f.constant(ahead, "int64"), f.constant(ahead, "float64")
+    before = f.constant(np.arange(3), "int64")
+    chosen = f.take(f.constant(LAGS, "int64"), best, 0)  # (B, P, S)
+    m = f.expand(f.expand(chosen, 3), 4)
+    periods = (steps + m - 1) // m  # (B, P, S, 1, H)
+    offsets = f.reshape((periods + f.expand(before, 1)) * m - steps, 0, -1, size)
+    there = f.cast(f.cast(offsets, "float64") < f.minimum(place.age, float(REGISTER)), "float64")
+    values = f.where(there > 0.0, place.ago(offsets), 0.0)
+    values, there = (f.reshape(part, 0, -1, SELECTED, 3, len(ahead)) for part in (values, there))
+    one, two, three = (f.reshape(f.cut(values, 3, k, k + 1), 0, -1, SELECTED, len(ahead)) for k in range(3))
+    known, known_two = (f.reshape(f.cut(there, 3, k, k + 1), 0, -1, SELECTED, len(ahead)) for k in range(2))
+
+    # The level of the last season and of those before it; one that was not seen is as that after it.
+    begins = f.reshape(f.expand(chosen, 3) * (before + 1), 0, -1, SELECTED * 3)
+    ends = f.reshape(f.expand(chosen, 3) * before, 0, -1, SELECTED * 3)
+    season = f.cast(begins - ends, "float64")
+    seen = f.minimum(place.age - f.cast(ends, "float64"), season)
+    oldest = f.cast(f.minimum(place.age, float(REGISTER)), "int64")
+    level = place.mean_of(f.minimum(begins, oldest), f.minimum(ends, oldest), seen)
+    enough = f.cast(seen >= 1.0, "float64") * f.cast(begins <= REGISTER, "float64")
+    level, enough = (f.reshape(part, 0, -1, SELECTED, 3) for part in (level, enough))
+    levels: list[Array] = []
+    for k in range(3):
+        found, there_is = f.cut(level, 3, k, k + 1), f.cut(enough, 3, k, k + 1)
+        levels.append(f.where(there_is > 0.0, found, levels[-1] if levels else 0.0))
+    cycles = f.cast(f.reshape(periods, 0, -1, SELECTED, len(ahead)), "float64")
+    growth = (levels[0] - levels[1]) * cycles * known
+    both = (levels[0] - levels[2]) * known_two
+    newest = f.expand(place.newest, 3)
+    now, then = levels[0] + newest, levels[1] + newest
+    alike = f.minimum(f.absolute(now), f.absolute(then)) * 4.0 > f.maximum(f.absolute(now), f.absolute(then))
+    similar = f.cast(alike, "float64") * f.cast(now * then > 0.0, "float64")
+    ratio = f.where(similar > 0.0, now / f.where(similar > 0.0, then, 1.0), 1.0)
+    grown = ((one + newest) * ratio - newest) * known
+    candidates = f.join([one, two, three, one + growth, two + both, grown, levels[0] + 0.0 * one], 2)
+    length = f.expand(f.cast(chosen, "float64"), 3)
+    features = f.join([(h - (cycles - 1.0) * length) / length, 1.0 / cycles], 2)
+    return f.transpose(candidates, 0, 1, 3, 2), f.transpose(features, 0, 1, 3, 2)
 
 
-def plain(f: Backend[Any], place: _Place, ahead: NDArray[np.int64]) -> list[Array]:
-    """Candidates, (B, P, H) each, relative to the newest value, by level, by straight lines and by growth."""
-    h = f.constant(ahead.reshape(1, 1, -1).astype(np.float64), "float64")
-    flat = 0.0 * h + 0.0 * place.age
-    half = f.floor(place.age * 0.5)
+def plain(f: Backend[Any], place: _Place, ahead: NDArray[np.int64]) -> Array:
+    """Candidates (B, P, H, 2 * WINDOWS + GROWTHS + 6), relative to the newest value, by level, by straight lines and by
+    growth."""
+    sizes = np.array([*WINDOWS, *GROWTHS], dtype=np.float64)
+    h = f.constant(ahead[:, None], "float64")
+    # The means of the last values and of as many before.
+    size = f.maximum(f.minimum(f.floor(place.age * 0.5), f.constant(sizes, "float64")), 1.0)
+    whole = f.cast(size, "int64")
+    last = place.mean_of(whole, whole * 0, size)
+    before = place.mean_of(f.minimum(whole * 2, f.cast(place.age, "int64")), whole, size)
+    before = f.where(place.age >= 2.0, before, last)
+    level, size = (f.expand(f.cut(part, 2, 0, len(WINDOWS)), 2) for part in (last, size))
+    slope = (level - f.expand(f.cut(before, 2, 0, len(WINDOWS)), 2)) / size
+    lines = level + slope * ((size - 1.0) * 0.5 + h)
 
-    def means(n: int) -> tuple[Array, Array, Array]:
-        """Of the last values and of as many before, at most n of each; and how many they are."""
-        size = f.maximum(f.minimum(half, float(n)), 1.0)
-        whole = f.cast(size, "int64")
-        last = place.mean_of(whole, whole * 0, size)
-        before = place.mean_of(f.minimum(whole * 2, f.cast(place.age, "int64")), whole, size)
-        return last, f.where(place.age >= 2.0, before, last), size
+    now, then = (f.cut(part, 2, len(WINDOWS), None) + place.newest for part in (last, before))
+    wanted = f.constant(np.array(GROWTHS) * 2.0, "float64")
+    enough = f.cast(place.age >= wanted, "float64") * f.cast(now * then > 0.0, "float64")
+    ratio = f.where(enough > 0.0, now / f.where(enough > 0.0, then, 1.0), 1.0)
+    bounds = [f.constant(base ** np.array(GROWTHS, dtype=np.float64), "float64") for base in (0.25, 4.0)]
+    ratio = f.minimum(f.maximum(ratio, bounds[0]), bounds[1])
+    for k in range(1, len(GROWTHS)):  # of so many values: as many square roots
+        ratio = f.join([f.cut(ratio, 2, 0, k), f.sqrt(f.cut(ratio, 2, k, None))], 2)
+    ratio = f.expand(ratio, 3)
+    # The mean of a window of growth is at no step of its own: it is brought to the last one.
+    some = np.array(GROWTHS)[:, None] > np.arange(1, GROWTHS[-1])
+    back = f.cut(_powers(f, 1.0 / ratio, GROWTHS[-1]), 3, 0, GROWTHS[-1] - 1) * f.constant(some, "float64")
+    spread = (f.total(back, 3) + 1.0) / f.constant(np.array(GROWTHS)[:, None], "float64")
+    powers = f.take(_powers(f, ratio, int(ahead.max())), (ahead - 1).tolist(), 3)
+    growing = f.expand(now, 3) / spread * powers - f.expand(place.newest, 3)
+    growing = f.transpose(growing * f.expand(enough, 3), 0, 1, 3, 2)
 
-    found = []
-    for n in WINDOWS:
-        last, before, size = means(n)
-        slope = (last - before) / size
-        found += [flat + last, last + slope * ((size - 1.0) * 0.5 + h)]
-    for n in GROWTHS:
-        last, before, size = means(n)
-        now, then = last + place.newest, before + place.newest
-        enough = f.cast(size >= float(n), "float64") * f.cast(now * then > 0.0, "float64")
-        ratio = f.where(enough > 0.0, now / f.where(enough > 0.0, then, 1.0), 1.0)
-        ratio = f.minimum(f.maximum(ratio, 0.25**n), 4.0**n)
-        for _ in range(n.bit_length() - 1):
-            ratio = f.sqrt(ratio)
-        # The mean of a window of growth is at no step of its own: it is brought to the last one.
-        back = _powers(f, 1.0 / ratio, n)
-        level = now / f.average(f.join([0.0 * ratio + 1.0, f.cut(back, 2, 0, n - 1)], 2) if n > 1 else 0.0 * ratio + 1.0, 2)
-        powers = f.take(_powers(f, ratio, int(ahead.max())), (ahead - 1).tolist(), 2)
-        found.append(f.where(enough > 0.0, level * powers - place.newest, 0.0))
     recent = place.ago(f.constant(np.arange(5).reshape(1, 1, -1), "int64"))
-    one, two = (f.where(place.age > float(k), f.cut(recent, 2, k, k + 1), 0.0) for k in (1, 2))
-    bend = f.where(place.age > 2.0, two - 2.0 * one, 0.0)
-    middle = f.where(place.age >= 5.0, f.median(recent), 0.0)
-    found += [flat, flat + (place.mean - place.newest), flat + one, flat + two, flat + middle]
-    found.append(bend * h * ((h + 1.0) * 0.5) - one * h)
-    return found
+    early = f.cast(place.age > f.constant(np.array([1.0, 2.0]), "float64"), "float64")
+    changes = f.cut(recent, 2, 1, 3) * early
+    middle = f.median(recent, 5) * f.cast(place.age >= 5.0, "float64")
+    one = f.cut(changes, 2, 0, 1)
+    bend = (f.cut(changes, 2, 1, 2) - 2.0 * one) * f.cut(early, 2, 1, 2)
+    level_like = f.join([0.0 * one, place.mean - place.newest, changes, middle], 2)
+    bent = f.expand(bend, 3) * h * ((h + 1.0) * 0.5) - f.expand(one, 3) * h
+    flat = 0.0 * bent
+    return f.join([level + flat, lines, growing, f.expand(level_like, 2) + flat, bent], 3)
 
 
 def _powers(f: Backend[Any], x: Array, count: int) -> Array:
-    """x (B, P, 1) -> x, x^2, ... (B, P, at least count), by products only."""
+    """x (..., 1) of four axes -> x, x^2, ... (..., at least count), by products only."""
     found, size = x, 1
     while size < count:
-        found = f.join([found, found * f.cut(found, 2, size - 1, size)], 2)
+        found = f.join([found, found * f.cut(found, 3, size - 1, size)], 3)
         size *= 2
     return found
 
@@ -519,12 +527,9 @@ class LagForecaster(nn.Module):
             repeated, drifting, begun = by_lag(f, place, drift, ahead)
             best = f.argmax(f.cut(scores, 2, 0, SELECTED), 3)  # (B, P, SELECTED)
             exact, within = selected(f, place, best, ahead)
-            parametric = f.join([f.expand(part, 3) for part in [*exact, *plain(f, place, ahead)]], 3) / f.expand(
-                place.unit, 3
-            )
+            parametric = f.join([exact, plain(f, place, ahead)], 3) / f.expand(place.unit, 3)
             parametric = f.cast(f.minimum(f.maximum(parametric, -LIMIT), LIMIT), "float32")
-            scaled = variance / (place.unit * place.unit + 1e-300)
-            scaled = f.cast(f.minimum(scaled, 1e6), "float32")
+            scaled = f.cast(f.minimum(variance, 1e6), "float32")
             rows = f.gather(f.reshape(features, 0, -1), self._own(f, best))
             scales = f.sqrt(f.reshape(f.gather(f.reshape(scaled, 0, -1), self._chosen(f, best)), 0, -1, SELECTED))
             others = f.cast(f.join([place.unit / place.unit, place.accel / place.unit], 2), "float32")
@@ -537,9 +542,8 @@ class LagForecaster(nn.Module):
         by_weights = f.transpose(f.join([c, anchored, drifted], 2), 0, 1, 3, 2)
         candidates = f.minimum(f.maximum(f.join([by_weights, parametric], 3), -LIMIT), LIMIT)
         h = ahead.astype(np.float64)
-        phases = [f.expand(part, 3) for part in within]
-        phases += [f.constant(part.reshape(1, 1, -1, 1), "float64") + 0.0 * phases[0] for part in (h / 48, 1 / h)]
-        changing = f.join([squash(candidates, f), f.cast(f.join(phases, 3), "float32")], 3)
+        distance = f.constant(np.stack([h / 48, 1 / h], 1), "float64") + 0.0 * f.cut(within, 3, 0, 1)
+        changing = f.join([squash(candidates, f), f.cast(f.join([within, distance], 3), "float32")], 3)
         told = f.cast(f.expand(found.season, 1) > 1, "float64") + 0.0 * place.age
         known = f.join([place.age / (place.age + 24.0), place.age / (place.age + 200.0), told], 2)
         spread = f.cut(scales, 2, 1, None)
@@ -547,7 +551,7 @@ class LagForecaster(nn.Module):
             f.reshape(f.largest(weights, 3), 0, -1, HEADS),
             f.reshape(rows, 0, -1, OWN_FEATURES * SELECTED),
             spread / (spread + 1.0),
-            _rows(f, found.shares, at, SHARES),
+            rows_of(f, found.shares, at, SHARES),
             f.cast(known, "float32"),
             open_patch(f, found, opened, at),
         ]
@@ -666,7 +670,7 @@ def state_after(
     back = f.constant(np.arange(REGISTER - 1, -1, -1).reshape(1, 1, -1), "int64")
     recent = f.gather(found.window, f.expand(end + REGISTER, 2) - back)
     every = f.join([state["open"], found.steps], 1)
-    opened = _rows(f, every, end + f.constant(np.arange(1, PATCH).reshape(1, -1), "int64"), STEP_INPUTS)
+    opened = rows_of(f, every, end + f.constant(np.arange(1, PATCH).reshape(1, -1), "int64"), STEP_INPUTS)
     return {
         **after,
         "season": found.season,

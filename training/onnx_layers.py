@@ -63,8 +63,11 @@ def linear(
     return g.op("Add", g.op("MatMul", x, matrix(g, weight, widths)), g.const(bias), name=name)
 
 
-def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = ()) -> Hidden:
-    """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`."""
+def float_layers(
+    g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), lengths: str = "lengths"
+) -> Hidden:
+    """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`; `lengths` (B,) of
+    the rows."""
     own = [recurrent.hidden] if widths else []
     last = ""
     for i, layer in enumerate(recurrent.layers):
@@ -72,7 +75,7 @@ def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int]
         if recurrent.cell in ("elman", "jordan"):
             x, last = _scan(g, recurrent, x, i, own if i else widths, own)
         else:
-            x, last = _operator(g, recurrent, layer, x, i, own if i else widths, own)
+            x, last = _operator(g, recurrent, layer, x, i, own if i else widths, own, lengths)
         if i and recurrent.residual:
             x, last = g.op("Add", x, below), g.op("Add", last, last_below)
     return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
@@ -84,7 +87,14 @@ def _state(name: str, hidden: int, quantised: bool = False) -> tuple[Port, Port]
 
 
 def _operator(
-    g: Builder, recurrent: Recurrent, layer: nn.Module, x: str, i: int, widths: Sequence[int], own: Sequence[int]
+    g: Builder,
+    recurrent: Recurrent,
+    layer: nn.Module,
+    x: str,
+    i: int,
+    widths: Sequence[int],
+    own: Sequence[int],
+    lengths: str,
 ) -> tuple[str, str]:
     """An LSTM or GRU layer as ONNX's own operator."""
     cell, hidden = recurrent.cell, recurrent.hidden
@@ -108,7 +118,7 @@ def _operator(
         stacked("weight_ih_l0", widths),
         stacked("weight_hh_l0", own),
         g.const(bias[None]),
-        g.op("Cast", "lengths", to=TensorProto.INT32),
+        g.op("Cast", lengths, to=TensorProto.INT32),
         *carried,
         names=[None] * (1 + len(carried)),
         hidden_size=hidden,
@@ -359,8 +369,9 @@ SENTINELS = 8
 """Units and inputs added to an operator's own: so many keep its width a multiple of what processors load at once."""
 
 
-def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hidden:
-    """Stacked LSTM layers over x (T, B, inputs) as DynamicQuantizeLSTM operators; x is clipped to (-bound, bound).
+def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, lengths: str = "lengths") -> Hidden:
+    """Stacked LSTM layers over x (T, B, inputs) as DynamicQuantizeLSTM operators; x is clipped to (-bound, bound);
+    `lengths` (B,) of the rows.
 
     The operator scales its activations by the largest and the smallest of the whole batch, so that a row's answer
     would depend on its neighbours. Here these are always 1 and -1: added inputs, and added units whose gates never
@@ -370,7 +381,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float) -> Hi
     one = np.repeat(np.array([1, -1], dtype=np.float32), half)
     rows = g.shape_of("lengths", 0)
     ports = [_state(name, hidden) for name in recurrent.state_names]
-    last, lengths = "", g.op("Cast", "lengths", to=I32)
+    last, lengths = "", g.op("Cast", lengths, to=I32)
     # What is not a number would be everybody's largest.
     x = g.op("Where", g.op("IsNaN", x), g.const(0.0, "float32"), x)
     x = g.op("Clip", g.op("Div", x, g.const(bound, "float32")), g.const(-1.0, "float32"), g.const(1.0, "float32"))
