@@ -71,6 +71,9 @@ STILL = HEADS + OWN_FEATURES * SELECTED + SCALES - 1 + SHARES + 4 + (PATCH - 1) 
 """Features of all of them."""
 INPUTS = PATCH * STEP_INPUTS + SHARES
 
+HIDDEN = "hidden"
+"""What the recurrent layers said of the last whole patch, as state."""
+
 Array = Any
 """A tensor of the backend."""
 
@@ -511,7 +514,8 @@ class LagForecaster(nn.Module):
             name: torch.full((batch, *shape), initial, dtype=getattr(torch, dtype), device=device)
             for name, (shape, dtype, initial) in state_shapes().items()
         }
-        return own | self.recurrent.fresh_state(batch, device)
+        hidden = torch.zeros(batch, self.recurrent.hidden, device=device)
+        return own | {HIDDEN: hidden} | self.recurrent.fresh_state(batch, device)
 
     def ask(
         self, f: Backend[Any], found: Scan, at: Array, hidden: Array, opened: Array, ahead: NDArray[np.int64]
@@ -602,9 +606,7 @@ class LagForecaster(nn.Module):
         f = Torch()
         read = patches(f, found, state["open"])
         every, _ = self.recurrent(read, state)
-        first = sum(state[f"layer{i}_h"] for i in range(len(self.recurrent.layers)))
-        assert isinstance(first, Tensor)
-        every = torch.cat([first[:, None], every], 1)
+        every = torch.cat([state[HIDDEN][:, None], every], 1)
         done = torch.div(read_so_far(found, at, f), PATCH, rounding_mode="floor")
         return every.gather(1, done[..., None].expand(-1, -1, every.shape[2]))
 

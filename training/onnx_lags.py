@@ -4,7 +4,7 @@ import numpy as np
 
 from training.arithmetic import Onnx
 from training.lag_network import (
-    INPUTS,
+    HIDDEN,
     PATCH,
     SQUASH,
     LagForecaster,
@@ -17,7 +17,16 @@ from training.lag_network import (
     state_shapes,
 )
 from training.onnx_builder import LENGTHS, PER_STEP, Builder, ExportedGraph, Port, Value, finish, if_wanted
-from training.onnx_layers import Precision, float_layers, int8_operators
+from training.onnx_layers import (
+    ZERO,
+    Hidden,
+    Precision,
+    Rows,
+    float_inputs,
+    float_layers,
+    int8_layers,
+    int8_operators,
+)
 
 
 def lag_graph(network: LagForecaster, precision: Precision = "float32") -> ExportedGraph:
@@ -36,12 +45,19 @@ def lag_graph(network: LagForecaster, precision: Precision = "float32") -> Expor
     end = lengths - 1
     done = read_so_far(found, end, f) // PATCH
     read = f.transpose(patches(f, found, state["open"]), 1, 0, 2)
-    whole = f.reshape(done, -1).name
-    if precision == "int8":
-        hidden = int8_operators(g, network.recurrent, read.name, SQUASH, whole)
-    else:
-        hidden = float_layers(g, network.recurrent, read.name, lengths=whole)
-    last = Value(g, hidden.last, "float32").unsqueeze(1)
+    rows = Rows(f.maximum(f.reshape(done, -1), 1).name, "_read")
+    hidden = _layers(g, network, read.name, precision, rows)
+    some = done > 0  # else no patch is whole, and what was found of the first one does not count
+
+    def every(f: Onnx) -> Value:
+        found = _real(f, hidden.every(f.g), hidden.precision)
+        return f.join([Value(f.g, HIDDEN, "float32").unsqueeze(1), f.transpose(found, 1, 0, 2)], 1)
+
+    last = f.where(some, _real(f, hidden.last, hidden.precision), Value(g, HIDDEN, "float32")).called(f"{HIDDEN}_out")
+    for before, _ in hidden.state:
+        carried_on = Value(g, before.name, before.dtype)
+        f.where(some, Value(g, f"{before.name}_read", before.dtype), carried_on).called(f"{before.name}_out")
+    last = last.unsqueeze(1)
     ahead = np.arange(1, horizon + 1)
     quantiles, newest, unit = network.ask(f, found, end, last, state["open"], ahead)
     in_values(f, found, end, quantiles, newest, unit).reshape(-1, horizon, levels).called("quantiles")
@@ -51,26 +67,39 @@ def lag_graph(network: LagForecaster, precision: Precision = "float32") -> Expor
         own = found.mapped(lambda value: value.within(b))
         opened = state["open"].within(b)
         at = fb.reshape(fb.steps(own.newest, 1), 1, -1) + 0 * own.held
-        first = [Value(b, f"layer{i}_h", "float32") for i in range(len(network.recurrent.layers))]
-        before = first[0]
-        for other in first[1:]:
-            before = before + other
-        every = Value(b, b.op("Transpose", hidden.every(b), perm=[1, 0, 2]), "float32")
-        every = fb.join([before.unsqueeze(1), every], 1)
-        hidden_at = rows_of(fb, every, read_so_far(own, at, fb) // PATCH, network.recurrent.hidden)
+        hidden_at = rows_of(fb, every(fb), read_so_far(own, at, fb) // PATCH, network.recurrent.hidden)
         quantiles, newest, unit = network.ask(fb, own, at, hidden_at, opened, np.array([1]))
         return b.op("Squeeze", in_values(fb, own, at, quantiles, newest, unit).name, b.const([2]))
 
-    every = Port("one_step", "float64", ("T", levels))
-    if_wanted(g, every, one_step)
+    each = Port("one_step", "float64", ("T", levels))
+    if_wanted(g, each, one_step)
     after = state_after(f, found, carried, end, state)
-    ports = []
+    width = (network.recurrent.hidden,)
+    ports = [(Port(HIDDEN, "float32", width), Port(f"{HIDDEN}_out", "float32", width))]
     for name, (shape, dtype, initial) in shapes.items():
         after[name].called(f"{name}_out")
         ports.append((Port(name, dtype, shape, initial), Port(f"{name}_out", dtype, shape)))
     return finish(
         g,
         (Port("values", "float64", ("T", 1)), Port("mask", "float32", ("T", 1)), LENGTHS, PER_STEP),
-        (Port("quantiles", "float64", (horizon, levels)), every),
+        (Port("quantiles", "float64", (horizon, levels)), each),
         [*ports, *hidden.state],
     )
+
+
+def _layers(g: Builder, network: LagForecaster, x: str, precision: Precision, rows: Rows) -> Hidden:
+    """The recurrent layers over x (N, B, inputs) within (-SQUASH, SQUASH)."""
+    recurrent = network.recurrent
+    if precision == "float32":
+        return float_layers(g, recurrent, x, rows=rows)
+    if recurrent.cell == "lstm":
+        return int8_operators(g, recurrent, x, SQUASH, rows)
+    return int8_layers(g, recurrent, float_inputs(g, recurrent, x), rows)
+
+
+def _real(f: Onnx, x: str, precision: Precision) -> Value:
+    """Activations as float32 numbers."""
+    if precision == "float32":
+        return Value(f.g, x, "float32")
+    scale, zero = f.g.const(1 / 127, "float32"), f.g.const(ZERO, "uint8")
+    return Value(f.g, f.g.op("DequantizeLinear", x, scale, zero), "float32")

@@ -46,6 +46,18 @@ class Hidden:
     state: StatePorts
 
 
+@dataclass(frozen=True)
+class Rows:
+    """`lengths` (B,), each at least 1: row b uses its first lengths[b] steps. `after`: what the names of the states
+    after them end with."""
+
+    lengths: str = "lengths"
+    after: str = "_out"
+
+
+ALL = Rows()
+
+
 def linear(
     g: Builder,
     x: str,
@@ -64,18 +76,17 @@ def linear(
 
 
 def float_layers(
-    g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), lengths: str = "lengths"
+    g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), rows: Rows = ALL
 ) -> Hidden:
-    """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`; `lengths` (B,) of
-    the rows."""
+    """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`."""
     own = [recurrent.hidden] if widths else []
     last = ""
     for i, layer in enumerate(recurrent.layers):
         below, last_below = x, last
         if recurrent.cell in ("elman", "jordan"):
-            x, last = _scan(g, recurrent, x, i, own if i else widths, own)
+            x, last = _scan(g, recurrent, x, i, own if i else widths, own, rows)
         else:
-            x, last = _operator(g, recurrent, layer, x, i, own if i else widths, own, lengths)
+            x, last = _operator(g, recurrent, layer, x, i, own if i else widths, own, rows)
         if i and recurrent.residual:
             x, last = g.op("Add", x, below), g.op("Add", last, last_below)
     return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
@@ -94,7 +105,7 @@ def _operator(
     i: int,
     widths: Sequence[int],
     own: Sequence[int],
-    lengths: str,
+    rows: Rows,
 ) -> tuple[str, str]:
     """An LSTM or GRU layer as ONNX's own operator."""
     cell, hidden = recurrent.cell, recurrent.hidden
@@ -118,21 +129,21 @@ def _operator(
         stacked("weight_ih_l0", widths),
         stacked("weight_hh_l0", own),
         g.const(bias[None]),
-        g.op("Cast", lengths, to=TensorProto.INT32),
+        g.op("Cast", rows.lengths, to=TensorProto.INT32),
         *carried,
         names=[None] * (1 + len(carried)),
         hidden_size=hidden,
         **({"linear_before_reset": 1} if cell == "gru" else {}),
     )
     outputs = [
-        g.op("Squeeze", state, g.const([0]), name=f"layer{i}_{part}_out")
+        g.op("Squeeze", state, g.const([0]), name=f"layer{i}_{part}{rows.after}")
         for state, part in zip(after, ("h", "c"), strict=False)
     ]
     return g.op("Squeeze", every, g.const([1])), outputs[0]
 
 
 def _scan(
-    g: Builder, recurrent: Recurrent, x: str, i: int, widths: Sequence[int], own: Sequence[int]
+    g: Builder, recurrent: Recurrent, x: str, i: int, widths: Sequence[int], own: Sequence[int], rows: Rows
 ) -> tuple[str, str]:
     """An Elman or a Jordan layer as a Scan over time in which a row stands still past its end.
 
@@ -144,7 +155,7 @@ def _scan(
     fed_back = layer.from_output.weight if isinstance(layer, JordanLayer) else layer.get_parameter("weight_hh_l0")
     inputs = linear(g, x, weight, bias, "float32", widths=widths)
     steps = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of(x, 0)), g.const(1))
-    inside = g.op("Less", g.op("Unsqueeze", steps, g.const([1])), g.op("Unsqueeze", "lengths", g.const([0])))
+    inside = g.op("Less", g.op("Unsqueeze", steps, g.const([1])), g.op("Unsqueeze", rows.lengths, g.const([0])))
     inside = g.op("Unsqueeze", inside, g.const([2]))
 
     body = Builder(prefix=f"layer{i}_step_")
@@ -166,7 +177,7 @@ def _scan(
         body.constants,
     )
     last, every = g.ops(
-        "Scan", f"layer{i}_h", inputs, inside, names=[f"layer{i}_h_out", None], body=graph, num_scan_inputs=2
+        "Scan", f"layer{i}_h", inputs, inside, names=[f"layer{i}_h{rows.after}", None], body=graph, num_scan_inputs=2
     )
     return every, last
 
@@ -199,25 +210,25 @@ def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> Inputs:
     return lambda columns: linear(g, x, weight[columns], bias[columns], "float32")
 
 
-def row_ends(g: Builder) -> str:
+def row_ends(g: Builder, lengths: str = "lengths") -> str:
     """Where each row ends, (B, 2), as GatherND wants it to take that step of each from (T, B, ...)."""
-    row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of("lengths", 0)), g.const(1))
-    ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", "lengths", g.const(1)), row)]
+    row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of(lengths, 0)), g.const(1))
+    ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", lengths, g.const(1)), row)]
     return g.op("Concat", *ends, axis=1)
 
 
-def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
+def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs, rows: Rows = ALL) -> Hidden:
     """Stacked layers of any cell, each a Scan over time of products in int8 and gates in float32.
 
     A row runs on past its end; its state is taken from where it ended.
     """
-    at_end = row_ends(g)
+    at_end = row_ends(g, rows.lengths)
     inputs, ports = first, []
     found: list[str] = []
     for i in range(len(recurrent.layers)):
         every, states = _int8_scan(g, recurrent, i, inputs)
-        for (_, after), sequence in states:
-            g.op("GatherND", sequence, at_end, name=after.name)
+        for (before, _), sequence in states:
+            g.op("GatherND", sequence, at_end, name=before.name + rows.after)
         ports += [port for port, _ in states]
         # What goes up: with residual layers the sum of all below.
         found = [*found, every] if recurrent.residual else [every]
@@ -369,9 +380,8 @@ SENTINELS = 8
 """Units and inputs added to an operator's own: so many keep its width a multiple of what processors load at once."""
 
 
-def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, lengths: str = "lengths") -> Hidden:
-    """Stacked LSTM layers over x (T, B, inputs) as DynamicQuantizeLSTM operators; x is clipped to (-bound, bound);
-    `lengths` (B,) of the rows.
+def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows: Rows = ALL) -> Hidden:
+    """Stacked LSTM layers over x (T, B, inputs) as DynamicQuantizeLSTM operators; x is clipped to (-bound, bound).
 
     The operator scales its activations by the largest and the smallest of the whole batch, so that a row's answer
     would depend on its neighbours. Here these are always 1 and -1: added inputs, and added units whose gates never
@@ -379,9 +389,9 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, lengt
     """
     hidden, half = recurrent.hidden, SENTINELS // 2
     one = np.repeat(np.array([1, -1], dtype=np.float32), half)
-    rows = g.shape_of("lengths", 0)
+    batch = g.shape_of(rows.lengths, 0)
     ports = [_state(name, hidden) for name in recurrent.state_names]
-    last, lengths = "", g.op("Cast", lengths, to=I32)
+    last, lengths = "", g.op("Cast", rows.lengths, to=I32)
     # What is not a number would be everybody's largest.
     x = g.op("Where", g.op("IsNaN", x), g.const(0.0, "float32"), x)
     x = g.op("Clip", g.op("Div", x, g.const(bound, "float32")), g.const(-1.0, "float32"), g.const(1.0, "float32"))
@@ -406,11 +416,11 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, lengt
         zeros = np.zeros((1, len(own_bias)), dtype=np.int8)
 
         def with_sentinels(name: str, value: NDArray[np.float32]) -> str:
-            added = g.op("Expand", g.const(value[None, None]), g.op("Concat", g.const([1]), rows, g.const([1]), axis=0))
+            added = g.op("Expand", g.const(value[None, None]), g.op("Concat", g.const([1]), batch, g.const([1]), axis=0))
             return g.op("Concat", g.op("Unsqueeze", name, g.const([0])), added, axis=2)
 
         if i == 0:
-            steps = g.op("Concat", g.shape_of(x, 0), rows, g.const([1]), axis=0)
+            steps = g.op("Concat", g.shape_of(x, 0), batch, g.const([1]), axis=0)
             x = g.op("Concat", x, g.op("Expand", g.const(one[None, None]), steps), axis=2)
         every, *after = g.ops(
             "DynamicQuantizeLSTM",
@@ -434,7 +444,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, lengt
             g.op(
                 "Slice", g.op("Squeeze", state, g.const([0])), g.const([0]), g.const([hidden]), g.const([1]), name=name
             )
-            for state, name in zip(after, (f"layer{i}_h_out", f"layer{i}_c_out"), strict=True)
+            for state, name in zip(after, (f"layer{i}_{part}{rows.after}" for part in "hc"), strict=True)
         ]
         every = g.op("Squeeze", every, g.const([1]))
         if i and recurrent.residual:
