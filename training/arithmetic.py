@@ -66,6 +66,19 @@ class Backend(Protocol[T]):
     def relu(self, x: T) -> T: ...
 
 
+SQUASH = 8.0
+
+
+def squash(x: Any, f: Backend[Any]) -> Any:
+    """Map the reals into (-SQUASH, SQUASH)."""
+    return x / (f.absolute(x) / SQUASH + 1.0)
+
+
+def positive(x: Any, f: Backend[Any]) -> Any:
+    """A smooth map of the reals onto the positive ones."""
+    return f.where(x > 0.0, x + 1.0, 1.0 / (1.0 - f.minimum(x, 0.0)))
+
+
 _TORCH = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool", "uint8")}
 
 

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.arithmetic import Backend, Torch
+from training.arithmetic import SQUASH, Backend, Torch, positive, squash
 from training.cells import Cell, Recurrent
+from training.covariates import Covariates
 
 MAX_STEPS = 2048
 """Most time steps in one call."""
@@ -35,7 +36,6 @@ LAG_DECAYS = (1.0, 0.98)
 """Per step, of the sums of each lag: all that was seen, and what is recent."""
 LIMIT = 1000.0
 """Units that a candidate may be away."""
-SQUASH = 8.0
 ROUNDING_UNIT = 1e-14
 """Changes smaller than that, in a series' own values, are rounding errors of doubles."""
 HEADS = 6
@@ -66,26 +66,15 @@ OWN_FEATURES = 8
 SCALES = 3 + SELECTED
 CANDIDATES = 3 * HEADS + 7 * SELECTED + 2 * len(WINDOWS) + len(GROWTHS) + 6
 CHANGING = CANDIDATES + 2 * SELECTED + 2
-"""Features of each step ahead."""
-STILL = HEADS + OWN_FEATURES * SELECTED + SCALES - 1 + SHARES + 4 + (PATCH - 1) * (STEP_INPUTS + 1)
-"""Features of all of them."""
-INPUTS = PATCH * STEP_INPUTS + SHARES
+"""Features of each step ahead, and"""
+STILL = HEADS + OWN_FEATURES * SELECTED + SCALES - 1 + SHARES + 4
+"""of all of them, but for those that covariates add, and the open patch."""
 
 HIDDEN = "hidden"
 """What the recurrent layers said of the last whole patch, as state."""
 
 Array = Any
 """A tensor of the backend."""
-
-
-def squash(x: Array, f: Backend[Any]) -> Array:
-    """Map the reals into (-SQUASH, SQUASH)."""
-    return x / (f.absolute(x) / SQUASH + 1.0)
-
-
-def positive(x: Array, f: Backend[Any]) -> Array:
-    """A smooth map of the reals onto the positive ones."""
-    return f.where(x > 0.0, x + 1.0, 1.0 / (1.0 - f.minimum(x, 0.0)))
 
 
 def share(x: Array, y: Array) -> Array:
@@ -99,8 +88,8 @@ class Scan:
     sums (B, R + T + 1): its running sums. Of each step (B, T): the newest value, the running mean, the unit, that of
     second differences, how many steps have passed since the first value, whether all values were whole numbers of at
     least 0. differences (B, T, K): between the newest value and those each lag ago, 0 where there are none. lag_sums,
-    lag_squares (B, 2, K): before the first step. shares (B, T, S) and steps (B, T, 3), float32: what the recurrent
-    layers read. held, leading (B, 1): values of an open patch, and steps before the first value. season (B, 2)."""
+    lag_squares (B, 2, K): before the first step. shares (B, T, S) and steps (B, T, I), float32: what the recurrent
+    layers read, I of each value. held, leading (B, 1): values of an open patch, and steps before the first value. season (B, 2)."""
 
     window: Array
     sums: Array
@@ -127,7 +116,7 @@ class Scan:
 FIGURES = ("last", "count", "age", "mean_sum", "change_sum", "accel_sum", "uneven")
 
 
-def state_shapes() -> dict[str, tuple[tuple[int, ...], str, int]]:
+def state_shapes(step_inputs: int) -> dict[str, tuple[tuple[int, ...], str, int]]:
     """Name -> shape per sequence, type and initial value of the state tensors, but for the recurrent layers'."""
     sums = ((len(LAG_DECAYS), len(LAGS)), "float64", 0)
     return {
@@ -136,7 +125,7 @@ def state_shapes() -> dict[str, tuple[tuple[int, ...], str, int]]:
         "recent": ((REGISTER,), "float64", 0),
         "lag_sums": sums,
         "lag_squares": sums,
-        "open": ((PATCH - 1, STEP_INPUTS), "float32", 0),
+        "open": ((PATCH - 1, step_inputs), "float32", 0),
     }
 
 
@@ -262,16 +251,16 @@ def lag_figures(f: Backend[Any], found: Scan, at: Array) -> tuple[Array, Array]:
     return f.join(sums, 2), f.join(squares, 2)
 
 
-def patches(f: Backend[Any], found: Scan, opened: Array) -> Array:
-    """What the recurrent layers read, (B, N, INPUTS): the values in patches from the first one on, those of `opened`
-    (B, PATCH - 1, STEP_INPUTS) before them, with the shares at the end of each. Beyond the last, anything."""
+def patches(f: Backend[Any], found: Scan, opened: Array, step_inputs: int) -> Array:
+    """What the recurrent layers read, (B, N, ...): the values in patches from the first one on, those of `opened`
+    (B, PATCH - 1, step_inputs) before them, with the shares at the end of each. Beyond the last, anything."""
     every = f.join([opened, found.steps], 1)
     count = f.steps(every, 1)
     last = f.largest(count, 0)
     first = PATCH - 1 - found.held + found.leading  # where the first patch begins in `every`
     starts = first + f.reshape(f.cut(count, 0, 0, None, PATCH), 1, -1)
     places = f.minimum(f.expand(starts, 2) + f.constant(np.arange(PATCH), "int64"), last)
-    read = f.reshape(rows_of(f, every, f.reshape(places, 0, -1), STEP_INPUTS), 0, -1, PATCH * STEP_INPUTS)
+    read = f.reshape(rows_of(f, every, f.reshape(places, 0, -1), step_inputs), 0, -1, PATCH * step_inputs)
     ends = f.minimum(starts + (PATCH - 1), last) - (PATCH - 1)
     return f.join([read, rows_of(f, found.shares, f.maximum(ends, 0), SHARES)], 2)
 
@@ -282,15 +271,16 @@ def read_so_far(found: Scan, at: Array, f: Backend[Any]) -> Array:
     return f.maximum(at + found.held - found.leading + 1, 0)
 
 
-def open_patch(f: Backend[Any], found: Scan, opened: Array, at: Array) -> Array:
-    """The values that belong to no whole patch yet, after each of the steps `at` (B, P): (B, P, 12) float32."""
+def open_patch(f: Backend[Any], found: Scan, opened: Array, at: Array, step_inputs: int) -> Array:
+    """The values that belong to no whole patch yet, after each of the steps `at` (B, P), each with a flag that it does:
+    (B, P, (PATCH - 1) * (step_inputs + 1)) float32."""
     every = f.join([opened, found.steps], 1)
     back = f.constant(np.arange(PATCH - 2, -1, -1), "int64")
     places = f.expand(at + (PATCH - 1), 2) - back
-    read = f.reshape(rows_of(f, every, f.reshape(places, 0, -1), STEP_INPUTS), 0, -1, PATCH - 1, STEP_INPUTS)
+    read = f.reshape(rows_of(f, every, f.reshape(places, 0, -1), step_inputs), 0, -1, PATCH - 1, step_inputs)
     left = f.expand(read_so_far(found, at, f) % PATCH, 2)
     belongs = f.expand(f.cast(left > back, "float32"), 3)
-    return f.reshape(f.join([read * belongs, belongs], 3), 0, -1, (PATCH - 1) * (STEP_INPUTS + 1))
+    return f.reshape(f.join([read * belongs, belongs], 3), 0, -1, (PATCH - 1) * (step_inputs + 1))
 
 
 @dataclass(frozen=True)
@@ -489,18 +479,30 @@ class LagForecaster(nn.Module):
     """Quantiles of any of the next steps of any series. `widening` is a factor on the distances between quantiles, to
     be set after training."""
 
-    def __init__(self, cell: Cell, hidden: int, layers: int, horizon: int, quantile_levels: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        covariates: Covariates,
+        cell: Cell,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        horizon: int,
+        quantile_levels: tuple[float, ...],
+    ) -> None:
         super().__init__()
+        self.covariates = covariates
         self.horizon = horizon
         self.quantile_levels = quantile_levels
         self.widening = 1.0
-        self.recurrent = Recurrent(cell, INPUTS, hidden, layers, 0.0, residual=True)
+        self.step_inputs = STEP_INPUTS + covariates.width + covariates.width_ahead
+        inputs = PATCH * self.step_inputs + SHARES
+        self.recurrent = Recurrent(cell, inputs, hidden, layers, dropout, residual=True)
         self.lag_in = nn.Linear(LAG_FEATURES, LAG_WIDTH)
         self.lag_hidden = nn.Linear(hidden, LAG_WIDTH, bias=False)
         self.lag_out = nn.Linear(LAG_WIDTH, HEADS)
         self.from_hidden = nn.Linear(hidden, WIDTH)
-        self.from_still = nn.Linear(STILL, WIDTH, bias=False)
-        self.from_changing = nn.Linear(CHANGING, WIDTH, bias=False)
+        self.from_still = nn.Linear(STILL + (PATCH - 1) * (self.step_inputs + 1), WIDTH, bias=False)
+        self.from_changing = nn.Linear(CHANGING + covariates.width_ahead, WIDTH, bias=False)
         self.from_ahead = nn.Parameter(torch.zeros(horizon, WIDTH))
         self.between = nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, CANDIDATES + 1 + SCALES + len(quantile_levels))
@@ -512,17 +514,25 @@ class LagForecaster(nn.Module):
         """The state of `batch` sequences of which nothing was seen yet."""
         own = {
             name: torch.full((batch, *shape), initial, dtype=getattr(torch, dtype), device=device)
-            for name, (shape, dtype, initial) in state_shapes().items()
+            for name, (shape, dtype, initial) in state_shapes(self.step_inputs).items()
         }
         hidden = torch.zeros(batch, self.recurrent.hidden, device=device)
         return own | {HIDDEN: hidden} | self.recurrent.fresh_state(batch, device)
 
     def ask(
-        self, f: Backend[Any], found: Scan, at: Array, hidden: Array, opened: Array, ahead: NDArray[np.int64]
+        self,
+        f: Backend[Any],
+        found: Scan,
+        at: Array,
+        hidden: Array,
+        opened: Array,
+        ahead: NDArray[np.int64],
+        future: Sequence[Array] = (),
     ) -> tuple[Array, Array, Array]:
         """Quantiles of the values `ahead` (H,) steps after each of the steps `at` (B, P), given what the recurrent
-        layers said of the last whole patch, (B, P, hidden): (B, P, H, Q), relative to the newest value, in units of the
-        scale; and these two, (B, P, 1)."""
+        layers said of the last whole patch, (B, P, hidden), and the known-ahead features of these steps, parts along
+        axis 3 of (B, P, H, ...): (B, P, H, Q), relative to the newest value, in units of the scale; and these two,
+        (B, P, 1)."""
         with torch.no_grad():
             place = _Place.of(f, found, at)
             features, variance, drift, usable = lag_features(f, place, found.season)
@@ -547,7 +557,7 @@ class LagForecaster(nn.Module):
         candidates = f.minimum(f.maximum(f.join([by_weights, parametric], 3), -LIMIT), LIMIT)
         h = ahead.astype(np.float64)
         distance = f.constant(np.stack([h / 48, 1 / h], 1), "float64") + 0.0 * f.cut(within, 3, 0, 1)
-        changing = f.join([squash(candidates, f), f.cast(f.join([within, distance], 3), "float32")], 3)
+        changing = f.join([squash(candidates, f), f.cast(f.join([within, distance], 3), "float32"), *future], 3)
         told = f.cast(f.expand(found.season, 1) > 1, "float64") + 0.0 * place.age
         known = f.join([place.age / (place.age + 24.0), place.age / (place.age + 200.0), told], 2)
         spread = f.cut(scales, 2, 1, None)
@@ -557,7 +567,7 @@ class LagForecaster(nn.Module):
             spread / (spread + 1.0),
             rows_of(f, found.shares, at, SHARES),
             f.cast(known, "float32"),
-            open_patch(f, found, opened, at),
+            open_patch(f, found, opened, at, self.step_inputs),
         ]
         x = f.linear(hidden, self.from_hidden.weight, self.from_hidden.bias)
         x = x + f.linear(f.join(still, 2), self.from_still.weight)
@@ -602,13 +612,34 @@ class LagForecaster(nn.Module):
             outwards[middle:q, q] = 1.0
         return median + f.matmul(apart, f.constant(outwards, "float32"))
 
-    def _hidden(self, found: Scan, at: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    def scan(
+        self, f: Backend[Any], given: Mapping[str, Array], here: Array, state: Mapping[str, Array]
+    ) -> tuple[Scan, dict[str, Array]]:
+        """`scan` of the inputs by their names in the graph; `here` (B, T): where the target is observed."""
+        values, mask = given["values"], given["mask"]
+        found, carried = scan(f, f.reshape(f.cut(values, 2, 0, 1), 0, -1), here, state)
+        more = self.covariates.read(f, values, mask)
+        if self.covariates.known_ahead:
+            more += self.covariates.known(f, given["ahead"], given["ahead_mask"], 2)
+        return (replace(found, steps=f.join([found.steps, *more], 2)) if more else found), carried
+
+    def known(self, f: Backend[Any], values: Array, mask: Array) -> list[Array]:
+        """Known-ahead features and their mask (B, P, H, K), as `ask` takes them."""
+        return self.covariates.known(f, values, mask, 3)
+
+    def _hidden(self, found: Scan, at: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the recurrent layers said of the last whole patch after each of `at` (B, P), and their state after the
+        last of them all."""
         f = Torch()
-        read = patches(f, found, state["open"])
-        every, _ = self.recurrent(read, state)
-        every = torch.cat([state[HIDDEN][:, None], every], 1)
+        read = patches(f, found, state["open"], self.step_inputs)
         done = torch.div(read_so_far(found, at, f), PATCH, rounding_mode="floor")
-        return every.gather(1, done[..., None].expand(-1, -1, every.shape[2]))
+        most = int(done.max())
+        every, after = self.recurrent(read[:, : max(1, most)], state)
+        if not most:
+            after = {name: state[name] for name in after}
+        every = torch.cat([state[HIDDEN][:, None], every], 1)
+        found_there = every.gather(1, done[..., None].expand(-1, -1, every.shape[2]))
+        return found_there, {**after, HIDDEN: found_there[:, -1]}
 
     def forward(
         self,
@@ -629,14 +660,16 @@ class LagForecaster(nn.Module):
         """The training loss: the mean pinball loss in units of `scale` (B,), a series' mean seasonal difference.
 
         targets, weight (B, P, H): the values at the `distances` (H,) after each of `steps` (B, P), and how much each
-        counts; season (B, 2): what is told.
+        counts; future (B, P, H, K): the features known of them; season (B, 2): what is told.
         """
         f = Torch()
         state = {**state, "season": season}
+        given = {"values": values, "mask": mask, "ahead": ahead, "ahead_mask": ahead_mask}
         with torch.no_grad():
-            found, _ = scan(f, values[..., 0], mask[..., 0].double(), state)
-        hidden = self._hidden(found, steps, state)
-        quantiles, newest, unit = self.ask(f, found, steps, hidden, state["open"], distances.numpy())
+            found, _ = self.scan(f, given, mask[..., 0].double(), state)
+        hidden, _ = self._hidden(found, steps, state)
+        known = self.known(f, future, future_mask)
+        quantiles, newest, unit = self.ask(f, found, steps, hidden, state["open"], distances.numpy(), known)
         units = (unit / scale[:, None, None]).float()[..., None]
         goal = ((targets - newest) / scale[:, None, None]).clamp(-300.0, 300.0).float()[..., None]
         levels = torch.tensor(self.quantile_levels)
@@ -644,16 +677,31 @@ class LagForecaster(nn.Module):
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(-1).clamp(max=LARGEST_LOSS)
         return (pinball * weight).sum() / weight.sum().clamp(min=1.0), dict(state)
 
-    def predict(self, values: Tensor, mask: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Quantiles (B, H, Q) after the last step, in the units of the values, and the new state."""
+    def predict(
+        self, values: Tensor, mask: Tensor, state: Mapping[str, Tensor], known: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Quantiles (B, H, Q) after the last step, those of the value after each step (B, T, Q), in the units of the
+        values, and the new state; each row's whole patches end together. `known`, with known-ahead features: what the
+        exported graph takes as ahead, ahead_mask, future and future_mask."""
         f = Torch()
-        found, carried = scan(f, values[..., 0], mask[..., 0].double(), state)
-        end = torch.full((len(values), 1), values.shape[1] - 1)
-        hidden = self._hidden(found, end, state)
-        ahead = np.arange(1, self.horizon + 1)
-        quantiles, newest, unit = self.ask(f, found, end, hidden, state["open"], ahead)
-        after = state_after(f, found, carried, end, state)
-        return in_values(f, found, end, quantiles, newest, unit)[:, 0], after
+        batch, steps = values.shape[:2]
+        given = {"values": values, "mask": mask} | dict(zip(("ahead", "ahead_mask"), known[:2], strict=False))
+        found, carried = self.scan(f, given, mask[..., 0].double(), state)
+        every = torch.arange(steps).expand(batch, steps)
+        hidden, after = self._hidden(found, every, state)
+
+        def ask(at: Tensor, horizon: int, future: Sequence[Tensor]) -> Tensor:
+            parts = self.known(f, *future) if future else []
+            ahead = np.arange(1, horizon + 1)
+            picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2]))
+            asked = self.ask(f, found, at, picked, state["open"], ahead, parts)
+            raw: Tensor = in_values(f, found, at, *asked)
+            return raw
+
+        end = every[:, -1:]
+        last = ask(end, self.horizon, [part[:, None] for part in known[2:]])[:, 0]
+        each = ask(every, 1, [part[:, :, None] for part in known[:2]])[:, :, 0]
+        return last, each, {**state_after(f, found, carried, end, state, self.step_inputs), **after}
 
 
 def in_values(f: Backend[Any], found: Scan, at: Array, quantiles: Array, newest: Array, unit: Array) -> Array:
@@ -664,7 +712,12 @@ def in_values(f: Backend[Any], found: Scan, at: Array, quantiles: Array, newest:
 
 
 def state_after(
-    f: Backend[Any], found: Scan, carried: Mapping[str, Array], end: Array, state: Mapping[str, Array]
+    f: Backend[Any],
+    found: Scan,
+    carried: Mapping[str, Array],
+    end: Array,
+    state: Mapping[str, Array],
+    step_inputs: int,
 ) -> dict[str, Array]:
     """The state after each row's last step, `end` (B, 1), but for that of the recurrent layers."""
     after = {name: _gather(f, part, end) for name, part in carried.items()}
@@ -672,7 +725,7 @@ def state_after(
     back = f.constant(np.arange(REGISTER - 1, -1, -1).reshape(1, 1, -1), "int64")
     recent = f.gather(found.window, f.expand(end + REGISTER, 2) - back)
     every = f.join([state["open"], found.steps], 1)
-    opened = rows_of(f, every, end + f.constant(np.arange(1, PATCH).reshape(1, -1), "int64"), STEP_INPUTS)
+    opened = rows_of(f, every, end + f.constant(np.arange(1, PATCH).reshape(1, -1), "int64"), step_inputs)
     return {
         **after,
         "season": found.season,

@@ -34,17 +34,21 @@ def lag_graph(network: LagForecaster, precision: Precision = "float32") -> Expor
     g = Builder()
     f = Onnx(g)
     horizon, levels = network.horizon, len(network.quantile_levels)
-    shapes = state_shapes()
+    covariates = network.covariates
+    features, known = 1 + len(covariates.sizes), len(covariates.known_ahead)
+    shapes = state_shapes(network.step_inputs)
     state = {name: Value(g, name, dtype) for name, (_, dtype, _) in shapes.items()}
     lengths = Value(g, "lengths", "int64").unsqueeze(1)
-    values = Value(g, "values", "float64").take(0, axis=2)
+    given = {"values": Value(g, "values", "float64"), "mask": Value(g, "mask", "float32")}
+    if known:
+        given |= {"ahead": Value(g, "ahead", "float64"), "ahead_mask": Value(g, "ahead_mask", "float32")}
     # Steps past a row's end count as missing, so that running figures stand still.
-    inside = f.cast(f.reshape(f.steps(values, 1), 1, -1) < lengths, "float64")
-    here = f.cast(Value(g, "mask", "float32").take(0, axis=2), "float64") * inside
-    found, carried = scan(f, values, here, state)
+    inside = f.cast(f.reshape(f.steps(given["mask"], 1), 1, -1) < lengths, "float64")
+    here = f.cast(f.reshape(f.cut(given["mask"], 2, 0, 1), 0, -1), "float64") * inside
+    found, carried = network.scan(f, given, here, state)
     end = lengths - 1
     done = read_so_far(found, end, f) // PATCH
-    read = f.transpose(patches(f, found, state["open"]), 1, 0, 2)
+    read = f.transpose(patches(f, found, state["open"], network.step_inputs), 1, 0, 2)
     rows = Rows(f.maximum(f.reshape(done, -1), 1).name, "_read")
     hidden = _layers(g, network, read.name, precision, rows)
     some = done > 0  # else no patch is whole, and what was found of the first one does not count
@@ -59,7 +63,10 @@ def lag_graph(network: LagForecaster, precision: Precision = "float32") -> Expor
         f.where(some, Value(g, f"{before.name}_read", before.dtype), carried_on).called(f"{before.name}_out")
     last = last.unsqueeze(1)
     ahead = np.arange(1, horizon + 1)
-    quantiles, newest, unit = network.ask(f, found, end, last, state["open"], ahead)
+    future = []
+    if known:
+        future = network.known(f, *(f.expand(part, 1) for part in (Value(g, "future", "float64"), Value(g, "future_mask", "float32"))))
+    quantiles, newest, unit = network.ask(f, found, end, last, state["open"], ahead, future)
     in_values(f, found, end, quantiles, newest, unit).reshape(-1, horizon, levels).called("quantiles")
 
     def one_step(b: Builder) -> str:
@@ -68,20 +75,26 @@ def lag_graph(network: LagForecaster, precision: Precision = "float32") -> Expor
         opened = state["open"].within(b)
         at = fb.reshape(fb.steps(own.newest, 1), 1, -1) + 0 * own.held
         hidden_at = rows_of(fb, every(fb), read_so_far(own, at, fb) // PATCH, network.recurrent.hidden)
-        quantiles, newest, unit = network.ask(fb, own, at, hidden_at, opened, np.array([1]))
+        next_one = []
+        if known:
+            next_one = network.known(fb, *(fb.expand(given[part].within(b), 2) for part in ("ahead", "ahead_mask")))
+        quantiles, newest, unit = network.ask(fb, own, at, hidden_at, opened, np.array([1]), next_one)
         return b.op("Squeeze", in_values(fb, own, at, quantiles, newest, unit).name, b.const([2]))
 
     each = Port("one_step", "float64", ("T", levels))
     if_wanted(g, each, one_step)
-    after = state_after(f, found, carried, end, state)
+    after = state_after(f, found, carried, end, state, network.step_inputs)
     width = (network.recurrent.hidden,)
     ports = [(Port(HIDDEN, "float32", width), Port(f"{HIDDEN}_out", "float32", width))]
     for name, (shape, dtype, initial) in shapes.items():
         after[name].called(f"{name}_out")
         ports.append((Port(name, dtype, shape, initial), Port(f"{name}_out", dtype, shape)))
+    told = [Port("ahead", "float64", ("T", known)), Port("ahead_mask", "float32", ("T", known))]
+    told += [Port("future", "float64", (horizon, known)), Port("future_mask", "float32", (horizon, known))]
+    inputs = (Port("values", "float64", ("T", features)), Port("mask", "float32", ("T", features)), LENGTHS, PER_STEP)
     return finish(
         g,
-        (Port("values", "float64", ("T", 1)), Port("mask", "float32", ("T", 1)), LENGTHS, PER_STEP),
+        (*inputs, *(told if known else [])),
         (Port("quantiles", "float64", (horizon, levels)), each),
         [*ports, *hidden.state],
     )
