@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from service.manifest import ForecastManifest, read_manifest
-from training.networks import GlobalForecaster
+from training.global_forecaster import GlobalForecaster
 from training.onnx_weights import OnnxWeights, tensor_of
-from training.scaling import Covariates
+from training.covariates import Covariates
 
 
 def read_forecaster(folder: Path) -> GlobalForecaster:
@@ -20,7 +20,7 @@ def read_forecaster(folder: Path) -> GlobalForecaster:
     if not isinstance(manifest, ForecastManifest) or manifest.provenance.cell != "lstm":
         raise ValueError("only LSTM forecasters")
     weights = OnnxWeights(folder / manifest.graph.file)
-    none = Covariates(torch.zeros(0), torch.ones(0), (), ())
+    none = Covariates.none()
     layers, hidden = manifest.provenance.layers, manifest.provenance.hidden
     network = GlobalForecaster(none, "lstm", hidden, layers, 0.0, manifest.horizon, manifest.quantile_levels)
     heads = network.from_hidden, network.from_features, network.between, network.head

@@ -18,10 +18,13 @@ from service.metrics import Metrics
 from service.tokenizer import Tokenizer
 from training.cells import Cell
 from training.export import Described, Made, build_graphs, write_folder
-from training.networks import Forecaster, GlobalForecaster, TextModel
+from training.global_forecaster import GlobalForecaster
+from training.networks import Forecaster, TextModel
 from training.onnx_layers import Precision
 from training.provenance import Run, provenance
-from training.scaling import LONGEST_SEASON, Covariates, StandardScaler
+from training.covariates import Covariates
+from training.scaling import StandardScaler
+from training.series_scan import LAGS
 from training.text_data import learn_tokenizer
 
 AnyForecaster = Forecaster | GlobalForecaster
@@ -101,7 +104,7 @@ def write_model(
                 features=features,
                 known_ahead=last,
                 categories=dict.fromkeys(last, ("a", "b", "c")),
-                longest_season=LONGEST_SEASON if some else 0,
+                longest_season=int(LAGS[-1]) if some else 0,
                 horizon=network.horizon,
                 quantile_levels=LEVELS,
                 context=8,

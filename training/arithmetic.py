@@ -50,8 +50,11 @@ class Backend(Protocol[T]):
     def gather(self, x: T, index: T) -> T:
         """x (B, W), index (B, ...) -> as the index."""
 
+    def along(self, x: T, index: T) -> T:
+        """x (B, W, ...), index (B, P, ...) of as many axes -> as the index, each element taken along axis 1."""
+
     def scatter(self, x: T, index: T, values: T) -> T:
-        """x (B, W) with the values at these places."""
+        """x (B, W, ...) with the values at these places along axis 1."""
 
     def expand(self, x: T, axis: int) -> T: ...
     def reshape(self, x: T, *shape: int) -> T:
@@ -85,8 +88,11 @@ _TORCH = {name: getattr(torch, name) for name in ("float32", "float64", "int64",
 class Torch:
     """Computes at once."""
 
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+
     def constant(self, x: Any, dtype: str) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(x), dtype=_TORCH[dtype])
+        return torch.as_tensor(np.asarray(x), dtype=_TORCH[dtype], device=self.device)
 
     def cast(self, x: torch.Tensor, dtype: str) -> torch.Tensor:
         return x.to(_TORCH[dtype])
@@ -110,7 +116,7 @@ class Torch:
         return x.sqrt()
 
     def steps(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        return torch.arange(x.shape[axis])
+        return torch.arange(x.shape[axis], device=x.device)
 
     def cumsum(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         return x.cumsum(axis)
@@ -137,12 +143,15 @@ class Torch:
         return x[(slice(None),) * axis + (slice(start, end, step),)]
 
     def take(self, x: torch.Tensor, index: Any, axis: int) -> torch.Tensor:
-        index = torch.as_tensor(index)
+        index = torch.as_tensor(index, device=self.device)
         found = x.index_select(axis, index.flatten())
         return found.view(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
     def gather(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return x.gather(1, index.flatten(1)).view(index.shape)
+
+    def along(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return x.gather(1, index)
 
     def scatter(self, x: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return x.scatter(1, index, values)
@@ -245,6 +254,9 @@ class Onnx:
         flat = self._made("Reshape", index, index.name, self.g.const([0, -1]))
         found = self.g.op("GatherElements", x.name, flat.name, axis=1)
         return self._made("Reshape", x, found, self.g.op("Shape", index.name))
+
+    def along(self, x: Value, index: Value) -> Value:
+        return self._made("GatherElements", x, x.name, index.name, axis=1)
 
     def scatter(self, x: Value, index: Value, values: Value) -> Value:
         return self._made("ScatterElements", x, x.name, index.name, values.name, axis=1)

@@ -28,7 +28,8 @@ from service.manifest import (
     sha256_of,
 )
 from training.inference import Array, GraphSession
-from training.networks import Forecaster, GlobalForecaster, TextModel
+from training.global_forecaster import GlobalForecaster
+from training.networks import Forecaster, TextModel
 from training.onnx_builder import OPSET, ExportedGraph, Port, share_weights
 from training.onnx_forecast import forecast_graph
 from training.onnx_graph import decode_graph, text_graph

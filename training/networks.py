@@ -1,22 +1,15 @@
-"""The two kinds of network that are trained: a quantile forecaster and a character model, each around any cell."""
+"""Two kinds of network that are trained: a forecaster of one kind of series, and a character model, each around any
+cell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.arithmetic import Torch
 from training.cells import Cell, LockedDropout, Recurrent
-from training.scaling import (
-    CANDIDATES,
-    FEATURES,
-    LEAST_UNIT,
-    CausalScaler,
-    Covariates,
-    Read,
-    Scaled,
-    StandardScaler,
-)
+from training.scaling import StandardScaler
 
 State = Mapping[str, Tensor]
 
@@ -48,13 +41,13 @@ class Forecaster(nn.Module):
         last = torch.zeros(batch, self.scaler.features, dtype=torch.float64, device=device)
         return {"last": last, **self.recurrent.fresh_state(batch, device)}
 
-    def raw(self, values: Tensor, mask: Tensor, state: State) -> tuple[Tensor, Scaled, dict[str, Tensor]]:
-        """Values float64 (B, T, F), mask (B, T, F) -> raw quantiles (B, T, H, Q) in units of the scale, not sorted,
-        with what the scaler said of each step, and the new state."""
-        scaled, scaler_state = self.scaler(values, mask, state)
-        hidden, recurrent_state = self.recurrent(scaled.inputs, state)
+    def raw(self, values: Tensor, mask: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values float64 (B, T, F), mask (B, T, F) -> raw quantiles (B, T, H, Q) in units of the scale, not sorted, and
+        the new state."""
+        inputs, newest = self.scaler.read(Torch(values.device), values, mask.double(), state)
+        hidden, recurrent_state = self.recurrent(inputs, state)
         raw = self.head(hidden).unflatten(2, (self.horizon, len(self.quantile_levels)))
-        return raw, scaled, {**scaler_state, **recurrent_state}
+        return raw, {"last": newest[:, -1], **recurrent_state}
 
     def forward(
         self, values: Tensor, mask: Tensor, targets: Tensor, target_mask: Tensor, state: State
@@ -63,9 +56,9 @@ class Forecaster(nn.Module):
 
         targets (B, T, H): the H values after each step; target_mask (B, T, H), 0 where there is none.
         """
-        raw, scaled, after = self.raw(values, mask, state)
-        unit = scaled.scale + 1e-30
-        goal = ((targets - scaled.location) / unit).clamp(-100.0, 100.0).float()[..., None]
+        raw, after = self.raw(values, mask, state)
+        location, scale = self.scaler.location[0], self.scaler.scale[0] + 1e-30
+        goal = ((targets - location) / scale).clamp(-100.0, 100.0).float()[..., None]
         levels = torch.tensor(self.quantile_levels, device=raw.device)
         error = goal - raw.float()
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1)
@@ -77,149 +70,9 @@ class Forecaster(nn.Module):
         Both in the units of the values and ascending along Q: sorting crossed quantiles never makes the pinball loss
         worse (Chernozhukov, Fernandez-Val and Galichon 2010).
         """
-        raw, scaled, after = self.raw(values, mask, state)
-        ordered = raw.sort(dim=-1).values.double()
-        quantiles = scaled.location[:, -1:] + scaled.scale[:, -1:] * ordered[:, -1]
-        return quantiles, scaled.location + scaled.scale * ordered[:, :, 0], after
-
-
-class GlobalForecaster(nn.Module):
-    """Quantiles of any of the next steps, of any series: recurrent layers over a series in its own units
-    (`CausalScaler`), and a head that is asked for each step ahead by itself.
-
-    The head knows candidates for the value it is asked for: the newest, those at the same place in the seasons before,
-    plain and grown, the level, the trend. It gives each a share of the median, a correction to it, and the distances
-    between successive quantiles, which are positive, so that they never cross. So it repeats a season exactly, however
-    large. `widening` is a factor on these distances, to be set after training: series of kinds that were not trained on
-    go astray farther than those that were.
-    """
-
-    def __init__(
-        self,
-        covariates: Covariates,
-        cell: Cell,
-        hidden: int,
-        layers: int,
-        dropout: float,
-        horizon: int,
-        quantile_levels: tuple[float, ...],
-    ) -> None:
-        super().__init__()
-        self.scaler = CausalScaler()
-        self.covariates = covariates
-        inputs = CausalScaler.inputs + covariates.width + covariates.width_ahead
-        self.recurrent = Recurrent(cell, inputs, hidden, layers, dropout, residual=True)
-        self.horizon = horizon
-        self.quantile_levels = quantile_levels
-        self.widening = 1.0
-        self.from_hidden = nn.Linear(hidden, WIDTH)
-        self.from_features = nn.Linear(FEATURES + covariates.width_ahead, WIDTH, bias=False)
-        self.from_ahead = nn.Parameter(torch.zeros(horizon, WIDTH))
-        self.between = nn.Linear(WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, CANDIDATES + len(quantile_levels) + 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
-        """The state of `batch` sequences of which nothing was seen yet, without a season."""
-        scaler = {
-            name: torch.full((batch, *shape), initial, dtype=dtype, device=device)
-            for name, (shape, dtype, initial) in self.scaler.state_shapes.items()
-        }
-        return scaler | self.recurrent.fresh_state(batch, device)
-
-    def read(
-        self, values: Tensor, mask: Tensor, ahead: Tensor, ahead_mask: Tensor, state: State
-    ) -> tuple[Tensor, Read, dict[str, Tensor]]:
-        """Values float64 (B, T, F), mask (B, T, F), known-ahead features of the next step and their mask (B, T, K) ->
-        hidden (B, T, hidden), what the scaler found, new state."""
-        read, scaler_state = self.scaler(values[..., 0], mask[..., 0], state)
-        more = self.covariates(values, mask, ahead, ahead_mask)
-        hidden, recurrent_state = self.recurrent(torch.cat([read.inputs, more], dim=2), state)
-        return hidden, read, {**scaler_state, **recurrent_state}
-
-    def ask(
-        self, hidden: Tensor, read: Read, steps: Tensor, ahead: Tensor, future: Tensor, future_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantiles of the values `ahead` (H,) steps after each of `steps` (B, P), given the features known of them
-        (B, P, H, K): (B, P, H, Q), relative to the newest value (B, P), in units (B, P)."""
-        candidates, features = self.scaler.candidates(read, steps, ahead)
-        features = torch.cat([features, self.covariates.known(future, future_mask)], dim=3)
-        at = hidden.gather(1, steps[..., None].expand(-1, -1, hidden.shape[2]))
-        x = self.from_hidden(at)[:, :, None] + self.from_features(features) + self.from_ahead[ahead - 1]
-        x = torch.relu(x)
-        x = x + torch.relu(self.between(x))
-        # Not in bfloat16: a season may be hundreds of units.
-        with torch.autocast(x.device.type, enabled=False):
-            found = self.head(x.float())
-        weights, shifts = found.split([CANDIDATES, len(self.quantile_levels) + 1], dim=3)
-        middle = self.quantile_levels.index(0.5)
-        median = (torch.softmax(weights, dim=3) * candidates).sum(dim=3, keepdim=True) + shifts[..., :1]
-        apart = self.widening * positive(shifts[..., 1:2]) * positive(shifts[..., 2:])
-        below, above = apart[..., :middle].flip(3).cumsum(dim=3).flip(3), apart[..., middle:].cumsum(dim=3)
-        quantiles = torch.cat([median - below, median, median + above], dim=3)
-        # Zeros are followed by zeros.
-        return quantiles, read.newest.gather(1, steps), read.unit.gather(1, steps) - LEAST_UNIT
-
-    def forward(
-        self,
-        values: Tensor,
-        mask: Tensor,
-        ahead: Tensor,
-        ahead_mask: Tensor,
-        steps: Tensor,
-        distances: Tensor,
-        targets: Tensor,
-        weight: Tensor,
-        future: Tensor,
-        future_mask: Tensor,
-        scale: Tensor,
-        season: Tensor,
-        state: State,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss: the mean pinball loss in units of `scale` (B,), a series' mean seasonal difference.
-
-        targets, weight (B, P, H): the values at the `distances` (H,) after each of `steps` (B, P), and how much each
-        counts; future (B, P, H, K): the features known of them.
-        """
-        hidden, read, after = self.read(values, mask, ahead, ahead_mask, {**state, "season": season})
-        quantiles, newest, unit = self.ask(hidden, read, steps, distances, future, future_mask)
-        units = (unit / scale[:, None]).float()[:, :, None, None]
-        goal = ((targets - newest[:, :, None]) / scale[:, None, None]).clamp(-300.0, 300.0).float()[..., None]
-        levels = torch.tensor(self.quantile_levels, device=goal.device)
-        error = goal - quantiles.float() * units
-        pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=-1).clamp(max=LARGEST_LOSS)
-        return (pinball * weight).sum() / weight.sum().clamp(min=1.0), after
-
-    def predict(
-        self, values: Tensor, mask: Tensor, state: State, known: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Quantiles (B, H, Q) after the last step, those of the value after each step (B, T, Q), in the units of the
-        values, and the new state. `known`, with known-ahead features: what the exported graph takes as ahead,
-        ahead_mask, future and future_mask."""
-        batch, steps = values.shape[:2]
-        sizes = (steps, steps, self.horizon, self.horizon)
-        nothing = [part.new_zeros(batch, size, 0) for size, part in zip(sizes, (values, mask) * 2, strict=True)]
-        ahead, ahead_mask, future, future_mask = known or nothing
-        hidden, read, after = self.read(values, mask, ahead, ahead_mask, state)
-
-        def ask(at: Tensor, horizon: int, future: Tensor, mask: Tensor) -> Tensor:
-            distances = torch.arange(1, horizon + 1, device=values.device)
-            quantiles, newest, unit = self.ask(hidden, read, at, distances, future, mask)
-            return newest[..., None, None] + unit[..., None, None] * quantiles.double()
-
-        every = torch.arange(steps, device=values.device).expand(batch, steps)
-        last = ask(every[:, -1:], self.horizon, future[:, None], future_mask[:, None])[:, 0]
-        return last, ask(every, 1, ahead[:, :, None], ahead_mask[:, :, None])[:, :, 0], after
-
-
-WIDTH = 128
-LARGEST_LOSS = 50.0
-
-
-def positive(x: Tensor) -> Tensor:
-    """A smooth map of the reals onto the positive ones, of exactly rounded operations only."""
-    return torch.where(x > 0, 1.0 + x, 1.0 / (1.0 - x.clamp(max=0.0)))
+        raw, after = self.raw(values, mask, state)
+        ordered = self.scaler.location[0] + self.scaler.scale[0] * raw.sort(dim=-1).values.double()
+        return ordered[:, -1], ordered[:, :, 0], after
 
 
 NGRAM_FEATURES = 16

@@ -18,9 +18,12 @@ from training.export import Described, build_graphs, judge_int8, save_reference,
 from training.forking import Bucket, EndsStream, ForkingStream, can_be_learnt
 from training.inference import ForecastModel
 from training.loop import LoopConfig, Stream, fit
-from training.networks import Forecaster, GlobalForecaster
+from training.global_forecaster import GlobalForecaster
+from training.networks import Forecaster
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
-from training.scaling import LONGEST_SEASON, Covariates, StandardScaler
+from training.covariates import Covariates
+from training.scaling import StandardScaler
+from training.series_scan import LAGS
 from training.series_data import LEAST_TO_TRAIN, WHOLE, DataError, Series, Split, split_series
 from training.streams import SeriesStream, Stretch
 from training.windows import Window
@@ -106,7 +109,7 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
             features=config.features,
             known_ahead=config.known_ahead,
             categories=dict(config.categories),
-            longest_season=LONGEST_SEASON if isinstance(network, GlobalForecaster) else 0,
+            longest_season=int(LAGS[-1]) if isinstance(network, GlobalForecaster) else 0,
             horizon=config.horizon,
             quantile_levels=config.quantile_levels,
             context=config.context,

@@ -17,10 +17,11 @@ from training.export import Described, build_graphs, judge_int8, save_reference,
 from training.forking import BUCKETS, ForkingStream
 from training.inference import ForecastModel
 from training.loop import Epoch, LoopConfig, fit
-from training.networks import GlobalForecaster
+from training.global_forecaster import GlobalForecaster
 from training.overlap import drop_overlaps
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
-from training.scaling import LONGEST_SEASON, Covariates
+from training.covariates import Covariates
+from training.series_scan import LAGS
 from training.series_data import DataError, Series, read_series
 from training.synthetic import bank
 from training.windows import Window, is_benchmark, read_benchmark
@@ -80,7 +81,7 @@ def season_of(window: Window) -> int:
 
 def make_network(config: GlobalConfig) -> GlobalForecaster:
     """An untrained forecaster without covariates."""
-    none = Covariates(torch.zeros(0), torch.ones(0), (), ())
+    none = Covariates.none()
     return GlobalForecaster(none, config.cell, config.hidden, config.layers, 0.0, HORIZON, QUANTILE_LEVELS)
 
 
@@ -142,7 +143,7 @@ def write(
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             features=("value",),
-            longest_season=LONGEST_SEASON,
+            longest_season=int(LAGS[-1]),
             horizon=HORIZON,
             quantile_levels=QUANTILE_LEVELS,
             context=max(bucket.steps for bucket in BUCKETS),

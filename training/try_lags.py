@@ -3,7 +3,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, torch
 from training.forking import Bucket, ForkingStream
-from training.lag_network import LagForecaster
+from training.global_forecaster import GlobalForecaster
 from training.covariates import Covariates
 from training.loop import LoopConfig, fit
 from training.train_global import HORIZON, QUANTILE_LEVELS, read_pool, season_of
@@ -77,7 +77,7 @@ def evaluate(net, data):
 if __name__ == "__main__":
     data, run, epochs, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1); torch.manual_seed(1)
-    net = LagForecaster(Covariates.none(), "lstm", 128, 2, 0.0, HORIZON, QUANTILE_LEVELS)
+    net = GlobalForecaster(Covariates.none(), "lstm", 128, 2, 0.0, HORIZON, QUANTILE_LEVELS)
     if epochs:
         names = "nngc1 australia-panels currencies-monthly currencies-annual gapminder-yearly gefcom2012 daily-and-faster nab-real chicago-daily wikipedia-daily daily-mixed hourly-mixed pjm-hourly jewelry-weekly"
         files = [data / f"{n}.jsonl.gz" for n in names.split()] + [data / "m4/Hourly-train.csv.gz", data / "m4/Weekly-train.csv.gz"]
