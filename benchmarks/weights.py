@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
-
 from service.manifest import ForecastManifest, read_manifest
+from training.covariates import Covariates
 from training.global_forecaster import GlobalForecaster
 from training.onnx_weights import OnnxWeights, tensor_of
-from training.covariates import Covariates
 
 
 def read_forecaster(folder: Path) -> GlobalForecaster:
@@ -23,12 +21,9 @@ def read_forecaster(folder: Path) -> GlobalForecaster:
     none = Covariates.none()
     layers, hidden = manifest.provenance.layers, manifest.provenance.hidden
     network = GlobalForecaster(none, "lstm", hidden, layers, 0.0, manifest.horizon, manifest.quantile_levels)
-    heads = network.from_hidden, network.from_features, network.between, network.head
-    for linear, product in zip(heads, weights.products(), strict=True):
-        linear.weight.data = tensor_of(weights.weight(product))
-        if linear.bias is not None:
-            linear.bias.data = tensor_of(weights.bias(product))
-    shape = network.from_ahead.shape
-    network.from_ahead.data = next(tensor_of(c) for c in weights.constants.values() if c.shape == shape)
+    for name, parameter in network.named_parameters():
+        if not name.startswith("recurrent."):
+            found = weights.constants[name]
+            parameter.data = tensor_of(found.T if name.endswith(".weight") else found)
     weights.load_layers(network.recurrent)
     return network.eval()

@@ -17,12 +17,12 @@ from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
 from service.metrics import Metrics
 from service.tokenizer import Tokenizer
 from training.cells import Cell
+from training.covariates import Covariates
 from training.export import Described, Made, build_graphs, write_folder
 from training.global_forecaster import GlobalForecaster
 from training.networks import Forecaster, TextModel
 from training.onnx_layers import Precision
 from training.provenance import Run, provenance
-from training.covariates import Covariates
 from training.scaling import StandardScaler
 from training.series_scan import LAGS
 from training.text_data import learn_tokenizer

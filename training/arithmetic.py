@@ -5,6 +5,7 @@ backend can. Both compute the same: exactly rounded operations, products and sum
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ class Backend(Protocol[T]):
     """`axis` counts from 0; a number may stand for either operand, but not for both."""
 
     def constant(self, x: Constant, dtype: str) -> T: ...
+    def parameter(self, x: torch.Tensor) -> T: ...
     def cast(self, x: T, dtype: str) -> T: ...
     def where(self, condition: T, yes: T | float, no: T | float) -> T: ...
     def maximum(self, x: T, y: T | float) -> T: ...
@@ -93,6 +95,9 @@ class Torch:
 
     def constant(self, x: Any, dtype: str) -> torch.Tensor:
         return torch.as_tensor(np.asarray(x), dtype=_TORCH[dtype], device=self.device)
+
+    def parameter(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
     def cast(self, x: torch.Tensor, dtype: str) -> torch.Tensor:
         return x.to(_TORCH[dtype])
@@ -178,11 +183,36 @@ class Torch:
         return torch.relu(x)
 
 
-class Onnx:
-    """Writes operators into a graph."""
+@dataclass(frozen=True)
+class Parameters:
+    """Of a network: their names by where they are in memory, and those written as constants, by these."""
 
-    def __init__(self, g: Builder) -> None:
+    names: dict[int, str]
+    written: dict[int, str]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Parameters":
+        """Those of a network."""
+        return cls({parameter.data_ptr(): name for name, parameter in network.named_parameters()}, {})
+
+    def constant(self, g: Builder, parameter: torch.Tensor, value: torch.Tensor) -> str:
+        """The name of the constant that a parameter is, as `value`, in the graph."""
+        place = parameter.data_ptr()
+        if place not in self.written:
+            self.written[place] = g.const(value, name=self.names.get(place))
+        return self.written[place]
+
+
+class Onnx:
+    """Writes operators into a graph. A network's parameters are constants of their own names, once."""
+
+    def __init__(self, g: Builder, parameters: "Parameters | None" = None) -> None:
         self.g = g
+        self.parameters = parameters or Parameters({}, {})
+
+    def within(self, g: Builder) -> "Onnx":
+        """For a branch of the graph, which sees the parameters that were written before it."""
+        return Onnx(g, self.parameters)
 
     def _made(self, kind: str, like: Value, *inputs: str, dtype: str = "", **attributes: Any) -> Value:
         return Value(self.g, self.g.op(kind, *inputs, **attributes), dtype or like.dtype)
@@ -192,6 +222,9 @@ class Onnx:
 
     def constant(self, x: Any, dtype: str) -> Value:
         return Value(self.g, self.g.const(np.asarray(x), dtype), dtype)
+
+    def parameter(self, x: torch.Tensor) -> Value:
+        return Value(self.g, self.parameters.constant(self.g, x, x), "float32")
 
     def cast(self, x: Value, dtype: str) -> Value:
         return x if x.dtype == dtype else self._made("Cast", x, x.name, dtype=dtype, to=DTYPES[dtype])
@@ -274,8 +307,8 @@ class Onnx:
         return self._made("MatMul", x, x.name, y.name)
 
     def linear(self, x: Value, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Value:
-        found = self._made("MatMul", x, x.name, self.g.const(weight.T))
-        return found if bias is None else self._made("Add", x, found.name, self.g.const(bias))
+        found = self._made("MatMul", x, x.name, self.parameters.constant(self.g, weight, weight.T))
+        return found if bias is None else self._made("Add", x, found.name, self.parameters.constant(self.g, bias, bias))
 
     def softmax(self, x: Value) -> Value:
         return self._made("Softmax", x, x.name, axis=-1)

@@ -27,8 +27,8 @@ from service.manifest import (
     Weights,
     sha256_of,
 )
-from training.inference import Array, GraphSession
 from training.global_forecaster import GlobalForecaster
+from training.inference import Array, GraphSession
 from training.networks import Forecaster, TextModel
 from training.onnx_builder import OPSET, ExportedGraph, Port, share_weights
 from training.onnx_forecast import forecast_graph

@@ -10,6 +10,7 @@ the ONNX graph (`onnx_forecast.py`). Only exactly rounded operations, products a
 depends on a row's place in a batch.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -162,9 +163,13 @@ class GlobalForecaster(nn.Module):
         x = f.linear(hidden, self.from_hidden.weight, self.from_hidden.bias)
         x = x + f.linear(f.join(still, 2), self.from_still.weight)
         x = f.expand(x, 2) + f.linear(changing, self.from_changing.weight)
-        x = f.relu(x + self._parameter(f, ahead))
+        x = f.relu(x + f.take(f.parameter(self.from_ahead), (ahead - 1).tolist(), 0))
         x = x + f.relu(f.linear(x, self.between.weight, self.between.bias))
-        return self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales), place.newest, place.unit
+        return (
+            self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales),
+            place.newest,
+            place.unit,
+        )
 
     def _attention(self, f: Backend[Any], features: Array, usable: Array, hidden: Array) -> tuple[Array, Array]:
         """Weights of the lags, (B, P, HEADS, K), and their scores."""
@@ -177,20 +182,18 @@ class GlobalForecaster(nn.Module):
     def _own(self, f: Backend[Any], best: Array) -> Array:
         """Where the first features of the best lags are among all features of all lags of all steps."""
         places = self._chosen(f, best) * LAG_FEATURES
-        return f.reshape(f.expand(f.reshape(places, 0, -1), 2) + f.constant(np.arange(OWN_FEATURES), "int64"), 0, -1, OWN_FEATURES)
+        return f.reshape(
+            f.expand(f.reshape(places, 0, -1), 2) + f.constant(np.arange(OWN_FEATURES), "int64"), 0, -1, OWN_FEATURES
+        )
 
     def _chosen(self, f: Backend[Any], best: Array) -> Array:
         """Where the best lags are among all lags of all steps: (B, P, SELECTED)."""
         return best + f.expand(f.reshape(f.steps(best, 1), 1, -1) * len(LAGS), 2)
 
-    def _parameter(self, f: Backend[Any], ahead: NDArray[np.int64]) -> Array:
-        rows = self.from_ahead[(ahead - 1).tolist()]
-        return rows if isinstance(f, Torch) else f.constant(rows.numpy(force=True), "float32")
-
     def _quantiles(self, f: Backend[Any], raw: Array, candidates: Array, scales: Array) -> Array:
         levels, middle = len(self.quantile_levels), self.quantile_levels.index(0.5)
         begin = [0, CANDIDATES, CANDIDATES + 1, CANDIDATES + 1 + SCALES, CANDIDATES + 1 + SCALES + levels]
-        mix, shift, scale_mix, apart = (f.cut(raw, 3, a, b) for a, b in zip(begin, begin[1:], strict=False))
+        mix, shift, scale_mix, apart = (f.cut(raw, 3, a, b) for a, b in itertools.pairwise(begin))
         size = f.total(f.softmax(scale_mix) * f.expand(scales, 2), 3)
         median = f.total(f.softmax(mix) * candidates, 3) + shift * size
         apart = positive(apart, f)

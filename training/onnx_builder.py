@@ -49,13 +49,18 @@ class Builder:
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
         return outputs
 
-    def const(self, value: "NDArray[np.generic] | Tensor | float | int | list[int]", dtype: str | None = None) -> str:
-        """A constant tensor, stored once however often it is used."""
+    def const(
+        self,
+        value: "NDArray[np.generic] | Tensor | float | int | list[int]",
+        dtype: str | None = None,
+        name: str | None = None,
+    ) -> str:
+        """A constant tensor, stored once however often it is used, and called `name` if it is new."""
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         array = np.asarray(array, dtype=dtype, order="C")
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._known:
-            self._known[key] = f"{self.prefix}const_{len(self._known)}"
+            self._known[key] = name or f"{self.prefix}const_{len(self._known)}"
             self.constants.append(numpy_helper.from_array(array, self._known[key]))
         return self._known[key]
 

@@ -4,7 +4,7 @@ layers of `onnx_layers.py`.
 
 import numpy as np
 
-from training.arithmetic import SQUASH, Onnx
+from training.arithmetic import SQUASH, Onnx, Parameters
 from training.cells import Recurrent
 from training.global_forecaster import HIDDEN, GlobalForecaster, in_values
 from training.networks import Forecaster
@@ -81,7 +81,7 @@ def _layers(g: Builder, recurrent: Recurrent, x: str, precision: Precision, rows
 
 def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGraph:
     g = Builder()
-    f = Onnx(g)
+    f = Onnx(g, Parameters.of(network))
     horizon, levels = network.horizon, len(network.quantile_levels)
     covariates = network.covariates
     features, known = 1 + len(covariates.sizes), len(covariates.known_ahead)
@@ -118,7 +118,7 @@ def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGr
     in_values(f, found, end, quantiles, newest, unit).reshape(-1, horizon, levels).called("quantiles")
 
     def one_step(b: Builder) -> str:
-        fb = Onnx(b)
+        fb = f.within(b)
         own = found.mapped(lambda value: value.within(b))
         opened = state["open"].within(b)
         at = fb.reshape(fb.steps(own.newest, 1), 1, -1) + 0 * own.held

@@ -75,9 +75,7 @@ def linear(
     return g.op("Add", g.op("MatMul", x, matrix(g, weight, widths)), g.const(bias), name=name)
 
 
-def float_layers(
-    g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), rows: Rows = ALL
-) -> Hidden:
+def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), rows: Rows = ALL) -> Hidden:
     """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`."""
     own = [recurrent.hidden] if widths else []
     last = ""
@@ -416,7 +414,9 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
         zeros = np.zeros((1, len(own_bias)), dtype=np.int8)
 
         def with_sentinels(name: str, value: NDArray[np.float32]) -> str:
-            added = g.op("Expand", g.const(value[None, None]), g.op("Concat", g.const([1]), batch, g.const([1]), axis=0))
+            added = g.op(
+                "Expand", g.const(value[None, None]), g.op("Concat", g.const([1]), batch, g.const([1]), axis=0)
+            )
             return g.op("Concat", g.op("Unsqueeze", name, g.const([0])), added, axis=2)
 
         if i == 0:

@@ -55,7 +55,8 @@ def stable_profiles(rng: np.random.Generator, count: int, steps: int, m: int, lo
     found *= 1 + happens * rng.exponential(1.5, (count, steps))
     found *= 10 ** rng.uniform(0, 3, (count, 1))
     whole = rng.random((count, 1)) < 0.4
-    return np.where(whole, np.round(found), found)
+    stable: Floats = np.where(whole, np.round(found), found)
+    return stable
 
 
 def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
@@ -81,8 +82,8 @@ def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     added = found + season * step * 10 ** rng.uniform(-0.5, 1.5, (count, 1))
     size = rng.uniform(0.02, 0.5, (count, 1))
     multiplied = found * np.exp(np.clip(season * size, -3, 3))
-    found = np.where(rng.random((count, 1)) < 0.6, added, multiplied)
-    return found
+    seasonal: Floats = np.where(rng.random((count, 1)) < 0.6, added, multiplied)
+    return seasonal
 
 
 def accidents(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:

@@ -48,9 +48,7 @@ class StandardScaler(nn.Module):
         self.features = len(location)
         self.inputs = 2 * self.features
 
-    def read(
-        self, f: Backend[Any], values: Array, observed: Array, state: Mapping[str, Array]
-    ) -> tuple[Array, Array]:
+    def read(self, f: Backend[Any], values: Array, observed: Array, state: Mapping[str, Array]) -> tuple[Array, Array]:
         """Values (B, T, F) and where they are observed, 1 or 0, both float64 -> what the network reads, (B, T, I)
         float32, and the newest value after each step, (B, T, F)."""
         location, scale = (f.constant(part.numpy(force=True), "float64") for part in (self.location, self.scale))

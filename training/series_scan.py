@@ -58,7 +58,8 @@ class Scan:
     second differences, how many steps have passed since the first value, whether all values were whole numbers of at
     least 0. differences (B, T, K): between the newest value and those each lag ago, 0 where there are none. lag_sums,
     lag_squares (B, 2, K): before the first step. shares (B, T, S) and steps (B, T, I), float32: what the recurrent
-    layers read, I of each value. held, leading (B, 1): values of an open patch, and steps before the first value. season (B, 2)."""
+    layers read, I of each value. held, leading (B, 1): values of an open patch, and steps before the first value.
+    season (B, 2): what is told."""
 
     window: Array
     sums: Array
@@ -194,7 +195,8 @@ def lag_figures(f: Backend[Any], found: Scan, at: Array) -> tuple[Array, Array]:
     seen = f.cast(passed >= 0, "float64")
     passed = f.maximum(passed, 0)
     squared = found.differences * found.differences
-    sums, squares = [], []
+    sums: list[Array] = []
+    squares: list[Array] = []
     for d, rate in enumerate(LAG_DECAYS):
         powers = f.constant(rate ** np.arange(MAX_STEPS + 1), "float64")
         weights = f.take(powers, passed, 0) * seen

@@ -14,17 +14,17 @@ from training import plots
 from training.baselines import forecast_baselines, score_forecasts
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
+from training.covariates import Covariates
 from training.export import Described, build_graphs, judge_int8, save_reference, standardise, write_folder
 from training.forking import Bucket, EndsStream, ForkingStream, can_be_learnt
+from training.global_forecaster import GlobalForecaster
 from training.inference import ForecastModel
 from training.loop import LoopConfig, Stream, fit
-from training.global_forecaster import GlobalForecaster
 from training.networks import Forecaster
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
-from training.covariates import Covariates
 from training.scaling import StandardScaler
-from training.series_scan import LAGS
 from training.series_data import LEAST_TO_TRAIN, WHOLE, DataError, Series, Split, split_series
+from training.series_scan import LAGS
 from training.streams import SeriesStream, Stretch
 from training.windows import Window
 

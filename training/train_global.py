@@ -12,17 +12,17 @@ from training import plots
 from training.card import ModelCard, figures_table, int8_text
 from training.cells import Cell
 from training.checkpoint import CHECKPOINT_FILE
+from training.covariates import Covariates
 from training.evaluate import evaluate_forecaster, evaluation_rows
 from training.export import Described, build_graphs, judge_int8, save_reference, write_folder, write_manifest
 from training.forking import BUCKETS, ForkingStream
+from training.global_forecaster import GlobalForecaster
 from training.inference import ForecastModel
 from training.loop import Epoch, LoopConfig, fit
-from training.global_forecaster import GlobalForecaster
 from training.overlap import drop_overlaps
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
-from training.covariates import Covariates
-from training.series_scan import LAGS
 from training.series_data import DataError, Series, read_series
+from training.series_scan import LAGS
 from training.synthetic import bank
 from training.windows import Window, is_benchmark, read_benchmark
 
