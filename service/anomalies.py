@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from service.bounds import UNBOUNDED, Bounds
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.forecasting import ANSWER_BYTES, SAME, Floats, read_values, series_bytes, tails
+from service.forecasting import ANSWER_BYTES, SAME, Floats, bounds_of, read_values, series_bytes, tails
 from service.manifest import ForecastManifest
 from service.quantiles import interpolate, level_within
 
@@ -62,7 +62,7 @@ def detect(manifest: ForecastManifest, request: AnomalyRequest, start: Snapshot 
     if not len(request.values):
         raise InvalidRequestError("there is no value to judge", "$.series")
     after, past = yield from read_values(manifest, request.values, start, request.future, history=True)
-    known, clip = manifest.quantile_levels, request.bounds.clip
+    known, clip = manifest.quantile_levels, bounds_of(after, request.bounds).clip
     lower, upper = clip(interpolate(past, known, tails(request.level))).T
     past = clip(past)
     target = request.values[:, 0]

@@ -8,7 +8,7 @@ import numpy as np
 from service.bounds import UNBOUNDED, Bounds
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.forecasting import ANSWER_BYTES, SAME, Floats, extend, read_values, series_bytes
+from service.forecasting import ANSWER_BYTES, SAME, Floats, bounds_of, extend, read_values, season_of, series_bytes
 from service.manifest import ForecastManifest
 from service.quantiles import interpolate
 
@@ -58,12 +58,14 @@ class CrossValidationRequest:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """quantiles (W, horizon, L), median and actual (W, horizon), of the windows that begin after `cutoffs` values."""
+    """quantiles (W, horizon, L), median and actual (W, horizon), of the windows that begin after `cutoffs` values;
+    season: by which the first forecast goes."""
 
     cutoffs: list[int]
     quantiles: Floats
     median: Floats
     actual: Floats
+    season: list[int] | None = None
 
 
 def cross_validate(
@@ -80,16 +82,18 @@ def cross_validate(
     known, values, horizon = manifest.quantile_levels, request.values, request.horizon
     ahead = values[:, [manifest.features.index(name) for name in manifest.known_ahead]]
     at, windows = start, []
+    season: list[int] | None = None
     for cutoff in request.cutoffs:
         future = ahead[cutoff : cutoff + horizon]
         at, _ = yield from read_values(manifest, values[at.position : cutoff], at, future, history=False)
         windows.append((yield from extend(manifest, at, horizon, future)))
+        season = season_of(at) if season is None else season
     quantiles = np.array(windows)
     actual = np.array([values[cutoff : cutoff + horizon, 0] for cutoff in request.cutoffs])
-    clip = request.bounds.clip
+    clip = bounds_of(at, request.bounds).clip
     median = clip(quantiles[..., known.index(0.5)]).copy()
     found = clip(interpolate(quantiles, known, request.levels))
-    return CrossValidation(request.cutoffs, found, median, actual)
+    return CrossValidation(request.cutoffs, found, median, actual, season)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From the values of a series to quantiles of those that follow, as a task for the engine. Knows nothing of HTTP."""
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,8 +13,7 @@ from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
 from service.manifest import ForecastManifest
 from service.quantiles import TAIL_END, interpolate
-from service.seasons import NO_SEASON, enough_for, find_season
-from service.timestamps import counts_months, seasons_of
+from service.timestamps import seasons_of
 from service.widening import widened
 
 Floats = NDArray[np.float64]
@@ -103,15 +102,12 @@ def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str)
 
 def begin(
     manifest: ForecastManifest,
-    target: Floats,
     season_length: tuple[int, ...] | None = None,
     freq: str | None = None,
     start: Snapshot = FRESH,
-    goes_on: bool = False,
 ) -> Snapshot:
-    """Where a sequence stands, its season set: a fresh one has the season given, else that of the frequency, else what
-    is found in the target (T,); one that was begun keeps its own. That of the frequency needs `enough_for` it, unless
-    more values are to come (`goes_on`).
+    """Where a sequence stands, and what is told of its season: of a fresh one the season given, else the usual one of
+    the frequency, else none; one that was begun keeps its own.
 
     Raises:
         InvalidRequestError: the model cannot hold the season given, or the sequence has another; no such frequency.
@@ -121,31 +117,28 @@ def begin(
         _check_season(manifest, season_length, start)
     if start.position or not manifest.longest_season:
         return start
-    season = season_length
-    if season is None and usual is not None:
-        season = tuple(values for values in usual if values <= manifest.longest_season)
-        if season and freq is not None and not goes_on and not enough_for(season[0], target, counts_months(freq)):
-            season = None
-    if not season:
-        season = find_season(target, manifest.longest_season)
-    return Snapshot(0, {SEASON: np.array([(*season, NO_SEASON)[:2]])})
+    told = season_length or tuple(values for values in usual or () if values <= manifest.longest_season)
+    return Snapshot(0, {SEASON: np.array([(*told, NO_SEASON, NO_SEASON)[:2]])})
 
 
 def season_of(at: Snapshot) -> list[int] | None:
-    """The season that a sequence has, as a request gives it; None where the model takes none."""
-    if SEASON not in at.states:
+    """The seasons by which the forecast goes, or else those that were told; None where the model takes none."""
+    name = SEASONS if SEASONS in at.states else SEASON
+    if name not in at.states:
         return None
-    season, longer = at.states[SEASON][0].tolist()
-    return [season] if longer == NO_SEASON else [season, longer]
+    season, longer = at.states[name][0].tolist()
+    return [season] if longer in (NO_SEASON, season) else [season, longer]
 
 
 def _check_season(manifest: ForecastManifest, given: tuple[int, ...], start: Snapshot) -> None:
     if given[-1] > max(manifest.longest_season, NO_SEASON):
         holds = f"seasons of at most {manifest.longest_season} values" if manifest.longest_season else "no season"
         raise InvalidRequestError(f"{manifest.name} takes {holds}", "$.season_length")
-    own = season_of(start)
-    if start.position and own is not None and own != list(given):
-        raise InvalidRequestError(f"the sequence goes on with the season that it began with, {own}", "$.season_length")
+    if start.position and SEASON in start.states:
+        own = tuple(season for season in start.states[SEASON][0].tolist() if season != NO_SEASON) or (NO_SEASON,)
+        if own != given:
+            told = list(own)
+            raise InvalidRequestError(f"the sequence began with another one, {told}, and keeps it", "$.season_length")
 
 
 def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapshot = FRESH) -> Task[Forecast]:
@@ -166,13 +159,13 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapsh
     else:
         after = start
     quantiles = (yield from extend(manifest, after, request.horizon, future))[request.from_step - 1 :]
-    clip = request.bounds.clip
+    clip = bounds_of(after, request.bounds).clip
     history = clip(interpolate(past, known, request.levels)) if request.include_history else None
     median = clip(quantiles[:, known.index(0.5)]).copy()
     found = clip(interpolate(quantiles, known, request.levels))
     if not request.keeps_state:
         # Of ten thousand series, the states, and the batches that they are views of, would be most of the memory.
-        season = {name: array.copy() for name, array in after.states.items() if name == SEASON}
+        season = {name: array.copy() for name, array in after.states.items() if name in (SEASON, SEASONS)}
         after, found = Snapshot(after.position, season), found.copy()
     return Forecast(found, median, history, after)
 
@@ -190,7 +183,7 @@ def read_values(
     Raises:
         NotPredictableError: the model gives no finite numbers for these values.
     """
-    names = ("quantiles", "one_step") if history else ("quantiles",)
+    names = ("quantiles", *([SEASONS] if manifest.tells_seasons else []), *(["one_step"] if history else []))
     read = yield _read(manifest, values[None], future, names, _recurrent(start))
     _check_finite(read.outputs["quantiles"])
     past = np.empty((0, len(manifest.quantile_levels)))
@@ -198,7 +191,16 @@ def read_values(
         before = start.states[EXPECTED][0, :1] if start.position else np.full((1, past.shape[1]), np.nan)
         _check_finite(read.outputs["one_step"])
         past = np.concatenate([before, read.outputs["one_step"][0, :-1]])
-    return Snapshot(start.position + len(values), {**read.states, EXPECTED: read.outputs["quantiles"]}), past
+    beside = {name: read.outputs[name] for name in (EXPECTED, SEASONS) if name in read.outputs}
+    return Snapshot(start.position + len(values), {**read.states, **beside}), past
+
+
+def bounds_of(at: Snapshot, given: Bounds) -> Bounds:
+    """Those given, and 0 where all values that a sequence has read were counts."""
+    uneven = at.states.get(UNEVEN)
+    if uneven is None or uneven[0, 0]:
+        return given
+    return replace(given, lower=max(given.lower, 0.0)) if given.upper > 0 else given
 
 
 def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Floats | None) -> Reading[Floats]:
@@ -236,12 +238,17 @@ def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Float
 EXPECTED = "quantiles"
 """What a forecaster's sequence carries beside the graph's own state: the forecast after its last value, (1, H, Q)."""
 SEASON = "season"
-"""The state tensor that is set before anything is read."""
+"""The state tensor that is set before anything is read: what is told of the season."""
+NO_SEASON = 1
+SEASONS = "seasons"
+"""What a sequence carries, too, if the graph tells it: by which seasons the forecast after its last value goes, (1, 2)."""
+UNEVEN = "uneven"
+"""The state tensor that is 0 as long as all values were whole numbers of at least 0."""
 
 
 def _recurrent(at: Snapshot) -> dict[str, Array]:
     """The graph's own state."""
-    return {name: array for name, array in at.states.items() if name != EXPECTED}
+    return {name: array for name, array in at.states.items() if name not in (EXPECTED, SEASONS)}
 
 
 def _check_finite(numbers: Array) -> None:

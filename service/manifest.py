@@ -181,9 +181,13 @@ class ForecastManifest(_Model):
     With K features `known_ahead`, also `ahead` float64 (B, T, K), what they are at the step after each, `ahead_mask`
     float32 (B, T, K), `future` float64 (B, H, K), what they are in the H steps after the last, `future_mask` (B, H, K).
     With a `longest_season`, one state tensor is `season` int64 (2,): values per season, and per second, longer season
-    (such as 24 and 168 of hourly values), 1 = none. It is set in a fresh state and stays.
+    (such as 24 and 168 of hourly values), 1 = none: what a caller tells. It is set in a fresh state and stays.
+    A state tensor `uneven` float64 (1,) is 0 as long as all values of the target were whole numbers of at least 0; the
+    quantiles are then never below 0.
     Outputs: `quantiles` float64 (B, H, Q), unscaled, ascending along Q, for the H values after the last step;
-    `one_step` float64 (B, T, Q), the quantiles of the value after each step given (T = 0 if not wanted).
+    `one_step` float64 (B, T, Q), the quantiles of the value after each step given (T = 0 if not wanted); perhaps
+    `seasons` int64 (B, 2), after how many values the series repeats itself, as far as the forecast goes by it: the
+    shortest such number and the one that weighs most, 1 = none.
     """
 
     kind: Literal["forecast"] = "forecast"
@@ -217,6 +221,11 @@ class ForecastManifest(_Model):
             if not wanted <= {tensor.name for tensor in graph.inputs}:
                 raise ValueError(f"known_ahead needs the inputs {', '.join(sorted(wanted))}")
         return self
+
+    @property
+    def tells_seasons(self) -> bool:
+        """Whether its graphs tell by which seasons a forecast goes."""
+        return any(tensor.name == "seasons" for tensor in self.graph.outputs)
 
     @property
     def target(self) -> str:

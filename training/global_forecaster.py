@@ -12,7 +12,7 @@ depends on a row's place in a batch.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,17 @@ STILL = HEADS + OWN_FEATURES * SELECTED + SCALES - 1 + SHARES + 4
 LARGEST_LOSS = 50.0
 HIDDEN = "hidden"
 """What the recurrent layers said of the last whole patch, as state."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """quantiles (B, P, H, Q), relative to the newest value (B, P, 1), in units (B, P, 1); the weights of the lags,
+    (B, P, HEADS, K)."""
+
+    quantiles: Array
+    newest: Array
+    unit: Array
+    weights: Array
 
 
 class GlobalForecaster(nn.Module):
@@ -119,11 +130,10 @@ class GlobalForecaster(nn.Module):
         opened: Array,
         ahead: NDArray[np.int64],
         future: Sequence[Array] = (),
-    ) -> tuple[Array, Array, Array]:
+    ) -> Asked:
         """Quantiles of the values `ahead` (H,) steps after each of the steps `at` (B, P), given what the recurrent
         layers said of the last whole patch, (B, P, hidden), and the known-ahead features of these steps, parts along
-        axis 3 of (B, P, H, ...): (B, P, H, Q), relative to the newest value, in units of the scale; and these two,
-        (B, P, 1)."""
+        axis 3 of (B, P, H, ...)."""
         with torch.no_grad():
             place = Place.of(f, found, at)
             features, variance, drift, usable = lag_features(f, place, found.season)
@@ -165,11 +175,8 @@ class GlobalForecaster(nn.Module):
         x = f.expand(x, 2) + f.linear(changing, self.from_changing.weight)
         x = f.relu(x + f.take(f.parameter(self.from_ahead), (ahead - 1).tolist(), 0))
         x = x + f.relu(f.linear(x, self.between.weight, self.between.bias))
-        return (
-            self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales),
-            place.newest,
-            place.unit,
-        )
+        quantiles = self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales)
+        return Asked(quantiles, place.newest, place.unit, weights)
 
     def _attention(self, f: Backend[Any], features: Array, usable: Array, hidden: Array) -> tuple[Array, Array]:
         """Weights of the lags, (B, P, HEADS, K), and their scores."""
@@ -262,11 +269,11 @@ class GlobalForecaster(nn.Module):
             found, _ = self.scan(f, given, mask[..., 0].double(), state)
         hidden, _ = self._hidden(found, steps, state)
         known = self.known(f, future, future_mask)
-        quantiles, newest, unit = self.ask(f, found, steps, hidden, state["open"], distances.numpy(force=True), known)
-        units = (unit / scale[:, None, None]).float()[..., None]
-        goal = ((targets - newest) / scale[:, None, None]).clamp(-300.0, 300.0).float()[..., None]
+        asked = self.ask(f, found, steps, hidden, state["open"], distances.numpy(force=True), known)
+        units = (asked.unit / scale[:, None, None]).float()[..., None]
+        goal = ((targets - asked.newest) / scale[:, None, None]).clamp(-300.0, 300.0).float()[..., None]
         levels = torch.tensor(self.quantile_levels, device=goal.device)
-        error = goal - quantiles * units
+        error = goal - asked.quantiles * units
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(-1).clamp(max=LARGEST_LOSS)
         return (pinball * weight).sum() / weight.sum().clamp(min=1.0), dict(state)
 
@@ -288,7 +295,7 @@ class GlobalForecaster(nn.Module):
             ahead = np.arange(1, horizon + 1)
             picked = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2]))
             asked = self.ask(f, found, at, picked, state["open"], ahead, parts)
-            raw: Tensor = in_values(f, found, at, *asked)
+            raw: Tensor = in_values(f, found, at, asked)
             return raw
 
         end = every[:, -1:]
@@ -297,8 +304,17 @@ class GlobalForecaster(nn.Module):
         return last, each, {**state_after(f, found, carried, end, state, self.step_inputs), **after}
 
 
-def in_values(f: Backend[Any], found: Scan, at: Array, quantiles: Array, newest: Array, unit: Array) -> Array:
+def in_values(f: Backend[Any], found: Scan, at: Array, asked: Asked) -> Array:
     """Quantiles (B, P, H, Q) in the units of the values; at least 0 where all values were counts."""
-    raw = f.expand(newest, 3) + f.expand(unit, 3) * f.cast(quantiles, "float64")
+    raw = f.expand(asked.newest, 3) + f.expand(asked.unit, 3) * f.cast(asked.quantiles, "float64")
     whole = f.expand(f.expand(f.along(found.whole, at), 2), 3)
     return f.where(whole > 0.0, f.maximum(raw, 0.0), raw)
+
+
+def weighed_most(f: Backend[Any], asked: Asked) -> Array:
+    """The shortest of the lags that weigh at least half of the most, over all heads, and the one that weighs most,
+    (B, P, 2) int64: a season, and perhaps a longer one."""
+    weights = f.reshape(f.total(asked.weights, 2), 0, -1, len(LAGS))
+    heavy = f.cast(weights * 2.0 >= f.largest(weights, 2), "float32")
+    lags = f.constant(LAGS, "int64")
+    return f.join([f.expand(f.take(lags, f.argmax(part, 2), 0), 2) for part in (heavy, weights)], 2)

@@ -6,7 +6,7 @@ import numpy as np
 
 from training.arithmetic import SQUASH, Onnx, Parameters
 from training.cells import Recurrent
-from training.global_forecaster import HIDDEN, GlobalForecaster, in_values
+from training.global_forecaster import HIDDEN, GlobalForecaster, in_values, weighed_most
 from training.networks import Forecaster
 from training.onnx_builder import LENGTHS, PER_STEP, Builder, ExportedGraph, Port, Value, finish, if_wanted
 from training.onnx_layers import (
@@ -114,8 +114,9 @@ def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGr
     if known:
         told = Value(g, "future", "float64"), Value(g, "future_mask", "float32")
         future = network.known(f, *(f.expand(part, 1) for part in told))
-    quantiles, newest, unit = network.ask(f, found, end, last, state["open"], ahead, future)
-    in_values(f, found, end, quantiles, newest, unit).reshape(-1, horizon, levels).called("quantiles")
+    asked = network.ask(f, found, end, last, state["open"], ahead, future)
+    in_values(f, found, end, asked).reshape(-1, horizon, levels).called("quantiles")
+    weighed_most(f, asked).reshape(-1, 2).called("seasons")
 
     def one_step(b: Builder) -> str:
         fb = f.within(b)
@@ -126,8 +127,8 @@ def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGr
         next_one = []
         if known:
             next_one = network.known(fb, *(fb.expand(given[part].within(b), 2) for part in ("ahead", "ahead_mask")))
-        quantiles, newest, unit = network.ask(fb, own, at, hidden_at, opened, np.array([1]), next_one)
-        return b.op("Squeeze", in_values(fb, own, at, quantiles, newest, unit).name, b.const([2]))
+        asked = network.ask(fb, own, at, hidden_at, opened, np.array([1]), next_one)
+        return b.op("Squeeze", in_values(fb, own, at, asked).name, b.const([2]))
 
     each = Port("one_step", "float64", ("T", levels))
     if_wanted(g, each, one_step)
@@ -143,7 +144,7 @@ def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGr
     return finish(
         g,
         (*inputs, *(more if known else [])),
-        (Port("quantiles", "float64", (horizon, levels)), each),
+        (Port("quantiles", "float64", (horizon, levels)), each, Port("seasons", "int64", (2,))),
         [*ports, *hidden.state],
     )
 

@@ -58,7 +58,7 @@ async def post_anomalies(
         check_levels(tails(level), manifest, "$.level")
         times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
-        start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
+        start = begin(manifest, body.season_length, body.freq, seat.start)
         request = AnomalyRequest(values, level, value_bounds(body), future)
         call.hold(request.most_bytes(manifest), "$.series", seat.model.engine)
         task = detect(manifest, request, start)

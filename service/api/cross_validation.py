@@ -67,15 +67,15 @@ async def post_cross_validation(
     request = CrossValidationRequest(values, body.horizon, body.windows, step, levels, value_bounds(body))
     request.check()
     times = timestamps(body, len(values))
-    # What comes after the first cutoff must not tell the season of what comes before it.
-    start = begin(manifest, values[: request.cutoffs[0], 0], body.season_length, body.freq)
+    start = begin(manifest, body.season_length, body.freq)
     call.hold(request.most_bytes(manifest), "$.windows", model.engine)
     task = cross_validate(manifest, request, start)
     found = await asyncio.wrap_future(model.engine.submit(task, request.work, call.deadline, call.group))
     state.metrics.read.labels(model.label).inc(request.cutoffs[-1])
     state.metrics.predicted.labels(model.label).inc(body.windows * body.horizon)
-    season = season_of(start)
-    scores = accuracy(found, values[:, 0], levels, 1 if season is None else season[0])
+    told = season_of(start)
+    season = told if told and told[0] > 1 else found.season
+    scores = accuracy(found, values[:, 0], levels, season[0] if season else 1)
     windows = [window async for window in in_turns(_windows(found, levels, times), call.deadline)]
     pieces = json_pieces(
         {

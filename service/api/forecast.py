@@ -297,7 +297,7 @@ def _wish(body: ForecastBody, seat: Seat, state: State) -> _Wish:
         check_answer(len(values) * len(levels), settings, "$.include_history")
     future = future_values(body.future, body.horizon, manifest)
     times = timestamps(body, len(values) + body.horizon)
-    start = begin(manifest, values[:, 0], body.season_length, body.freq, seat.start, seat.keeps)
+    start = begin(manifest, body.season_length, body.freq, seat.start)
     request = ForecastRequest(
         values,
         body.horizon,

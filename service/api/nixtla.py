@@ -93,7 +93,7 @@ async def post_forecast(
                 yield _done(Forecast(_nothing(body.h, len(levels)), _nothing(body.h), None, FRESH))
                 continue
             request = ForecastRequest(values, body.h, levels, future=future, keeps_state=False)
-            start = begin(manifest, values[:, 0], freq=freq)
+            start = begin(manifest, freq=freq)
             yield _Job(forecast(manifest, request, start), len(values), body.h, request.most_bytes(manifest))
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def _one_step_ahead(
         if _is_empty(values):
             yield _done(nothing(len(values)))
             continue
-        task, most_bytes = read(values, begin(manifest, values[:, 0], freq=body.season_freq(client)))
+        task, most_bytes = read(values, begin(manifest, freq=body.season_freq(client)))
         yield _Job(task, len(values), 0, most_bytes)
 
 
@@ -329,9 +329,7 @@ def _windows(
             quantiles, median = np.full((windows, h, len(request.levels)), nan), np.full((windows, h), nan)
             return _done(CrossValidation(request.cutoffs, quantiles, median, median))
         raise InvalidRequestError(error.detail, place(i)) from None
-    # What comes after the first cutoff must not tell the season of what comes before it.
-    first = request.cutoffs[0]
-    start = begin(manifest, request.values[:first, 0], freq=freq)
+    start = begin(manifest, freq=freq)
     read, predicted = request.cutoffs[-1], request.windows * request.horizon
     return _Job(cross_validate(manifest, request, start), read, predicted, request.most_bytes(manifest))
 

@@ -324,7 +324,7 @@ async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> 
         assert isinstance(manifest, ForecastManifest)
         values = series_values(body.series, False, manifest, call.state.settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
-        start = begin(manifest, values[:, 0], body.season_length, body.freq, goes_on=True)
+        start = begin(manifest, body.season_length, body.freq)
         call.hold(request.most_bytes(manifest), "$.series", model.engine)
         reading = forecast(manifest, request, start)
         return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline, call.group))).after

@@ -51,6 +51,8 @@ class StateCodec:
         if isinstance(manifest, ForecastManifest):
             shape = (manifest.horizon, len(manifest.quantile_levels))
             tensors.append(State(name="quantiles", output="", dtype="float64", shape=shape))
+            if manifest.tells_seasons:
+                tensors.append(State(name="seasons", output="", dtype="int64", shape=(2,)))
         # Those of one type stand together, so that one look each tells whether they are finite.
         self._tensors = sorted(
             ((t.name, np.dtype(t.dtype).newbyteorder("<"), (1, *t.shape), math.prod(t.shape)) for t in tensors),
