@@ -43,7 +43,7 @@ def answer(
 ) -> Forecast:
     manifest, scheduler = opened(*model)
     request = ForecastRequest(values[:, None], horizon, manifest.quantile_levels, include_history=True)
-    return run(scheduler, forecast(manifest, request, begin(manifest, values, season)))
+    return run(scheduler, forecast(manifest, request, begin(manifest, season)))
 
 
 def a_series(seed: int, steps: int, season: int) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ def test_a_change_after_a_long_standstill_may_come_in_a_piece_of_its_own(
     manifest, scheduler = opened(*model)
     values = np.concatenate([np.full(30, still), still + np.linspace(0.1, 1, 10) * change])
     whole = answer(model, values, (12,))
-    at = begin(manifest, values, (12,))
+    at = begin(manifest, (12,))
     parts = []
     for piece in (values[:cut], values[cut:]):
         request = ForecastRequest(piece[:, None], 12, manifest.quantile_levels, include_history=True)

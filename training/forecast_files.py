@@ -86,7 +86,7 @@ def _asked(
     bounds = NON_NEGATIVE if wish.non_negative else UNBOUNDED
     asked, times = [], []
     for one in series:
-        season = wish.season_length or usual_season(manifest, one.freq, one.season, one.values[:, 0])
+        season = wish.season_length or usual_season(manifest, one.freq, one.season)
         future = one.future[:, known] if known and one.future.size else None
         request = ForecastRequest(one.values, wish.horizon, levels, bounds=bounds, future=future)
         asked.append((request, season))

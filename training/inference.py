@@ -27,9 +27,8 @@ from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, T
 from service.metrics import Metrics
 from service.registry import find_model, open_model
 from service.sampling import SamplingParams, log_softmax
-from service.seasons import enough_for
 from service.settings import Settings
-from service.timestamps import counts_months, seasons_of
+from service.timestamps import seasons_of
 from service.tokenizer import Tokenizer
 from training.text_data import Encoded
 from training.windows import Window
@@ -129,7 +128,7 @@ class ForecastModel:
         Raises:
             InvalidRequestError: the model cannot hold such a season.
         """
-        start = begin(self.manifest, request.values[:, 0], season_length)
+        start = begin(self.manifest, season_length)
         return self._engine.submit(forecast(self.manifest, request, start), request.work)
 
     def forecast(
@@ -183,17 +182,14 @@ Answer = NDArray[np.float64] | str
 
 
 def usual_season(
-    manifest: ForecastManifest, freq: str | None, season: int, target: NDArray[np.float64] | None = None
+    manifest: ForecastManifest, freq: str | None, season: int
 ) -> tuple[int, ...] | None:
     """What to say of the season of a series: that of its frequency, where the service reads it so, else the one that is
-    known of the data (1: none), as far as the model can hold them; None: it is to be found in the values, as where the
-    target (T,) has not enough of them for the season of its frequency."""
+    known of the data (1: none), as far as the model can hold them; None: nothing."""
     usual: tuple[int, ...] | None = None
     if freq:
         with suppress(InvalidRequestError):
             usual = seasons_of(freq)
-            if usual and target is not None and not enough_for(usual[0], target, counts_months(freq)):
-                return None
     usual = usual or ((season,) if season > 1 else ())
     return tuple(one for one in usual if one <= manifest.longest_season) or None
 
