@@ -77,7 +77,7 @@ class Subject:
         request = ForecastRequest(values, HORIZON, self._manifest.quantile_levels, history)
         pending = [
             self._engine.submit(
-                forecast(self._manifest, request, begin(self._manifest, values[:, 0], start=start)), request.work
+                forecast(self._manifest, request, begin(self._manifest, start=start)), request.work
             )
             for _ in range(count)
         ]

@@ -15,6 +15,8 @@ from service.manifest import PER_STEP_OUTPUTS
 CHUNK = 512
 """Most steps of input read in one call of the graph: more gains nothing, and would keep the others waiting."""
 LEAST_CHUNK = 8
+EVERY_STEP_CHUNK = 64
+"""Most steps in one call whose outputs are those of every step, where these cost more than the steps themselves."""
 READ_ROWS = 16
 """Rows read in one call: more of them fall out of the processor's cache."""
 READ_SECONDS = 0.02
@@ -93,15 +95,15 @@ class ReadQueue:
         that little is padded. They stay in the queue until they are `done`."""
         if self._trials:
             first = self._trials[0]
-            return [first], min(self._most_steps(first.rows, seconds), first.ahead)
+            return [first], min(self._most_steps(first, first.rows, seconds), first.ahead)
         head = [*islice(self._waiting, READ_ROWS)]
         first = head[0]
         rows = max(first.rows, min(READ_ROWS, sum(reading.rows for reading in head)))
-        steps = min(self._most_steps(rows, seconds), first.ahead)
+        steps = min(self._most_steps(first, rows, seconds), first.ahead)
         group: list[Reading] = []
         taken = 0
         for reading in islice(self._waiting, LOOKED_AT):
-            ahead = reading.ahead if self._any_split else min(reading.ahead, self._chunk)
+            ahead = reading.ahead if self._any_split else min(reading.ahead, self._chunk_of(reading))
             fits = taken + reading.rows <= rows and reading.outputs == first.outputs
             if fits and 2 * ahead >= steps and (self._any_split or ahead <= steps):
                 group.append(reading)
@@ -159,9 +161,12 @@ class ReadQueue:
             first += reading.rows
         return states
 
-    def _most_steps(self, rows: int, seconds: float) -> int:
+    def _chunk_of(self, reading: Reading) -> int:
+        return min(self._chunk, EVERY_STEP_CHUNK) if reading.pieces else self._chunk
+
+    def _most_steps(self, reading: Reading, rows: int, seconds: float) -> int:
         if not self._any_split:
-            return self._chunk
+            return self._chunk_of(reading)
         return min(self._chunk, max(LEAST_CHUNK, int(seconds / self._expected_pace(rows))))
 
     def _expected_pace(self, rows: int) -> float:

@@ -105,7 +105,7 @@ def test_inputs_without_time_are_whole_in_every_piece(
         values = np.where(rng.random((steps, 3)) < 0.8, rng.integers(0, 3, (steps, 3)), np.nan)
         future = rng.integers(0, 3, (HORIZON, 2)).astype(float)
         request = ForecastRequest(values, HORIZON, (0.5,), future=future)
-        start = begin(manifest, values[:, 0], (row + 2,))
+        start = begin(manifest, (row + 2,))
         pending.append(Request(forecast(manifest, request, start), request.work, math.inf))
         scheduler.add(pending[-1])
         told_of = 1e-2 * future[:, 0] + 1e-4 * future[:, 1] + told(season=(row + 2, 1))

@@ -129,7 +129,7 @@ def far_beyond(opened: tuple[ForecastManifest, Runner], values: NDArray[np.float
     manifest, runner = opened
     request = ForecastRequest(values[:, None], 10 * manifest.horizon, (0.1, 0.5, 0.9))
     scheduler = Scheduler(runner, None, False, Metrics().engine("test"))
-    return run(scheduler, forecast(manifest, request, begin(manifest, values, (season,))))
+    return run(scheduler, forecast(manifest, request, begin(manifest, (season,))))
 
 
 def test_beyond_its_horizon_the_intervals_of_a_random_walk_grow_as_they_should() -> None:
