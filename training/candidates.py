@@ -40,10 +40,11 @@ class Place:
     unit: Array
     accel: Array
     age: Array
+    gap: Array
 
     @classmethod
     def of(cls, f: Backend[Any], found: Scan, at: Array) -> "Place":
-        names = ("newest", "mean", "unit", "accel", "age")
+        names = ("newest", "mean", "unit", "accel", "age", "gap")
         return cls(f, found, at, *(f.expand(f.along(getattr(found, name), at), 2) for name in names))
 
     def ago(self, offsets: Array) -> Array:
@@ -160,7 +161,13 @@ def selected(f: Backend[Any], place: Place, best: Array, ahead: NDArray[np.int64
     alike = f.minimum(f.absolute(now), f.absolute(then)) * 4.0 > f.maximum(f.absolute(now), f.absolute(then))
     similar = f.cast(alike, "float64") * f.cast(now * then > 0.0, "float64")
     ratio = f.where(similar > 0.0, now / f.where(similar > 0.0, then, 1.0), 1.0)
-    grown = ((one + newest) * ratio - newest) * known
+    # Grown by the same factor in each season that passes.
+    most = 1 << (int(ahead.max()) - 1).bit_length() if ahead.max() > 1 else 1
+    powers = f.reshape(_powers(f, ratio, most), 0, -1)
+    row = f.reshape(f.steps(best, 1), 1, -1, 1, 1) * (SELECTED * most)
+    column = f.reshape(f.constant(np.arange(SELECTED) * most, "int64"), 1, 1, -1, 1)
+    passed = f.reshape(periods, 0, -1, SELECTED, len(ahead)) - 1
+    grown = ((one + newest) * f.gather(powers, passed + (row + column)) - newest) * known
     candidates = f.join([one, two, three, one + growth, two + both, grown, levels[0] + 0.0 * one], 2)
     length = f.expand(f.cast(chosen, "float64"), 3)
     features = f.join([(h - (cycles - 1.0) * length) / length, 1.0 / cycles], 2)
@@ -172,19 +179,22 @@ def plain(f: Backend[Any], place: Place, ahead: NDArray[np.int64]) -> Array:
     growth."""
     sizes = np.array([*WINDOWS, *GROWTHS], dtype=np.float64)
     h = f.constant(ahead[:, None], "float64")
-    # The means of the last values and of as many before.
-    size = f.maximum(f.minimum(f.floor(place.age * 0.5), f.constant(sizes, "float64")), 1.0)
+    # The means of the last values up to the newest one, and of as many before.
+    seen = place.age - place.gap
+    gap = f.cast(f.minimum(place.gap, float(REGISTER - 2 * max(sizes))), "int64")
+    h = h + f.expand(place.gap, 3)
+    size = f.maximum(f.minimum(f.floor(seen * 0.5), f.constant(sizes, "float64")), 1.0)
     whole = f.cast(size, "int64")
-    last = place.mean_of(whole, whole * 0, size)
-    before = place.mean_of(f.minimum(whole * 2, f.cast(place.age, "int64")), whole, size)
-    before = f.where(place.age >= 2.0, before, last)
+    last = place.mean_of(whole + gap, whole * 0 + gap, size)
+    before = place.mean_of(f.minimum(whole * 2, f.cast(f.maximum(seen, 1.0), "int64")) + gap, whole + gap, size)
+    before = f.where(seen >= 2.0, before, last)
     level, size = (f.expand(f.cut(part, 2, 0, len(WINDOWS)), 2) for part in (last, size))
     slope = (level - f.expand(f.cut(before, 2, 0, len(WINDOWS)), 2)) / size
     lines = level + slope * ((size - 1.0) * 0.5 + h)
 
     now, then = (f.cut(part, 2, len(WINDOWS), None) + place.newest for part in (last, before))
     wanted = f.constant(np.array(GROWTHS) * 2.0, "float64")
-    enough = f.cast(place.age >= wanted, "float64") * f.cast(now * then > 0.0, "float64")
+    enough = f.cast(seen >= wanted, "float64") * f.cast(now * then > 0.0, "float64")
     ratio = f.where(enough > 0.0, now / f.where(enough > 0.0, then, 1.0), 1.0)
     bounds = [f.constant(base ** np.array(GROWTHS, dtype=np.float64), "float64") for base in (0.25, 4.0)]
     ratio = f.minimum(f.maximum(ratio, bounds[0]), bounds[1])

@@ -280,9 +280,8 @@ def fork(
     for row, piece in zip(values, pieces, strict=True):
         row[: len(piece.values)] = piece.values
     if rng is not None:
-        last = np.minimum(sizes - 2, steps - 1)[:, None]
-        at = 2 + np.floor(rng.random((rows, bucket.forks)) * np.maximum(1, last - 1)).astype(np.int64)
-        at = np.minimum(at, np.maximum(0, last))  # of two or three values the last one is asked for
+        last = np.maximum(0, np.minimum(sizes - 2, steps - 1))[:, None]
+        at = np.floor(rng.random((rows, bucket.forks)) * (last + 1)).astype(np.int64)
     else:
         at = np.maximum(0, sizes - int(distances[-1]) - 1)[:, None]
     ahead = (at[:, :, None] + distances).reshape(rows, -1)

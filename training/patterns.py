@@ -86,11 +86,28 @@ def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     return seasonal
 
 
+def rules(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
+    """Few values by a simple rule, exact or nearly: lines, growth by a factor, squares, alternation, a step."""
+    t = np.arange(steps, dtype=float)
+    choice = rng.integers(0, 10, (count, 1))
+    line = rng.normal(0, 10, (count, 1)) + rng.normal(0, 3, (count, 1)) * t
+    rate = rng.choice([-1, 1], (count, 1)) * 10 ** rng.uniform(-2.5, 0, (count, 1))
+    growth = 10 ** rng.uniform(-1, 3, (count, 1)) * np.exp(np.clip(rate, -40 / steps, 40 / steps) * t)
+    square = rng.normal(0, 5, (count, 1)) + rng.normal(0, 1, (count, 1)) * t + rng.normal(0, 0.5, (count, 1)) * t**2
+    by_turns = rng.normal(0, 5, (count, 1)) + rng.normal(0, 3, (count, 1)) * (-1) ** t
+    level = rng.normal(0, 10, (count, 1)) + (t >= rng.integers(1, steps, (count, 1))) * rng.normal(0, 10, (count, 1))
+    found = np.select([choice < 4, choice < 7, choice < 8, choice < 9], [line, growth, square, by_turns], level)
+    step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
+    noise = np.where(choice < 9, step * 10 ** rng.uniform(-3, -0.3, (count, 1)) * _one_of(rng, [0, 1, 1], count), 0.0)
+    ruled: Floats = found + noise * rng.normal(size=found.shape)
+    return ruled
+
+
 def accidents(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
     """A level, perhaps with a season, with values far off, shifts of the level, and stretches of one value."""
     base = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 0, 1, 3], count)
     found = base + _noise(rng, count, steps) * 10 ** rng.uniform(-2, 0, (count, 1))
-    rare = 10 ** rng.uniform(-2.3, -1.2, (count, 1))
+    rare = 10 ** rng.uniform(-2.3, -0.9, (count, 1))
     off = rng.random((count, steps)) < rare
     found += off * rng.normal(0, 1, (count, steps)) * 10 ** rng.uniform(0.3, 2, (count, 1))
     shifts = (rng.random((count, steps)) < 1.5 / steps) * rng.normal(0, 10, (count, steps))
@@ -128,7 +145,15 @@ def intermittent(rng: np.random.Generator, count: int, steps: int, m: int, longe
     return np.where(choice < 0.2, pulses + demand * (rng.random((count, 1)) < 0.3), demand).astype(np.float64)
 
 
-SHARES = {waves: 0.26, stable_profiles: 0.2, trends: 0.26, accidents: 0.1, regimes: 0.1, intermittent: 0.08}
+SHARES = {
+    waves: 0.24,
+    stable_profiles: 0.18,
+    trends: 0.2,
+    rules: 0.1,
+    accidents: 0.12,
+    regimes: 0.09,
+    intermittent: 0.07,
+}
 
 
 def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:

@@ -55,7 +55,7 @@ def share(x: Array, y: Array) -> Array:
 class Scan:
     """What one pass over a series found. window (B, R + T): the values with gaps filled forward, those carried first;
     sums (B, R + T + 1): its running sums. Of each step (B, T): the newest value, the running mean, the unit, that of
-    second differences, how many steps have passed since the first value, whether all values were whole numbers of at
+    second differences, how many steps have passed since the first value and since the newest one, whether all values were whole numbers of at
     least 0. differences (B, T, K): between the newest value and those each lag ago, 0 where there are none. lag_sums,
     lag_squares (B, 2, K): before the first step. shares (B, T, S) and steps (B, T, I), float32: what the recurrent
     layers read, I of each value. held, leading (B, 1): values of an open patch, and steps before the first value.
@@ -68,6 +68,7 @@ class Scan:
     unit: Array
     accel: Array
     age: Array
+    gap: Array
     whole: Array
     differences: Array
     lag_sums: Array
@@ -83,7 +84,7 @@ class Scan:
         return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
 
 
-FIGURES = ("last", "count", "age", "mean_sum", "change_sum", "accel_sum", "uneven")
+FIGURES = ("last", "count", "age", "last_age", "mean_sum", "change_sum", "accel_sum", "uneven")
 
 
 def state_shapes(step_inputs: int) -> dict[str, tuple[tuple[int, ...], str, int]]:
@@ -106,6 +107,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     newest, previous, rank = last_observed(f, x, here, state["last"])
     count = state["count"] + f.cast(rank, "float64")
     age = state["age"] + f.cumsum(f.cast(count > 0.0, "float64"), 1)
+    last_age, _, _ = last_observed(f, age, here, state["last_age"])
     window = f.join([state["recent"], newest], 1)
     sums = f.cumsum(f.join([state["last"] * 0.0, window], 1), 1)
     observed_change = here * f.cast(count >= 2.0, "float64")
@@ -129,7 +131,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     # After one value, its size stands in for the scale.
     scale = f.where(count >= 2.0, change_sum / weight(count - 1.0), around)
     # Of a series that never changed: a part of its size, the less the longer it has not.
-    still = f.where(around > 0.0, around, 1.0) / (10.0 * f.maximum(count * count, 1.0))
+    still = f.where(around > 0.0, 0.1 * around, 1.0) / f.maximum(count * count, 1.0)
     unit = f.maximum(f.where(scale > 0.0, f.maximum(scale, ROUNDING_UNIT * around), still), LEAST)
     accel = f.minimum(accel_sum / weight(count - 2.0), 4.0 * unit)
     size = f.absolute(mean) + unit
@@ -162,6 +164,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
         unit=unit,
         accel=accel,
         age=age,
+        gap=age - last_age,
         whole=whole,
         differences=differences,
         lag_sums=state["lag_sums"],
@@ -172,7 +175,8 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
         leading=f.total(f.cast(f.where(age > 0.0, 0.0 * age, 1.0), "int64"), 1),
         season=state["season"],
     )
-    carried = dict(zip(FIGURES, (newest, count, age, mean_sum, change_sum, accel_sum, uneven), strict=True))
+    figures = (newest, count, age, last_age, mean_sum, change_sum, accel_sum, uneven)
+    carried = dict(zip(FIGURES, figures, strict=True))
     return found, carried
 
 

@@ -133,7 +133,8 @@ if __name__ == "__main__":
         pool = read_pool(files, [data / "m3.jsonl.gz", data / "m1.jsonl.gz", data / "nn3.jsonl.gz"])
         print("series", len(pool.series), flush=True)
         buckets = (
-            Bucket(24, 128, 5, 18, 0.15),
+            Bucket(12, 256, 4, 12, 0.1),
+            Bucket(24, 160, 5, 18, 0.16),
             Bucket(64, 96, 6, 24, 0.25),
             Bucket(144, 48, 8, 36, 0.3),
             Bucket(384, 24, 12, 48, 0.18),
@@ -153,5 +154,5 @@ if __name__ == "__main__":
         torch.save(net.state_dict(), run / "final.pt")
     else:
         saved = torch.load(run / sys.argv[5], map_location="cpu", weights_only=True)
-        net.load_state_dict(saved.get("weights", saved) if "average" not in saved else saved["average"])
+        net.load_state_dict(saved.get("weights", saved) if "average" not in saved else saved["average"], strict=False)
     evaluate(net, data)
