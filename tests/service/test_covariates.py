@@ -131,15 +131,15 @@ def of(y: list[float], **more: Any) -> dict[str, Any]:
         ({"season_length": [4, 12]}, [4, 12]),
         ({"season_length": 1}, [1]),
         ({"freq": "QS"}, [4]),
-        ({"freq": "W"}, [12]),  # the model has no room for the year's 52 weeks: found
+        ({"freq": "W"}, [1]),  # the model has no room for the year's 52 weeks
         ({"freq": "H"}, [24]),
         ({"freq": "Y"}, [1]),
         ({"freq": "M", "season_length": 6}, [6]),
-        ({"freq": "7H"}, [12]),
-        ({}, [12]),
+        ({"freq": "7H"}, [1]),
+        ({}, [1]),
     ],
 )
-def test_the_season_is_the_one_given_else_the_frequencys_else_found(
+def test_the_season_told_is_the_one_given_else_the_frequencys_else_none(
     echo: TestClient, asked: dict[str, Any], season: list[int]
 ) -> None:
     found = post(echo, **of(MONTHLY, **asked))
@@ -149,19 +149,19 @@ def test_the_season_is_the_one_given_else_the_frequencys_else_found(
 
 
 def test_a_sequence_keeps_its_season_and_refuses_another(echo: TestClient) -> None:
-    state = post(echo, **of(MONTHLY, state=""))["state"]
+    state = post(echo, **of(MONTHLY, state="", season_length=12))["state"]
     assert post(echo, **of([1.0], state=state))["season_length"] == [12]
     assert post(echo, **of([1.0], state=state, freq="D", season_length=12))["season_length"] == [12]
     assert post(echo, **of([], state=state))["season_length"] == [12]
     refused = post(echo, status=422, **of([1.0], state=state, season_length=7))
     assert refused["errors"] == [
-        {"path": "$.season_length", "message": "the sequence goes on with the season that it began with, [12]"}
+        {"path": "$.season_length", "message": "the sequence began with another one, [12], and keeps it"}
     ]
 
 
 def test_a_session_begun_with_a_series_has_its_season(echo: TestClient) -> None:
     series = of(MONTHLY)["series"]
-    for asked, season in (({}, [12]), ({"freq": "Q"}, [4]), ({"season_length": [7, 14]}, [7, 14])):
+    for asked, season in (({}, [1]), ({"freq": "Q"}, [4]), ({"season_length": [7, 14]}, [7, 14])):
         id = echo.post("/sessions", json={"series": series, **asked}).json()["id"]
         assert post(echo, **of([1.0], session_id=id))["season_length"] == season
     refused = echo.post("/sessions", json={"model": "echo", "season_length": 7})

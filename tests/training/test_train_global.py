@@ -49,7 +49,7 @@ def test_a_folder_is_written_measured_on_benchmarks_and_gone_on_from(files: tupl
     assert first is not None
     manifest = read_manifest(first)
     assert isinstance(manifest, ForecastManifest)
-    assert manifest.longest_season == 336
+    assert manifest.longest_season == 371
     assert manifest.int8 is not None
     assert manifest.int8.loss is not None
     assert {"benchmark_M_mase", "benchmark_M_smape"} <= set(manifest.metrics)
