@@ -29,11 +29,13 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
       forecast-unseen)
         # Without the M1, M3 and NN3 competitions, on which it is measured as on series of strangers. Not shipped.
         data=${DATA:?the folder of series}
-        OMP_NUM_THREADS=1 carry train global "$data"/{nngc1,australia-panels,currencies-monthly,currencies-annual,gapminder-yearly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
+        OMP_NUM_THREADS=1 carry train global \
+          "$data"/{nngc1,australia-panels,currencies-monthly,currencies-annual,gapminder-yearly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
+          "$data"/{chicago-daily,wikipedia-daily,daily-mixed,hourly-mixed,pjm-hourly,jewelry-weekly}.jsonl.gz \
           "$data"/m4/{Hourly,Weekly}-train.csv.gz --benchmarks "$data/m3.jsonl.gz,$data/m1.jsonl.gz,$data/nn3.jsonl.gz" \
           --name forecast-unseen --models-dir runs/models \
           --description "The forecaster before it saw a series of the M1, M3 or NN3 competition." \
-          --epochs 36 --widening 1.1 --no-baselines --precision bfloat16 --seed 1 ;;
+          --epochs 160 --no-baselines --precision float32 --seed 1 ;;
       forecast) # goes on from forecast-unseen
         data=${DATA:?the folder of series}
         OMP_NUM_THREADS=1 carry train global "$data"/{m3,m1,nn3,nngc1,australia-panels,currencies-monthly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
