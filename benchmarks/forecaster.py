@@ -76,9 +76,7 @@ class Subject:
         """Forecast `count` times at once, as the service does without a hint of the season; where they then stand."""
         request = ForecastRequest(values, HORIZON, self._manifest.quantile_levels, history)
         pending = [
-            self._engine.submit(
-                forecast(self._manifest, request, begin(self._manifest, start=start)), request.work
-            )
+            self._engine.submit(forecast(self._manifest, request, begin(self._manifest, start=start)), request.work)
             for _ in range(count)
         ]
         return [future.result().after for future in pending]

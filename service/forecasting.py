@@ -241,7 +241,7 @@ SEASON = "season"
 """The state tensor that is set before anything is read: what is told of the season."""
 NO_SEASON = 1
 SEASONS = "seasons"
-"""What a sequence carries, too, if the graph tells it: by which seasons the forecast after its last value goes, (1, 2)."""
+"""What a sequence carries, too, if the graph tells it: by which seasons that forecast goes, (1, 2)."""
 UNEVEN = "uneven"
 """The state tensor that is 0 as long as all values were whole numbers of at least 0."""
 

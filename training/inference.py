@@ -181,9 +181,7 @@ Answer = NDArray[np.float64] | str
 """Quantiles (horizon, L), or why there are none."""
 
 
-def usual_season(
-    manifest: ForecastManifest, freq: str | None, season: int
-) -> tuple[int, ...] | None:
+def usual_season(manifest: ForecastManifest, freq: str | None, season: int) -> tuple[int, ...] | None:
     """What to say of the season of a series: that of its frequency, where the service reads it so, else the one that is
     known of the data (1: none), as far as the model can hold them; None: nothing."""
     usual: tuple[int, ...] | None = None
