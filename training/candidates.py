@@ -86,7 +86,8 @@ def lag_features(f: Backend[Any], place: Place, season: Array) -> tuple[Array, A
         drift, square = (f.cut(part, 2, d * size, (d + 1) * size) / n for part in (sums, squares))
         drift, square = drift / place.unit, square / (place.unit * place.unit)
         # One pair has no variance: half of its square stands in.
-        variance = f.maximum(square - drift * drift * (n / (n + 1.0)), 0.0)
+        several = f.maximum(square - drift * drift, 0.0) * (n / f.maximum(n - 1.0, 0.5))
+        variance = f.where(n > 1.5, several, 0.5 * square)
         near = f.take(variance, left, 2) * kept_left + f.take(variance, right, 2) * kept_right
         near = near / f.maximum(kept_left + kept_right, 1.0)
         base, base_square = (f.total(part * kept, 2) / usable for part in (variance, square))
