@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.arithmetic import Backend
-from training.series_scan import LAG_DECAYS, LAGS, LONGEST, REGISTER, Array, Scan, lag_figures, share
+from training.series_scan import LAG_DECAYS, LAGS, LONGEST, REGISTER, RULES, Array, Scan, lag_figures, rows_of, share
 
 LIMIT = 1000.0
 """Units that a candidate may be away."""
@@ -17,6 +17,10 @@ SELECTED = 2
 """Lags that are also used as exact seasons."""
 WINDOWS = (2, 4, 8, 16, 32, 64)
 """Values over which levels and lines are told, twice as many for the latter."""
+LEAST_VARIANCE = 1e-6
+"""Of a lag, in units: what is less is as good as none, and may be all rounding errors."""
+LEAST_LEVEL, ALIKE = 1e-11, 4.7
+"""Units that two levels must be away from 0 to have a ratio, and the largest that counts as growth of a season."""
 GROWTHS = (1, 2, 4, 8, 16)
 """Values over which growth by a factor is told, and as many before: powers of two."""
 LAG_FEATURES = 20
@@ -30,7 +34,8 @@ OTHERS = 7 * SELECTED + 2 * len(WINDOWS) + len(GROWTHS) + 6
 
 @dataclass(frozen=True)
 class Place:
-    """Where a forecast is asked for: steps `at` (B, P) of a scan, and its figures there, (B, P, 1) float64."""
+    """Where a forecast is asked for: steps `at` (B, P) of a scan, and its figures there, (B, P, 1) float64, those
+    missed (B, P, RULES)."""
 
     f: Backend[Any]
     found: Scan
@@ -38,14 +43,15 @@ class Place:
     newest: Array
     mean: Array
     unit: Array
-    accel: Array
     age: Array
     gap: Array
+    missed: Array
 
     @classmethod
     def of(cls, f: Backend[Any], found: Scan, at: Array) -> "Place":
-        names = ("newest", "mean", "unit", "accel", "age", "gap")
-        return cls(f, found, at, *(f.expand(f.along(getattr(found, name), at), 2) for name in names))
+        names = ("newest", "mean", "unit", "age", "gap")
+        figures = (f.expand(f.along(getattr(found, name), at), 2) for name in names)
+        return cls(f, found, at, *figures, rows_of(f, found.missed, at, RULES))
 
     def ago(self, offsets: Array) -> Array:
         """The values so many steps (B or 1, P or 1, M) before the step, relative to the newest; what is before the
@@ -87,7 +93,7 @@ def lag_features(f: Backend[Any], place: Place, season: Array) -> tuple[Array, A
         drift, square = drift / place.unit, square / (place.unit * place.unit)
         # One pair has no variance: half of its square stands in.
         several = f.maximum(square - drift * drift, 0.0) * (n / f.maximum(n - 1.0, 0.5))
-        variance = f.where(n > 1.5, several, 0.5 * square)
+        variance = f.where(n > 1.5, several, 0.5 * square) + LEAST_VARIANCE
         near = f.take(variance, left, 2) * kept_left + f.take(variance, right, 2) * kept_right
         near = near / f.maximum(kept_left + kept_right, 1.0)
         base, base_square = (f.total(part * kept, 2) / usable for part in (variance, square))
@@ -159,8 +165,8 @@ def selected(f: Backend[Any], place: Place, best: Array, ahead: NDArray[np.int64
     both = (levels[0] - levels[2]) * known_two
     newest = f.expand(place.newest, 3)
     now, then = levels[0] + newest, levels[1] + newest
-    alike = f.minimum(f.absolute(now), f.absolute(then)) * 4.0 > f.maximum(f.absolute(now), f.absolute(then))
-    similar = f.cast(alike, "float64") * f.cast(now * then > 0.0, "float64")
+    alike = f.minimum(f.absolute(now), f.absolute(then)) * ALIKE > f.maximum(f.absolute(now), f.absolute(then))
+    similar = f.cast(alike, "float64") * _have_ratio(f, now, then, f.expand(place.unit, 3))
     ratio = f.where(similar > 0.0, now / f.where(similar > 0.0, then, 1.0), 1.0)
     # Grown by the same factor in each season that passes.
     most = 1 << (int(ahead.max()) - 1).bit_length() if ahead.max() > 1 else 1
@@ -195,7 +201,7 @@ def plain(f: Backend[Any], place: Place, ahead: NDArray[np.int64]) -> Array:
 
     now, then = (f.cut(part, 2, len(WINDOWS), None) + place.newest for part in (last, before))
     wanted = f.constant(np.array(GROWTHS) * 2.0, "float64")
-    enough = f.cast(seen >= wanted, "float64") * f.cast(now * then > 0.0, "float64")
+    enough = f.cast(seen >= wanted, "float64") * _have_ratio(f, now, then, place.unit)
     ratio = f.where(enough > 0.0, now / f.where(enough > 0.0, then, 1.0), 1.0)
     bounds = [f.constant(base ** np.array(GROWTHS, dtype=np.float64), "float64") for base in (0.25, 4.0)]
     ratio = f.minimum(f.maximum(ratio, bounds[0]), bounds[1])
@@ -220,6 +226,12 @@ def plain(f: Backend[Any], place: Place, ahead: NDArray[np.int64]) -> Array:
     bent = f.expand(bend, 3) * h * ((h + 1.0) * 0.5) - f.expand(one, 3) * h
     flat = 0.0 * bent
     return f.join([level + flat, lines, growing, f.expand(level_like, 2) + flat, bent], 3)
+
+
+def _have_ratio(f: Backend[Any], x: Array, y: Array, unit: Array) -> Array:
+    """1 where both are on the same side of 0, and not so near to it that their ratio is one of rounding errors."""
+    least = f.minimum(f.absolute(x), f.absolute(y))
+    return f.cast(least > LEAST_LEVEL * unit, "float64") * f.cast(x * y > 0.0, "float64")
 
 
 def _powers(f: Backend[Any], x: Array, count: int) -> Array:

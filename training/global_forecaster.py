@@ -39,6 +39,7 @@ from training.covariates import Covariates
 from training.series_scan import (
     LAGS,
     PATCH,
+    RULES,
     SHARES,
     STEP_INPUTS,
     Array,
@@ -55,7 +56,7 @@ from training.series_scan import (
 HEADS = 6
 LAG_WIDTH = 32
 WIDTH = 128
-SCALES = 3 + SELECTED
+SCALES = 2 + RULES + SELECTED
 CANDIDATES = BY_LAG * HEADS + OTHERS
 CHANGING = CANDIDATES + 2 * SELECTED + 2
 """Features of each step ahead, and"""
@@ -147,7 +148,7 @@ class GlobalForecaster(nn.Module):
             scaled = f.cast(f.minimum(variance, 1e6), "float32")
             rows = f.gather(f.reshape(features, 0, -1), self._own(f, best))
             scales = f.sqrt(f.reshape(f.gather(f.reshape(scaled, 0, -1), self._chosen(f, best)), 0, -1, SELECTED))
-            others = f.cast(f.join([place.unit / place.unit, place.accel / place.unit], 2), "float32")
+            others = f.cast(f.join([place.unit / place.unit, place.missed / place.unit], 2), "float32")
         c = f.matmul(weights, repeated)  # (B, P, A, H)
         anchored = c - f.matmul(weights, begun)
         drifted = c + f.matmul(weights, drifting)

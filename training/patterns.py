@@ -154,13 +154,16 @@ SHARES = {
     regimes: 0.09,
     intermittent: 0.07,
 }
+SHORT = {rules: 4.0, trends: 1.5, regimes: 0.5}
+"""By how much more among short series."""
 
 
 def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
     """About `count` series of `steps` values, each with the season that a caller would tell."""
     made: list[Made] = []
-    for generator, part in SHARES.items():
-        wanted = max(1, round(part * count))
+    shares = {each: part * (SHORT.get(each, 1.0) if steps < 50 else 1.0) for each, part in SHARES.items()}
+    for generator, part in shares.items():
+        wanted = max(1, round(part / sum(shares.values()) * count))
         while wanted > 0:
             some = min(wanted, 32)
             m, longer = _season(rng, steps)

@@ -39,7 +39,7 @@ def _lags() -> list[int]:
 LAGS = np.array(_lags())
 STEP_INPUTS = 3
 """Of each value, what the recurrent layers read of the target, and"""
-SHARES = 12
+SHARES = 17
 """of each patch."""
 
 Array = Any
@@ -54,9 +54,9 @@ def share(x: Array, y: Array) -> Array:
 @dataclass(frozen=True)
 class Scan:
     """What one pass over a series found. window (B, R + T): the values with gaps filled forward, those carried first;
-    sums (B, R + T + 1): its running sums. Of each step (B, T): the newest value, the running mean, the unit, that of
-    second differences, how many steps have passed since the first value and since the newest one, whether all values
-    were whole numbers of at least 0. differences (B, T, K): between the newest value and those each lag ago, 0 where
+    sums (B, R + T + 1): its running sums. Of each step (B, T): the newest value, the running mean, the unit, how many
+    steps have passed since the first value and since the newest one, whether all values were whole numbers of at least
+    0. missed (B, T, RULES): by how much each of `by_rules` missed the values so far. differences (B, T, K): between the newest value and those each lag ago, 0 where
     there are none. lag_sums, lag_squares (B, 2, K): before the first step. shares (B, T, S) and steps (B, T, I),
     float32: what the recurrent layers read, I of each value. held, leading (B, 1): values of an open patch, and steps
     before the first value. season (B, 2): what is told."""
@@ -66,7 +66,7 @@ class Scan:
     newest: Array
     mean: Array
     unit: Array
-    accel: Array
+    missed: Array
     age: Array
     gap: Array
     whole: Array
@@ -84,7 +84,9 @@ class Scan:
         return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
 
 
-FIGURES = ("last", "count", "age", "last_age", "mean_sum", "change_sum", "accel_sum", "uneven")
+RULES = 3
+FIGURES = ("last", "count", "age", "last_age", "mean_sum", "change_sum", "uneven")
+MISSED = ("line_sum", "parabola_sum", "growth_sum")
 
 
 def state_shapes(step_inputs: int) -> dict[str, tuple[tuple[int, ...], str, int]]:
@@ -92,7 +94,7 @@ def state_shapes(step_inputs: int) -> dict[str, tuple[tuple[int, ...], str, int]
     sums = ((len(LAG_DECAYS), len(LAGS)), "float64", 0)
     return {
         "season": ((2,), "int64", 1),
-        **dict.fromkeys(FIGURES, ((1,), "float64", 0)),
+        **dict.fromkeys((*FIGURES, *MISSED), ((1,), "float64", 0)),
         "recent": ((REGISTER,), "float64", 0),
         "lag_sums": sums,
         "lag_squares": sums,
@@ -112,8 +114,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     sums = f.cumsum(f.join([state["last"] * 0.0, window], 1), 1)
     observed_change = here * f.cast(count >= 2.0, "float64")
     change = f.where(observed_change > 0.0, x - previous, 0.0)
-    before, earlier = f.cut(window, 1, REGISTER - 1, -1), f.cut(window, 1, REGISTER - 2, -2)
-    bend = f.where(here * f.cast(age >= 3.0, "float64") > 0.0, f.absolute((newest - before) - (before - earlier)), 0.0)
+    errors = [f.absolute(newest - predicted) for predicted in by_rules(f, window)]
     decay = f.take(f.constant(DECAY ** np.arange(MAX_STEPS + 1), "float64"), rank, 0)
     weights = f.constant(np.maximum(1.0, (1 - DECAY ** np.arange(LONGEST)) / (1 - DECAY)), "float64")
 
@@ -125,7 +126,10 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
 
     mean_sum = running(state["mean_sum"], x)
     change_sum = running(state["change_sum"], f.absolute(change))
-    accel_sum = running(state["accel_sum"], bend)
+    missed_sums = [
+        running(state[name], f.where(here * f.cast(age >= least, "float64") > 0.0, error, 0.0))
+        for name, least, error in zip(MISSED, LEAST_AGES, errors, strict=True)
+    ]
     mean = mean_sum / weight(count)
     around = f.absolute(newest)
     # After one value, its size stands in for the scale.
@@ -133,7 +137,10 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     # Of a series that never changed: a part of its size, the less the longer it has not.
     still = f.where(around > 0.0, 0.1 * around, 1.0) / f.maximum(count * count, 1.0)
     unit = f.maximum(f.where(scale > 0.0, f.maximum(scale, ROUNDING_UNIT * around), still), LEAST)
-    accel = f.minimum(accel_sum / weight(count - 2.0), 4.0 * unit)
+    missed = [
+        f.minimum(total / weight(count - (least - 1.0)), 4.0 * unit)
+        for total, least in zip(missed_sums, LEAST_AGES, strict=True)
+    ]
     size = f.absolute(mean) + unit
     odd = f.where(here * f.cast(f.maximum(f.absolute(x - f.floor(x)), -1.0 * x) > 0.0, "float64") > 0.0, here, 0.0)
     uneven = state["uneven"] + f.cumsum(odd, 1)
@@ -143,7 +150,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
         share(f.absolute(mean), unit),
         share(unit, 0.1 * size),
         share(unit, 0.01 * size),
-        share(accel, unit),
+        *(share(size, part * unit) for size in missed for part in (1.0, 0.05)),
         count / (count + 3.0),
         count / (count + 12.0),
         count / (count + 60.0),
@@ -162,7 +169,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
         newest=newest,
         mean=mean,
         unit=unit,
-        accel=accel,
+        missed=f.join([f.expand(part, 2) for part in missed], 2),
         age=age,
         gap=age - last_age,
         whole=whole,
@@ -175,9 +182,23 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
         leading=f.total(f.cast(f.where(age > 0.0, 0.0 * age, 1.0), "int64"), 1),
         season=state["season"],
     )
-    figures = (newest, count, age, last_age, mean_sum, change_sum, accel_sum, uneven)
-    carried = dict(zip(FIGURES, figures, strict=True))
+    figures = (newest, count, age, last_age, mean_sum, change_sum, uneven, *missed_sums)
+    carried = dict(zip((*FIGURES, *MISSED), figures, strict=True))
     return found, carried
+
+
+LEAST_AGES = (3.0, 4.0, 3.0)
+"""How many values there must be for a rule to have been tried."""
+
+
+def by_rules(f: Backend[Any], window: Array) -> list[Array]:
+    """What each value (B, T) would be as the next one of a line, of a parabola, and of growth by a factor, through
+    those before it; growth between values of other signs, or by more than a factor of nearly five, is none."""
+    x, y, z = (f.cut(window, 1, REGISTER - k, -k) for k in (1, 2, 3))
+    size = f.maximum(f.absolute(x), f.absolute(y)) * 0.21
+    grows = f.cast(x * y > 0.0, "float64") * f.cast(f.minimum(f.absolute(x), f.absolute(y)) > size, "float64")
+    growth = f.where(grows > 0.0, x * (x / f.where(grows > 0.0, y, 1.0)), x)
+    return [2.0 * x - y, 3.0 * (x - y) + z, growth]
 
 
 def rows_of(f: Backend[Any], x: Array, index: Array, width: int) -> Array:
