@@ -44,19 +44,20 @@ BUCKETS = (
 AHEAD = 14
 """Most distances that a batch asks for."""
 
-KINDS = {1: 0.24, 4: 0.16, 12: 0.36, 7: 0.08, 52: 0.06, 24: 0.1}
+KINDS = {1: 0.12, 4: 0.18, 12: 0.44, 7: 0.1, 52: 0.06, 24: 0.1}
 """How often each kind of season is drawn among the real series (7: days, 24: hours and parts of hours)."""
 LONG = {1: 0.0, 4: 0.3, 12: 0.6, 7: 2.0, 52: 2.0, 24: 4.0}
 """By how much more in windows of more than 200 values: few long series are yearly."""
 FAR = {1: 8, 4: 10, 12: 24, 7: 28, 52: 26, 24: 48}
 """How many steps ahead users mostly ask for; what is farther counts a quarter."""
 
-CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.25
+CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.4
 """How often a window is so changed."""
 MISTOLD = 0.08
 """How often another season is told: a hint is not to be obeyed."""
-PATTERNS = 0.5
-"""Of what is made up, the share of `patterns`."""
+PATTERNS, SHORT_PATTERNS = 0.5, 0.75
+"""Of what is made up, the share of `patterns`, and that among windows of at most SHORT steps."""
+SHORT = 24
 
 
 def kind_of(season: int) -> int:
@@ -121,7 +122,7 @@ class ForkingStream:
             bucket, share = self._buckets[i], self._synthetic or 0.0
             wanted = min(20_000, round(int((chosen == i).sum()) * bucket.rows * share)) + 40
             steps = bucket.steps + bucket.horizon
-            known = round(PATTERNS * wanted)
+            known = round((SHORT_PATTERNS if bucket.steps <= SHORT else PATTERNS) * wanted)
             drawn = [*bank(rng, wanted - known, steps), *patterns(rng, known, steps)]
             made[i] = [Piece(m.values[:, None], m.season, m.longer, FAR[kind_of(m.season)]) for m in drawn]
         for i in chosen:
@@ -168,22 +169,22 @@ class ForkingStream:
 
 
 def _chances(series: Sequence[Series]) -> Floats:
-    """Running sums of how often each is drawn: a source by the root of how many series and values it has, so that none
-    drowns the others; within it, one as often as another."""
+    """Running sums of how often each is drawn: a source by the fourth root of how many series and values it has, so
+    that none drowns the others; within it, one as often as another."""
     sources: dict[str, list[int]] = {}
     for i, one in enumerate(series):
         sources.setdefault(one.source, []).append(i)
     weights = np.zeros(len(series))
     for places in sources.values():
         values = sum(min(len(series[i].values), 2000) for i in places)
-        weights[places] = np.sqrt(len(places) * values / 100) / len(places)
+        weights[places] = (len(places) * values) ** 0.25 / len(places)
     return weights.cumsum()
 
 
 def can_be_learnt(series: Series) -> bool:
     """Whether windows of the series have targets that count: a value after the first, and changes to measure it by."""
     target = series.values[:, 0]
-    return bool(np.isfinite(target[1:]).any()) and _scale(target, series.season) > 0
+    return bool(np.isfinite(target[1:]).any()) and bool(_scales(target, series.season)[-1] > 0)
 
 
 class EndsStream:
@@ -289,8 +290,10 @@ def fork(
     ahead = (at[:, :, None] + distances).reshape(rows, -1)
     targets = np.take_along_axis(values[..., 0], ahead, axis=1).reshape(*at.shape, -1)
     far = np.array([piece.far for piece in pieces])[:, None, None]
-    scale = np.array([_scale(piece.values[:, 0], piece.season) for piece in pieces])
-    weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)[:, None, None]
+    ends = np.minimum(at + int(distances[-1]), sizes[:, None] - 1)
+    scales = [_scales(piece.values[:, 0], piece.season)[end] for piece, end in zip(pieces, ends, strict=True)]
+    scale = np.array(scales)
+    weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)[:, :, None]
     shown = np.isfinite(values[:, :steps])
     if rng is not None:
         shown[..., 0] &= ~_gaps(rng, rows, steps, hidden) | (np.arange(steps) < 2)
@@ -326,17 +329,25 @@ def _gaps(rng: np.random.Generator, rows: int, steps: int, hidden: float) -> NDA
     return more | (rng.random((rows, steps)) < hidden)
 
 
-def _scale(values: Floats, season: int) -> float:
-    """The mean absolute seasonal difference, at least a twentieth of that of neighbours; of weeks, whose year repeats
-    itself least, that of neighbours, as in the M4 competition."""
-    near = np.abs(np.diff(values))
-    near = near[np.isfinite(near)]
-    if not len(near):  # no two neighbours are known
-        near = np.abs(np.diff(values[np.isfinite(values)]))
-    found = float(near.mean()) if len(near) else 0.0
+def _scales(values: Floats, season: int) -> Floats:
+    """Of each step, what errors up to it are measured in: the mean absolute seasonal difference so far, at least a
+    twentieth of that of neighbours; of weeks, whose year repeats itself least, that of neighbours, as in the M4
+    competition. Not that of the whole series, in which the beginning of what grows by a factor would not count."""
+    near = _mean_so_far(np.abs(np.diff(values, prepend=np.nan)))
+    known = np.flatnonzero(np.isfinite(values))
+    if not np.isfinite(near).any() and len(known) > 1:  # no two neighbours are known
+        apart = np.full(len(values), np.nan)
+        apart[known[1:]] = np.abs(np.diff(values[known]))
+        near = _mean_so_far(apart)
     if 1 < season < len(values) and season != 52:
-        apart = np.abs(values[season:] - values[:-season])
-        apart = apart[np.isfinite(apart)]
-        if len(apart):
-            found = max(float(apart.mean()), found / 20)
-    return found
+        apart = _mean_so_far(np.abs(values - np.concatenate([np.full(season, np.nan), values[:-season]])))
+        near = np.where(np.isfinite(apart), np.maximum(apart, near / 20), near)
+    return np.nan_to_num(near)
+
+
+def _mean_so_far(values: Floats) -> Floats:
+    """Of the values up to each, those that are known; NaN before the first."""
+    known = np.isfinite(values)
+    count = known.cumsum()
+    mean: Floats = np.where(count > 0, np.where(known, values, 0.0).cumsum() / np.maximum(count, 1), np.nan)
+    return mean
