@@ -60,6 +60,11 @@ PATTERNS, SHORT_PATTERNS = 0.5, 0.75
 SHORT = 24
 
 
+EARLY = 0.1
+"""What a fork counts before the pattern was seen once. Nobody can know how it goes on, and how such series usually do
+is not how a short series without a season does: it would be taught that what rises comes back."""
+
+
 def kind_of(season: int) -> int:
     """The kind in `KINDS` that a season counts to."""
     return next((kind for kind in (1, 4, 7, 12) if season <= kind), 52 if season == 52 else 24)
@@ -72,18 +77,21 @@ def longer_season(season: int) -> int:
 
 @dataclass(frozen=True)
 class Piece:
-    """A window of a series: values (T, F), values per season and per longer season, and how far ahead matters most."""
+    """A window of a series: values (T, F), values per season and per longer season, how far ahead matters most, the
+    seasons that are told, and how many values show its pattern once."""
 
     values: Floats
     season: int
     longer: int
     far: int
     told: tuple[int, int] = (1, 1)
+    pattern: int = 1
 
     @classmethod
     def of(cls, series: Series) -> "Piece":
         """A whole series."""
-        return cls(series.values, series.season, longer_season(series.season), FAR[kind_of(series.season)])
+        m = series.season
+        return cls(series.values, m, longer_season(m), FAR[kind_of(m)], pattern=m)
 
 
 class ForkingStream:
@@ -124,7 +132,9 @@ class ForkingStream:
             steps = bucket.steps + bucket.horizon
             known = round((SHORT_PATTERNS if bucket.steps <= SHORT else PATTERNS) * wanted)
             drawn = [*bank(rng, wanted - known, steps), *patterns(rng, known, steps)]
-            made[i] = [Piece(m.values[:, None], m.season, m.longer, FAR[kind_of(m.season)]) for m in drawn]
+            made[i] = [
+                Piece(m.values[:, None], m.season, m.longer, FAR[kind_of(m.season)], pattern=m.pattern) for m in drawn
+            ]
         for i in chosen:
             bucket = self._buckets[i]
             pieces = [self._piece(rng, bucket, made.get(i, ())) for _ in range(bucket.rows)]
@@ -229,7 +239,7 @@ def _changed(rng: np.random.Generator, piece: Piece) -> Piece:
         values = values + rng.normal(0, 5) * seen.std()
     elif len(seen) and rng.random() < CENSORED:
         values = np.clip(values, *np.quantile(seen, [rng.uniform(0, 0.3), rng.uniform(0.7, 1)]))
-    return Piece(values, piece.season, piece.longer, piece.far, _told(rng, piece))
+    return replace(piece, values=values, told=_told(rng, piece))
 
 
 def _told(rng: np.random.Generator, piece: Piece) -> tuple[int, int]:
@@ -253,7 +263,7 @@ def _coarser(rng: np.random.Generator, piece: Piece) -> Piece:
     values = piece.values[len(piece.values) % factor :, 0].reshape(-1, factor).mean(axis=1)[:, None]
     # A whole season is a day, of which seven are a week, or a week, or a year.
     coarse = season // factor if factor < season else {24: 7, 48: 7, 7: 52}.get(season, 1)
-    return Piece(values, coarse, longer_season(coarse), FAR[kind_of(coarse)])
+    return Piece(values, coarse, longer_season(coarse), FAR[kind_of(coarse)], pattern=coarse)
 
 
 def _mix(rng: np.random.Generator, values: Floats, other: Floats) -> Floats:
@@ -294,6 +304,9 @@ def fork(
     scales = [_scales(piece.values[:, 0], piece.season)[end] for piece, end in zip(pieces, ends, strict=True)]
     scale = np.array(scales)
     weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)[:, :, None]
+    if rng is not None:
+        pattern = np.array([piece.pattern for piece in pieces])[:, None]
+        weight = weight * np.where(at + 1 < pattern, EARLY, 1.0)[:, :, None]
     shown = np.isfinite(values[:, :steps])
     if rng is not None:
         shown[..., 0] &= ~_gaps(rng, rows, steps, hidden) | (np.arange(steps) < 2)

@@ -20,12 +20,13 @@ def _one_of(rng: np.random.Generator, choices: list[float], count: int) -> Float
 
 
 def waves(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
-    """One to three smooth waves of any real period, perhaps with harmonics, growing, on a trend, or of a period that
-    changes; with little noise, or none."""
+    """One to three smooth waves of any real period, the first of at most about `m`, perhaps with harmonics, growing, on
+    a trend, or of a period that changes; with little noise, or none."""
     t = np.arange(steps)
     found = np.zeros((count, steps))
     for k in range(3):
-        period = np.exp(rng.uniform(np.log(2.5), np.log(max(5.0, steps / 1.6)), (count, 1)))
+        longest = float(m) if k == 0 else max(5.0, steps / 1.6)
+        period = np.exp(rng.uniform(np.log(max(2.5, longest / 3) if k == 0 else 2.5), np.log(longest), (count, 1)))
         chirp = np.where(rng.random((count, 1)) < 0.1, rng.uniform(-0.3, 0.3, (count, 1)) / steps, 0.0)
         size = rng.gamma(2.0, 0.5, (count, 1)) * (1.0 if k == 0 else rng.random((count, 1)) < 0.3)
         phase = rng.uniform(0, 2 * np.pi, (count, 1))
@@ -154,6 +155,8 @@ SHARES = {
     regimes: 0.09,
     intermittent: 0.07,
 }
+LASTING = (stable_profiles, accidents, intermittent)
+"""Those whose season, if there is one, is nearly all of it: before it was seen once nobody can know what comes."""
 SHORT = {rules: 4.0, trends: 1.5, regimes: 0.5}
 """By how much more among short series."""
 
@@ -169,8 +172,12 @@ def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
             m, longer = _season(rng, steps)
             if generator is stable_profiles and m == 1:
                 m = 7
+            if generator is waves:
+                m, longer = int(np.exp(rng.uniform(np.log(3), np.log(max(6.0, steps / 1.6))))), 1
+            pattern = m if generator is waves or generator in LASTING else 1
+            told = (1, 1) if generator is waves else (m, longer)
             for row in generator(rng, some, steps, m, longer):
                 if np.isfinite(row).all() and np.ptp(row) > 0:
-                    made.append(Made(row, 1 if generator is waves else m, 1 if generator is waves else longer))
+                    made.append(Made(row, *told, pattern))
             wanted -= some
     return made

@@ -31,11 +31,13 @@ SEASONS = (
 
 @dataclass(frozen=True)
 class Made:
-    """A series made up: values (T,), values per season and per longer season."""
+    """A series made up: values (T,), values per season and per longer season, and how many of them show its pattern
+    once, if it has one."""
 
     values: Floats
     season: int
     longer: int
+    pattern: int
 
 
 def bank(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
@@ -57,7 +59,7 @@ def bank(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
             m, longer = _season(rng, steps)
             for row in generator(rng, some, steps, m, longer):
                 if np.isfinite(row).all() and np.ptp(row) > 0:
-                    made.append(Made(row, m, longer))
+                    made.append(Made(row, m, longer, 1 if generator is _walks else m))
             wanted -= some
     return made
 
