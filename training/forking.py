@@ -75,6 +75,11 @@ def longer_season(season: int) -> int:
     return 7 * season if season in (24, 48) else 1
 
 
+def pattern_of(season: int) -> int:
+    """How many values show a real series' pattern once; the year of weeks is mostly the least of what moves them."""
+    return 1 if season == 52 else season
+
+
 @dataclass(frozen=True)
 class Piece:
     """A window of a series: values (T, F), values per season and per longer season, how far ahead matters most, the
@@ -91,7 +96,7 @@ class Piece:
     def of(cls, series: Series) -> "Piece":
         """A whole series."""
         m = series.season
-        return cls(series.values, m, longer_season(m), FAR[kind_of(m)], pattern=m)
+        return cls(series.values, m, longer_season(m), FAR[kind_of(m)], pattern=pattern_of(m))
 
 
 class ForkingStream:
@@ -263,7 +268,7 @@ def _coarser(rng: np.random.Generator, piece: Piece) -> Piece:
     values = piece.values[len(piece.values) % factor :, 0].reshape(-1, factor).mean(axis=1)[:, None]
     # A whole season is a day, of which seven are a week, or a week, or a year.
     coarse = season // factor if factor < season else {24: 7, 48: 7, 7: 52}.get(season, 1)
-    return Piece(values, coarse, longer_season(coarse), FAR[kind_of(coarse)], pattern=coarse)
+    return Piece(values, coarse, longer_season(coarse), FAR[kind_of(coarse)], pattern=pattern_of(coarse))
 
 
 def _mix(rng: np.random.Generator, values: Floats, other: Floats) -> Floats:
