@@ -53,13 +53,14 @@ def share(x: Array, y: Array) -> Array:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a series found. window (B, R + T): the values with gaps filled forward, those carried first;
-    sums (B, R + T + 1): its running sums. Of each step (B, T): the newest value, the running mean, the unit, how many
-    steps have passed since the first value and since the newest one, whether all values were whole numbers of at least
-    0. missed (B, T, RULES): by how much each of `by_rules` missed the values so far. differences (B, T, K): between the newest value and those each lag ago, 0 where
-    there are none. lag_sums, lag_squares (B, 2, K): before the first step. shares (B, T, S) and steps (B, T, I),
-    float32: what the recurrent layers read, I of each value. held, leading (B, 1): values of an open patch, and steps
-    before the first value. season (B, 2): what is told."""
+    """What one pass over a series found. window (B, R + T): the values with gaps filled forward, those carried
+    first; sums (B, R + T + 1): its running sums. Of each step (B, T): the newest value, the running mean, the unit,
+    how many steps have passed since the first value and since the newest one, whether all values were whole numbers
+    of at least 0. missed (B, T, RULES): by how much each of `by_rules` missed the values so far. differences (B, T,
+    K): between the newest value and those each lag ago, 0 where there are none. lag_sums, lag_squares (B, 2, K):
+    before the first step. shares (B, T, S) and steps (B, T, I), float32: what the recurrent layers read, I of each
+    value. held, leading (B, 1): values of an open patch, and steps before the first value. season (B, 2): what is
+    told."""
 
     window: Array
     sums: Array
