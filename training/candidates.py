@@ -50,8 +50,8 @@ class Place:
     @classmethod
     def of(cls, f: Backend[Any], found: Scan, at: Array) -> "Place":
         names = ("newest", "mean", "unit", "age", "gap")
-        figures = (f.expand(f.along(getattr(found, name), at), 2) for name in names)
-        return cls(f, found, at, *figures, missed=rows_of(f, found.missed, at, RULES))
+        figures = {name: f.expand(f.along(getattr(found, name), at), 2) for name in names}
+        return cls(f, found, at, **figures, missed=rows_of(f, found.missed, at, RULES))
 
     def ago(self, offsets: Array) -> Array:
         """The values so many steps (B or 1, P or 1, M) before the step, relative to the newest; what is before the
