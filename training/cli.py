@@ -169,16 +169,21 @@ def train_global(
     epochs: Epochs = 30,
     learning_rate: LearningRate = 2e-3,
     weight_decay: WeightDecay = 0.01,
+    batch: Annotated[int, typer.Option(min=1, help="Times as many windows in a batch, for a GPU.")] = 1,
     widening: Annotated[
-        float,
-        typer.Option(min=0.5, max=3, help="Of the intervals, after training: a factor on the quantiles' distances."),
-    ] = 1.0,
+        str,
+        typer.Option(
+            help="After training, factors on the quantiles' distances, by the season that is told (1: none, 4, 7, 12, "
+            "24: of hours and parts of hours, 52): 1:1.1,12:1.05."
+        ),
+    ] = "",
     start_from: Annotated[
         Path | None, typer.Option(help="Folder of a finished run, whose weights to go on from.", show_default=False)
     ] = None,
     baselines: Baselines = True,
     seed: Seed = 1,
     precision: Precision = "auto",
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     description: Description = "",
     models_dir: ModelsDir = Path("models"),
     run_dir: RunDir = None,
@@ -202,9 +207,10 @@ def train_global(
             layers=layers,
             steps=steps,
             synthetic=synthetic if data else 1.0,
-            widening=widening,
+            widening=_widening(widening),
+            batch=batch,
         )
-        loop = _loop(epochs, learning_rate, epochs, weight_decay, seed, precision, average=0.998)
+        loop = _loop(epochs, learning_rate, epochs, weight_decay, seed, precision, average=0.998, device=device)
         return module.train(data or [], tests, config, loop, run, start_from, baselines)
 
     _train(run, restart, work, "DATA")
@@ -531,6 +537,20 @@ def _levels(text: str) -> tuple[float, ...]:
     if 0.5 not in levels or not 0 < levels[0] <= levels[-1] < 1:
         raise typer.BadParameter("numbers in (0, 1) separated by commas, 0.5 among them", param_hint="--quantiles")
     return levels
+
+
+def _widening(text: str) -> dict[int, float]:
+    from training.forking import KINDS
+
+    try:
+        found = {int(kind): float(factor) for kind, factor in (part.split(":") for part in _names(text))}
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not like 1:1.1,12:1.05", param_hint="--widening") from error
+    if not found.keys() <= KINDS.keys():
+        raise typer.BadParameter(f"the kinds of seasons are {sorted(KINDS)}", param_hint="--widening")
+    if not all(0.3 <= factor <= 3 for factor in found.values()):
+        raise typer.BadParameter("a factor is from 0.3 to 3", param_hint="--widening")
+    return found
 
 
 def _loop(

@@ -63,6 +63,8 @@ CHANGING = CANDIDATES + 2 * SELECTED + 2
 STILL = HEADS + OWN_FEATURES * SELECTED + SCALES - 1 + SHARES + 4
 """of all of them, but for those that covariates add, and the open patch."""
 LARGEST_LOSS = 50.0
+LONGEST_HINT = int(LAGS[-1])
+"""Values in the longest season that can be told."""
 HIDDEN = "hidden"
 """What the recurrent layers said of the last whole patch, as state."""
 
@@ -79,8 +81,8 @@ class Asked:
 
 
 class GlobalForecaster(nn.Module):
-    """Quantiles of any of the next steps of any series. `widening` is a factor on the distances between quantiles, to
-    be set after training."""
+    """Quantiles of any of the next steps of any series. `widening` (LONGEST_HINT + 1,): a factor on the distances
+    between quantiles by the season that is told, to be set after training."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class GlobalForecaster(nn.Module):
         self.covariates = covariates
         self.horizon = horizon
         self.quantile_levels = quantile_levels
-        self.widening = 1.0
+        self.widening = np.ones(LONGEST_HINT + 1)
         self.step_inputs = STEP_INPUTS + covariates.width + covariates.width_ahead
         inputs = PATCH * self.step_inputs + SHARES
         self.recurrent = Recurrent(cell, inputs, hidden, layers, dropout, residual=True)
@@ -176,7 +178,9 @@ class GlobalForecaster(nn.Module):
         x = f.expand(x, 2) + f.linear(changing, self.from_changing.weight)
         x = f.relu(x + f.take(f.parameter(self.from_ahead), (ahead - 1).tolist(), 0))
         x = x + f.relu(f.linear(x, self.between.weight, self.between.bias))
-        quantiles = self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales)
+        widening = f.take(f.constant(self.widening, "float32"), f.minimum(found.season, LONGEST_HINT), 0)
+        widening = f.reshape(f.cut(widening, 1, 0, 1), 0, 1, 1, 1)
+        quantiles = self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales, widening)
         return Asked(quantiles, place.newest, place.unit, weights)
 
     def _attention(self, f: Backend[Any], features: Array, usable: Array, hidden: Array) -> tuple[Array, Array]:
@@ -198,14 +202,14 @@ class GlobalForecaster(nn.Module):
         """Where the best lags are among all lags of all steps: (B, P, SELECTED)."""
         return best + f.expand(f.reshape(f.steps(best, 1), 1, -1) * len(LAGS), 2)
 
-    def _quantiles(self, f: Backend[Any], raw: Array, candidates: Array, scales: Array) -> Array:
+    def _quantiles(self, f: Backend[Any], raw: Array, candidates: Array, scales: Array, widening: Array) -> Array:
         levels, middle = len(self.quantile_levels), self.quantile_levels.index(0.5)
         begin = [0, CANDIDATES, CANDIDATES + 1, CANDIDATES + 1 + SCALES, CANDIDATES + 1 + SCALES + levels]
         mix, shift, scale_mix, apart = (f.cut(raw, 3, a, b) for a, b in itertools.pairwise(begin))
         size = f.total(f.softmax(scale_mix) * f.expand(scales, 2), 3)
         median = f.total(f.softmax(mix) * candidates, 3) + shift * size
         apart = positive(apart, f)
-        apart = f.cut(apart, 3, 1, None) * (f.cut(apart, 3, 0, 1) * (size + 1e-6) * self.widening)
+        apart = f.cut(apart, 3, 1, None) * (f.cut(apart, 3, 0, 1) * (size + 1e-6) * widening)
         # Running sums by products: from the middle outwards, both ways.
         outwards = np.zeros((levels - 1, levels))
         for q in range(levels):

@@ -1,7 +1,7 @@
 """Trains one forecaster for series of every kind, on real series and on made-up ones; from files to a model folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,13 @@ from training.checkpoint import CHECKPOINT_FILE
 from training.covariates import Covariates
 from training.evaluate import evaluate_forecaster, evaluation_rows
 from training.export import Described, build_graphs, judge_int8, save_reference, write_folder, write_manifest
-from training.forking import BUCKETS, ForkingStream
-from training.global_forecaster import GlobalForecaster
+from training.forking import BUCKETS, ForkingStream, kind_of
+from training.global_forecaster import LONGEST_HINT, GlobalForecaster
 from training.inference import ForecastModel
 from training.loop import Epoch, LoopConfig, fit
 from training.overlap import drop_overlaps
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 from training.series_data import DataError, Series, read_series
-from training.series_scan import LAGS
 from training.synthetic import bank
 from training.windows import Window, is_benchmark, read_benchmark
 
@@ -34,15 +33,17 @@ WEEKS = 52
 
 @dataclass(frozen=True)
 class GlobalConfig:
-    """What to train. `steps`: batches an epoch; `synthetic`: the share of windows that is made up;
-    `widening`: of the intervals, after training (see `GlobalForecaster`)."""
+    """What to train. `steps`: batches an epoch; `batch`: how many times as large they are as `BUCKETS` says;
+    `synthetic`: the share of windows that is made up; `widening`: of the intervals, after training, by the kind of
+    season that is told (`kind_of`; 1: none)."""
 
     cell: Cell
     hidden: int
     layers: int
     steps: int
     synthetic: float
-    widening: float
+    widening: Mapping[int, float] = field(default_factory=dict)
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def train(
             network.load_state_dict(saved["best_weights"])
         except (OSError, KeyError, RuntimeError) as error:
             raise DataError(f"{start_from}: holds no run of such a network: {error}") from error
-    stream = ForkingStream(share_of_this_process(pool.series), config.steps, BUCKETS, (), config.synthetic)
+    buckets = [replace(bucket, rows=config.batch * bucket.rows) for bucket in BUCKETS]
+    stream = ForkingStream(share_of_this_process(pool.series), config.steps, buckets, (), config.synthetic)
     history = fit(network, stream, None, loop, run.folder, run.identity)
-    network.widening = config.widening
+    network.widening = np.array([config.widening.get(kind_of(m), 1.0) for m in range(LONGEST_HINT + 1)])
     if not is_first_process():
         return None
     measured = [path for path in dict.fromkeys([*data, *benchmarks]) if is_benchmark(path)]
@@ -143,7 +145,7 @@ def write(
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             features=("value",),
-            longest_season=int(LAGS[-1]),
+            longest_season=LONGEST_HINT,
             horizon=HORIZON,
             quantile_levels=QUANTILE_LEVELS,
             context=max(bucket.steps for bucket in BUCKETS),

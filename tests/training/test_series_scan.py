@@ -85,8 +85,8 @@ def test_a_lag_at_which_a_series_repeats_itself_has_no_variance_whatever_its_tre
 def rule(values: NDArray[np.float64], column: int) -> NDArray[np.float64]:
     """One of the candidates by rule, in the values' own units."""
     place, _ = at_end(values[None])
-    found = plain(F, place, AHEAD)[0, 0, :, column] + place.newest[0, 0]
-    return found.numpy()
+    found: NDArray[np.float64] = (plain(F, place, AHEAD)[0, 0, :, column] + place.newest[0, 0]).numpy()
+    return found
 
 
 @pytest.mark.parametrize("n", range(len(WINDOWS)))
@@ -104,6 +104,27 @@ def test_growth_goes_on(n: int, factor: float) -> None:
     values = 3 * factor ** np.arange(40.0)
     found = rule(values, 2 * len(WINDOWS) + n)
     np.testing.assert_allclose(found, 3 * factor ** (39 + AHEAD), rtol=1e-9)
+
+
+def test_a_rule_that_holds_never_misses_and_another_does() -> None:
+    t = np.arange(30.0)
+    series = {"line": 5 - 0.25 * t, "parabola": (t + 1) * (t + 2) / 2, "growth": 3 * 1.2**t}
+    missed = {name: at_end(values[None])[0].missed[0, 0].numpy() for name, values in series.items()}
+    units = {name: float(at_end(values[None])[0].unit[0, 0, 0]) for name, values in series.items()}
+    for i, name in enumerate(series):
+        assert missed[name][i] < 1e-12 * units[name]
+    assert missed["parabola"][0] > 0.01 * units["parabola"]
+    assert missed["growth"][1] > 0.001 * units["growth"]
+    assert missed["line"][2] > 0.001 * units["line"]
+
+
+def test_what_lags_repeat_to_the_last_bits_has_the_same_variance_whatever_the_rounding() -> None:
+    """It would be one of rounding errors, which are others in a series that comes in pieces."""
+    line: NDArray[np.float64] = 0.1 * np.arange(150.0)
+    noisy: NDArray[np.float64] = line + 1e-13 * np.sin(np.arange(150.0))
+    places = [at_end(values[None]) for values in (line, noisy)]
+    first, second = (lag_features(F, place, found.season)[0] for place, found in places)
+    np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 def test_a_parabola_goes_on() -> None:

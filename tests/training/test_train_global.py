@@ -12,7 +12,7 @@ from training.provenance import Run
 from training.series_data import DataError
 from training.train_global import GlobalConfig, read_pool, train
 
-CONFIG = GlobalConfig(cell="gru", hidden=8, layers=2, steps=2, synthetic=0.5, widening=1.0)
+CONFIG = GlobalConfig(cell="gru", hidden=8, layers=2, steps=2, synthetic=0.5)
 LOOP = LoopConfig(epochs=1, learning_rate=1e-3, patience=1, average=0.9)
 
 
@@ -63,7 +63,7 @@ def test_a_folder_is_written_measured_on_benchmarks_and_gone_on_from(files: tupl
 
 
 def test_no_data_at_all_is_enough(tmp_path: Path) -> None:
-    config = GlobalConfig(cell="lstm", hidden=8, layers=1, steps=1, synthetic=1.0, widening=1.2)
+    config = GlobalConfig(cell="lstm", hidden=8, layers=1, steps=1, synthetic=1.0, widening={1: 1.2, 12: 1.1})
     folder = train([], [], config, LOOP, a_run(tmp_path, "nothing"), None, baselines=False)
     assert folder is not None
     assert read_manifest(folder).metrics == {}
