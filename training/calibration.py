@@ -58,9 +58,8 @@ def needed(model: ForecastModel, windows: Sequence[Window], hint: Hint) -> Itera
         off = window.truth - median
         told = hinted_season(model.manifest, window, hint)
         with np.errstate(divide="ignore", invalid="ignore"):
-            rows = [
-                off / (np.where(off > 0, high, low) - median) for low, high in zip(*[iter(bounds)] * 2, strict=True)
-            ]
+            pairs = zip(bounds[::2], bounds[1::2], strict=True)
+            rows = [off / (np.where(off > 0, high, low) - median) for low, high in pairs]
         yield kind_of(told[0] if told else 1), np.where(np.isfinite(rows), rows, np.nan)
 
 
@@ -90,9 +89,9 @@ def main(arguments: Sequence[str]) -> None:
             windows = ends(path, model.manifest.horizon)
             hints: tuple[Hint, ...] = ("usual", "none")
             found.append([one for hint in hints for one in needed(model, windows, hint)])
-            print(path.name, len(windows), factors(found[-1:]), file=sys.stderr)
+            sys.stderr.write(f"{path.name}, {len(windows)} windows: {factors(found[-1:])}\n")
         model.close()
-    print(",".join(f"{kind}:{factor:g}" for kind, factor in factors(found).items()))
+    sys.stdout.write(",".join(f"{kind}:{factor:g}" for kind, factor in factors(found).items()) + "\n")
 
 
 if __name__ == "__main__":
