@@ -25,5 +25,6 @@ def read_forecaster(folder: Path) -> GlobalForecaster:
         if not name.startswith("recurrent."):
             found = weights.constants[name]
             parameter.data = tensor_of(found.T if name.endswith(".weight") else found)
+    network.widening = tensor_of(weights.constants["widening"])
     weights.load_layers(network.recurrent)
     return network.eval()

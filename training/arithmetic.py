@@ -192,8 +192,9 @@ class Parameters:
 
     @classmethod
     def of(cls, network: nn.Module) -> "Parameters":
-        """Those of a network."""
-        return cls({parameter.data_ptr(): name for name, parameter in network.named_parameters()}, {})
+        """Those of a network, and its buffers."""
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+        return cls({tensor.data_ptr(): name for name, tensor in tensors}, {})
 
     def constant(self, g: Builder, parameter: torch.Tensor, value: torch.Tensor) -> str:
         """The name of the constant that a parameter is, as `value`, in the graph."""

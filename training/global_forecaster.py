@@ -98,7 +98,8 @@ class GlobalForecaster(nn.Module):
         self.covariates = covariates
         self.horizon = horizon
         self.quantile_levels = quantile_levels
-        self.widening = np.ones(LONGEST_HINT + 1)
+        self.widening: Tensor
+        self.register_buffer("widening", torch.ones(LONGEST_HINT + 1), persistent=False)
         self.step_inputs = STEP_INPUTS + covariates.width + covariates.width_ahead
         inputs = PATCH * self.step_inputs + SHARES
         self.recurrent = Recurrent(cell, inputs, hidden, layers, dropout, residual=True)
@@ -178,7 +179,7 @@ class GlobalForecaster(nn.Module):
         x = f.expand(x, 2) + f.linear(changing, self.from_changing.weight)
         x = f.relu(x + f.take(f.parameter(self.from_ahead), (ahead - 1).tolist(), 0))
         x = x + f.relu(f.linear(x, self.between.weight, self.between.bias))
-        widening = f.take(f.constant(self.widening, "float32"), f.minimum(found.season, LONGEST_HINT), 0)
+        widening = f.take(f.parameter(self.widening), f.minimum(found.season, LONGEST_HINT), 0)
         widening = f.reshape(f.cut(widening, 1, 0, 1), 0, 1, 1, 1)
         quantiles = self._quantiles(f, f.linear(x, self.head.weight, self.head.bias), candidates, scales, widening)
         return Asked(quantiles, place.newest, place.unit, weights)

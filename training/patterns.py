@@ -42,6 +42,12 @@ def waves(rng: np.random.Generator, count: int, steps: int, m: int, longer: int)
     return found + rng.normal(0, 3, (count, 1)) * _one_of(rng, [0, 1, 10], count)
 
 
+def _varied(values: Floats, noise: Floats) -> Floats:
+    """With noise in proportion to the values, so that the beginning of what grows is not buried in it."""
+    varied: Floats = values * np.exp(np.clip(noise, -1, 1))
+    return varied
+
+
 def stable_profiles(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
     """A profile that stays, under much noise, on a slow level: shops, machines, visits."""
     m = m if m > 1 else 7
@@ -52,6 +58,10 @@ def stable_profiles(rng: np.random.Generator, count: int, steps: int, m: int, lo
     if longer > 1:
         weeks = np.exp(_profile(rng, count, longer // m) * _uniform(rng, 0, 0.5, count))
         found *= weeks[:, (t // m) % (longer // m)]
+    elif m == 7 and steps > 2 * 365:
+        year = np.sin(2 * np.pi * (t / 365.25 + rng.uniform(0, 1, (count, 1))))
+        year += _uniform(rng, 0, 0.7, count) * np.sin(4 * np.pi * (t / 365.25 + rng.uniform(0, 1, (count, 1))))
+        found *= np.exp(year * _uniform(rng, 0, 0.6, count) * _one_of(rng, [0, 1, 1], count))
     happens = rng.random((count, steps)) < 0.01
     found *= 1 + happens * rng.exponential(1.5, (count, steps))
     found *= 10 ** rng.uniform(0, 3, (count, 1))
@@ -77,8 +87,8 @@ def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     picked = [choice < 4, choice < 7, choice == 7, choice == 8, choice == 9, choice == 10]
     found = np.select(picked, [line, growth, bend, logistic, ended, root], np.abs(line) + 1)
     step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
-    noise = step * 10 ** rng.uniform(-2.5, 1.0, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count)
-    found = found + noise * _noise(rng, count, steps)
+    noise = 10 ** rng.uniform(-2.5, 1.0, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count) * _noise(rng, count, steps)
+    found = np.where((choice >= 4) & (choice < 7), _varied(found, 0.1 * noise), found + step * noise)
     season = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 0, 1], count)
     added = found + season * step * 10 ** rng.uniform(-0.5, 1.5, (count, 1))
     size = rng.uniform(0.02, 0.5, (count, 1))
@@ -99,8 +109,9 @@ def rules(rng: np.random.Generator, count: int, steps: int, m: int, longer: int)
     level = rng.normal(0, 10, (count, 1)) + (t >= rng.integers(1, steps, (count, 1))) * rng.normal(0, 10, (count, 1))
     found = np.select([choice < 4, choice < 7, choice < 8, choice < 9], [line, growth, square, by_turns], level)
     step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
-    noise = np.where(choice < 9, step * 10 ** rng.uniform(-3, -0.3, (count, 1)) * _one_of(rng, [0, 1, 1], count), 0.0)
-    ruled: Floats = found + noise * rng.normal(size=found.shape)
+    noise = 10 ** rng.uniform(-3, -0.3, (count, 1)) * _one_of(rng, [0, 1, 1], count) * rng.normal(size=found.shape)
+    varied = np.where((choice >= 4) & (choice < 7), _varied(found, 0.3 * noise), found + step * noise)
+    ruled: Floats = np.where(choice < 9, varied, found)
     return ruled
 
 

@@ -117,7 +117,7 @@ def train(
     buckets = [replace(bucket, rows=config.batch * bucket.rows) for bucket in BUCKETS]
     stream = ForkingStream(share_of_this_process(pool.series), config.steps, buckets, (), config.synthetic)
     history = fit(network, stream, None, loop, run.folder, run.identity)
-    network.widening = np.array([config.widening.get(kind_of(m), 1.0) for m in range(LONGEST_HINT + 1)])
+    network.widening = torch.tensor([config.widening.get(kind_of(m), 1.0) for m in range(LONGEST_HINT + 1)])
     if not is_first_process():
         return None
     measured = [path for path in dict.fromkeys([*data, *benchmarks]) if is_benchmark(path)]
