@@ -1,11 +1,13 @@
 """How long a forecaster takes in the engine, on one thread and without HTTP, alone or beside another one.
 
 `python -m benchmarks.forecaster models/forecast/2 --beside models/forecast/1` prints a table and ends with one JSON
-line. The models take turns, so that both meet the machine as it is at the moment.
+line. The models take turns, so that both meet the machine as it is at the moment. With `--peers`, Chronos-Bolt-tiny and
+TiRex do, too: of their own packages, with weights that are not trained.
 """
 
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import machine
+from benchmarks.servers import ENVIRONMENTS, make_environment
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.sequence import FRESH, Snapshot
@@ -36,6 +39,12 @@ RUNS = {ALONE: 300, OF_MANY: 15, LONG: 100, SESSION: 300, HISTORY: 150}
 """What is timed, and how often."""
 
 BESIDE = ", beside"
+
+PEERS = ("chronos-bolt-tiny", "tirex")
+PEER_TASKS = {ALONE: (1, 200), OF_MANY: (64, 200), LONG: (1, 2000)}
+"""Rows and steps of a call of theirs: of many series 64 at once, from which on they gain no more."""
+SLOW = {"tirex": 16}
+"""By how many times fewer rows, where a call would take a minute."""
 
 
 class Subject:
@@ -99,17 +108,48 @@ def medians(subjects: Mapping[str, Subject], runs: Mapping[str, int] = RUNS) -> 
     return milliseconds
 
 
+def peers(subjects: Mapping[str, Subject], rounds: int = 5) -> dict[str, dict[str, float]]:
+    """The median milliseconds of a forecast as `medians`, of the subjects and of the peers in turns."""
+    environment = ENVIRONMENTS / "zero-shot"
+    make_environment(environment, "requirements-zero-shot.txt")
+    command = [str(environment / "bin" / "python"), "-m", "benchmarks.peers.zero_shot"]
+    times: dict[str, dict[str, list[float]]] = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for task, (rows, steps) in PEER_TASKS.items():
+            found = times[task] = {name: [] for name in (*subjects, *PEERS)}
+            for _ in range(rounds + 1):
+                for name in PEERS:
+                    count = max(1, rows // SLOW.get(name, 1))
+                    process.stdin.write(f"{name} {count} {steps}\n")
+                    process.stdin.flush()
+                    found[name].append(1000 * float(process.stdout.readline()) / count)
+                for name, subject in subjects.items():
+                    work = subject.work()[task]
+                    started = time.perf_counter()
+                    work()
+                    taken = 1000 * (time.perf_counter() - started)
+                    found[name].append(taken / (MANY if task == OF_MANY else 1))
+        process.stdin.close()
+    return {task: {name: statistics.median(runs[1:]) for name, runs in found.items()} for task, found in times.items()}
+
+
 def main(
     model: Annotated[Path, typer.Argument(help="A model folder.")] = Path("models/forecast/1"),
     beside: Annotated[Path | None, typer.Option(help="Another one, timed in turns with it.")] = None,
+    with_peers: Annotated[
+        bool, typer.Option("--peers", help="Time Chronos-Bolt-tiny and TiRex in turns with it, untrained.")
+    ] = False,
 ) -> None:
     """Time a forecaster in both of its precisions."""
     subjects = Subject.of_folder(model) | ({} if beside is None else Subject.of_folder(beside, BESIDE))
-    milliseconds = medians(subjects)
+    milliseconds = peers(subjects) if with_peers else medians(subjects)
     for subject in subjects.values():
         subject.close()
     ratios = {
         task: {name: median / times[name + BESIDE] for name, median in times.items() if name + BESIDE in times}
+        | {f"{peer} to int8": times[peer] / times["int8"] for peer in PEERS if peer in times}
         for task, times in milliseconds.items()
     }
     where = {name: machine()[name] for name in ("cpu", "cores")}
@@ -117,7 +157,7 @@ def main(
     of = " beside ".join(models.values())
     table = Table(title=f"{of}: median ms of a forecast, one thread of {where['cpu']}, {where['cores']} cores")
     table.add_column("")
-    for name in [*subjects, *(f"ratio, {name}" for name in ratios[ALONE])]:
+    for name in [*milliseconds[ALONE], *(f"ratio, {name}" for name in ratios[ALONE])]:
         table.add_column(name, justify="right")
     for task, times in milliseconds.items():
         table.add_row(task, *(f"{time:.3f}" for time in [*times.values(), *ratios[task].values()]))

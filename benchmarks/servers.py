@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.workload import Request, forecasts, texts
 
 _HERE = Path(__file__).parent
-_ENVIRONMENTS = _HERE / ".environments"
+ENVIRONMENTS = _HERE / ".environments"
 _START_SECONDS = 120
 _STOP_SECONDS = 15
 
@@ -62,7 +62,7 @@ SERVERS = (
         "litserve",
         _peer("litserve_server"),
         ready="/health",
-        environment=_ENVIRONMENTS / "litserve",
+        environment=ENVIRONMENTS / "litserve",
         requirements="requirements-litserve.txt",
         streams=True,
         whole=False,
@@ -71,7 +71,7 @@ SERVERS = (
         "litserve-2",
         _peer("litserve_server"),
         ready="/health",
-        environment=_ENVIRONMENTS / "litserve",
+        environment=ENVIRONMENTS / "litserve",
         requirements="requirements-litserve.txt",
         variables={"WORKERS": "2"},
         whole=False,
@@ -81,9 +81,9 @@ SERVERS = (
         "bentoml",
         _BENTOML,
         ready="/readyz",
-        environment=_ENVIRONMENTS / "bentoml",
+        environment=ENVIRONMENTS / "bentoml",
         requirements="requirements-bentoml.txt",
-        variables={"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(_ENVIRONMENTS / "bentoml" / "home")},
+        variables={"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(ENVIRONMENTS / "bentoml" / "home")},
         envelope="requests",
         whole=False,
     ),
@@ -105,16 +105,23 @@ def install(server: Server) -> None:
     """Make the server's environment where it is absent."""
     if server.environment is None:
         return
-    done = server.environment / "installed"
-    if done.exists():
-        return
     if server.requirements is None:
+        if (server.environment / "installed").exists():
+            return
         subprocess.run(["make", f"{server.environment.name}/installed"], cwd=_HERE.parent, check=True)
         return
-    shutil.rmtree(server.environment, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(server.environment)], check=True)
-    pip = [str(server.environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--requirement", str(_HERE / "peers" / server.requirements)], check=True)
+    make_environment(server.environment, server.requirements)
+
+
+def make_environment(environment: Path, requirements: str) -> None:
+    """Make a peer's environment where it is absent."""
+    done = environment / "installed"
+    if done.exists():
+        return
+    shutil.rmtree(environment, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    pip = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--requirement", str(_HERE / "peers" / requirements)], check=True)
     done.touch()
 
 
