@@ -61,7 +61,7 @@ SHORT = 24
 
 
 EARLY = 0.1
-"""What a fork counts before the pattern was seen once. Nobody can know how it goes on, and how such series usually do
+"""What a fork counts before the pattern was seen, and a little more. Nobody can know how it goes on, and how such series usually do
 is not how a short series without a season does: it would be taught that what rises comes back."""
 
 
@@ -305,13 +305,13 @@ def fork(
     ahead = (at[:, :, None] + distances).reshape(rows, -1)
     targets = np.take_along_axis(values[..., 0], ahead, axis=1).reshape(*at.shape, -1)
     far = np.array([piece.far for piece in pieces])[:, None, None]
-    ends = np.minimum(at + int(distances[-1]), sizes[:, None] - 1)
+    ends = np.minimum(ahead, sizes[:, None] - 1)
     scales = [_scales(piece.values[:, 0], piece.season)[end] for piece, end in zip(pieces, ends, strict=True)]
-    scale = np.array(scales)
-    weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)[:, :, None]
+    scale = np.array(scales).reshape(targets.shape)
+    weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)
     if rng is not None:
         pattern = np.array([piece.pattern for piece in pieces])[:, None]
-        weight = weight * np.where(at + 1 < pattern, EARLY, 1.0)[:, :, None]
+        weight = weight * np.where(at + 1 < 1.25 * pattern, EARLY, 1.0)[:, :, None]
     shown = np.isfinite(values[:, :steps])
     if rng is not None:
         shown[..., 0] &= ~_gaps(rng, rows, steps, hidden) | (np.arange(steps) < 2)

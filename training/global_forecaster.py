@@ -263,7 +263,7 @@ class GlobalForecaster(nn.Module):
         season: Tensor,
         state: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss: the mean pinball loss in units of `scale` (B, P), a series' mean seasonal difference.
+        """The training loss: the mean pinball loss in units of `scale` (B, P, H), a series' mean seasonal difference.
 
         targets, weight (B, P, H): the values at the `distances` (H,) after each of `steps` (B, P), and how much each
         counts; future (B, P, H, K): the features known of them; season (B, 2): what is told.
@@ -276,8 +276,8 @@ class GlobalForecaster(nn.Module):
         hidden, _ = self._hidden(found, steps, state)
         known = self.known(f, future, future_mask)
         asked = self.ask(f, found, steps, hidden, state["open"], distances.numpy(force=True), known)
-        units = (asked.unit / scale[:, :, None]).float()[..., None]
-        goal = ((targets - asked.newest) / scale[:, :, None]).clamp(-300.0, 300.0).float()[..., None]
+        units = (asked.unit / scale).float()[..., None]
+        goal = ((targets - asked.newest) / scale).clamp(-300.0, 300.0).float()[..., None]
         levels = torch.tensor(self.quantile_levels, device=goal.device)
         error = goal - asked.quantiles * units
         pinball = torch.maximum(levels * error, (levels - 1) * error).mean(-1).clamp(max=LARGEST_LOSS)

@@ -89,11 +89,11 @@ def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
     noise = 10 ** rng.uniform(-2.5, 1.0, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count) * _noise(rng, count, steps)
     found = np.where((choice >= 4) & (choice < 7), _varied(found, 0.1 * noise), found + step * noise)
-    season = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 0, 1], count)
+    season = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1], count)
     added = found + season * step * 10 ** rng.uniform(-0.5, 1.5, (count, 1))
     size = rng.uniform(0.02, 0.5, (count, 1))
     multiplied = found * np.exp(np.clip(season * size, -3, 3))
-    seasonal: Floats = np.where(rng.random((count, 1)) < 0.6, added, multiplied)
+    seasonal: Floats = np.where((choice < 4) & (rng.random((count, 1)) < 0.7), added, multiplied)
     return seasonal
 
 
@@ -102,7 +102,7 @@ def rules(rng: np.random.Generator, count: int, steps: int, m: int, longer: int)
     t = np.arange(steps, dtype=float)
     choice = rng.integers(0, 10, (count, 1))
     line = rng.normal(0, 10, (count, 1)) + rng.normal(0, 3, (count, 1)) * t
-    rate = rng.choice([-1, 1], (count, 1)) * 10 ** rng.uniform(-2.5, 0, (count, 1))
+    rate = rng.choice([-1, 1], (count, 1)) * 10 ** rng.uniform(-1.7, 0, (count, 1))
     growth = 10 ** rng.uniform(-1, 3, (count, 1)) * np.exp(np.clip(rate, -40 / steps, 40 / steps) * t)
     square = rng.normal(0, 5, (count, 1)) + rng.normal(0, 1, (count, 1)) * t + rng.normal(0, 0.5, (count, 1)) * t**2
     by_turns = rng.normal(0, 5, (count, 1)) + rng.normal(0, 3, (count, 1)) * (-1) ** t
@@ -181,8 +181,8 @@ def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
         while wanted > 0:
             some = min(wanted, 32)
             m, longer = _season(rng, steps)
-            if generator is stable_profiles and m == 1:
-                m = 7
+            if generator is stable_profiles and (m == 1 or (steps > 2 * 365 and rng.random() < 0.5)):
+                m, longer = 7, 1
             if generator is waves:
                 m, longer = int(np.exp(rng.uniform(np.log(3), np.log(max(6.0, steps / 1.6))))), 1
             pattern = m if generator is waves or generator in LASTING else 1
