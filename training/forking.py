@@ -61,8 +61,8 @@ SHORT = 24
 
 
 EARLY = 0.1
-"""What a fork counts before the pattern was seen, and a little more. Nobody can know how it goes on, and how such series usually do
-is not how a short series without a season does: it would be taught that what rises comes back."""
+"""What a fork counts before the pattern was seen, and a little more. Nobody can know how it goes on, and how such
+series usually do is not how a short series without a season does: it would be taught that what rises comes back."""
 
 
 def kind_of(season: int) -> int:
