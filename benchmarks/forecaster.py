@@ -136,7 +136,7 @@ def peers(subjects: Mapping[str, Subject], rounds: int = 5) -> dict[str, dict[st
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A model folder.")] = Path("models/forecast/1"),
+    model: Annotated[Path, typer.Argument(help="A model folder.")] = Path("models/forecast/2"),
     beside: Annotated[Path | None, typer.Option(help="Another one, timed in turns with it.")] = None,
     with_peers: Annotated[
         bool, typer.Option("--peers", help="Time Chronos-Bolt-tiny and TiRex in turns with it, untrained.")

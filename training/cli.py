@@ -340,7 +340,7 @@ def train_text(
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder, e.g. models/forecast/1.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="A model folder, e.g. models/forecast/2.", show_default=False)],
     data: Annotated[
         list[Path],
         typer.Argument(
@@ -379,7 +379,7 @@ def evaluate(
     """Measure a model on data it never saw, beside baselines on the same data.
 
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
-    start. Example: carry evaluate models/forecast/1 sales.csv
+    start. Example: carry evaluate models/forecast/2 sales.csv
     """
     from training.baselines import METHODS
     from training.card import figures_table

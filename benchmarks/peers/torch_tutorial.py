@@ -14,7 +14,7 @@ from training.onnx_weights import read_text_model
 
 text_model, text_manifest = read_text_model(MODELS / "text/1")
 text_model.eval()
-forecaster = read_forecaster(MODELS / "forecast/1")
+forecaster = read_forecaster(MODELS / "forecast/2")
 characters = text_manifest.vocabulary
 token_of = {character: token for token, character in enumerate(characters)}
 app = FastAPI()

@@ -32,7 +32,7 @@ def carry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def manifest() -> ForecastManifest:
     """Of the forecaster."""
-    found = read_manifest(SHIPPED / "forecast/1")
+    found = read_manifest(SHIPPED / "forecast/2")
     assert isinstance(found, ForecastManifest)
     return found
 

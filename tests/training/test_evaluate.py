@@ -22,7 +22,7 @@ from training.quantisation import round_matrices
 from training.series_data import DataError, Series, read_series
 from training.windows import Window, draw_series, is_benchmark, read_benchmark, rolling_windows, usual_horizon
 
-MODEL = SHIPPED / "forecast/1"
+MODEL = SHIPPED / "forecast/2"
 
 
 def write_lines(path: Path, records: list[dict[str, object]]) -> Path:

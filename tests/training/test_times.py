@@ -83,7 +83,7 @@ def test_every_verb_reads_the_same_series(
         with monkeypatch.context() as patch:
             patch.setattr(train_forecast, "train", note)
             patch.setattr(evaluate, "rolling_windows", note)
-            for verb in (["train", "forecast", "--name", "shop"], ["evaluate", str(SHIPPED / "forecast/1")]):
+            for verb in (["train", "forecast", "--name", "shop"], ["evaluate", str(SHIPPED / "forecast/2")]):
                 status, _, err = carry(*verb, str(path), "--target", "y")
                 assert (status, "enough" in err) == (2, True)
     assert len(read) == 6
@@ -101,7 +101,7 @@ def test_every_verb_refuses_a_time_that_occurs_twice(tmp_path: Path, carry: Run,
     path = tmp_path / "autumn.csv"
     ids = ("unique_id,", "a,") if long else ("", "")
     path.write_text(f"{ids[0]}ds,y\n" + "".join(f"{ids[1]}{time},{i}\n" for i, time in enumerate(rows)))
-    model = [str(SHIPPED / "forecast/1")] if verb == ["evaluate"] else []
+    model = [str(SHIPPED / "forecast/2")] if verb == ["evaluate"] else []
     status, _, err = carry(*verb, *model, str(path))
     assert status == 2
     words = " ".join(err.replace("\u2502", " ").split())
