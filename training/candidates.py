@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.arithmetic import Backend
+from training.arithmetic import Backend, sum_last
 from training.series_scan import LAG_DECAYS, LAGS, LONGEST, REGISTER, RULES, Array, Scan, lag_figures, rows_of, share
 
 LIMIT = 1000.0
@@ -211,7 +211,7 @@ def plain(f: Backend[Any], place: Place, ahead: NDArray[np.int64]) -> Array:
     # The mean of a window of growth is at no step of its own: it is brought to the last one.
     some = np.array(GROWTHS)[:, None] > np.arange(1, GROWTHS[-1])
     back = f.cut(_powers(f, 1.0 / ratio, GROWTHS[-1]), 3, 0, GROWTHS[-1] - 1) * f.constant(some, "float64")
-    spread = (f.total(back, 3) + 1.0) / f.constant(np.array(GROWTHS)[:, None], "float64")
+    spread = (sum_last(back, GROWTHS[-1] - 1, f) + 1.0) / f.constant(np.array(GROWTHS)[:, None], "float64")
     powers = f.take(_powers(f, ratio, int(ahead.max())), (ahead - 1).tolist(), 3)
     growing = f.expand(now, 3) / spread * powers - f.expand(place.newest, 3)
     growing = f.transpose(growing * f.expand(enough, 3), 0, 1, 3, 2)

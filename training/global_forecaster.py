@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.arithmetic import Backend, Torch, positive, squash
+from training.arithmetic import Backend, Torch, positive, squash, sum_last
 from training.candidates import (
     BY_LAG,
     LAG_FEATURES,
@@ -207,8 +207,8 @@ class GlobalForecaster(nn.Module):
         levels, middle = len(self.quantile_levels), self.quantile_levels.index(0.5)
         begin = [0, CANDIDATES, CANDIDATES + 1, CANDIDATES + 1 + SCALES, CANDIDATES + 1 + SCALES + levels]
         mix, shift, scale_mix, apart = (f.cut(raw, 3, a, b) for a, b in itertools.pairwise(begin))
-        size = f.total(f.softmax(scale_mix) * f.expand(scales, 2), 3)
-        median = f.total(f.softmax(mix) * candidates, 3) + shift * size
+        size = sum_last(f.softmax(scale_mix) * f.expand(scales, 2), SCALES, f)
+        median = sum_last(f.softmax(mix) * candidates, CANDIDATES, f) + shift * size
         apart = positive(apart, f)
         apart = f.cut(apart, 3, 1, None) * (f.cut(apart, 3, 0, 1) * (size + 1e-6) * widening)
         # Running sums by products: from the middle outwards, both ways.
