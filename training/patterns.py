@@ -187,6 +187,8 @@ def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
                 m, longer = int(np.exp(rng.uniform(np.log(3), np.log(max(6.0, steps / 1.6))))), 1
             pattern = m if generator is waves or generator in LASTING else 1
             told = (1, 1) if generator is waves else (m, longer)
+            if generator in (rules, trends) and steps < 50 and rng.random() < 0.5:
+                told = (int(rng.choice([1, 4, 7, 12, 24])), 1)  # of a short line, whatever its frequency is
             for row in generator(rng, some, steps, m, longer):
                 if np.isfinite(row).all() and np.ptp(row) > 0:
                     made.append(Made(row, *told, pattern))
