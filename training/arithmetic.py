@@ -89,8 +89,9 @@ AT_ONCE = 16
 
 
 def sum_last(x: Any, width: int, f: Backend[Any]) -> Any:
-    """The sum along the last of four axes, of `width`, which stays, of length 1. ONNX Runtime adds a row in another order
-    where it begins elsewhere within what processors load at once; so each is made as long as a multiple of that."""
+    """The sum along the last of four axes, of `width`, which stays, of length 1. ONNX Runtime adds a row in another
+    order where it begins elsewhere within what processors load at once; so each is made as long as a multiple of
+    that."""
     missing = -width % AT_ONCE
     parts = [x]
     while missing:
