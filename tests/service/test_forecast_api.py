@@ -109,7 +109,8 @@ def test_bounds_of_a_session_hold_for_one_call(client: TestClient) -> None:
     bounded = post(client, session_id=session, series=WIDE[3:6], horizon=5, lower=0, upper=1)
     assert 0 <= min(bounded["quantiles"]["0.1"]) <= max(bounded["quantiles"]["0.9"]) <= 1
     free = post(client, session_id=session, series=WIDE[6:], horizon=5)
-    assert free["quantiles"] == post(client, series=WIDE, horizon=5)["quantiles"]
+    for level, row in post(client, series=WIDE, horizon=5)["quantiles"].items():
+        assert free["quantiles"][level] == pytest.approx(row, rel=1e-12)
 
 
 @given(horizon=st.integers(1, 30), data=st.data())
