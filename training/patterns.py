@@ -157,14 +157,35 @@ def intermittent(rng: np.random.Generator, count: int, steps: int, m: int, longe
     return np.where(choice < 0.2, pulses + demand * (rng.random((count, 1)) < 0.3), demand).astype(np.float64)
 
 
+def drifts(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
+    """What an economy's figures do: steps with a mean of every strength and some memory, of the value or of its
+    logarithm; the mean may change once; perhaps a season."""
+    memory = np.where(rng.random((count, 1)) < 0.5, rng.uniform(-0.3, 0.85, (count, 1)), 0.0)
+    shocks = _noise(rng, count, steps)
+    moves = np.zeros((count, steps))
+    for t in range(steps):
+        moves[:, t] = memory[:, 0] * (moves[:, t - 1] if t else 0.0) + shocks[:, t]
+    moves *= np.sqrt(1 - memory**2)
+    mean = rng.choice([-1, 1, 1], (count, 1)) * 10 ** rng.uniform(-1.5, 0.7, (count, 1))
+    changed = (np.arange(steps) > rng.integers(0, steps, (count, 1))) & (rng.random((count, 1)) < 0.3)
+    walk = (moves + np.where(changed, mean * rng.normal(0.3, 0.7, (count, 1)), mean)).cumsum(axis=1)
+    season = _seasonal(rng, count, steps, m, longer) * 10 ** rng.uniform(-0.5, 0.8, (count, 1))
+    walk += season * _one_of(rng, [0, 1], count)
+    size = 10 ** rng.uniform(-3, -0.7, (count, 1))
+    grown = 100 * np.exp(np.clip(size * walk, -25, 25))
+    drifting: Floats = np.where(rng.random((count, 1)) < 0.5, grown, walk + rng.normal(0, 30, (count, 1)))
+    return drifting
+
+
 SHARES = {
-    waves: 0.24,
-    stable_profiles: 0.18,
-    trends: 0.2,
-    rules: 0.1,
-    accidents: 0.12,
-    regimes: 0.09,
-    intermittent: 0.07,
+    drifts: 0.22,
+    waves: 0.19,
+    stable_profiles: 0.15,
+    trends: 0.18,
+    rules: 0.08,
+    accidents: 0.08,
+    regimes: 0.05,
+    intermittent: 0.05,
 }
 LASTING = (stable_profiles, accidents, intermittent)
 """Those whose season, if there is one, is nearly all of it: before it was seen once nobody can know what comes."""
