@@ -305,9 +305,11 @@ def fork(
     ahead = (at[:, :, None] + distances).reshape(rows, -1)
     targets = np.take_along_axis(values[..., 0], ahead, axis=1).reshape(*at.shape, -1)
     far = np.array([piece.far for piece in pieces])[:, None, None]
-    ends = np.minimum(ahead, sizes[:, None] - 1)
-    scales = [_scales(piece.values[:, 0], piece.season)[end] for piece, end in zip(pieces, ends, strict=True)]
-    scale = np.array(scales).reshape(targets.shape)
+    so_far = np.zeros((rows, int(sizes.max())))
+    for row, piece in zip(so_far, pieces, strict=True):
+        found = _scales(piece.values[:, 0], piece.season)
+        row[: len(found)], row[len(found) :] = found, found[-1]
+    scale = _measured_in(so_far, at, ahead.reshape(targets.shape))
     weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)
     if rng is not None:
         pattern = np.array([piece.pattern for piece in pieces])[:, None]
@@ -347,10 +349,21 @@ def _gaps(rng: np.random.Generator, rows: int, steps: int, hidden: float) -> NDA
     return more | (rng.random((rows, steps)) < hidden)
 
 
+def _measured_in(so_far: Floats, at: NDArray[np.int64], ahead: NDArray[np.int64]) -> Floats:
+    """What errors (B, P, H) are measured in: the scale so far (B, T) at the step that they are forecast from (B, P), as
+    in the competitions. One that knew what comes would count what moves less, and the median would stay where it is.
+    A few values know little of their scale, so that of the target's step (B, P, H) counts as two more; it counts for
+    a fifth at least, or what grows by a factor would be all that counts."""
+    last = so_far.shape[1] - 1
+    known = np.take_along_axis(so_far, np.minimum(at, last), axis=1)[..., None]
+    later = np.take_along_axis(so_far, np.minimum(ahead.reshape(len(so_far), -1), last), axis=1).reshape(ahead.shape)
+    seen = at[..., None]
+    return np.maximum((seen * known + 2 * later) / (seen + 2), later / 5)
+
+
 def _scales(values: Floats, season: int) -> Floats:
-    """Of each step, what errors up to it are measured in: the mean absolute seasonal difference so far, at least a
-    twentieth of that of neighbours; of weeks, whose year repeats itself least, that of neighbours, as in the M4
-    competition. Not that of the whole series, in which the beginning of what grows by a factor would not count."""
+    """Of each step, the mean absolute seasonal difference so far, at least a twentieth of that of neighbours; of weeks,
+    whose year repeats itself least, that of neighbours, as in the M4 competition."""
     near = _mean_so_far(np.abs(np.diff(values, prepend=np.nan)))
     known = np.flatnonzero(np.isfinite(values))
     if not np.isfinite(near).any() and len(known) > 1:  # no two neighbours are known

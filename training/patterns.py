@@ -202,7 +202,7 @@ def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
         while wanted > 0:
             some = min(wanted, 32)
             m, longer = _season(rng, steps)
-            if generator is stable_profiles and (m == 1 or (steps > 2 * 365 and rng.random() < 0.5)):
+            if generator is stable_profiles and (m == 1 or (steps > 2 * 365 and rng.random() < 0.7)):
                 m, longer = 7, 1
             if generator is waves:
                 m, longer = int(np.exp(rng.uniform(np.log(3), np.log(max(6.0, steps / 1.6))))), 1
