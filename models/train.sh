@@ -26,22 +26,20 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
           --description "The classic exercise: the next daily closing price of Google from 60 days of close, open and volume." \
           --target Close --features Open,Volume --horizon 1 --context 60 --cell lstm --hidden 50 --rows 8 \
           --dropout 0 --epochs 40 --patience 10 --windows 120 --private --seed 1 ;;
-      forecast-unseen)
-        # Without the M1, M3 and NN3 competitions, on which it is measured as on series of strangers. Not shipped.
+      forecast-unseen | forecast) # a first stage on a GPU, a last one anywhere: see docs/training.md
+        # forecast-unseen: without the M1, M3 and NN3 competitions, on which it is measured as on strangers. Not shipped.
         data=${DATA:?the folder of series}
-        OMP_NUM_THREADS=1 carry train global \
-          "$data"/{nngc1,australia-panels,currencies-monthly,currencies-annual,gapminder-yearly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
-          "$data"/{chicago-daily,wikipedia-daily,daily-mixed,hourly-mixed,pjm-hourly,jewelry-weekly}.jsonl.gz \
-          "$data"/m4/{Hourly,Weekly}-train.csv.gz --benchmarks "$data/m3.jsonl.gz,$data/m1.jsonl.gz,$data/nn3.jsonl.gz" \
-          --name forecast-unseen --models-dir runs/models \
-          --description "The forecaster before it saw a series of the M1, M3 or NN3 competition." \
-          --epochs 160 --no-baselines --precision float32 --seed 1 ;;
-      forecast) # goes on from forecast-unseen
-        data=${DATA:?the folder of series}
-        OMP_NUM_THREADS=1 carry train global "$data"/{m3,m1,nn3,nngc1,australia-panels,currencies-monthly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz \
-          "$data"/m4/{Hourly,Weekly}-train.csv.gz --name forecast --start-from runs/forecast-unseen \
+        competitions=("$data"/{m3,m1,nn3}.jsonl.gz) models=models more=()
+        [ "$model" = forecast ] && more=("${competitions[@]}") || models=runs/models
+        train=(carry train global "${more[@]}"
+          "$data"/{nngc1,australia-panels,currencies-monthly,currencies-annual,gapminder-yearly,gefcom2012,daily-and-faster,nab-real}.jsonl.gz
+          "$data"/{chicago-daily,wikipedia-daily,daily-mixed,hourly-mixed,pjm-hourly,jewelry-weekly}.jsonl.gz
+          "$data"/m4/{Hourly,Weekly}-train.csv.gz --benchmarks "$(IFS=,; echo "${competitions[*]}")"
+          --no-baselines --precision float32 --seed 1)
+        "${train[@]}" --name "$model-base" --models-dir runs/models --batch 10 --epochs 46 --learning-rate 4e-3 --device cuda
+        OMP_NUM_THREADS=1 "${train[@]}" --name "$model" --models-dir "$models" --start-from "runs/$model-base" \
           --description "Forecasts series of any kind: any unit, level, length and season, also ones nobody has seen." \
-          --epochs 14 --learning-rate 7e-4 --widening 1.1 --no-baselines --precision bfloat16 --seed 2 ;;
+          --epochs 12 --learning-rate 1e-3 --synthetic 0.25 --device cpu --widening WIDENING ;;
       text) # on a GPU, and some gigabytes of memory; a script with these options made what is shipped: see its card
         prose=${TEXT:?the folder of texts}/prose
         carry train text "$prose"-{train,more-1,more-2,more-3,more-4}.jsonl.gz \

@@ -617,7 +617,8 @@ def _run(
     identity = {key: value for key, value in options.items() if key not in paths}
     identity |= files | library_versions() | {"processes": os.environ.get("WORLD_SIZE", "1")}
     names = {str(path): path.name for paths in data.values() for path in paths}
-    command = shlex.join(["carry", *(names.get(argument, argument) for argument in sys.argv[1:])])
+    arguments = (",".join(names.get(part, part) for part in argument.split(",")) for argument in sys.argv[1:])
+    command = shlex.join(["carry", *arguments])
     return Run(
         name,
         given.params["description"],

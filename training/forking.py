@@ -44,14 +44,14 @@ BUCKETS = (
 AHEAD = 14
 """Most distances that a batch asks for."""
 
-KINDS = {1: 0.18, 4: 0.17, 12: 0.4, 7: 0.1, 52: 0.06, 24: 0.09}
+KINDS = {1: 0.25, 4: 0.16, 12: 0.35, 7: 0.09, 52: 0.06, 24: 0.09}
 """How often each kind of season is drawn among the real series (7: days, 24: hours and parts of hours)."""
 LONG = {1: 0.0, 4: 0.3, 12: 0.6, 7: 2.0, 52: 2.0, 24: 4.0}
 """By how much more in windows of more than 200 values: few long series are yearly."""
 FAR = {1: 8, 4: 10, 12: 24, 7: 28, 52: 26, 24: 48}
 """How many steps ahead users mostly ask for; what is farther counts a quarter."""
 
-CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.4
+CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.3
 """How often a window is so changed."""
 MISTOLD = 0.08
 """How often another season is told: a hint is not to be obeyed."""

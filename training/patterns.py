@@ -89,7 +89,7 @@ def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
     noise = 10 ** rng.uniform(-2.5, 1.0, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count) * _noise(rng, count, steps)
     found = np.where((choice >= 4) & (choice < 7), _varied(found, 0.1 * noise), found + step * noise)
-    season = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1], count)
+    season = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1, 1], count)
     added = found + season * step * 10 ** rng.uniform(-0.5, 1.5, (count, 1))
     size = rng.uniform(0.02, 0.5, (count, 1))
     multiplied = found * np.exp(np.clip(season * size, -3, 3))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from service.manifest import ForecastManifest, read_manifest
+from tests.training.conftest import Run as Command
 from training.loop import LoopConfig
 from training.provenance import Run
 from training.series_data import DataError
@@ -60,6 +61,19 @@ def test_a_folder_is_written_measured_on_benchmarks_and_gone_on_from(files: tupl
     assert train([data, benchmark], [], CONFIG, LOOP, second, tmp_path / "runs/first", baselines=False) is not None
     with pytest.raises(DataError, match="holds no run"):
         train([data], [], CONFIG, LOOP, a_run(tmp_path, "third"), tmp_path, baselines=False)
+
+
+def test_the_command_that_is_noted_names_no_folder_of_the_data(
+    files: tuple[Path, Path], tmp_path: Path, carry: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, benchmark = map(str, files)
+    small = ["--hidden", "8", "--steps", "1", "--epochs", "1", "--no-baselines"]
+    tests = f"{benchmark},{benchmark}"
+    status, _, err = carry("train", "global", data, "--name", "global", "--benchmarks", tests, *small)
+    assert status == 0, err
+    command = read_manifest(tmp_path / "models/global/1").provenance.command
+    assert "global data.jsonl --name global --benchmarks benchmark.jsonl,benchmark.jsonl --hidden 8" in command
 
 
 def test_no_data_at_all_is_enough(tmp_path: Path) -> None:
