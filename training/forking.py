@@ -36,9 +36,9 @@ BUCKETS = (
     Bucket(12, 256, 4, 12, 0.09),
     Bucket(24, 160, 5, 18, 0.15),
     Bucket(64, 96, 6, 24, 0.23),
-    Bucket(144, 48, 8, 36, 0.26),
+    Bucket(144, 48, 8, 36, 0.22),
     Bucket(384, 24, 12, 48, 0.16),
-    Bucket(1024, 10, 20, 48, 0.11),
+    Bucket(1024, 10, 20, 48, 0.15),
 )
 """What a forecaster of any series is trained on: half of the world's series are short."""
 AHEAD = 14
@@ -55,7 +55,7 @@ CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.0
 """How often a window is so changed."""
 MISTOLD = 0.08
 """How often another season is told: a hint is not to be obeyed."""
-PATTERNS, SHORT_PATTERNS = 0.5, 0.6
+PATTERNS, SHORT_PATTERNS = 0.6, 0.7
 """Of what is made up, the share of `patterns`, and that among windows of at most SHORT steps."""
 SHORT = 24
 

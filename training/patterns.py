@@ -191,12 +191,15 @@ LASTING = (stable_profiles, accidents, intermittent)
 """Those whose season, if there is one, is nearly all of it: before it was seen once nobody can know what comes."""
 SHORT = {rules: 4.0, trends: 1.5, regimes: 0.5}
 """By how much more among short series."""
+YEARS = {stable_profiles: 4.0}
+"""By how much more among those of days that hold two years."""
 
 
 def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
     """About `count` series of `steps` values, each with the season that a caller would tell."""
     made: list[Made] = []
-    shares = {each: part * (SHORT.get(each, 1.0) if steps < 50 else 1.0) for each, part in SHARES.items()}
+    more = SHORT if steps < 50 else YEARS if steps > 2 * 365 else {}
+    shares = {each: part * more.get(each, 1.0) for each, part in SHARES.items()}
     for generator, part in shares.items():
         wanted = max(1, round(part / sum(shares.values()) * count))
         while wanted > 0:
