@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {
     "3 % a step": case(growth(100, 1.03, 100), 24, share_of(growth(100, 1.03, 100), 24, 0.03), rises=True),
     "20 % a step": case(growth(10, 1.2, 32), 12, share_of(growth(10, 1.2, 32), 12, 0.15), rises=True),
     "doubling": case(growth(1, 2, 14), 4, share_of(growth(1, 2, 14), 4, 0.25), rises=True),
-    "halving": case(growth(1024, 0.5, 16), 8, 1, within=(0, 20)),
+    "halving": case(growth(1024, 0.5, 16), 8, 1, within=(0, 40)),
     "2 % a month with a season that grows": case(
         MONTHLY_GROWTH, 24, share_of(MONTHLY_GROWTH, 24, 0.06), told={"freq": "MS", "start": "2020-01-01"}
     ),
