@@ -139,7 +139,7 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     scale = f.where(count >= 2.0, change_sum / weight(count - 1.0), around)
     # Of a series that never changed: a part of its size, and soon next to nothing. Of zeros nothing is known.
     often = f.maximum(count * count, 1.0)
-    still = f.where(around > 0.0, 0.1 * around, UNKNOWN) / (often * often)
+    still = f.where(around > 0.0, 0.1 * around, UNKNOWN) / (often * often * often)
     unit = f.maximum(f.where(scale > 0.0, f.maximum(scale, ROUNDING_UNIT * around), still), LEAST)
     missed = [
         f.minimum(total / weight(count - (least - 1.0)), 4.0 * unit)
