@@ -38,6 +38,7 @@ from training.cells import Cell, Recurrent
 from training.covariates import Covariates
 from training.series_scan import (
     LAGS,
+    LEAST,
     PATCH,
     RULES,
     SHARES,
@@ -312,7 +313,8 @@ class GlobalForecaster(nn.Module):
 
 def in_values(f: Backend[Any], found: Scan, at: Array, asked: Asked) -> Array:
     """Quantiles (B, P, H, Q) in the units of the values; at least 0 where all values were counts."""
-    raw = f.expand(asked.newest, 3) + f.expand(asked.unit, 3) * f.cast(asked.quantiles, "float64")
+    unit = f.where(asked.unit > LEAST, asked.unit, 0.0)  # of zeros, as yet, nothing else is known
+    raw = f.expand(asked.newest, 3) + f.expand(unit, 3) * f.cast(asked.quantiles, "float64")
     whole = f.expand(f.expand(f.along(found.whole, at), 2), 3)
     return f.where(whole > 0.0, f.maximum(raw, 0.0), raw)
 

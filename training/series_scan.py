@@ -25,8 +25,6 @@ ROUNDING_UNIT = 1e-14
 """Changes smaller than that, in a series' own values, are rounding errors of doubles."""
 LEAST = 1e-30
 """Added where a divisor may be 0, and of a unit the least. ONNX Runtime takes the sum with a smaller one away."""
-UNKNOWN = 1e-12
-"""The unit of a zero, of which nothing is known."""
 LONGEST = 4096
 """Of a count of values; more weigh the same."""
 
@@ -137,9 +135,9 @@ def scan(f: Backend[Any], values: Array, here: Array, state: Mapping[str, Array]
     around = f.absolute(newest)
     # After one value, its size stands in for the scale.
     scale = f.where(count >= 2.0, change_sum / weight(count - 1.0), around)
-    # Of a series that never changed: a part of its size, and soon next to nothing. Of zeros nothing is known.
+    # Of a series that never changed: a part of its size, and soon next to nothing. Of zeros there is none.
     often = f.maximum(count * count, 1.0)
-    still = f.where(around > 0.0, 0.1 * around, UNKNOWN) / (often * often * often)
+    still = 0.1 * around / (often * often * often)
     unit = f.maximum(f.where(scale > 0.0, f.maximum(scale, ROUNDING_UNIT * around), still), LEAST)
     missed = [
         f.minimum(total / weight(count - (least - 1.0)), 4.0 * unit)

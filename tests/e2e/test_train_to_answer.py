@@ -78,7 +78,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     series = ["train", "forecast", str(folder / "sales.csv"), "--target", "sales", "--features", "price,promotion"]
     series += ["--known-ahead", "promotion", "--categorical", "promotion"]
     shape = ["--horizon", "7", "--context", "28", "--hidden", "24", "--quantiles", "0.1,0.5,0.9"]
-    effort = ["--epochs", "60", "--rows", "4", "--learning-rate", "0.01", "--windows", "4", "--seed", "5"]
+    effort = [
+        "--epochs",
+        "200",
+        "--patience",
+        "200",
+        "--rows",
+        "4",
+        "--learning-rate",
+        "0.01",
+        "--windows",
+        "4",
+        "--seed",
+        "5",
+    ]
     carry(*series, "--name", "sales", *shape, *effort, *runs, str(folder / "run1"))
     text = ["train", "text", str(folder / "letters.txt"), "--name", "letters", "--cell", "gru", "--no-baselines"]
     small = [
