@@ -317,6 +317,10 @@ def fork(
     shown = np.isfinite(values[:, :steps])
     if rng is not None:
         shown[..., 0] &= ~_gaps(rng, rows, steps, hidden) | (np.arange(steps) < 2)
+        if others := [i for i in range(1, features) if i not in known_ahead]:
+            # Beyond the model's horizon, forecasts go on from forecasts, and nothing is known of these features.
+            ends = np.where(rng.random((rows, 1)) < GAPPY, rng.integers(1, steps + 1, (rows, 1)), steps)
+            shown[..., others] &= (np.arange(steps) < ends)[..., None]
     future = np.take_along_axis(values[..., known_ahead], ahead[..., None], axis=1).reshape(*targets.shape, -1)
     return Batch(
         arguments=(

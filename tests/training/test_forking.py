@@ -60,13 +60,22 @@ def test_what_grows_by_a_factor_is_measured_in_what_it_grew_to_at_last() -> None
     assert (2.0 ** np.arange(20, 40) / scale[0] < 5 * 40).all()
 
 
-def test_the_first_values_and_the_covariates_are_never_hidden() -> None:
-    pieces = [Piece.of(counting(40, features=2)) for _ in range(50)]
-    batch = fork(pieces, Bucket(32, 50, 5, 7), np.array([1]), [], np.random.default_rng(0), hidden=0.5)
+def test_the_first_values_and_what_is_known_ahead_are_never_hidden() -> None:
+    pieces = [Piece.of(counting(40, features=3)) for _ in range(50)]
+    batch = fork(pieces, Bucket(32, 50, 5, 7), np.array([1]), [2], np.random.default_rng(0), hidden=0.5)
     mask = batch.arguments[1].numpy()
-    assert mask[:, :2].all()
-    assert mask[..., 1].all()
+    assert mask[:, :2, 0].all()
     assert 0.3 < mask[:, 2:, 0].mean() < 0.6
+    assert mask[..., 2].all()
+
+
+def test_features_of_which_the_future_is_unknown_end_early_in_some_windows() -> None:
+    """As they do where a forecast goes on from a forecast."""
+    pieces = [Piece.of(counting(40, features=2)) for _ in range(200)]
+    batch = fork(pieces, Bucket(32, 200, 5, 7), np.array([1]), [], np.random.default_rng(0))
+    mask = batch.arguments[1].numpy()[..., 1]
+    assert (np.diff(mask, axis=1) <= 0).all()
+    assert 0.05 < (mask[:, -1] == 0).mean() < 0.3
 
 
 def test_a_validation_pass_asks_for_the_ends_and_hides_nothing() -> None:
