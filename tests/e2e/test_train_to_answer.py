@@ -78,7 +78,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     series = ["train", "forecast", str(folder / "sales.csv"), "--target", "sales", "--features", "price,promotion"]
     series += ["--known-ahead", "promotion", "--categorical", "promotion"]
     shape = ["--horizon", "7", "--context", "28", "--hidden", "24", "--quantiles", "0.1,0.5,0.9"]
-    effort = "--epochs 400 --patience 400 --rows 4 --learning-rate 0.005 --windows 4 --seed 1".split()
+    effort = ["--epochs", "400", "--patience", "400", "--rows", "4", "--windows", "4"]
+    effort += ["--learning-rate", "0.005", "--seed", "1"]
     carry(*series, "--name", "sales", *shape, *effort, *runs, str(folder / "run1"))
     text = ["train", "text", str(folder / "letters.txt"), "--name", "letters", "--cell", "gru", "--no-baselines"]
     small = [
