@@ -24,7 +24,7 @@ from benchmarks.servers import ENVIRONMENTS, make_environment
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.sequence import FRESH, Snapshot
-from service.forecasting import Floats, ForecastRequest, begin, forecast
+from service.forecast.task import Floats, ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest, Graph, read_manifest
 from service.metrics import Metrics
 

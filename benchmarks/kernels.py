@@ -22,15 +22,15 @@ from rich.table import Table
 from service.engine.decoding import Decoding
 from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
-from service.generation import CharacterDecoder, GenerateRequest, generate
 from service.manifest import TextManifest, read_manifest
 from service.metrics import Metrics
-from service.sampling import SamplingParams, controls, uniforms
-from service.tokenizer import Tokenizer
-from training.networks import TextModel
-from training.onnx_builder import CONTRIB, Builder
-from training.onnx_graph import decode_graph, text_graph
-from training.onnx_weights import read_text_model
+from service.text.sampling import SamplingParams, controls, uniforms
+from service.text.task import CharacterDecoder, GenerateRequest, generate
+from service.text.tokenizer import Tokenizer
+from training.nets.networks import TextModel
+from training.onnx.operations import CONTRIB, Builder
+from training.onnx.text import decode_graph, text_graph
+from training.onnx.weights import read_text_model
 
 BATCHES = (1, 8, 16, 32, 64, 128)
 RESULTS = Path(__file__).parent / "results"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from service.manifest import ForecastManifest, read_manifest
-from training.covariates import Covariates
-from training.global_forecaster import GlobalForecaster
-from training.onnx_weights import OnnxWeights, tensor_of
+from training.nets.covariates import Covariates
+from training.nets.global_forecaster import GlobalForecaster
+from training.onnx.weights import OnnxWeights, tensor_of
 
 
 def read_forecaster(folder: Path) -> GlobalForecaster:

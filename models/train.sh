@@ -10,13 +10,13 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
   for model in $name; do
     case $model in
       sine)
-        python -m training.synthetic sine > runs/sine.csv
+        python -m training.data.synthetic sine > runs/sine.csv
         carry train forecast runs/sine.csv --name sine \
           --description "LSTM of 16 units trained on sin(0) ... sin(35) only; the 36 values after are the test part." \
           --horizon 1 --context 36 --quantiles 0.5 --cell lstm --hidden 16 --scaling standard --mask-rate 0 --rows 1 \
           --valid 0 --test 0.5 --epochs 3000 --learning-rate 1e-2 --no-baselines --seed 1 ;;
       walk)
-        python -m training.synthetic walk > runs/walk.csv
+        python -m training.data.synthetic walk > runs/walk.csv
         carry train forecast runs/walk.csv --name walk \
           --description "Elman network of 64 tanh units on random walks with steps N(0, 0.1); no forecast can have a smaller mean squared error than 0.01." \
           --horizon 1 --context 60 --cell elman --hidden 64 --scaling standard --mask-rate 0 --rows 20 \

@@ -14,36 +14,25 @@ import structlog
 from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 
-from service.api import (
-    anomalies,
-    calls,
-    cross_validation,
-    forecast,
-    health,
-    models,
-    nixtla,
-    nixtla_metadata,
-    openai,
-    openapi_document,
-    problems,
-    sessions,
-    text,
-    tokens,
-)
-from service.api.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
-from service.api.state import State
-from service.api.streams import Wakers
-from service.board import Board
 from service.errors import CarryError
-from service.figures import Figures
+from service.forecast import anomalies_routes, backtest_routes, nixtla, nixtla_metadata
+from service.forecast import routes as forecast_routes
+from service.http import context, health, models, openapi_document, problems, sessions
+from service.http.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
+from service.http.state import State
+from service.http.streaming import Wakers
 from service.memory import MemoryBudget
 from service.metrics import Metrics
-from service.reloads import Reloader
 from service.sessions.sessions import Sessions
 from service.sessions.store import Limits, Store
 from service.sessions.stores import open_store
 from service.settings import Settings
-from service.trials import Trials
+from service.text import openai, token_routes
+from service.text import routes as text_routes
+from service.workers.board import Board
+from service.workers.reloads import Reloader
+from service.workers.shared_metrics import Figures
+from service.workers.trials import Trials
 
 DESCRIPTION = (
     "Forecasts of series and continuations of text, by recurrent networks. Errors are problem+json (RFC 9457)."
@@ -100,7 +89,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reloader = Reloader(settings, metrics, shared, place, trials)
         kept = _sessions(settings, metrics, clock)
-        owners = frozenset(calls.owner_of(key.get_secret_value()) for key in settings.api_keys)
+        owners = frozenset(context.owner_of(key.get_secret_value()) for key in settings.api_keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
         state = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners, shared, place, memory)
         app.state.carry = state
@@ -122,15 +111,15 @@ def create_app(
     )
     problems.install(app)
     modules = (
-        forecast,
-        anomalies,
-        cross_validation,
-        text,
+        forecast_routes,
+        anomalies_routes,
+        backtest_routes,
+        text_routes,
         sessions,
         nixtla_metadata,
         nixtla,
         openai,
-        tokens,
+        token_routes,
         models,
         health,
     )

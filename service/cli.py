@@ -96,7 +96,7 @@ def serve() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     settings = Settings()
 
-    from service.trials import Trials
+    from service.workers.trials import Trials
 
     trials = Trials(settings)
     trials.begin()  # beside what is imported now
@@ -104,12 +104,12 @@ def serve() -> None:
     import structlog
 
     from service.app import try_store
-    from service.board import Board
-    from service.figures import Figures
     from service.logs import configure_logs
-    from service.processes import CAN_FORK, Supervisor, listen
     from service.sessions.store import StoreError
-    from service.worker import run_worker
+    from service.workers.board import Board
+    from service.workers.shared_metrics import Figures
+    from service.workers.supervisor import CAN_FORK, Supervisor, listen
+    from service.workers.worker import run_worker
 
     processes = settings.processes if CAN_FORK else 1
     configure_logs(settings)
@@ -192,11 +192,11 @@ def generate(
     model: ModelOption = None,
 ) -> None:
     """Continue a text, without a server."""
-    from service.generation import GenerateRequest, continuation
-    from service.generation import generate as generate_on
     from service.metrics import Metrics
     from service.registry import open_model
-    from service.sampling import SamplingParams
+    from service.text.sampling import SamplingParams
+    from service.text.task import GenerateRequest, continuation
+    from service.text.task import generate as generate_on
 
     found = open_model(Settings(), Metrics(), model, "text")
     drawn = secrets.randbits(53) if seed is None else seed

@@ -248,8 +248,8 @@ class TextManifest(_Model):
     float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to take instead of a sampled one, or -1; `bias`
     (B, V), added to the scores; `temperature`, `top_k`, `top_p`, `min_p`, `penalty`, `frequency_penalty`,
     `presence_penalty`, each (B, 1), and `controlled` bool (), whether any row uses one of the last six
-    (service/sampling.py): only then are tokens counted. Outputs: `tokens` int64 (N, B), and `scores` (N, B, V), the
-    logits that each was sampled from.
+    (service/text/sampling.py): only then are tokens counted. Outputs: `tokens` int64 (N, B), and `scores` (N, B, V),
+    the logits that each was sampled from.
     """
 
     kind: Literal["text"] = "text"

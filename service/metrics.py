@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.figures import Figures
+from service.workers.shared_metrics import Figures
 
 
 @dataclass(frozen=True)

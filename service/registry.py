@@ -23,14 +23,14 @@ from service.engine.reading import CHUNK
 from service.engine.runner import Array, GraphMismatchError, Runner, States, int8_is_exact
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.folders import model_folders, printable, reason_not_regular
-from service.generation import CharacterDecoder
 from service.manifest import MANIFEST_FILE, ForecastManifest, Graph, TextManifest, read_manifest, sha256_of
 from service.metrics import Metrics
-from service.sampling import SamplingParams, controls
 from service.sessions.state import StateCodec
 from service.settings import Settings
-from service.tokenizer import Tokenizer
-from service.trials import Trials
+from service.text.sampling import SamplingParams, controls
+from service.text.task import CharacterDecoder
+from service.text.tokenizer import Tokenizer
+from service.workers.trials import Trials
 
 Kind = Literal["forecast", "text"]
 Precision = Literal["float32", "int8"]

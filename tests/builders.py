@@ -12,20 +12,20 @@ from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
-from service.generation import CharacterDecoder
 from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
 from service.metrics import Metrics
-from service.tokenizer import Tokenizer
-from training.cells import Cell
-from training.covariates import Covariates
-from training.export import Described, Made, build_graphs, write_folder
-from training.global_forecaster import GlobalForecaster
-from training.networks import Forecaster, TextModel
-from training.onnx_layers import Precision
+from service.text.task import CharacterDecoder
+from service.text.tokenizer import Tokenizer
+from training.data.texts import learn_tokenizer
+from training.nets.cells import Cell
+from training.nets.covariates import Covariates
+from training.nets.global_forecaster import GlobalForecaster
+from training.nets.networks import Forecaster, TextModel
+from training.nets.scaling import StandardScaler
+from training.nets.series_scan import LAGS
+from training.onnx.export import Described, Made, build_graphs, write_folder
+from training.onnx.layers import Precision
 from training.provenance import Run, provenance
-from training.scaling import StandardScaler
-from training.series_scan import LAGS
-from training.text_data import learn_tokenizer
 
 AnyForecaster = Forecaster | GlobalForecaster
 

@@ -9,10 +9,10 @@ from typing import Any
 import uvicorn
 from pydantic import SecretStr
 
-from service.api.protocol import http_options
 from service.app import create_app
-from service.processes import listen
+from service.http.protocol import http_options
 from service.settings import Settings
+from service.workers.supervisor import listen
 
 KEY = "a-key-of-this-test"
 

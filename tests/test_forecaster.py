@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.engine.scheduler import Scheduler
-from service.forecasting import Forecast, ForecastRequest, begin, forecast
+from service.forecast.task import Forecast, ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest
 from tests.builders import forecaster, open_scheduler, run, write_model
 from tests.conftest import SHIPPED
-from training.onnx_layers import Precision
+from training.onnx.layers import Precision
 
 MODELS: list[tuple[str, Precision]] = [
     ("made", "float32"),

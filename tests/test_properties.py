@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 
 from service.engine.runner import Array, Runner, States
 from service.engine.scheduler import Scheduler
-from service.generation import GenerateRequest, generate
 from service.manifest import ForecastManifest, TextManifest
-from service.sampling import SamplingParams
-from service.tokenizer import Tokenizer
+from service.text.sampling import SamplingParams
+from service.text.task import GenerateRequest, generate
+from service.text.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, run, write_model
 from tests.conftest import SHIPPED
-from training.cells import CELLS
-from training.export import REFERENCE_FILE, check_agreement
-from training.onnx_forecast import forecast_graph
-from training.onnx_graph import text_graph
-from training.onnx_layers import Precision
-from training.quantisation import round_matrices
+from training.nets.cells import CELLS
+from training.nets.quantisation import round_matrices
+from training.onnx.export import REFERENCE_FILE, check_agreement
+from training.onnx.forecast import forecast_graph
+from training.onnx.layers import Precision
+from training.onnx.text import text_graph
 
 MADE = [f"{kind}-{cell}" for kind in ("causal", "standard", "text") for cell in CELLS] + ["ngrams-lstm", "ngrams-gru"]
 SHIPPED_MODELS = sorted(f"shipped-{path.parent.parent.name}" for path in SHIPPED.glob("*/1/manifest.json"))

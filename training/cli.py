@@ -18,8 +18,8 @@ from service.manifest import NAME_PATTERN
 
 if TYPE_CHECKING:
     from service.manifest import DataSource
-    from training.cells import Cell as CellName
     from training.loop import LoopConfig
+    from training.nets.cells import Cell as CellName
     from training.provenance import Run
 
 train = typer.Typer(help="Train a model and write it as a model folder that `carry serve` loads.", no_args_is_help=True)
@@ -119,8 +119,8 @@ def train_forecast(
             raise typer.BadParameter("needs --scaling causal", param_hint=option)
     levels = _levels(quantiles)
 
-    from training import train_forecast as module
-    from training.series_data import find_categories, read_series
+    from training.data.series import find_categories, read_series
+    from training.recipes import forecast as module
 
     run = _run(given, {"DATA": data})
 
@@ -193,8 +193,8 @@ def train_global(
 
     Without files, on made-up ones only. Example: carry train global --name anything
     """
-    from training import train_global as module
     from training.checkpoint import CHECKPOINT_FILE
+    from training.recipes import global_forecast as module
 
     tests = [Path(part) for part in _names(benchmarks)]
     weights = [start_from / CHECKPOINT_FILE] if start_from else []
@@ -307,8 +307,8 @@ def train_text(
                 raise typer.BadParameter("is that of the model that --start-from names", param_hint=f"--{option}")
     words = unit == "word"
     from service.manifest import MANIFEST_FILE
-    from training import train_text as module
-    from training.text_data import read_parts
+    from training.data.texts import read_parts
+    from training.recipes import text as module
 
     weights = [start_from / MANIFEST_FILE] if start_from else []  # it holds the sha256 of the files beside it
     files = {"TEXTS": texts, "--valid-on": valid_on or [], "--test-on": test_on or []}
@@ -381,11 +381,11 @@ def evaluate(
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
     start. Example: carry evaluate models/forecast/2 sales.csv
     """
-    from training.baselines import METHODS
+    from carry.local import Hint
     from training.card import figures_table
-    from training.evaluate import across_files, evaluate_forecaster, evaluate_text, evaluation_rows
-    from training.inference import Hint
-    from training.series_data import DataError
+    from training.data.series import DataError
+    from training.evaluation.baselines import METHODS
+    from training.evaluation.evaluate import across_files, evaluate_forecaster, evaluate_text, evaluation_rows
 
     try:
         kind = json.loads((model / "manifest.json").read_text())["kind"]
@@ -455,11 +455,11 @@ def forecast(
 
     Example: carry forecast examples/co2.csv --horizon 24 --picture fan.png
     """
+    from carry import files as module
+    from carry.local import find_forecaster
     from service.errors import CarryError
     from service.settings import Settings
-    from training import forecast_files as module
-    from training.inference import find_forecaster
-    from training.series_data import DataError
+    from training.data.series import DataError
 
     wish = module.Wish(
         horizon,
@@ -523,7 +523,7 @@ def _one_of(option: str, value: str, accepted: tuple[str, ...]) -> None:
 
 
 def _cell(name: str) -> "CellName":
-    from training.cells import CELLS
+    from training.nets.cells import CELLS
 
     _one_of("--cell", name, CELLS)
     return name  # type: ignore[return-value]  # mypy does not narrow str to Literal
@@ -540,7 +540,7 @@ def _levels(text: str) -> tuple[float, ...]:
 
 
 def _widening(text: str) -> dict[int, float]:
-    from training.forking import KINDS
+    from training.data.forking_batches import KINDS
 
     try:
         found = {int(kind): float(factor) for kind, factor in (part.split(":") for part in _names(text))}
@@ -647,8 +647,8 @@ def _train(run: "Run", restart: bool, work: Callable[[], Path | None], data: str
     from service.errors import CarryError
     from service.manifest import read_manifest
     from training.checkpoint import RunError, Written, forget, note_written
+    from training.data.series import DataError
     from training.provenance import is_first_process
-    from training.series_data import DataError
 
     try:
         if restart and is_first_process():

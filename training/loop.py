@@ -22,9 +22,9 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.cells import Recurrent
 from training.checkpoint import LOG_FILE, Identity, RunError, resumable, save_checkpoint
-from training.streams import Batch
+from training.data.tbptt_batches import Batch
+from training.nets.cells import Recurrent
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["cosine", "wsd"]

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 import structlog
 
-from service.board import end_process
 from service.engine.backlog import Backlog
 from service.engine.decoding import Decoding
 from service.engine.reading import CHUNK
@@ -20,6 +19,7 @@ from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
 from service.errors import NotReadyError
 from service.metrics import EngineMetrics
+from service.workers.board import end_process
 
 CHECK_SECONDS = 0.5
 """How often a model that failed its smoke test is given another."""

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import structlog
 
-from service.board import end_process
 from service.errors import CarryError, StoreFullError, StoreUnavailableError
 from service.sessions.batches import Batch, Batches, settle
+from service.workers.board import end_process
 
 T = TypeVar("T")
 _Batch = Batch[Callable[[], Any]]

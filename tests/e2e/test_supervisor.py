@@ -29,8 +29,8 @@ STARTS = int(os.environ.get("CARRY_KILLS", "8"))
 
 IMPATIENT = """
 import sys
-import service.processes
-service.processes.FROZEN_AFTER = 2
+import service.workers.supervisor
+service.workers.supervisor.FROZEN_AFTER = 2
 from service.cli import main
 sys.argv = ["carry", "serve"]
 main()
@@ -38,9 +38,9 @@ main()
 
 HANGS_ONCE = """
 import os, sys, threading
-import service.processes, service.worker
-service.processes.STARTING_FOR = 5
-once, run_worker = sys.argv[1], service.worker.run_worker
+import service.workers.supervisor, service.workers.worker
+service.workers.supervisor.STARTING_FOR = 5
+once, run_worker = sys.argv[1], service.workers.worker.run_worker
 
 def hang_once(*arguments):
     try:
@@ -50,7 +50,7 @@ def hang_once(*arguments):
     else:
         threading.Event().wait()
 
-service.worker.run_worker = hang_once
+service.workers.worker.run_worker = hang_once
 from service.cli import main
 sys.argv = ["carry", "serve"]
 main()

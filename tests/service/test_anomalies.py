@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.quantiles import TAIL, interpolate, level_within
+from service.forecast.quantiles import TAIL, interpolate, level_within
 from service.settings import Settings
 from tests.echo import write_echo
 

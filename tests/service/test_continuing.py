@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError, SessionModelError, StateRefusedError
-from service.forecasting import ForecastRequest, forecast
-from service.generation import GenerateRequest, generate, predict
+from service.forecast.task import ForecastRequest, forecast
 from service.manifest import ForecastManifest, TextManifest
 from service.sessions.state import StateCodec, signed, verified
-from service.tokenizer import Tokenizer
+from service.text.task import GenerateRequest, generate, predict
+from service.text.tokenizer import Tokenizer
 from tests.builders import open_scheduler, run
 from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, folder, play
-from training.onnx_layers import Precision
+from training.onnx.layers import Precision
 
 STEP = st.builds(
     GenerateRequest,

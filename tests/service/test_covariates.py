@@ -14,7 +14,7 @@ from service.app import create_app
 from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.forecasting import ForecastRequest, begin, forecast
+from service.forecast.task import ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest, read_manifest
 from service.metrics import Metrics
 from service.settings import Settings

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.cross_validation import CrossValidation, CrossValidationRequest, accuracy
+from service.forecast.backtest import CrossValidation, CrossValidationRequest, accuracy
 
 SERIES = np.round(100 + 10 * np.sin(np.arange(80) * np.pi / 6) + np.arange(80) / 4, 3).tolist()
 

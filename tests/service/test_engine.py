@@ -15,7 +15,6 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from service.board import EXIT_BROKEN
 from service.engine.backlog import Backlog
 from service.engine.decoding import Decoding
 from service.engine.engine import Engine
@@ -23,11 +22,12 @@ from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, Read, Result, Task
 from service.errors import ModelFailedError, QueueFullError
-from service.generation import GenerateRequest, generate
 from service.manifest import TextManifest
 from service.metrics import Metrics
-from service.sampling import SamplingParams
-from service.tokenizer import Tokenizer
+from service.text.sampling import SamplingParams
+from service.text.task import GenerateRequest, generate
+from service.text.tokenizer import Tokenizer
+from service.workers.board import EXIT_BROKEN
 from tests.builders import CHARACTERS, open_graphs
 from tests.service.test_scheduler import folder
 
@@ -256,7 +256,7 @@ def test_a_process_ends_with_the_thread_of_an_engine() -> None:
 def test_whatever_fails_at_any_moment_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A MemoryError is raised at the n-th call that the engine's thread makes, for every n: whoever it did not concern
     gets the right answer, and so does whoever comes afterwards."""
-    parts = ("service/engine/", "service/generation.py", "service/stopping.py")
+    parts = ("service/engine/", "service/text/task.py", "service/text/stopping.py")
     with opened() as one:
         texts, read = [one.text("a", 12, 2).result(30), one.text("b", 20).result(30)], one.read(2, 3, 4).result(30)
     n, raised, ended = 1, True, 0  # the first call is that of the guard itself

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import figures
-from service.figures import Figures
 from service.metrics import Metrics
+from service.workers import shared_metrics as figures
+from service.workers.shared_metrics import Figures
 
 PROCESSES = 3
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.bounds import Bounds
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.forecasting import Forecast, ForecastRequest, begin, forecast
+from service.forecast.bounds import Bounds
+from service.forecast.intervals import widened
+from service.forecast.quantiles import interpolate
+from service.forecast.task import Forecast, ForecastRequest, begin, forecast
 from service.manifest import ForecastManifest, read_manifest
 from service.metrics import Metrics
-from service.quantiles import interpolate
-from service.widening import widened
 from tests.builders import open_scheduler, run
 from tests.conftest import SHIPPED
 

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.generation import (
+from service.manifest import TextManifest, read_manifest
+from service.text.sampling import SamplingParams
+from service.text.stopping import StopTexts
+from service.text.task import (
     DECODE_STEPS,
     CharacterDecoder,
     Continuation,
@@ -27,10 +30,7 @@ from service.generation import (
     predict,
     prediction,
 )
-from service.manifest import TextManifest, read_manifest
-from service.sampling import SamplingParams
-from service.stopping import StopTexts
-from service.tokenizer import Tokenizer
+from service.text.tokenizer import Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_scheduler, run, word_model, write_model
 
 Opened = tuple[Tokenizer, Scheduler]

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.api import series
-from service.api.json_pieces import PIECE, json_fragments, json_pieces
-from service.api.offload import in_turns
 from service.errors import DeadlineExceededError
-from service.timestamps import timestamps_after
+from service.forecast import inputs as series
+from service.forecast.timestamps import timestamps_after
+from service.http.json_pieces import PIECE, json_fragments, json_pieces
+from service.http.offload import in_turns
 
 NUMBERS = st.integers(0, 3 * PIECE).map(lambda count: np.random.default_rng(count).normal(size=count).round(3))
 LISTS = st.integers(0, 3 * PIECE).map(lambda count: [None if i % 7 else f"2024-{i}" for i in range(count)])

@@ -13,9 +13,9 @@ from prometheus_client import Gauge
 from starlette.testclient import TestClient
 
 from service import app
-from service.api.state import State
 from service.app import create_app
 from service.errors import LimitExceededError, NotReadyError, QueueFullError
+from service.http.state import State
 from service.memory import HeldMemory, MemoryBudget
 from service.settings import Settings
 

@@ -18,8 +18,8 @@ from nixtla import NixtlaClient
 from nixtla.nixtla_client import ApiError
 from starlette.testclient import TestClient
 
-from service.api.nixtla_payload import SeriesPayload, check_hist_exog, feature_names, panel
 from service.errors import InvalidRequestError
+from service.forecast.nixtla_payload import SeriesPayload, check_hist_exog, feature_names, panel
 from service.manifest import ForecastManifest, read_manifest
 from service.settings import Settings
 from tests.builders import forecaster, write_model

@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service import errors
-from service.api import openai_completion as face
-from service.api.openai_payload import CompletionAnswer, CompletionPayload, ErrorAnswer, logprobs_of
-from service.api.problems import problem_answer
-from service.generation import Chosen, generate
+from service.http.problems import problem_answer
 from service.manifest import TextManifest, read_manifest
+from service.text import openai_completion as face
+from service.text.openai_payload import CompletionAnswer, CompletionPayload, ErrorAnswer, logprobs_of
+from service.text.task import Chosen, generate
 from tests.builders import WORDS, word_model, write_model
 from tests.served import KEY, served
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from openai import OpenAI
 from starlette.testclient import TestClient
 
-from service.api.openai_chat import TEMPLATE, ChatAnswer, ChatMessage, prompt_of
-from service.api.openai_fields import IGNORED, REFUSED
+from service.text.openai_chat import TEMPLATE, ChatAnswer, ChatMessage, prompt_of
+from service.text.openai_fields import IGNORED, REFUSED
 from tests.builders import CHARACTERS, WORDS, word_model, write_model
 from tests.served import KEY, served
 from tests.service.test_openai import frames

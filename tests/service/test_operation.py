@@ -13,9 +13,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from service import errors
-from service.api.state import State
 from service.app import create_app
 from service.engine.runner import Runner
+from service.http.state import State
 from service.settings import Settings
 
 ERRORS = [
@@ -94,7 +94,7 @@ def test_an_unexpected_error_is_a_plain_500(client: TestClient, monkeypatch: pyt
     def broken(*_: object) -> None:
         raise KeyError("secret of the house")
 
-    monkeypatch.setattr("service.api.forecast.series_values", broken)
+    monkeypatch.setattr("service.forecast.routes.series_values", broken)
     answer = client.post("/forecast", json={"series": [1]})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"

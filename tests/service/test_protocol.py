@@ -1,6 +1,6 @@
 """HTTP itself, by raw sockets against a real server: what clients and attackers send that no route ever sees.
 
-That these pass with a new uvicorn says that service/api/protocol.py still fits it.
+That these pass with a new uvicorn says that service/http/protocol.py still fits it.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ import zstandard
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api import protocol
-from service.api.middleware import BodyMiddleware
 from service.app import create_app
+from service.http import protocol
+from service.http.middleware import BodyMiddleware
 from service.settings import Settings
 from tests.served import KEY, served
 

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from service.api.state import State
 from service.app import create_app
-from service.board import Board
-from service.forecasting import ForecastRequest, forecast
+from service.forecast.task import ForecastRequest, forecast
+from service.http.state import State
 from service.manifest import ForecastManifest
 from service.metrics import Metrics
 from service.registry import Model, Registry
 from service.settings import Settings
+from service.workers.board import Board
 from tests.builders import character_model, forecaster, write_model
 from tests.service.test_registry import edit, tamper, truncate
 

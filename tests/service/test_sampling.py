@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.engine.runner import Runner
 from service.manifest import TextManifest, read_manifest
-from service.sampling import SamplingParams, controls, derived_seeds, log_softmax, uniforms
+from service.text.sampling import SamplingParams, controls, derived_seeds, log_softmax, uniforms
 from tests.builders import CHARACTERS, character_model, write_model
 
 Scores = NDArray[np.float32]

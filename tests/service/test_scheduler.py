@@ -21,13 +21,13 @@ from service.engine.scheduler import Scheduler, Steps
 from service.engine.sequence import Result, Task
 from service.engine.turns import Turns
 from service.errors import DeadlineExceededError, NotPredictableError
-from service.forecasting import ForecastRequest, forecast
-from service.generation import DECODE_STEPS, GenerateRequest, generate, predict
+from service.forecast.task import ForecastRequest, forecast
 from service.manifest import ForecastManifest, TextManifest
-from service.sampling import SamplingParams, controls, derived_seeds, uniforms
-from service.tokenizer import Tokenizer
+from service.text.sampling import SamplingParams, controls, derived_seeds, uniforms
+from service.text.task import DECODE_STEPS, GenerateRequest, generate, predict
+from service.text.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, write_model
-from training.onnx_layers import Precision
+from training.onnx.layers import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 

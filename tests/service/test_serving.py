@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from service.api.schemas import ForecastAnswer, ForecastBatchAnswer, GenerateAnswer, PredictAnswer
 from service.app import create_app
+from service.http.schemas import ForecastAnswer, ForecastBatchAnswer, GenerateAnswer, PredictAnswer
 from service.settings import Settings
 
 

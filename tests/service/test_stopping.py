@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.stopping import StopTexts
+from service.text.stopping import StopTexts
 
 
 @given(texts=st.lists(st.text("ab", min_size=1, max_size=6), max_size=5), text=st.text("abc", max_size=40))

@@ -12,8 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from service.api import streams
 from service.app import create_app
+from service.http import streaming as streams
 from service.settings import Settings
 
 LONG = 10**6

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.api.streams import News, Wakers, news
 from service.app import create_app
 from service.engine.engine import Engine
-from service.generation import GenerateRequest, generate
+from service.http.streaming import News, Wakers, news
 from service.manifest import TextManifest
 from service.metrics import Metrics
-from service.sampling import SamplingParams
 from service.settings import Settings
-from service.tokenizer import Tokenizer
+from service.text.sampling import SamplingParams
+from service.text.task import GenerateRequest, generate
+from service.text.tokenizer import Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_graphs, word_model, write_model
 from tests.service.test_generation import cut_plainly
 from tests.service.test_serving import events
@@ -355,7 +355,7 @@ def test_an_unexpected_error_in_a_stream_is_an_event_and_does_not_show_itself(
     def broken(*_: object) -> None:
         raise KeyError("our own mistake")
 
-    monkeypatch.setattr("service.api.text.whole_text", broken)
+    monkeypatch.setattr("service.text.routes.whole_text", broken)
     answer = client.post("/generate", json={"prompt": "a", "max_length": 5, "stream": True})
     *told, (name, problem) = events(answer.text)
     assert (name, problem["status"], problem["code"]) == ("error", 500, "internal_error")

@@ -16,7 +16,7 @@ from service.folders import model_folders
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
-from service.trials import Trials
+from service.workers.trials import Trials
 from tests.service.test_registry import edit, rehash
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders, no alarm")
@@ -96,15 +96,15 @@ def test_what_would_fail_later_is_refused(
 SUICIDE = """
 import os, signal, sys, json, time
 sys.path.insert(0, {root!r})
-import service.tryout
-real = service.tryout.reason_to_refuse
+import service.workers.tryout
+real = service.workers.tryout.reason_to_refuse
 def reason(path, *rest):
     if path.parent.name == "weather":
         {act}
     return real(path, *rest)
-service.tryout.reason_to_refuse = reason
+service.workers.tryout.reason_to_refuse = reason
 from pathlib import Path
-service.tryout.main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [Path(p) for p in sys.argv[4:]])
+service.workers.tryout.main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [Path(p) for p in sys.argv[4:]])
 """
 
 
@@ -124,7 +124,7 @@ def test_a_model_that_crashes_or_hangs_is_refused_and_the_others_are_tried(
     script.write_text(SUICIDE.format(act=act, root=str(Path(__file__).parents[2])))
     stand_in.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {script} "$@"\n')
     stand_in.chmod(0o755)
-    monkeypatch.setattr("service.trials.sys.executable", str(stand_in))
+    monkeypatch.setattr("service.workers.trials.sys.executable", str(stand_in))
     trials = Trials(Settings(models_dir=models), limit=5)
     registry = Registry(Settings(models_dir=models), Metrics(), trials)
     try:

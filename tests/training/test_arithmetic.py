@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training.arithmetic import Onnx, Parameters, Torch, positive, squash
-from training.onnx_builder import DTYPES, Builder, Port, Value, finish
+from training.nets.arithmetic import Onnx, Parameters, Torch, positive, squash
+from training.onnx.operations import DTYPES, Builder, Port, Value, finish
 
 Floats = NDArray[np.float64]
 LAYER = torch.nn.Linear(4, 3)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from training.baselines import (
+from training.evaluation.baselines import (
     METHODS,
     forecast_baselines,
     hmm_bits,
@@ -16,7 +16,7 @@ from training.baselines import (
     relative_mae,
     score_forecasts,
 )
-from training.windows import Window
+from training.evaluation.windows import Window
 
 TEXTS = st.lists(st.integers(0, 4), min_size=7, max_size=60)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.calibration import LEAST, factors
+from training.evaluation.calibration import LEAST, factors
 
 NORMAL = np.array([[1.2816], [1.96]])
 """Half the width of the intervals of 80 and 95 %."""

@@ -10,17 +10,24 @@ import pandas as pd
 import pytest
 import torch
 
+from carry import local as inference
+from carry.local import hinted_season
 from service.manifest import ForecastManifest, read_manifest
 from tests.builders import CHARACTERS, character_model, write_model
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run
-from training import inference
-from training.baselines import naive2
-from training.evaluate import ALL, Figures, across_files, evaluate_forecaster, evaluate_text, evaluation_rows
-from training.inference import hinted_season
-from training.quantisation import round_matrices
-from training.series_data import DataError, Series, read_series
-from training.windows import Window, draw_series, is_benchmark, read_benchmark, rolling_windows, usual_horizon
+from training.data.series import DataError, Series, read_series
+from training.evaluation.baselines import naive2
+from training.evaluation.evaluate import ALL, Figures, across_files, evaluate_forecaster, evaluate_text, evaluation_rows
+from training.evaluation.windows import (
+    Window,
+    draw_series,
+    is_benchmark,
+    read_benchmark,
+    rolling_windows,
+    usual_horizon,
+)
+from training.nets.quantisation import round_matrices
 
 MODEL = SHIPPED / "forecast/2"
 

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
+from carry import files as forecast_files
+from carry.files import Wish, forecast_file, forecast_table, picture, preview, write_table
 from service.manifest import ForecastManifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run
-from training import forecast_files
-from training.forecast_files import Wish, forecast_file, forecast_table, picture, preview, write_table
-from training.series_data import DataError
+from training.data.series import DataError
 
 
 @pytest.fixture(autouse=True)

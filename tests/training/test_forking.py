@@ -5,9 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.forking import BUCKETS, KINDS, Bucket, EndsStream, ForkingStream, Piece, fork, kind_of, longer_season
-from training.series_data import Series
-from training.synthetic import SEASONS, bank
+from training.data.forking_batches import (
+    BUCKETS,
+    KINDS,
+    Bucket,
+    EndsStream,
+    ForkingStream,
+    Piece,
+    fork,
+    kind_of,
+    longer_season,
+)
+from training.data.series import Series
+from training.data.synthetic import SEASONS, bank
 
 
 def counting(steps: int, features: int = 1, season: int = 1) -> Series:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from tests.builders import CHARACTERS, character_model
 from training import loop
-from training import streams as streams_module
-from training.cells import LockedDropout
 from training.checkpoint import RunError
+from training.data import tbptt_batches as streams_module
+from training.data.tbptt_batches import SeriesStream, Stretch, TextStream
 from training.loop import LoopConfig, Schedule, evaluate, fit
-from training.networks import NgramFeatures, TextModel
-from training.streams import SeriesStream, Stretch, TextStream
+from training.nets.cells import LockedDropout
+from training.nets.networks import NgramFeatures, TextModel
 
 TOKENS = CHARACTERS.encode("the cat sat on the mat and the dog sat on the cat. " * 40)[1]
 CONFIG = LoopConfig(epochs=4, learning_rate=5e-3, patience=10, seed=3, precision="float32")

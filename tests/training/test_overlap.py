@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.overlap import drop_overlaps
-from training.series_data import Series
-from training.windows import Window
+from training.data.decontamination import drop_overlaps
+from training.data.series import Series
+from training.evaluation.windows import Window
 
 Floats = NDArray[np.float64]
 

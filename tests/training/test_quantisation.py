@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from service.manifest import TextManifest, read_manifest
 from tests.builders import character_model, write_model
-from training.export import build_graphs
-from training.onnx_weights import read_text_model
-from training.quantisation import quantise, round_matrices
+from training.nets.quantisation import quantise, round_matrices
+from training.onnx.export import build_graphs
+from training.onnx.weights import read_text_model
 
 
 @given(seed=st.integers(0, 2**32), magnitude=st.integers(-20, 20))

@@ -11,8 +11,8 @@ from service.manifest import read_manifest, sha256_of
 from tests.training.conftest import Run
 from training import loop
 from training.checkpoint import CHECKPOINT_FILE, RunError
+from training.data.tbptt_batches import TextStream
 from training.loop import LoopConfig, fit
-from training.streams import TextStream
 
 SMALL = ["--horizon", "2", "--hidden", "4", "--context", "8", "--epochs", "2", "--no-baselines", "--windows", "2"]
 TEXT = ["--hidden", "4", "--embedding", "4", "--context", "8", "--epochs", "1", "--no-baselines"]

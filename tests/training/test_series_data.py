@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.series_data import DataError, Series, read_series, split
+from training.data.series import DataError, Series, read_series, split
 
 WIDE = "date,a,b,note\n2024-01-01,1,,x\n2024-02-01,2,5,y\n2024-03-01,,6,z\n2024-04-01,4,7,w\n"
 LONG = "unique_id,ds,y,t\nu,2,20,1\nu,1,10,2\nv,1,5,3\nv,2,,4\n"

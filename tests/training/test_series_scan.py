@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.arithmetic import Torch
-from training.candidates import GROWTHS, OTHERS, SELECTED, WINDOWS, Place, by_lag, lag_features, plain, selected
-from training.series_scan import LAG_DECAYS, LAGS, STEP_INPUTS, Scan, lag_figures, scan, state_after, state_shapes
+from training.nets.arithmetic import Torch
+from training.nets.candidates import GROWTHS, OTHERS, SELECTED, WINDOWS, Place, by_lag, lag_features, plain, selected
+from training.nets.series_scan import LAG_DECAYS, LAGS, STEP_INPUTS, Scan, lag_figures, scan, state_after, state_shapes
 
 F = Torch()
 AHEAD = np.arange(1, 25)

@@ -9,7 +9,7 @@ import pytest
 
 from service.manifest import read_manifest
 from tests.training.conftest import Run
-from training.series_data import Series, split_series
+from training.data.series import Series, split_series
 
 SMALL = ["--hidden", "8", "--no-baselines", "--windows", "20", "--rows", "8"]
 

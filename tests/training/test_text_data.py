@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.unicode import composed
-from training.series_data import DataError
-from training.text_data import Parts, encode_all, learn_tokenizer, read_documents, read_parts, split_texts
+from service.text.unicode import composed
+from training.data.series import DataError
+from training.data.texts import Parts, encode_all, learn_tokenizer, read_documents, read_parts, split_texts
 
 
 def test_texts_are_read_plain_as_json_lines_and_gzipped(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from carry.files import Wish, as_json, forecast_file, forecast_table
 from service.manifest import ForecastManifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run
-from training import evaluate, train_forecast
-from training.forecast_files import Wish, as_json, forecast_file, forecast_table
-from training.series_data import DataError, Series, read_series
-from training.times import parse_times, regular_times, times_after
+from training.data.series import DataError, Series, read_series
+from training.data.times import parse_times, regular_times, times_after
+from training.evaluation import evaluate
+from training.recipes import forecast as train_forecast
 
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Sydney", "Asia/Kolkata", "UTC", None]
 STARTS = ["2024-03-28", "2024-10-25", "2023-11-01", "2024-01-31"]
@@ -157,7 +158,7 @@ def test_hours_with_an_offset_keep_it(tmp_path: Path, manifest: ForecastManifest
 
 
 def test_categories_that_are_numbers_are_read_as_written(tmp_path: Path) -> None:
-    from training.series_data import find_categories
+    from training.data.series import find_categories
 
     gap, whole, zeros = (tmp_path / name for name in ("gap.csv", "whole.csv", "zeros.csv"))
     gap.write_text("date,y,promo\n2024-01-01,1,1\n2024-01-02,2,\n2024-01-03,3,2\n")

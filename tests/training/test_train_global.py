@@ -8,10 +8,10 @@ import pytest
 
 from service.manifest import ForecastManifest, read_manifest
 from tests.training.conftest import Run as Command
+from training.data.series import DataError
 from training.loop import LoopConfig
 from training.provenance import Run
-from training.series_data import DataError
-from training.train_global import GlobalConfig, read_pool, train
+from training.recipes.global_forecast import GlobalConfig, read_pool, train
 
 CONFIG = GlobalConfig(cell="gru", hidden=8, layers=2, steps=2, synthetic=0.5)
 LOOP = LoopConfig(epochs=1, learning_rate=1e-3, patience=1, average=0.9)

@@ -1,0 +1,1 @@
+"""Forecasters: their manifest, task, inputs, routes, and the interface of the `nixtla` client."""

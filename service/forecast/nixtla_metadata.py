@@ -1,0 +1,116 @@
+"""The routes of Nixtla's API that tell of models and of the account, as the clients of Python and R ask for them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from pydantic import Field
+
+from service.errors import InvalidRequestError
+from service.forecast.nixtla_payload import (
+    DetailAnswer,
+    FinetunedModels,
+    ModelName,
+    ModelNames,
+    ModelParams,
+    ModelParamsAnswer,
+    UsageAnswer,
+)
+from service.forecast.timestamps import seasons_of
+from service.http.json_route import JsonRoute
+from service.http.problems import documented
+from service.http.schemas import Body
+from service.http.state import CarryState, State
+from service.manifest import ForecastManifest
+from service.registry import Model
+
+router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
+
+Name = Annotated[str, Field(max_length=80)] | None
+Freq = Annotated[str, Field(max_length=40)] | None
+ClientVersion = Annotated[
+    str | None, Header(alias="nixtla-client-version", max_length=80, description="From 0.9 on, the client says it.")
+]
+LEAST_INPUT = 16
+OLD_HORIZON = 12
+"""What clients are told that refuse a series of less than `input_size` and a horizon."""
+
+
+class ModelParamsBody(Body):
+    """What R's client sends."""
+
+    model: Name = None
+    freq: Freq = None
+
+
+@router.get("/model_params", operation_id="nixtla_model_params", responses=documented(401, 404, 409, 422))
+async def get_model_params(
+    state: CarryState,
+    model: Annotated[str | None, Query(max_length=80)] = None,
+    freq: Annotated[str | None, Query(max_length=40, description="Tells the seasons that the model needs.")] = None,
+    client: ClientVersion = None,
+) -> ModelParamsAnswer:
+    """How far the model looks ahead at once, and how much of each series the client should send. A client that says its
+    version sends all there is. An older one refuses series that are not as long as the two together, so that it is told
+    what the model needs: two or three seasons."""
+    _, manifest = forecaster(model, state)
+    if client is None:
+        return _needed(manifest, freq)
+    most = max(1, (state.settings.max_series_length - state.settings.max_horizon) // 3)
+    return ModelParamsAnswer(detail=ModelParams(input_size=most, horizon=manifest.horizon))
+
+
+@router.post("/model_params", operation_id="nixtla_model_params_of_r", responses=documented(401, 404, 409, 422))
+async def post_model_params(state: CarryState, body: ModelParamsBody) -> ModelParamsAnswer:
+    """The same, as R's client asks for it."""
+    _, manifest = forecaster(body.model, state)
+    return _needed(manifest, body.freq)
+
+
+@router.get("/validate_api_key", operation_id="nixtla_validate_api_key", responses=documented(401))
+async def get_validate_api_key(state: CarryState) -> DetailAnswer:
+    """Whether the caller's key is known."""
+    return DetailAnswer(detail="the key is valid" if state.owners else "any key will do: this service asks for none")
+
+
+@router.post("/validate_token", operation_id="nixtla_validate_token", responses=documented(401))
+async def post_validate_token(state: CarryState) -> DetailAnswer:
+    """The same, as R's client asks for it."""
+    return await get_validate_api_key(state)
+
+
+@router.get("/v2/models", operation_id="nixtla_list_models", responses=documented(401))
+async def get_models(state: CarryState) -> ModelNames:
+    """The names of the forecasters."""
+    names = {model.manifest.name for model in state.registry.models if model.manifest.kind == "forecast"}
+    return ModelNames(models=[ModelName(name=name) for name in sorted(names)])
+
+
+@router.get("/usage", operation_id="nixtla_usage", responses=documented(401))
+async def get_usage() -> UsageAnswer:
+    """Nothing is billed here, and nothing is limited by the month."""
+    return UsageAnswer(minute={"used": 0}, month={"used": 0})
+
+
+@router.get("/v2/finetuned_models", operation_id="nixtla_finetuned_models", responses=documented(401))
+async def get_finetuned_models() -> FinetunedModels:
+    """None: models are not tuned by calls here."""
+    return FinetunedModels(finetuned_models=[])
+
+
+def forecaster(name: str | None, state: State) -> tuple[Model, ForecastManifest]:
+    """The model of that name. Nixtla's own models are not here: the default forecaster answers for them."""
+    theirs = name is not None and name.startswith("timegpt")
+    model = state.registry.find_kind(None if theirs else name, "forecast")
+    assert isinstance(model.manifest, ForecastManifest)
+    return model, model.manifest
+
+
+def _needed(manifest: ForecastManifest, freq: str | None) -> ModelParamsAnswer:
+    try:
+        seasons = seasons_of(freq or "D") or (1,)
+    except InvalidRequestError:  # pandas knows more frequencies
+        seasons = (1,)
+    held = [season for season in seasons if season <= manifest.longest_season] or [1]
+    # Two seasons show a season; of the short ones, three are no more to ask for.
+    needed = max(LEAST_INPUT, 3 * held[0] if held[-1] <= OLD_HORIZON else 2 * held[-1])
+    return ModelParamsAnswer(detail=ModelParams(input_size=needed, horizon=min(manifest.horizon, OLD_HORIZON)))

@@ -1,0 +1,1 @@
+"""The HTTP layer that all kinds of model share."""

@@ -1,0 +1,95 @@
+"""GET /health/live, GET /health/ready, GET /metrics: for whoever keeps the service up."""
+
+import os
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from service.errors import CarryError, NotReadyError
+from service.http.problems import documented
+from service.http.schemas import Answer
+from service.http.state import CarryState, State
+
+router = APIRouter(tags=["operation"])
+
+
+class Live(Answer):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Version(Answer):
+    """Which Carry it is."""
+
+    version: str
+
+
+class Ready(Answer):
+    """Models answer."""
+
+    status: Literal["ready"] = "ready"
+    models: int
+    store: Literal["up", "down"] = Field(
+        description="Whether the session store answers. Without it, calls with a session answer 503, all others go on."
+    )
+
+
+@router.get("/health/live", operation_id="health_live")
+async def get_live() -> Live:
+    """Whether the process answers at all."""
+    return Live()
+
+
+@router.get("/health/ready", operation_id="health_ready", responses=documented(422, 503))
+async def get_ready(
+    state: CarryState,
+    store: Annotated[bool, Query(description="Not ready, too, while the session store does not answer.")] = False,
+) -> Ready:
+    """Whether every process of the machine has its models loaded, and each passes its smoke test. There is one whenever
+    a step fails, and then until it passes."""
+    own = reason_not_ready(state)
+    reasons = [f"process {os.getpid()} {own}"] if own else []
+    reasons += state.board.others_not_ready(state.place)
+    if reasons:
+        raise NotReadyError("; ".join(reasons))
+    is_up = await state.sessions.is_up()
+    if store and not is_up:
+        raise NotReadyError("the session store does not answer")
+    return Ready(models=len(state.registry.models), store="up" if is_up else "down")
+
+
+def reason_not_ready(state: State) -> str:
+    """Why this process is not ready; "" if it is."""
+    models = state.registry.models
+    if not models:
+        return "has no model loaded; GET /models tells why"
+    failed = [model.label for model in models if model.engine.failed]
+    return f"fails the smoke test of: {', '.join(failed)}" if failed else ""
+
+
+@router.get("/health", include_in_schema=False)
+@router.get("/ping", include_in_schema=False)
+async def get_health(state: CarryState) -> Response:
+    """As `/health/ready`, where clients of vLLM and SageMaker look: 200 without a body."""
+    await get_ready(state)
+    return Response()
+
+
+@router.get("/version", operation_id="get_version")
+async def get_version() -> Version:
+    """The version of the service."""
+    return Version(version=version("carry"))
+
+
+@router.get(
+    "/metrics", operation_id="get_metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+)
+async def get_metrics(state: CarryState) -> Response:
+    """Counters and histograms for Prometheus."""
+    with suppress(CarryError):  # the store cannot be reached: what it last held stands
+        await state.sessions.measure()
+    return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

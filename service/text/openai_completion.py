@@ -1,0 +1,260 @@
+"""Texts that continue prompts, as answers of OpenAI's API, whole and streamed."""
+
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import Request
+
+from service.engine.sequence import Snapshot
+from service.errors import InvalidRequestError, LimitExceededError, ModelNotFoundError, WrongModelKindError
+from service.forecast.routes import all_done
+from service.http.context import Call
+from service.http.offload import beside, in_turns
+from service.http.problems import openai_error, problem_of
+from service.http.state import State
+from service.http.streaming import News, broken, event, news
+from service.registry import Model
+from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, json_list
+from service.text.openai_payload import (
+    CompletionPayload,
+    CompletionUsage,
+    logprobs_json,
+    logprobs_of,
+    mean_log,
+    read_prompt,
+)
+from service.text.routes import check_candidates, check_scores
+from service.text.task import (
+    FinishReason,
+    GenerateRequest,
+    Listener,
+    Row,
+    chosen,
+    chosen_blocks,
+    generate,
+    whole_text,
+)
+
+DONE = b"data: [DONE]\n\n"
+DEFAULT_NAMES = frozenset(
+    {
+        "babbage-002",
+        "davinci-002",
+        "gpt-3.5-turbo",
+        "gpt-3.5-turbo-instruct",
+        "gpt-4o-mini",
+        "text-davinci-003",
+    }
+)
+"""What clients name if nobody tells them a model: the default text model stands for it, unless one is called so."""
+
+
+def text_model(name: str | None, state: State) -> Model:
+    """A text model by the name that a client of that API gives.
+
+    Raises:
+        ModelNotFoundError, ModelRefusedError: there is none, or its folder was refused.
+    """
+    current = state.registry.current
+    try:
+        if name in DEFAULT_NAMES and not any(model.manifest.name == name for model in current.models):
+            name = None
+        return current.find_kind(name, "text")
+    except (ModelNotFoundError, WrongModelKindError):  # to this API, the others are not there
+        there = ", ".join(model.label for model in current.models if model.manifest.kind == "text") or "none"
+        asked = "no text model is the default" if name is None else f"no text model {name!r}"
+        raise ModelNotFoundError(f"{asked}; those loaded are: {there}", "$.model") from None
+
+
+class Completion:
+    """Prompts to be continued. What can be refused without work is refused when it is made."""
+
+    id_prefix = "cmpl"
+    answer_object = "text_completion"
+    frame_object = "text_completion"
+
+    def __init__(self, body: CompletionPayload, call: Call) -> None:
+        self._body = body
+        self._call = call
+        self._model = text_model(body.model, call.state)
+        body.check(call.state.settings)
+        self._length = body.length(call.state.settings)
+        # Where texts are compared, too, each must be told how probable it was.
+        self._told = 0 if body.logprobs is None and body.texts == body.n else max(1, body.logprobs or 0)
+        """Candidates that are asked for at each token."""
+        self._prompts = body.each_prompt
+        self._wishes: list[GenerateRequest] = []
+        self._rows: list[list[Row]] = [[] for _ in self._prompts]
+        self._read: list[int] = []
+        """Tokens of each prompt."""
+        self._offsets: list[int] = []
+        """Of each prompt, where the texts that are given back begin."""
+        self._head: dict[str, Any] = {
+            "id": f"{self.id_prefix}-{uuid.uuid4().hex}",
+            "object": self.frame_object if body.stream else self.answer_object,
+            "created": int(time.time()),
+            "model": self._model.label,
+            "system_fingerprint": f"{self._model.label}-{self._model.codec.sha256[:12]}",
+        }
+
+    async def prepare(self) -> None:
+        """Read the prompts, and see whether they are too much."""
+        body, tokenizer, state_bytes = self._body, self._model.tokenizer, self._model.state_bytes
+        params = body.params(tokenizer)
+        work, held = 0, 0
+        async for path, prompt in in_turns(self._prompts.items()):
+            text = await beside(len(prompt) > INLINE_CHARACTERS, read_prompt, prompt, tokenizer, path)
+            self._read.append(len(text.tokens))
+            self._offsets.append(0 if body.echo else sum(map(len, text.pieces)))
+            wish = GenerateRequest(
+                prompt=text,
+                max_length=self._length,
+                params=params,
+                # The same of all: each prompt gets what it would get alone. None: not even equal ones get the same.
+                seed=secrets.randbits(53) if body.seed is None or body.seed < 0 else body.seed,
+                stop=tuple(body.stop),
+                n=body.texts,
+                logprobs=self._told,
+                echo=body.echo,
+            )
+            work += wish.work
+            held += wish.most_bytes(tokenizer.size, state_bytes)
+            self._wishes.append(wish)
+        self._check_limits(work)
+        self._call.hold(held, "$.logprobs" if body.logprobs else body.prompt_path, self._model.engine)
+
+    def begin(self, i: int, listener: Listener | None = None) -> "Future[Snapshot]":
+        """Let the texts of one prompt be written."""
+        model, wish = self._model, self._wishes[i]
+        self._rows[i], task = generate(model.tokenizer, wish, listener=listener)
+        return model.engine.submit(task, wish.work, self._call.deadline, self._call.group)
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer, when all are written."""
+        await self.prepare()
+        ended = await all_done(dict(enumerate(self._read)), self.begin)
+        self._check([ended[i] for i in range(len(ended))])
+        items = sum(len(rows) for rows in self._rows)
+        items += self._told * sum(len(row.echoed) + len(row.text) for rows in self._rows for row in rows)
+        choices = await beside(items > INLINE_ITEMS, self._choices)
+        return self._head | {"choices": choices, "usage": self._usage()}
+
+    async def frames(self, request: Request) -> AsyncGenerator[Any, None]:
+        """The headers of a stream, as soon as nothing more can be refused; then its frames."""
+        wakers, pending = self._call.state.wakers, list[Future[Snapshot]]()
+        try:
+            await self.prepare()
+            async for i in in_turns(range(len(self._wishes))):
+                pending.append(self.begin(i, wakers))
+            yield {"Cache-Control": "no-store"}
+            try:
+                offsets = [offset for offset in self._offsets for _ in range(self._body.n)]
+                rows = [row for some in self._rows for row in some]
+                options = self._body.stream_options
+                counted = options is not None and options.continuous_usage_stats
+                for frame in self._opening(len(rows)):
+                    yield event(self._head | {"choices": [frame], "usage": self._count() if counted else None})
+                async with aclosing(news(wakers, self._model.tokenizer, rows, self._told, pending)) as coming:
+                    async for new in coming:
+                        for frame in self._frames_of(new, offsets[new.index]):
+                            yield event(self._head | {"choices": [frame], "usage": self._count() if counted else None})
+                        offsets[new.index] += len(new.text)
+                self._check(pending)
+                usage = self._usage()
+                if options is not None and options.include_usage:
+                    yield event(self._head | {"choices": [], "usage": usage})
+                yield DONE
+            except Exception as error:
+                yield event(openai_error(problem_of(broken(error), request)))
+        finally:
+            for done in pending:
+                done.cancel()
+
+    def _check_limits(self, work: int) -> None:
+        """`work`: steps of all texts."""
+        body, state, read = self._body, self._call.state, self._read
+        most = state.settings.max_waiting_steps
+        if len(read) > 1 and work > most:
+            raise LimitExceededError(
+                f"at most {most} tokens to read and to write, and these are {work}", body.prompt_path
+            )
+        if self._told:
+            positions = self._length * body.texts * len(read) + sum(read) * body.echo
+            check_scores(positions, self._model, "$.best_of" if body.logprobs is None else "$.logprobs")
+        if body.logprobs is not None:
+            positions = body.n * (self._length * len(read) + sum(read) * body.echo)
+            check_candidates(positions, 1 + body.logprobs, state, "$.logprobs")
+
+    def _check(self, pending: "Sequence[Future[Snapshot]]") -> None:
+        """Raise what any of them failed with; where one has, others were cancelled."""
+        for path, done in sorted(zip(self._prompts, pending, strict=True), key=lambda one: one[1].cancelled()):
+            try:
+                done.result()
+            except InvalidRequestError as error:
+                error.path = path
+                raise
+
+    def _choices(self) -> orjson.Fragment:
+        """Of each prompt the n texts, of more the most probable, as JSON."""
+        body = self._body
+
+        def each() -> Iterator[list[dict[str, Any]]]:
+            index = 0
+            for offset, rows in zip(self._offsets, self._rows, strict=True):
+                if body.texts > body.n:
+                    rows = sorted(rows, key=self._mean_log, reverse=True)[: body.n]
+                for row in rows:
+                    yield [self._choice(index, row, offset)]
+                    index += 1
+
+        return json_list(each())
+
+    def _choice(self, index: int, row: Row, offset: int) -> dict[str, Any]:
+        """One text, whole."""
+        logprobs, count = None, self._body.logprobs
+        if count is not None:
+            logprobs = logprobs_json(chosen_blocks(self._model.tokenizer, row, self._told), count, offset)
+        return _choice(index, whole_text(row), logprobs, row.finish_reason)
+
+    def _mean_log(self, row: Row) -> float:
+        """By which texts are compared."""
+        tokenizer, lead = self._model.tokenizer, len(row.echoed)
+        return mean_log(chosen(tokenizer, row, lead, lead + len(row.text), self._told))
+
+    def _opening(self, texts: int) -> list[dict[str, Any]]:
+        """The choices of the frames that begin a stream of so many texts."""
+        return []
+
+    def _frames_of(self, new: News, offset: int) -> list[dict[str, Any]]:
+        """The choices of the frames that tell what is new of a text; its end comes in one of its own, without text."""
+        count = self._body.logprobs
+        ending = None if count is None else logprobs_of([], count, 0)
+        logprobs = None if count is None else logprobs_of(new.chosen, count, offset)
+        frames = [_choice(new.index, new.text, logprobs, None)] if new.text else []
+        if new.finish_reason is not None:
+            frames.append(_choice(new.index, "", ending, new.finish_reason))
+        return frames
+
+    def _count(self) -> dict[str, int]:
+        """A `CompletionUsage`, so far."""
+        read, written = sum(self._read), sum(len(row.text) for some in self._rows for row in some)
+        return CompletionUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written).model_dump()
+
+    def _usage(self) -> dict[str, int]:
+        """At the end."""
+        usage = self._count()
+        metrics, label = self._call.state.metrics, self._model.label
+        metrics.read.labels(label).inc(usage["prompt_tokens"])
+        metrics.predicted.labels(label).inc(usage["completion_tokens"])
+        return usage
+
+
+def _choice(index: int, text: str, logprobs: Any, reason: FinishReason | None) -> dict[str, Any]:
+    """A `CompletionChoice`."""
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}

@@ -1,0 +1,134 @@
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info, as vLLM has them: for programs that count or score tokens."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from service.errors import InvalidRequestError
+from service.http.json_route import JsonRoute, json_answer
+from service.http.offload import beside
+from service.http.problems import documented
+from service.http.schemas import Answer, Flag, Text
+from service.http.state import CarryState
+from service.text.answers import INLINE_CHARACTERS
+from service.text.openai_chat import TEMPLATE, ChatMessage, prompt_of
+from service.text.openai_completion import text_model
+from service.text.openai_payload import LenientBody, TokenList, text_of_tokens
+from service.text.routes import check_length
+
+router = APIRouter(tags=["text"], route_class=JsonRoute)
+
+TextModelName = Annotated[
+    Annotated[str, Field(min_length=1, max_length=80)] | None,
+    Field(description="`name` or `name@version`; the default text model if absent."),
+]
+
+
+class TokenizeBody(LenientBody):
+    """A text, or a chat, to be read as tokens."""
+
+    model: TextModelName = None
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000, fail_fast=True)] | None = None
+    return_token_strs: Flag = False
+
+
+class TokenizeAnswer(Answer):
+    """The tokens: indices into the model's vocabulary, 0 where it does not know the piece."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = Field(description="With `return_token_strs`, the pieces of the text as it is read.")
+
+
+class DetokenizeBody(LenientBody):
+    """Tokens, to be written as a text."""
+
+    model: TextModelName = None
+    tokens: TokenList
+
+
+class DetokenizeAnswer(Answer):
+    """The text. The unknown token is U+FFFD, of a word model `<unk>`."""
+
+    prompt: str
+
+
+class TokenizerInfo(Answer):
+    """A tokenizer. `bos_token`, `eos_token`: what stands before a text, and so between two: a new line."""
+
+    tokenizer_class: str
+    model: str
+    vocab_size: int
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str
+    add_bos_token: bool = False
+    model_max_length: int
+    chat_template: str
+
+
+@router.post(
+    "/tokenize",
+    operation_id="tokenize",
+    response_model=TokenizeAnswer,
+    responses=documented(400, 401, 404, 409, 413, 415, 422),
+)
+async def post_tokenize(body: TokenizeBody, state: CarryState) -> Response:
+    """The tokens that a text model reads a text as."""
+    tokenizer = text_model(body.model, state).tokenizer
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequestError("give one of `prompt` and `messages`", "$.prompt")
+    text, path = body.prompt, "$.prompt"
+    if body.messages is not None:
+        text, path = prompt_of(body.messages, tokenizer.unit), "$.messages"
+    assert text is not None
+    check_length(text, state, path)
+    found = await beside(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
+    return json_answer(
+        {
+            "count": len(found.tokens),
+            "max_model_len": state.settings.max_text_length,
+            "tokens": found.tokens,
+            "token_strs": [*found.pieces] if body.return_token_strs else None,
+        }
+    )
+
+
+@router.post(
+    "/detokenize",
+    operation_id="detokenize",
+    response_model=DetokenizeAnswer,
+    responses=documented(400, 401, 404, 409, 413, 415, 422),
+)
+async def post_detokenize(body: DetokenizeBody, state: CarryState) -> Response:
+    """The text that tokens stand for."""
+    tokenizer = text_model(body.model, state).tokenizer
+    if len(body.tokens) > state.settings.max_text_length:
+        check_length(" " * len(body.tokens), state, "$.tokens")
+    return json_answer({"prompt": text_of_tokens(body.tokens, tokenizer, "$.tokens")})
+
+
+@router.get("/tokenizer_info", operation_id="tokenizer_info", responses=documented(401, 404, 409, 422))
+async def get_tokenizer_info(
+    state: CarryState,
+    model: Annotated[
+        str | None, Query(max_length=80, description="`name` or `name@version`; the default text model if absent.")
+    ] = None,
+) -> TokenizerInfo:
+    """What a text model's tokens are."""
+    found = text_model(model, state)
+    tokenizer = found.tokenizer
+    begin = "\n" if tokenizer.start() else None
+    return TokenizerInfo(
+        tokenizer_class=f"{tokenizer.unit.capitalize()}Tokenizer",
+        model=found.label,
+        vocab_size=tokenizer.size,
+        bos_token=begin,
+        eos_token=begin,
+        unk_token=tokenizer.unknown_piece,
+        model_max_length=state.settings.max_text_length,
+        chat_template=TEMPLATE,
+    )

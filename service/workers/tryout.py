@@ -1,0 +1,35 @@
+"""The process in which service/workers/trials.py has model folders tried out."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.registry import reason_to_refuse
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(limit: float, precision: str, threads: int, paths: Sequence[Path]) -> None:
+    """Write for each folder, on a line, why it is refused, or null."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # libraries may write there
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(OSError):  # if memory runs out, it is this process that goes
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+    for path in paths:
+        signal.setitimer(signal.ITIMER_REAL, limit)  # ends this process, wherever it is
+        reason = reason_to_refuse(path, precision, threads)
+        os.write(out, json.dumps(reason).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [Path(path) for path in sys.argv[4:]])

@@ -1,0 +1,1 @@
+"""Series and texts, read from files, made up, and cut into batches."""

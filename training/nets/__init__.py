@@ -1,0 +1,1 @@
+"""The networks, and the arithmetic that PyTorch and ONNX share."""

@@ -1,0 +1,287 @@
+"""Writes a trained network as a model folder: checked against PyTorch first, and whole or not at all."""
+
+import itertools
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from carry.local import Array, GraphSession
+from service.manifest import (
+    MANIFEST_FILE,
+    DType,
+    ForecastManifest,
+    Graph,
+    Int8,
+    State,
+    Tensor,
+    TextManifest,
+    Weights,
+    sha256_of,
+)
+from training.nets.global_forecaster import GlobalForecaster
+from training.nets.networks import Forecaster, TextModel
+from training.nets.quantisation import round_matrices
+from training.nets.scaling import MAX_STEPS
+from training.onnx.forecast import forecast_graph
+from training.onnx.operations import OPSET, ExportedGraph, Port, share_weights
+from training.onnx.text import decode_graph, text_graph
+
+REFERENCE_FILE = "agreement.npz"
+TOLERANCE = 1e-4
+WHOLE = frozenset({"future", "future_mask"})
+"""Inputs without an axis of time, which no piece of a series is cut from."""
+
+Made = TypeVar("Made", ForecastManifest, TextManifest)
+
+
+class DisagreementError(Exception):
+    """The exported graph does not compute what PyTorch computes."""
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A network in both precisions."""
+
+    float32: ExportedGraph
+    int8: ExportedGraph
+    decode: ExportedGraph | None = None
+    int8_decode: ExportedGraph | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the manifest says of a network's graphs in one precision; `decode` of a text model."""
+
+    graph: Graph
+    decode: Graph | None
+
+
+def build_graphs(network: Forecaster | GlobalForecaster | TextModel) -> Graphs:
+    """The network as ONNX graphs, after `check_agreement` of the one in float32; a text model is rounded in place to
+    what its graphs hold."""
+    network.eval().cpu()
+    if isinstance(network, TextModel):
+        round_matrices(network)
+        reads = text_graph(network), text_graph(network, "int8")
+        graphs = Graphs(*reads, decode_graph(network), decode_graph(network, "int8"))
+    else:
+        graphs = Graphs(forecast_graph(network), forecast_graph(network, "int8"))
+    check_agreement(network, graphs.float32)
+    return graphs
+
+
+def reference(
+    network: Forecaster | GlobalForecaster | TextModel, seed: int = 0
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Random input with gaps, and what PyTorch makes of it: the outputs after the last step and after every step."""
+    rng = np.random.default_rng(seed)
+    batch, steps = 3, 48
+    feeds: dict[str, Array]
+    with torch.no_grad():
+        if isinstance(network, TextModel):
+            feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
+            every, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.fresh_state(batch))
+            return feeds, {"logits": every[:, -1].numpy(), "logits_all": every.numpy()}
+        feeds = _series(network, rng, batch, steps)
+        values, mask, *known = (torch.from_numpy(array) for array in feeds.values())
+        state = network.fresh_state(batch)
+        if isinstance(network, Forecaster):
+            last, every, _ = network.predict(values, mask, state)
+        else:
+            last, every, _ = network.predict(values, mask, state, known)
+    return feeds, {"quantiles": last.numpy(), "one_step": every.numpy()}
+
+
+def _series(
+    network: Forecaster | GlobalForecaster, rng: np.random.Generator, batch: int, steps: int
+) -> dict[str, Array]:
+    """A forecaster's inputs, in the order of the graph's."""
+
+    def drawn(location: torch.Tensor, scale: torch.Tensor, sizes: Sequence[int], length: int) -> NDArray[np.float64]:
+        shape = (batch, length, len(sizes))
+        numbers = location.numpy() + scale.numpy() * rng.normal(size=shape)
+        return np.where(sizes, rng.integers(0, np.maximum(1, sizes), shape), numbers)
+
+    def masked(name: str, mask: str, values: NDArray[np.float64]) -> dict[str, Array]:
+        return {name: values, mask: (rng.random(values.shape) > 0.1).astype(np.float32)}
+
+    if isinstance(network, Forecaster):
+        scaler = network.scaler
+        return masked("values", "mask", drawn(scaler.location, scaler.scale, [0] * scaler.features, steps))
+    covariates = network.covariates
+    target = 100.0 + 10.0 * rng.normal(size=(batch, steps, 1))
+    others = drawn(covariates.location, covariates.scale, covariates.sizes, steps)
+    feeds = masked("values", "mask", np.concatenate([target, others], axis=2))
+    known = list(covariates.known_ahead)
+    for name, length in (("ahead", steps), ("future", network.horizon)) if known else ():
+        sizes = [covariates.sizes[i] for i in known]
+        values = drawn(covariates.location[known], covariates.scale[known], sizes, length)
+        feeds |= masked(name, f"{name}_mask", values)
+    return feeds
+
+
+def save_reference(network: Forecaster | GlobalForecaster | TextModel, folder: Path) -> None:
+    """Keep an input and PyTorch's output beside the graph, so that anyone can check their agreement without PyTorch."""
+    feeds, expected = reference(network)
+    np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **feeds, **expected)
+
+
+def check_agreement(network: Forecaster | GlobalForecaster | TextModel, graph: ExportedGraph, seed: int = 0) -> float:
+    """Largest relative difference between PyTorch and the graph on random input with gaps, in pieces and in a batch.
+
+    Raises:
+        DisagreementError: it is above 1e-4.
+    """
+    session = GraphSession(graph.model.SerializeToString(), state_of(graph), MAX_STEPS)
+    feeds, expected = reference(network, seed)
+    outputs = list(expected)
+    batch, steps = next(iter(feeds.values())).shape[:2]
+    state, pieces = session.fresh_state(batch), []
+    cuts = [0, 1, 17, steps]
+    for start, end in itertools.pairwise(cuts):
+        piece = {name: array if name in WHOLE else array[:, start:end] for name, array in feeds.items()}
+        piece["lengths"] = np.full(batch, end - start, dtype=np.int64)
+        results, state = session.step(piece, state, outputs)
+        pieces.append(results)
+    found = [pieces[-1][outputs[0]], np.concatenate([piece[outputs[1]] for piece in pieces], axis=1)]
+    differences = [
+        float(np.abs(a.astype(float) - b).max() / max(1e-12, np.abs(b).max()))
+        for a, b in zip(found, expected.values(), strict=True)
+    ]
+    worst = max(differences)
+    if not worst <= TOLERANCE:
+        raise DisagreementError(f"the exported graph differs from PyTorch by {worst:.2e} (at most {TOLERANCE:.0e})")
+    return worst
+
+
+def state_of(graph: ExportedGraph) -> tuple[State, ...]:
+    """The manifest's description of the graph's state."""
+    return tuple(
+        State(name=before.name, output=after.name, dtype=_dtype(before), shape=_sizes(before), initial=before.initial)
+        for before, after in graph.state
+    )
+
+
+def write_folder(
+    models: Path,
+    name: str,
+    graphs: Graphs,
+    manifest: Callable[[int, Described], Made],
+    fill: Callable[[Path, Made, Described], Made],
+) -> Path:
+    """Write `models/<name>/<next version>/` in one move: a killed export leaves no folder that looks like a model.
+
+    `manifest` makes the manifest from the version and the float32 graphs' description; `fill` is given the int8 ones',
+    measures what was written, adds the card and the pictures, and returns the manifest with its metrics.
+    """
+    (models / name).mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=models / name))
+    try:
+        float32, int8 = write_graphs(partial, graphs)
+        version = 1 + max((int(f.name) for f in (models / name).iterdir() if f.name.isdecimal()), default=0)
+        write_manifest(partial, fill(partial, manifest(version, float32), int8))
+        partial.chmod(0o755)
+        folder = models / name / str(version)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> None:
+    """Write the manifest into a model folder."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def write_graphs(folder: Path, graphs: Graphs) -> tuple[Described, Described]:
+    """Write the graphs' files; their descriptions, in float32 and in int8. The graphs of a text model, what reads and
+    what writes in each precision, hold the same constants, which are in one file."""
+    weights = None
+    if graphs.decode is not None and graphs.int8_decode is not None:
+        path = folder / "model.weights"
+        every = (graphs.float32, graphs.decode, graphs.int8, graphs.int8_decode)
+        weights = Weights(file=path.name, sha256=share_weights([graph.model for graph in every], path))
+
+    def write(precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> Described:
+        model, writes = (folder / f"{name}{precision}.onnx" for name in ("model", "decode"))
+        return Described(
+            _write_graph(graph, model, weights), None if decode is None else _write_graph(decode, writes, weights)
+        )
+
+    return write("", graphs.float32, graphs.decode), write(".int8", graphs.int8, graphs.int8_decode)
+
+
+def _write_graph(graph: ExportedGraph, path: Path, weights: Weights | None) -> Graph:
+    path.write_bytes(graph.model.SerializeToString())
+    return Graph(
+        file=path.name,
+        sha256=sha256_of(path),
+        weights=weights,
+        opset=OPSET,
+        inputs=_tensors(graph.inputs),
+        outputs=_tensors(graph.outputs),
+        state=state_of(graph),
+        max_steps=MAX_STEPS,
+    )
+
+
+MOST_LOSS = 0.005
+"""Of quality, relative: below it the faster int8 graph is what is served."""
+
+
+def judge_int8(folder: Path, float32: Described, int8: Described, losses: tuple[float, float] | None) -> Int8:
+    """What the manifest says of the int8 graph, given the test loss in float32 and in int8."""
+    speedup = _seconds(folder, float32.graph) / _seconds(folder, int8.graph)
+    loss = None if losses is None else (losses[1] - losses[0]) / losses[0] if losses[0] else None
+    default = loss is not None and loss < MOST_LOSS and speedup > 1
+    return Int8(graph=int8.graph, decode=int8.decode, loss=loss, speedup=speedup, default=default)
+
+
+def _seconds(folder: Path, graph: Graph) -> float:
+    """The median time of what the graph mostly does, for a batch of 16: a step of a text, or a series of 200 values."""
+    session = GraphSession.open(folder, graph, threads=1)
+    steps = 1 if any(tensor.name == "tokens" for tensor in graph.inputs) else 200
+    feeds: dict[str, Array] = {"lengths": np.full(16, steps, dtype=np.int64)}
+    for tensor in graph.inputs:
+        if tensor.name not in ("lengths", "per_step"):
+            shape = (16, *(size if isinstance(size, int) else steps for size in tensor.shape))
+            feeds[tensor.name] = np.random.default_rng(0).integers(1, 2, shape).astype(tensor.dtype)
+    state, output = session.fresh_state(16), graph.outputs[0].name
+    times = []
+    for _ in range(25):
+        started = time.perf_counter()
+        session.step(feeds, state, [output])
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _dtype(port: Port) -> DType:
+    assert port.dtype in get_args(DType)
+    return port.dtype  # type: ignore[return-value]  # mypy does not narrow str to Literal by `in`
+
+
+def _sizes(port: Port) -> tuple[int, ...]:
+    return tuple(int(size) for size in port.shape)
+
+
+def _tensors(ports: tuple[Port, ...]) -> tuple[Tensor, ...]:
+    return tuple(Tensor.model_validate({"name": p.name, "dtype": p.dtype, "shape": p.shape}) for p in ports)
+
+
+def standardise(series: list[NDArray[np.float64]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each feature over all observed values; a constant feature has scale 1."""
+    stacked = np.concatenate(series)
+    scale = np.nanstd(stacked, axis=0)
+    return torch.from_numpy(np.nanmean(stacked, axis=0)), torch.from_numpy(np.where(scale > 0, scale, 1.0))
