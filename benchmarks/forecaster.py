@@ -24,8 +24,9 @@ from benchmarks.servers import ENVIRONMENTS, make_environment
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.sequence import FRESH, Snapshot
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import Floats, ForecastRequest, begin, forecast
-from service.manifest import ForecastManifest, Graph, read_manifest
+from service.manifest import Graph, read_manifest
 from service.metrics import Metrics
 
 HORIZON = 24
@@ -61,9 +62,7 @@ class Subject:
     @classmethod
     def of_folder(cls, folder: Path, label: str = "") -> dict[str, "Subject"]:
         """Those of a model folder, by their precision and a label."""
-        manifest = read_manifest(folder)
-        if not isinstance(manifest, ForecastManifest):
-            raise typer.BadParameter(f"{folder} holds a {manifest.kind} model, not a forecaster")
+        manifest = read_manifest(folder, ForecastManifest)
         graphs = {"float32": manifest.graph} | ({"int8": manifest.int8.graph} if manifest.int8 else {})
         return {f"{precision}{label}": cls(folder, manifest, graph) for precision, graph in graphs.items()}
 

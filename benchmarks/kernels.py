@@ -22,11 +22,11 @@ from rich.table import Table
 from service.engine.decoding import Decoding
 from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
-from service.manifest import TextManifest, read_manifest
+from service.manifest import read_manifest
 from service.metrics import Metrics
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, uniforms
 from service.text.task import CharacterDecoder, GenerateRequest, generate
-from service.text.tokenizer import Tokenizer
 from training.nets.networks import TextModel
 from training.onnx.operations import CONTRIB, Builder
 from training.onnx.text import decode_graph, text_graph
@@ -180,14 +180,13 @@ def reading(network: TextModel) -> list[dict[str, float]]:
 def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> list[dict[str, float]]:
     """Characters per second of the engine with so many requests always under way, and of a bare loop: the same step
     and the same sampling, a whole batch in lockstep, nobody joining or leaving."""
-    manifest = read_manifest(folder)
-    assert isinstance(manifest, TextManifest)
+    manifest = read_manifest(folder, TextManifest)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.int8.graph, threads=1)
     assert manifest.int8.decode is not None
     decoding = Decoding(Runner(folder, manifest.int8.decode, threads=1), CharacterDecoder(manifest.vocabulary))
     engine = Engine("text", runner, decoding, True, 10**9, Metrics().engine("text@1"))
-    tokenizer, lines = Tokenizer.of(manifest), []
+    tokenizer, lines = manifest.tokenizer, []
     prompt = "What light through yonder window breaks? It is the"
 
     def begin(seed: int) -> Any:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from service.manifest import ForecastManifest, read_manifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import read_manifest
 from training.nets.covariates import Covariates
 from training.nets.global_forecaster import GlobalForecaster
 from training.onnx.weights import OnnxWeights, tensor_of
@@ -14,8 +15,8 @@ def read_forecaster(folder: Path) -> GlobalForecaster:
     Raises:
         ValueError: it is of another kind.
     """
-    manifest = read_manifest(folder)
-    if not isinstance(manifest, ForecastManifest) or manifest.provenance.cell != "lstm":
+    manifest = read_manifest(folder, ForecastManifest)
+    if manifest.provenance.cell != "lstm":
         raise ValueError("only LSTM forecasters")
     weights = OnnxWeights(folder / manifest.graph.file)
     none = Covariates.none()

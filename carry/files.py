@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from carry.local import Answer, Asked, Forecasters, forecast_all, usual_season
 from service.forecast.bounds import NON_NEGATIVE, UNBOUNDED
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, check_levels, tails
-from service.manifest import ForecastManifest
 from service.settings import Settings
 from training.data.series import DataError, Series, read_series
 from training.data.times import times_after

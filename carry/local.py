@@ -21,15 +21,18 @@ from service.engine.engine import Engine
 from service.engine.reading import CHUNK
 from service.engine.runner import Runner
 from service.errors import InvalidRequestError, NotPredictableError
+from service.forecast.kind import FORECAST
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import Forecast, ForecastRequest, begin, forecast
 from service.forecast.timestamps import seasons_of
-from service.manifest import PER_STEP_OUTPUTS, ForecastManifest, Graph, State, TextManifest, read_manifest
+from service.kinds import KINDS
+from service.manifest import PER_STEP_OUTPUTS, Graph, State, read_manifest
 from service.metrics import Metrics
 from service.registry import find_model, open_model
 from service.settings import Settings
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, log_softmax
 from service.text.task import CharacterDecoder, GenerateRequest, continuation, generate
-from service.text.tokenizer import Tokenizer
 from training.data.texts import Encoded
 from training.evaluation.windows import Window
 
@@ -103,9 +106,7 @@ class ForecastModel:
         Raises:
             ValueError: the folder holds no forecaster.
         """
-        manifest = read_manifest(folder)
-        if not isinstance(manifest, ForecastManifest):
-            raise ValueError(f"{folder} holds a {manifest.kind} model, not a forecaster")
+        manifest = read_manifest(folder, ForecastManifest)
         return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
 
     @classmethod
@@ -205,9 +206,7 @@ def find_forecaster(settings: Settings, name: str | None) -> ForecastManifest:
     Raises:
         CarryError: there is no such model.
     """
-    manifest = find_model(settings, name, "forecast")
-    assert isinstance(manifest, ForecastManifest)
-    return manifest
+    return find_model(settings, KINDS, name, FORECAST)
 
 
 class Forecasters:
@@ -251,9 +250,10 @@ def forecast_all(settings: Settings, name: str, asked: Sequence[Asked]) -> list[
     Raises:
         CarryError: there is no such model.
     """
-    chosen = open_model(settings.model_copy(update={"max_waiting_steps": sys.maxsize}), Metrics(), name, "forecast")
+    chosen = open_model(
+        settings.model_copy(update={"max_waiting_steps": sys.maxsize}), KINDS, Metrics(), name, FORECAST
+    )
     try:
-        assert isinstance(chosen.manifest, ForecastManifest)
         model = ForecastModel(chosen.engine, chosen.manifest)
         pending: list[Future[Forecast] | str] = []
         for request, season in asked:
@@ -286,9 +286,7 @@ class LanguageModel:
         Raises:
             ValueError: the folder holds no text model.
         """
-        manifest = read_manifest(folder)
-        if not isinstance(manifest, TextManifest):
-            raise ValueError(f"{folder} holds a {manifest.kind} model, not a text model")
+        manifest = read_manifest(folder, TextManifest)
         return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
 
     @classmethod
@@ -366,7 +364,7 @@ def write_samples(
         metrics=Metrics().engine(manifest.name),
         chunk=min(CHUNK, read.max_steps),
     )
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
     length = 400 if manifest.unit == "character" else 80
     try:
         texts = []

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -15,20 +15,18 @@ from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 
 from service.errors import CarryError
-from service.forecast import anomalies_routes, backtest_routes, nixtla, nixtla_metadata
-from service.forecast import routes as forecast_routes
 from service.http import context, health, models, openapi_document, problems, sessions
 from service.http.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
-from service.http.state import State
-from service.http.streaming import Wakers
+from service.http.state import AppState
+from service.http.streaming import StreamNotifier
+from service.kind import Kind
+from service.kinds import KINDS
 from service.memory import MemoryBudget
 from service.metrics import Metrics
 from service.sessions.sessions import Sessions
 from service.sessions.store import Limits, Store
 from service.sessions.stores import open_store
 from service.settings import Settings
-from service.text import openai, token_routes
-from service.text import routes as text_routes
 from service.workers.board import Board
 from service.workers.reloads import Reloader
 from service.workers.shared_metrics import Figures
@@ -76,6 +74,7 @@ def create_app(
     place: int = 0,
     figures: Figures | None = None,
     trials: Trials | None = None,
+    kinds: Sequence[Kind[Any]] = KINDS,
 ) -> FastAPI:
     """The service; its models are loaded when it starts, and closed when it stops.
 
@@ -87,11 +86,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reloader = Reloader(settings, metrics, shared, place, trials)
+        reloader = Reloader(settings, kinds, metrics, shared, place, trials)
         kept = _sessions(settings, metrics, clock)
-        owners = frozenset(context.owner_of(key.get_secret_value()) for key in settings.api_keys)
+        owners = frozenset(context.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
-        state = State(settings, reloader.registry, metrics, Wakers(), reloader, kept, owners, shared, place, memory)
+        state = AppState(
+            kinds, settings, reloader.registry, metrics, StreamNotifier(), reloader, kept, owners, shared, place, memory
+        )
         app.state.carry = state
         beating = asyncio.create_task(_beat(state))
         sweeping = asyncio.create_task(_sweep(kept))
@@ -110,20 +111,8 @@ def create_app(
         title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
     problems.install(app)
-    modules = (
-        forecast_routes,
-        anomalies_routes,
-        backtest_routes,
-        text_routes,
-        sessions,
-        nixtla_metadata,
-        nixtla,
-        openai,
-        token_routes,
-        models,
-        health,
-    )
-    routers = [*(module.router for module in modules), openai.without_prefix]
+    routers = [router for kind in kinds for router in kind.routers()]
+    routers += [sessions.create_router(kinds), models.router, health.router]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]
@@ -186,7 +175,7 @@ async def _sweep(sessions: Sessions) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def _beat(state: State) -> None:
+async def _beat(state: AppState) -> None:
     """Tell the other processes, and the supervisor, that the event loop turns, and whether this process is ready."""
     while True:
         state.board.beat(state.place)

@@ -163,20 +163,21 @@ def _warn(settings: Settings) -> None:
 def models(as_json: Json = False) -> None:
     """List the model folders: how well each measured, or why it is refused. Manifests and files are checked; only
     `carry serve` also tries the graphs out."""
-    from service.registry import describe_models
+    from service.kinds import KINDS
+    from service.registry import list_models
 
     settings = Settings()
-    found = describe_models(settings)
-    if not found.models and not found.refused:
+    found = list_models(settings, KINDS)
+    if not found.models and not found.rejected:
         typer.echo(f"carry: no model folders in {settings.models_dir}", err=True)
     if as_json:
         loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in found.models]
-        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in found.refused]}, indent=1))
+        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in found.rejected]}, indent=1))
     else:
         for model in found.models:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in model.manifest.metrics.items())
             typer.echo(f"{model.label:16} {model.manifest.kind:9} {model.manifest.description} [{measured}]")
-        for refused in found.refused:
+        for refused in found.rejected:
             typer.echo(f"{refused.name}@{refused.version}: refused: {refused.reason}")
 
 
@@ -192,19 +193,21 @@ def generate(
     model: ModelOption = None,
 ) -> None:
     """Continue a text, without a server."""
+    from service.kinds import KINDS
     from service.metrics import Metrics
     from service.registry import open_model
+    from service.text.kind import TEXT
     from service.text.sampling import SamplingParams
     from service.text.task import GenerateRequest, continuation
     from service.text.task import generate as generate_on
 
-    found = open_model(Settings(), Metrics(), model, "text")
+    found = open_model(Settings(), KINDS, Metrics(), model, TEXT)
     drawn = secrets.randbits(53) if seed is None else seed
     request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
-    [row], task = generate_on(found.tokenizer, request)
+    [row], task = generate_on(found.manifest.tokenizer, request)
     found.engine.submit(task, request.work).result()
     found.engine.close()
-    typer.echo(prompt + continuation(found.tokenizer, row, 0).text)
+    typer.echo(prompt + continuation(found.manifest.tokenizer, row, 0).text)
 
 
 def _fail(message: str) -> NoReturn:

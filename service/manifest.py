@@ -1,18 +1,20 @@
 """What a model folder says about itself: the one contract between training (writes it) and the service (reads it).
 
-`models/<name>/<version>/manifest.json` is a `ForecastManifest` or a `TextManifest`. This module imports nothing of ours
-and knows nothing of PyTorch, ONNX Runtime or HTTP.
+`models/<name>/<version>/manifest.json` is the manifest of a kind of model, such as `ForecastManifest`, over the common
+`Manifest`. This module imports nothing of ours and knows nothing of PyTorch, ONNX Runtime or HTTP.
 """
 
 import errno
 import hashlib
 import math
+import operator
 import os
-import re
 import stat
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, reduce
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
@@ -26,18 +28,10 @@ MAX_SEQUENCE_BYTES = 16 * 2**20
 the graph, and a state has to fit into a request; that of a model of a million words takes 5 MB."""
 
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
+Precision = Literal["float32", "int8"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "float64": 8, "int64": 8, "uint8": 1, "bool": 1}
 Size = Annotated[int, Field(gt=0)]
 MAX_AXES = 8
-
-Unit = Literal["character", "word"]
-"""What a token of a text model is."""
-
-WORD_PATTERN = r" ?<unk>| ?[^\W_]+(?:'[^\W_]+)*| ?[^\w\s]|_|\s"
-"""The pieces of a text in a word model: a word or a mark carries the space before it, so that the text is their
-concatenation. Every character of any text is in one of them."""
-UNKNOWN_WORDS = frozenset({"<unk>", " <unk>"})
-"""How a text for a word model may write the unknown word, token 0."""
 
 COUNTS = "counts"
 """The state of a graph that decodes which begins anew with each request: no part of what a sequence carries on."""
@@ -46,11 +40,11 @@ PER_STEP_OUTPUTS = frozenset({"logits_all", "one_step"})
 """Outputs with an axis T: computed only if the input `per_step` says so."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Tensor(_Frozen):
+class Tensor(Frozen):
     """An input or output of a graph. `shape` leaves out axis 0, which is the batch where nothing else is said; "T" is
     time, "B" the batch."""
 
@@ -64,7 +58,7 @@ class Tensor(_Frozen):
         return ITEM_BYTES[self.dtype] * math.prod(size for size in self.shape if isinstance(size, int))
 
 
-class State(_Frozen):
+class State(Frozen):
     """A recurrent state tensor: what a sequence carries from one call to the next.
 
     `shape` is per sequence (the batch axis, axis 0, left out) and constant. The graph takes it as input `name` and
@@ -83,14 +77,14 @@ class State(_Frozen):
         return ITEM_BYTES[self.dtype] * math.prod(self.shape)
 
 
-class Weights(_Frozen):
+class Weights(Frozen):
     """A file that holds large constants of several graphs once (ONNX's external data), beside the manifest."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.weights$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Graph(_Frozen):
+class Graph(Frozen):
     """The ONNX file, beside the manifest. If its constants are in `weights`, their sha256 stands in its metadata as
     `weights_sha256`, so that its own is that of the whole."""
 
@@ -117,7 +111,7 @@ class Graph(_Frozen):
         return self
 
 
-class Int8(_Frozen):
+class Int8(Frozen):
     """The same network with its products in int8.
 
     `loss`: the relative loss of quality on the test part (of bits per character, or of the scaled quantile loss), None
@@ -132,14 +126,14 @@ class Int8(_Frozen):
     default: bool
 
 
-class DataSource(_Frozen):
+class DataSource(Frozen):
     """A file that the model was trained on, or that its weights were chosen or measured on."""
 
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Provenance(_Frozen):
+class Provenance(Frozen):
     """How the model came to be, so that it can be made again."""
 
     command: str
@@ -160,8 +154,35 @@ class Provenance(_Frozen):
         return created_at
 
 
-class _Model(_Frozen):
+@dataclass(frozen=True)
+class Graphs:
+    """What is served of a model: its graph in one precision, and of a text model the one that decodes."""
+
+    precision: Precision
+    graph: Graph
+    decode: Graph | None = None
+
+    @property
+    def files(self) -> tuple[Graph, ...]:
+        """Both, or the one there is."""
+        return (self.graph,) if self.decode is None else (self.graph, self.decode)
+
+    @property
+    def state(self) -> tuple[State, ...]:
+        """What a sequence carries from one call to the next."""
+        return tuple(state for state in (self.decode or self.graph).state if state.name != COUNTS)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one sequence."""
+        return (self.decode or self.graph).state_bytes
+
+
+class Manifest(Frozen):
+    """What every model folder says of itself; each kind of model adds what is its own, and its `kind`."""
+
     format: Literal[2] = 2
+    kind: str
     name: str = Field(pattern=NAME_PATTERN)
     version: int = Field(ge=1)
     description: str = ""
@@ -170,129 +191,33 @@ class _Model(_Frozen):
     metrics: dict[str, float] = Field(description="on the test part; the card says how they were measured")
     provenance: Provenance
 
-
-class ForecastManifest(_Model):
-    """A forecaster of numeric series.
-
-    Graph inputs, besides the state: `values` float64 (B, T, F), unscaled, anything finite where missing; `mask`
-    float32 (B, T, F), 1 = observed, 0 = missing; `lengths` int64 (B,), each at least 1: row b uses its first
-    lengths[b] steps; `per_step` bool (): whether `one_step` is wanted. Feature 0 is the target. A categorical feature's
-    values are indices into its `categories`, any other category is missing.
-    With K features `known_ahead`, also `ahead` float64 (B, T, K), what they are at the step after each, `ahead_mask`
-    float32 (B, T, K), `future` float64 (B, H, K), what they are in the H steps after the last, `future_mask` (B, H, K).
-    With a `longest_season`, one state tensor is `season` int64 (2,): values per season, and per second, longer season
-    (such as 24 and 168 of hourly values), 1 = none: what a caller tells. It is set in a fresh state and stays.
-    A state tensor `uneven` float64 (1,) is 0 as long as all values of the target were whole numbers of at least 0; the
-    quantiles are then never below 0.
-    Outputs: `quantiles` float64 (B, H, Q), unscaled, ascending along Q, for the H values after the last step;
-    `one_step` float64 (B, T, Q), the quantiles of the value after each step given (T = 0 if not wanted); perhaps
-    `seasons` int64 (B, 2), after how many values the series repeats itself, as far as the forecast goes by it: the
-    shortest such number and the one that weighs most, 1 = none.
-    """
-
-    kind: Literal["forecast"] = "forecast"
-    features: tuple[str, ...] = Field(min_length=1, description="names in the order of axis F; the first is the target")
-    horizon: int = Field(gt=0, description="H: values forecast by one call of the graph")
-    known_ahead: tuple[str, ...] = Field(default=(), description="features whose future values a request may bring")
-    categories: dict[str, tuple[str, ...]] = Field(default={}, description="of categorical features, by feature")
-    longest_season: int = Field(default=0, ge=0, description="values in the longest season; 0: it takes no season")
-    quantile_levels: tuple[float, ...] = Field(min_length=1, description="ascending, each in (0, 1), 0.5 among them")
-    context: int = Field(gt=0, description="time steps per training window; at least so many give the best forecasts")
-
-    @model_validator(mode="after")
-    def _levels_ascend(self) -> "ForecastManifest":
-        levels = self.quantile_levels
-        if 0.5 not in levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
-            raise ValueError("quantile_levels must ascend strictly within (0, 1) and hold 0.5")
-        return self
-
-    @model_validator(mode="after")
-    def _covariates_are_features(self) -> "ForecastManifest":
-        if not {*self.known_ahead, *self.categories} <= {*self.features[1:]}:
-            raise ValueError("known_ahead and categories must name features other than the target")
-        return self
-
-    @model_validator(mode="after")
-    def _graphs_have_what_it_says(self) -> "ForecastManifest":
-        wanted = {"ahead", "ahead_mask", "future", "future_mask"} if self.known_ahead else set()
-        for graph in (self.graph, *([self.int8.graph] if self.int8 else [])):
-            if self.longest_season and "season" not in {state.name for state in graph.state}:
-                raise ValueError("a longest_season needs the state tensor season")
-            if not wanted <= {tensor.name for tensor in graph.inputs}:
-                raise ValueError(f"known_ahead needs the inputs {', '.join(sorted(wanted))}")
-        return self
-
     @property
-    def tells_seasons(self) -> bool:
-        """Whether its graphs tell by which seasons a forecast goes."""
-        return any(tensor.name == "seasons" for tensor in self.graph.outputs)
+    def label(self) -> str:
+        """name@version."""
+        return f"{self.name}@{self.version}"
 
-    @property
-    def target(self) -> str:
-        """The name of the feature that is forecast."""
-        return self.features[0]
+    def graphs(self, precision: Precision) -> Graphs:
+        """Those of a precision.
 
-
-class TextManifest(_Model):
-    """A character model, or a word model: of either, a text is the concatenation of its tokens' pieces.
-
-    Graph inputs, besides the state: `tokens` int64 (B, T), indices into `vocabulary`, or 0 for any other piece;
-    `lengths` int64 (B,), each at least 1; `per_step` bool (): whether `logits_all` is wanted.
-    Outputs: `logits` float32 (B, V), scores of the next token after each row's last; `logits_all` float32 (B, T, V),
-    after every token (T = 0 if not wanted). Token 0 is the unknown character or word: it can be read but is never
-    generated.
-
-    The graph `decode` takes N steps at once, each row sampling its next token itself. Its state is that of the other
-    graph, with `logits` (B, V), from which the next token is sampled, `seen` bool (B, V), which tokens occurred before
-    those that the request samples, and `counts` (B, V), how often it has sampled each, at first 0. Inputs: `uniforms`
-    float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to take instead of a sampled one, or -1; `bias`
-    (B, V), added to the scores; `temperature`, `top_k`, `top_p`, `min_p`, `penalty`, `frequency_penalty`,
-    `presence_penalty`, each (B, 1), and `controlled` bool (), whether any row uses one of the last six
-    (service/text/sampling.py): only then are tokens counted. Outputs: `tokens` int64 (N, B), and `scores` (N, B, V),
-    the logits that each was sampled from.
-    """
-
-    kind: Literal["text"] = "text"
-    decode: Graph
-    unit: Unit = Field(default="character", description="what a token is; see WORD_PATTERN")
-    vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> piece of text; token 0, unknown, is ''")
-    replacements: dict[str, str] = Field(
-        default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"
-    )
-    context: int = Field(gt=0, description="tokens per training window (truncation of backpropagation)")
-
-    @model_validator(mode="after")
-    def _vocabulary_is_of_its_unit(self) -> "TextManifest":
-        if self.vocabulary[0] != "":
-            raise ValueError("vocabulary must begin with '' (unknown)")
-        if len(set(self.vocabulary)) != len(self.vocabulary):
-            raise ValueError("vocabulary must not repeat a piece")
-        if self.unit == "character":
-            if any(len(piece) != 1 for piece in self.vocabulary[1:]):
-                raise ValueError("after '', the vocabulary of a character model must be single characters")
-        elif not all(map(re.compile(WORD_PATTERN).fullmatch, self.vocabulary[1:])) or UNKNOWN_WORDS & {
-            *self.vocabulary
-        }:
-            raise ValueError("after '', the vocabulary of a word model must be pieces of text as WORD_PATTERN has them")
-        return self
-
-    @model_validator(mode="after")
-    def _replacements_are_of_characters(self) -> "TextManifest":
-        if any(len(old) != 1 for old in self.replacements):
-            raise ValueError("replacements must be of single characters")
-        return self
+        Raises:
+            ValueError: it has none in int8.
+        """
+        if precision == "float32":
+            return Graphs(precision, self.graph)
+        if self.int8 is None:
+            raise ValueError(f"{self.label} has no int8 graph")
+        return Graphs(precision, self.int8.graph, self.int8.decode)
 
 
-Manifest = Annotated[ForecastManifest | TextManifest, Field(discriminator="kind")]
-_adapter: TypeAdapter[ForecastManifest | TextManifest] = TypeAdapter(Manifest)
+M = TypeVar("M", bound=Manifest)
 
 
-def read_manifest(folder: Path) -> ForecastManifest | TextManifest:
-    """Read and validate a model folder's manifest.
+def read_manifest(folder: Path, *kinds: type[M]) -> M:
+    """Read and validate a model folder's manifest, which must be of one of these kinds.
 
     Raises:
         OSError: it cannot be read.
-        pydantic.ValidationError: it is not a manifest (this is a `ValueError`).
+        pydantic.ValidationError: it is no manifest of these kinds (this is a `ValueError`).
     """
     # Without O_NONBLOCK, to open a pipe waits for whoever writes to it.
     descriptor = os.open(folder / MANIFEST_FILE, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -302,7 +227,16 @@ def read_manifest(folder: Path) -> ForecastManifest | TextManifest:
             raise OSError(errno.EINVAL, "it is not a file")
         if about.st_size > MAX_MANIFEST_BYTES:
             raise OSError(errno.EFBIG, f"it is larger than {MAX_MANIFEST_BYTES} bytes")
-        return _adapter.validate_json(file.read())
+        return cast(M, _adapter(kinds).validate_json(file.read()))
+
+
+@cache
+def _adapter(kinds: tuple[type[Manifest], ...]) -> TypeAdapter[Any]:
+    """Of the manifest that has the `kind` of one of these."""
+    either: Any = reduce(operator.or_, kinds)
+    if len(kinds) > 1:
+        either = Annotated[either, Field(discriminator="kind")]
+    return TypeAdapter(either)
 
 
 def sha256_of(path: Path) -> str:

@@ -12,8 +12,10 @@ from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
-from service.manifest import ForecastManifest, Int8, TextManifest, read_manifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import Int8, Manifest, read_manifest
 from service.metrics import Metrics
+from service.text.manifest import TextManifest
 from service.text.task import CharacterDecoder
 from service.text.tokenizer import Tokenizer
 from training.data.texts import learn_tokenizer
@@ -131,18 +133,16 @@ def write_model(
 
 def open_scheduler(
     folder: Path, precision: Precision = "float32", chunk: int = CHUNK
-) -> tuple[ForecastManifest | TextManifest, Runner, Scheduler]:
+) -> tuple[Manifest, Runner, Scheduler]:
     """A model folder's graph and a scheduler on it."""
     manifest, runner, decoding = open_graphs(folder, precision)
     text = isinstance(manifest, TextManifest)
     return manifest, runner, Scheduler(runner, decoding, text, Metrics().engine("test"), chunk=chunk)
 
 
-def open_graphs(
-    folder: Path, precision: Precision = "float32"
-) -> tuple[ForecastManifest | TextManifest, Runner, Decoding | None]:
+def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifest, Runner, Decoding | None]:
     """A model folder's graphs."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, ForecastManifest, TextManifest)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.graph if precision == "float32" else manifest.int8.graph, threads=1)
     decoding = None

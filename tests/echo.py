@@ -9,7 +9,8 @@ from pathlib import Path
 
 import onnx
 
-from service.manifest import ForecastManifest, Graph, Provenance, State, Tensor, sha256_of
+from service.forecast.manifest import ForecastManifest
+from service.manifest import Graph, Provenance, State, Tensor, sha256_of
 
 LEVELS = (0.1, 0.5, 0.9)
 HORIZON = 4

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.engine.scheduler import Scheduler
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import Forecast, ForecastRequest, begin, forecast
-from service.manifest import ForecastManifest
 from tests.builders import forecaster, open_scheduler, run, write_model
 from tests.conftest import SHIPPED
 from training.onnx.layers import Precision

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from service.engine.runner import Array, Runner, States
 from service.engine.scheduler import Scheduler
-from service.manifest import ForecastManifest, TextManifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import Manifest
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
 from service.text.task import GenerateRequest, generate
-from service.text.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, run, write_model
 from tests.conftest import SHIPPED
 from training.nets.cells import CELLS
@@ -36,7 +37,7 @@ EVERY = [f"{name}-{precision}" for name in (*MADE, *SHIPPED_MODELS) for precisio
 OF_TEXT = ("text-", "ngrams-", "shipped-text", "shipped-shakespeare")
 TEXT = [name for name in EVERY if name.startswith(OF_TEXT)]
 
-Opened = tuple[ForecastManifest | TextManifest, Runner, Scheduler]
+Opened = tuple[Manifest, Runner, Scheduler]
 
 
 @cache
@@ -56,9 +57,7 @@ def opened(name: str) -> Opened:
     return open_scheduler(folder, served)
 
 
-def inputs(
-    manifest: ForecastManifest | TextManifest, rng: np.random.Generator, batch: int, steps: int
-) -> dict[str, Array]:
+def inputs(manifest: Manifest, rng: np.random.Generator, batch: int, steps: int) -> dict[str, Array]:
     """Random input: walks at any level, with gaps; or any tokens, unknown ones too."""
     if isinstance(manifest, TextManifest):
         return {"tokens": rng.integers(0, len(manifest.vocabulary), (batch, steps))}
@@ -80,7 +79,7 @@ def part(given: dict[str, Array], rows: slice, steps: slice = slice(None)) -> di
     return {name: array[rows] if name in whole else array[rows, steps] for name, array in given.items()}
 
 
-def fresh(manifest: ForecastManifest | TextManifest, runner: Runner, batch: int) -> States:
+def fresh(manifest: Manifest, runner: Runner, batch: int) -> States:
     """New sequences; of a model that takes seasons, each of another one."""
     states = runner.fresh(batch)
     if isinstance(manifest, ForecastManifest) and manifest.longest_season:
@@ -96,7 +95,7 @@ def step(runner: Runner, given: dict[str, Array], output: str, states: States) -
     return found, after
 
 
-def output_of(manifest: ForecastManifest | TextManifest) -> str:
+def output_of(manifest: Manifest) -> str:
     return "logits" if isinstance(manifest, TextManifest) else "quantiles"
 
 
@@ -211,7 +210,7 @@ def test_a_text_split_over_two_calls_is_the_same_text(name: str, seed: int, prom
 def texts(name: str, request: GenerateRequest) -> list[str]:
     manifest, _, scheduler = opened(name)
     assert isinstance(manifest, TextManifest)
-    rows, task = generate(Tokenizer.of(manifest), request)
+    rows, task = generate(manifest.tokenizer, request)
     run(scheduler, task)
     return ["".join(row.text) for row in rows]
 

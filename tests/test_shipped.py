@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
+from service.text.manifest import TextManifest
 from tests.conftest import SHIPPED
 
 # What followed examples/co2.csv, the monthly carbon dioxide at Mauna Loa, from 1969 on (Keeling and Whorf). None of the
@@ -74,14 +76,14 @@ def test_text_models_spell_words_of_their_authors(shipped: TestClient, name: str
     words = [word for word in found["text"].lower().replace("\n", " ").split() if word.isalpha()]
     common = {"the", "and", "to", "of", "i", "you", "my", "a", "that", "in", "is", "not", "me", "it", "be", "he"}
     assert len(common & {*words}) >= 5
-    assert read_manifest(SHIPPED / name / "1").metrics["nats_per_character"] <= nats
+    assert read_manifest(SHIPPED / name / "1", TextManifest).metrics["nats_per_character"] <= nats
 
 
 @pytest.mark.parametrize("name", SHIPPED_MODELS)
 def test_a_card_tells_how_the_model_was_made_and_measured(name: str) -> None:
     [folder] = (SHIPPED / name).iterdir()
     card = (folder / "CARD.md").read_text()
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, ForecastManifest, TextManifest)
     assert manifest.provenance.command in card
     assert ("## Benchmarks" if name == "forecast" else "## Test part") in card
     assert manifest.metrics

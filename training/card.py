@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.manifest import ForecastManifest, Int8, TextManifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import Int8
+from service.text.manifest import TextManifest
 from training.loop import Epoch
 
 CARD_FILE = "CARD.md"

@@ -645,7 +645,9 @@ def _source(option: str, path: Path) -> "DataSource":
 def _train(run: "Run", restart: bool, work: Callable[[], Path | None], data: str) -> None:
     """Train and write the model, unless the same command has done so on the same data; tell what is done and why."""
     from service.errors import CarryError
+    from service.forecast.manifest import ForecastManifest
     from service.manifest import read_manifest
+    from service.text.manifest import TextManifest
     from training.checkpoint import RunError, Written, forget, note_written
     from training.data.series import DataError
     from training.provenance import is_first_process
@@ -666,7 +668,7 @@ def _train(run: "Run", restart: bool, work: Callable[[], Path | None], data: str
         _tell(f"stopped; the same command goes on from the last whole epoch in {run.folder}")
         raise typer.Exit(130) from None
     if folder is not None:
-        if not read_manifest(folder).metrics:
+        if not read_manifest(folder, ForecastManifest, TextManifest).metrics:
             _tell("not measured: nothing was held out; the card says why")
         typer.echo(f"wrote {folder}; `carry serve` loads it")
 

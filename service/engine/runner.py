@@ -109,6 +109,19 @@ class Runner:
                 raise GraphMismatchError(f"{graph.file} and the manifest disagree on the {what} {', '.join(odd)}")
 
 
+def check_outputs(file: str, outputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check what a graph gave for ordinary input.
+
+    Raises:
+        GraphMismatchError: an output has another shape, or is not finite.
+    """
+    for name, output in outputs.items():
+        if output.shape != shapes[name]:
+            raise GraphMismatchError(f"{file}: {name} has the shape {output.shape}, not {shapes[name]}")
+        if not np.isfinite(output).all():
+            raise GraphMismatchError(f"{file}: {name} is not finite for ordinary input")
+
+
 def _known(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     """A shape with None for what varies from call to call."""
     return tuple(size if isinstance(size, int) else None for size in shape)

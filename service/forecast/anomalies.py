@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
 from service.forecast.bounds import UNBOUNDED, Bounds
+from service.forecast.manifest import ForecastManifest
 from service.forecast.quantiles import interpolate, level_within
 from service.forecast.task import ANSWER_BYTES, SAME, Floats, bounds_of, read_values, series_bytes, tails
-from service.manifest import ForecastManifest
 
 ROUNDING, LEAST = 1e-14, 1e-30
 """Of a value, and of zero: so far beyond the interval, as narrow as it gets on a constant series, it is inside."""

@@ -8,9 +8,9 @@ import numpy as np
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError
 from service.forecast.bounds import UNBOUNDED, Bounds
+from service.forecast.manifest import ForecastManifest
 from service.forecast.quantiles import interpolate
 from service.forecast.task import ANSWER_BYTES, SAME, Floats, bounds_of, extend, read_values, season_of, series_bytes
-from service.manifest import ForecastManifest
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from service.forecast.inputs import (
     timestamps,
     value_bounds,
 )
+from service.forecast.kind import FORECAST
+from service.forecast.schemas import CrossValidationAnswer, CrossValidationBody
 from service.forecast.task import begin, season_of
-from service.http.context import TIMED, ThisCall
+from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.json_pieces import in_pieces, json_pieces
 from service.http.json_route import JsonRoute
 from service.http.offload import in_turns
 from service.http.problems import documented
-from service.http.schemas import CrossValidationAnswer, CrossValidationBody
-from service.manifest import ForecastManifest
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
 
@@ -44,35 +44,34 @@ EXAMPLES: dict[str, Example] = {
     "/cross_validation",
     operation_id="cross_validate",
     response_model=CrossValidationAnswer,
-    openapi_extra=TIMED,
+    openapi_extra=TIMEOUT_HEADERS,
     responses=documented(400, 401, 404, 409, 413, 422, 429, 503, 504),
 )
 async def post_cross_validation(
     body: Annotated[CrossValidationBody, Body(openapi_examples=EXAMPLES)],
-    call: ThisCall,
+    call: Context,
 ) -> Response:
     """Forecast a series from several points of its own past, beside what came, in one pass over its values. Of the time
     after such a point, the model is told only the features that it knows ahead, from the series itself."""
-    state = call.state
-    model = state.registry.find_kind(body.model, "forecast")
+    app = call.app
+    model = app.registry.find_kind(body.model, FORECAST)
     manifest = model.manifest
-    assert isinstance(manifest, ForecastManifest)
-    values = series_values(body.series, False, manifest, state.settings)
+    values = series_values(body.series, False, manifest, app.settings)
     levels = quantile_levels(body.quantiles, body.levels, manifest)
-    if body.horizon > state.settings.max_horizon:
-        raise LimitExceededError(f"at most {state.settings.max_horizon} values are forecast at once", "$.horizon")
+    if body.horizon > app.settings.max_horizon:
+        raise LimitExceededError(f"at most {app.settings.max_horizon} values are forecast at once", "$.horizon")
     step = body.horizon if body.step is None else body.step
-    check_windows(body.windows, state.settings, "$.windows")
-    check_answer(body.windows * body.horizon * (len(levels) + 2), state.settings, "$.windows")
+    check_windows(body.windows, app.settings, "$.windows")
+    check_answer(body.windows * body.horizon * (len(levels) + 2), app.settings, "$.windows")
     request = CrossValidationRequest(values, body.horizon, body.windows, step, levels, value_bounds(body))
     request.check()
     times = timestamps(body, len(values))
     start = begin(manifest, body.season_length, body.freq)
     call.hold(request.most_bytes(manifest), "$.windows", model.engine)
     task = cross_validate(manifest, request, start)
-    found = await asyncio.wrap_future(model.engine.submit(task, request.work, call.deadline, call.group))
-    state.metrics.read.labels(model.label).inc(request.cutoffs[-1])
-    state.metrics.predicted.labels(model.label).inc(body.windows * body.horizon)
+    found = await asyncio.wrap_future(call.submit(model.engine, task, request.work))
+    app.metrics.read.labels(model.label).inc(request.cutoffs[-1])
+    app.metrics.predicted.labels(model.label).inc(body.windows * body.horizon)
     told = season_of(start)
     season = told if told and told[0] > 1 else found.season
     scores = accuracy(found, values[:, 0], levels, season[0] if season else 1)

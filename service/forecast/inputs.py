@@ -12,11 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecast.bounds import Bounds
+from service.forecast.manifest import ForecastManifest
+from service.forecast.schemas import SeriesBody, Values
 from service.forecast.task import check_levels, tails
 from service.forecast.timestamps import timestamps_after
 from service.http.problems import NO_SERIES, json_path, refusal
-from service.http.schemas import SeriesBody, Values
-from service.manifest import ForecastManifest
 from service.settings import Settings
 
 Floats = NDArray[np.float64]

@@ -16,6 +16,7 @@ from service.errors import InvalidRequestError, LimitExceededError, NotOfferedEr
 from service.forecast.anomalies import Anomalies, AnomalyRequest, detect
 from service.forecast.backtest import CrossValidation, CrossValidationRequest, cross_validate
 from service.forecast.inputs import check_windows
+from service.forecast.manifest import ForecastManifest
 from service.forecast.nixtla_dates import without_dates
 from service.forecast.nixtla_metadata import ClientVersion, forecaster
 from service.forecast.nixtla_payload import (
@@ -35,16 +36,14 @@ from service.forecast.nixtla_payload import (
     place,
     quantile_levels,
 )
-from service.forecast.routes import all_done
 from service.forecast.task import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
-from service.http.context import TIMED, Call, ThisCall
+from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
 from service.http.json_pieces import in_pieces, json_pieces
 from service.http.json_route import JsonRoute
 from service.http.methods import check_method
-from service.http.offload import in_turns
+from service.http.offload import in_turns, wait_all
 from service.http.problems import documented
-from service.manifest import ForecastManifest
-from service.registry import Model
+from service.kind import Model
 from service.settings import Settings
 
 router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
@@ -73,15 +72,16 @@ PROBLEMS = documented(400, 401, 404, 409, 413, 415, 422, 429, 503, 504)
     "/v2/forecast",
     operation_id="nixtla_forecast",
     response_model=ForecastResult,
-    openapi_extra=TIMED,
+    openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
 )
 async def post_forecast(
-    body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: ThisCall, client: ClientVersion = None
+    body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: Context, client: ClientVersion = None
 ) -> Response:
     """What `NixtlaClient.forecast` asks for."""
-    model, manifest = forecaster(body.model, call.state)
-    settings, levels, freq = call.state.settings, quantile_levels(body.level, manifest), body.season_freq(client)
+    model = forecaster(body.model, call.app)
+    manifest = model.manifest
+    settings, levels, freq = call.app.settings, quantile_levels(body.level, manifest), body.season_freq(client)
 
     def jobs() -> "Iterator[_Job[Forecast]]":
         _check_horizon(body.h, settings)
@@ -107,19 +107,20 @@ async def post_forecast(
     "/v2/cross_validation",
     operation_id="nixtla_cross_validation",
     response_model=PanelResult,
-    openapi_extra=TIMED,
+    openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
 )
 async def post_cross_validation(
     body: Annotated[CrossValidationPayload, Body(openapi_examples=CROSS_VALIDATION)],
-    call: ThisCall,
+    call: Context,
     client: ClientVersion = None,
 ) -> Response:
     """What `NixtlaClient.cross_validation` asks for; and, with `full_history`, `forecast` with `add_history`."""
     if body.full_history:
         return await _history(body, call, client)
-    model, manifest = forecaster(body.model, call.state)
-    settings, levels, freq = call.state.settings, quantile_levels(body.level, manifest), body.season_freq(client)
+    model = forecaster(body.model, call.app)
+    manifest = model.manifest
+    settings, levels, freq = call.app.settings, quantile_levels(body.level, manifest), body.season_freq(client)
     step = body.step_size or body.h
 
     def jobs() -> "Iterator[_Job[CrossValidation]]":
@@ -149,19 +150,20 @@ async def post_cross_validation(
     "/v2/historic_forecast",
     operation_id="nixtla_historic_forecast",
     response_model=PanelResult,
-    openapi_extra=TIMED,
+    openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
 )
 async def post_historic_forecast(
-    body: Annotated[HistoryPayload, Body(openapi_examples=HISTORY)], call: ThisCall, client: ClientVersion = None
+    body: Annotated[HistoryPayload, Body(openapi_examples=HISTORY)], call: Context, client: ClientVersion = None
 ) -> Response:
     """What R's client and that of Python before 0.8 ask for with `add_history`."""
     return await _history(body, call, client)
 
 
-async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, client: str | None) -> Response:
+async def _history(body: HistoryPayload | CrossValidationPayload, call: RequestContext, client: str | None) -> Response:
     """Each value but the first, one step ahead from all before it."""
-    model, manifest = forecaster(body.model, call.state)
+    model = forecaster(body.model, call.app)
+    manifest = model.manifest
     levels = quantile_levels(body.level, manifest)
 
     def read(values: Floats, start: Snapshot) -> tuple[Task[Forecast], int]:
@@ -178,7 +180,7 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, cl
             **_last([size - 1 for size in body.series.sizes], body.series.sizes),
         }
 
-    jobs = _one_step_ahead(body, len(levels), manifest, call.state.settings, client, read, nothing)
+    jobs = _one_step_ahead(body, len(levels), manifest, call.app.settings, client, read, nothing)
     return await _answered(call, model, jobs, answer)
 
 
@@ -186,14 +188,15 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: Call, cl
     "/v2/anomaly_detection",
     operation_id="nixtla_anomaly_detection",
     response_model=AnomalyResult,
-    openapi_extra=TIMED,
+    openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
 )
 async def post_anomaly_detection(
-    body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: ThisCall, client: ClientVersion = None
+    body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: Context, client: ClientVersion = None
 ) -> Response:
     """What `NixtlaClient.detect_anomalies` asks for: all values but the first, each judged one step ahead."""
-    model, manifest = forecaster(body.model, call.state)
+    model = forecaster(body.model, call.app)
+    manifest = model.manifest
     level = body.level
     check_levels(tails(level), manifest, "$.level")
 
@@ -211,7 +214,7 @@ async def post_anomaly_detection(
         where = _last([size - 1 for size in sizes], sizes)
         return {**_verdicts(level, bounds, values[where["idxs"]]), **where}
 
-    jobs = _one_step_ahead(body, 3, manifest, call.state.settings, client, read, nothing)
+    jobs = _one_step_ahead(body, 3, manifest, call.app.settings, client, read, nothing)
     return await _answered(call, model, jobs, answer)
 
 
@@ -219,16 +222,17 @@ async def post_anomaly_detection(
     "/v2/online_anomaly_detection",
     operation_id="nixtla_online_anomaly_detection",
     response_model=AnomalyResult,
-    openapi_extra=TIMED,
+    openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
 )
 async def post_online_anomaly_detection(
-    body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: ThisCall, client: ClientVersion = None
+    body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: Context, client: ClientVersion = None
 ) -> Response:
     """What `NixtlaClient.detect_anomalies_online` asks for: the last values of each series, each judged by the newest
     forecast made before it."""
-    model, manifest = forecaster(body.model, call.state)
-    settings, level, freq = call.state.settings, body.level, body.season_freq(client)
+    model = forecaster(body.model, call.app)
+    manifest = model.manifest
+    settings, level, freq = call.app.settings, body.level, body.season_freq(client)
     judged, step = body.detection_size, body.step_size or body.h
     levels = quantile_levels([level], manifest)
 
@@ -335,10 +339,13 @@ def _windows(
 
 
 async def _answered(
-    call: Call, model: Model, made: Iterator[_Job[Made]], answer: Callable[[list[Made]], dict[str, Any]]
+    call: RequestContext,
+    model: Model[ForecastManifest],
+    made: Iterator[_Job[Made]],
+    answer: Callable[[list[Made]], dict[str, Any]],
 ) -> Response:
     """Do the jobs, and answer with what they found; what is many is done in turns with others."""
-    most = call.state.settings.max_waiting_steps
+    most = call.app.settings.max_waiting_steps
     jobs, read, predicted = [], 0, 0
     await asyncio.sleep(0)  # a large body has just been validated
     async for job in in_turns(made, call.deadline):
@@ -350,9 +357,9 @@ async def _answered(
     call.hold(sum(job.most_bytes for job in jobs), "$.series", model.engine)
 
     def submit(i: int) -> Future[Made]:
-        return model.engine.submit(jobs[i].task, jobs[i].read + jobs[i].predicted, call.deadline, call.group)
+        return call.submit(model.engine, jobs[i].task, jobs[i].read + jobs[i].predicted)
 
-    ended = await all_done({i: job.read for i, job in enumerate(jobs)}, submit)
+    ended = await wait_all({i: job.read for i, job in enumerate(jobs)}, submit)
     found = []
     for i in range(len(jobs)):
         try:
@@ -360,8 +367,8 @@ async def _answered(
         except InvalidRequestError as error:
             error.path = place(i)
             raise
-    call.state.metrics.read.labels(model.label).inc(read)
-    call.state.metrics.predicted.labels(model.label).inc(predicted)
+    call.app.metrics.read.labels(model.label).inc(read)
+    call.app.metrics.predicted.labels(model.label).inc(predicted)
     whose = {"name": model.manifest.name, "version": model.manifest.version}
     rest = {"model": whose, "weights_x": None, "feature_contributions": None}
     return await in_pieces(json_pieces({**answer(found), **rest}), call.deadline)

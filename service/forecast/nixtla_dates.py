@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequestError
+from service.forecast.manifest import ForecastManifest
 from service.forecast.nixtla_payload import SeriesPayload
 from service.forecast.timestamps import times_of
-from service.manifest import ForecastManifest
 
 Times = NDArray[np.datetime64]
 Numbers = NDArray[np.int64]

@@ -6,6 +6,8 @@ from fastapi import APIRouter, Header, Query
 from pydantic import Field
 
 from service.errors import InvalidRequestError
+from service.forecast.kind import FORECAST
+from service.forecast.manifest import ForecastManifest
 from service.forecast.nixtla_payload import (
     DetailAnswer,
     FinetunedModels,
@@ -19,9 +21,8 @@ from service.forecast.timestamps import seasons_of
 from service.http.json_route import JsonRoute
 from service.http.problems import documented
 from service.http.schemas import Body
-from service.http.state import CarryState, State
-from service.manifest import ForecastManifest
-from service.registry import Model
+from service.http.state import App, AppState
+from service.kind import Model
 
 router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
 
@@ -44,7 +45,7 @@ class ModelParamsBody(Body):
 
 @router.get("/model_params", operation_id="nixtla_model_params", responses=documented(401, 404, 409, 422))
 async def get_model_params(
-    state: CarryState,
+    app: App,
     model: Annotated[str | None, Query(max_length=80)] = None,
     freq: Annotated[str | None, Query(max_length=40, description="Tells the seasons that the model needs.")] = None,
     client: ClientVersion = None,
@@ -52,36 +53,35 @@ async def get_model_params(
     """How far the model looks ahead at once, and how much of each series the client should send. A client that says its
     version sends all there is. An older one refuses series that are not as long as the two together, so that it is told
     what the model needs: two or three seasons."""
-    _, manifest = forecaster(model, state)
+    manifest = forecaster(model, app).manifest
     if client is None:
         return _needed(manifest, freq)
-    most = max(1, (state.settings.max_series_length - state.settings.max_horizon) // 3)
+    most = max(1, (app.settings.max_series_length - app.settings.max_horizon) // 3)
     return ModelParamsAnswer(detail=ModelParams(input_size=most, horizon=manifest.horizon))
 
 
 @router.post("/model_params", operation_id="nixtla_model_params_of_r", responses=documented(401, 404, 409, 422))
-async def post_model_params(state: CarryState, body: ModelParamsBody) -> ModelParamsAnswer:
+async def post_model_params(app: App, body: ModelParamsBody) -> ModelParamsAnswer:
     """The same, as R's client asks for it."""
-    _, manifest = forecaster(body.model, state)
-    return _needed(manifest, body.freq)
+    return _needed(forecaster(body.model, app).manifest, body.freq)
 
 
 @router.get("/validate_api_key", operation_id="nixtla_validate_api_key", responses=documented(401))
-async def get_validate_api_key(state: CarryState) -> DetailAnswer:
+async def get_validate_api_key(app: App) -> DetailAnswer:
     """Whether the caller's key is known."""
-    return DetailAnswer(detail="the key is valid" if state.owners else "any key will do: this service asks for none")
+    return DetailAnswer(detail="the key is valid" if app.owners else "any key will do: this service asks for none")
 
 
 @router.post("/validate_token", operation_id="nixtla_validate_token", responses=documented(401))
-async def post_validate_token(state: CarryState) -> DetailAnswer:
+async def post_validate_token(app: App) -> DetailAnswer:
     """The same, as R's client asks for it."""
-    return await get_validate_api_key(state)
+    return await get_validate_api_key(app)
 
 
 @router.get("/v2/models", operation_id="nixtla_list_models", responses=documented(401))
-async def get_models(state: CarryState) -> ModelNames:
+async def get_models(app: App) -> ModelNames:
     """The names of the forecasters."""
-    names = {model.manifest.name for model in state.registry.models if model.manifest.kind == "forecast"}
+    names = {model.manifest.name for model in app.registry.current.of_kind(FORECAST)}
     return ModelNames(models=[ModelName(name=name) for name in sorted(names)])
 
 
@@ -97,12 +97,10 @@ async def get_finetuned_models() -> FinetunedModels:
     return FinetunedModels(finetuned_models=[])
 
 
-def forecaster(name: str | None, state: State) -> tuple[Model, ForecastManifest]:
+def forecaster(name: str | None, app: AppState) -> Model[ForecastManifest]:
     """The model of that name. Nixtla's own models are not here: the default forecaster answers for them."""
     theirs = name is not None and name.startswith("timegpt")
-    model = state.registry.find_kind(None if theirs else name, "forecast")
-    assert isinstance(model.manifest, ForecastManifest)
-    return model, model.manifest
+    return app.registry.find_kind(None if theirs else name, FORECAST)
 
 
 def _needed(manifest: ForecastManifest, freq: str | None) -> ModelParamsAnswer:

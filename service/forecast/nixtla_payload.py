@@ -13,10 +13,11 @@ from pydantic import BeforeValidator, Field
 
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecast.inputs import feature_column
+from service.forecast.manifest import ForecastManifest
+from service.forecast.schemas import Values
 from service.forecast.task import check_levels, tails
 from service.forecast.timestamps import seasons_of
-from service.http.schemas import MOST_COUNT, Answer, Body, ModelId, Number, Values, never
-from service.manifest import ForecastManifest
+from service.http.schemas import MOST_COUNT, Answer, Body, ModelId, Number, never
 from service.settings import Settings
 
 Floats = NDArray[np.float64]

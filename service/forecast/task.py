@@ -12,9 +12,9 @@ from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError
 from service.forecast.bounds import UNBOUNDED, Bounds
 from service.forecast.intervals import widened
+from service.forecast.manifest import ForecastManifest
 from service.forecast.quantiles import TAIL_END, interpolate
 from service.forecast.timestamps import seasons_of
-from service.manifest import ForecastManifest
 
 Floats = NDArray[np.float64]
 Made = TypeVar("Made")

@@ -11,7 +11,7 @@ from pydantic import Field
 from service.errors import CarryError, NotReadyError
 from service.http.problems import documented
 from service.http.schemas import Answer
-from service.http.state import CarryState, State
+from service.http.state import App, AppState
 
 router = APIRouter(tags=["operation"])
 
@@ -46,25 +46,25 @@ async def get_live() -> Live:
 
 @router.get("/health/ready", operation_id="health_ready", responses=documented(422, 503))
 async def get_ready(
-    state: CarryState,
+    app: App,
     store: Annotated[bool, Query(description="Not ready, too, while the session store does not answer.")] = False,
 ) -> Ready:
     """Whether every process of the machine has its models loaded, and each passes its smoke test. There is one whenever
     a step fails, and then until it passes."""
-    own = reason_not_ready(state)
+    own = reason_not_ready(app)
     reasons = [f"process {os.getpid()} {own}"] if own else []
-    reasons += state.board.others_not_ready(state.place)
+    reasons += app.board.others_not_ready(app.place)
     if reasons:
         raise NotReadyError("; ".join(reasons))
-    is_up = await state.sessions.is_up()
+    is_up = await app.sessions.is_up()
     if store and not is_up:
         raise NotReadyError("the session store does not answer")
-    return Ready(models=len(state.registry.models), store="up" if is_up else "down")
+    return Ready(models=len(app.registry.models), store="up" if is_up else "down")
 
 
-def reason_not_ready(state: State) -> str:
+def reason_not_ready(app: AppState) -> str:
     """Why this process is not ready; "" if it is."""
-    models = state.registry.models
+    models = app.registry.models
     if not models:
         return "has no model loaded; GET /models tells why"
     failed = [model.label for model in models if model.engine.failed]
@@ -73,9 +73,9 @@ def reason_not_ready(state: State) -> str:
 
 @router.get("/health", include_in_schema=False)
 @router.get("/ping", include_in_schema=False)
-async def get_health(state: CarryState) -> Response:
+async def get_health(app: App) -> Response:
     """As `/health/ready`, where clients of vLLM and SageMaker look: 200 without a body."""
-    await get_ready(state)
+    await get_ready(app)
     return Response()
 
 
@@ -88,8 +88,8 @@ async def get_version() -> Version:
 @router.get(
     "/metrics", operation_id="get_metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
 )
-async def get_metrics(state: CarryState) -> Response:
+async def get_metrics(app: App) -> Response:
     """Counters and histograms for Prometheus."""
     with suppress(CarryError):  # the store cannot be reached: what it last held stands
-        await state.sessions.measure()
-    return Response(state.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        await app.sessions.measure()
+    return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

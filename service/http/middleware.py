@@ -24,7 +24,7 @@ from service.errors import (
     MalformedBodyError,
     UnexpectedError,
 )
-from service.http.context import owner_of_call
+from service.http.context import authenticate
 from service.http.offload import in_turns
 from service.http.problems import problem_answer
 from service.metrics import Metrics
@@ -143,7 +143,7 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         try:
             if scope["path"] not in OPEN:
-                scope["carry.owner"] = owner_of_call(scope["app"].state.carry, headers.get("authorization"))
+                scope["carry.owner"] = authenticate(scope["app"].state.carry, headers.get("authorization"))
             origin = headers.get("origin")
             if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):
                 raise CrossOriginError("pages of another origin may not call this service")

@@ -1,19 +1,19 @@
 """GET /models, GET /models/{name} and POST /models/reload."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import BaseModel, Field, SerializeAsAny
 
-from service.http.context import TIMED, ThisCall
+from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.problems import documented
 from service.http.schemas import Answer
-from service.http.state import CarryState
-from service.manifest import ForecastManifest, TextManifest
-from service.registry import Catalogue, Model, Refused
-from service.text.openai import cards
-from service.text.openai_payload import ModelCard
+from service.http.state import App, AppState
+from service.kind import Model
+from service.manifest import Manifest
+from service.registry import ModelSet
+from service.registry import RejectedModel as Rejected
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -23,7 +23,7 @@ class LoadedModel(Answer):
 
     name: str
     version: int
-    kind: Literal["forecast", "text"]
+    kind: str
     precision: Literal["float32", "int8"] = Field(description="Of the graph that is served.")
     description: str
     default: bool
@@ -42,7 +42,7 @@ class ModelsAnswer(Answer):
     """All model folders."""
 
     object: Literal["list"] = "list"
-    data: list[ModelCard] = Field(description="The text models as `GET /v1/models` has them.")
+    data: list[SerializeAsAny[BaseModel]] = Field(description="The text models as `GET /v1/models` has them.")
     models: list[LoadedModel]
     refused: list[RefusedModel]
 
@@ -57,49 +57,54 @@ class ReloadAnswer(ModelsAnswer):
 class ModelAnswer(Answer):
     """One model: its newest version's manifest, and its other versions."""
 
-    manifest: ForecastManifest | TextManifest
+    manifest: SerializeAsAny[Manifest]
     versions: list[int]
     refused: list[RefusedModel]
 
 
 @router.get("", operation_id="list_models")
-async def get_models(state: CarryState) -> ModelsAnswer:
+async def get_models(app: App) -> ModelsAnswer:
     """What is loaded, how well it measured, and what was refused and why."""
-    current = state.registry.current
-    return ModelsAnswer(data=cards(state), models=_loaded(current), refused=_refused(current.refused))
+    current = app.registry.current
+    return ModelsAnswer(data=_listed(app), models=_loaded(current), refused=_rejected(current.rejected))
 
 
-@router.post("/reload", operation_id="reload_models", openapi_extra=TIMED, responses=documented(422, 504))
-async def post_reload(call: ThisCall) -> ReloadAnswer:
+@router.post("/reload", operation_id="reload_models", openapi_extra=TIMEOUT_HEADERS, responses=documented(422, 504))
+async def post_reload(call: Context) -> ReloadAnswer:
     """Look at the model folders again, in all processes of the machine: what is new, changed or gone is so from one
     request to the next, without a pause. The answer comes when all processes have done it."""
-    state = call.state
-    before = state.registry.models
-    await state.reloader.everywhere(call.deadline)
-    current = state.registry.current
+    app = call.app
+    before = app.registry.models
+    await app.reloader.everywhere(call.deadline)
+    current = app.registry.current
     return ReloadAnswer(
-        data=cards(state),
+        data=_listed(app),
         models=_loaded(current),
-        refused=_refused(current.refused),
+        refused=_rejected(current.rejected),
         loaded=[model.label for model in current.models if model not in before],
         unloaded=[model.label for model in before if model not in current.models],
     )
 
 
 @router.get("/{name}", operation_id="get_model", responses=documented(404, 409, 422))
-async def get_model(name: str, state: CarryState) -> ModelAnswer:
+async def get_model(name: str, app: App) -> ModelAnswer:
     """A model's manifest: what it takes and gives, how it was made, how well it measured. `name` or `name@version`."""
-    current = state.registry.current
+    current = app.registry.current
     model = current.find(name)
     return ModelAnswer(
         manifest=model.manifest,
         versions=[m.manifest.version for m in current.models if m.manifest.name == model.manifest.name],
-        refused=_refused(r for r in current.refused if r.name == model.manifest.name),
+        refused=_rejected(r for r in current.rejected if r.name == model.manifest.name),
     )
 
 
-def _loaded(current: Catalogue[Model]) -> list[LoadedModel]:
-    def shown(model: Model) -> LoadedModel:
+def _listed(app: AppState) -> list[BaseModel]:
+    current = app.registry.current
+    return [entry for kind in app.kinds for entry in kind.listed(current.of_kind(kind), app.settings)]
+
+
+def _loaded(current: ModelSet[Model[Any]]) -> list[LoadedModel]:
+    def describe(model: Model[Any]) -> LoadedModel:
         manifest = model.manifest
         newest = current.find(manifest.name) is model
         return LoadedModel(
@@ -108,12 +113,12 @@ def _loaded(current: Catalogue[Model]) -> list[LoadedModel]:
             kind=manifest.kind,
             precision=model.precision,
             description=manifest.description,
-            default=newest and current.default(manifest.kind) == manifest.name,
+            default=newest and current.default(model.kind) == manifest.name,
             metrics=manifest.metrics,
         )
 
-    return [shown(model) for model in current.models]
+    return [describe(model) for model in current.models]
 
 
-def _refused(refused: Iterable[Refused]) -> list[RefusedModel]:
-    return [RefusedModel(name=r.name, version=r.version, reason=r.reason) for r in refused]
+def _rejected(rejected: Iterable[Rejected]) -> list[RefusedModel]:
+    return [RefusedModel(name=each.name, version=each.version, reason=each.reason) for each in rejected]

@@ -1,38 +1,27 @@
 """/sessions: states that the service keeps, as resources."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.openapi.models import Example
-from pydantic import Field
+from pydantic import Field, create_model
 
 from service.engine.sequence import FRESH, Snapshot
-from service.errors import (
-    CarryError,
-    InvalidRequestError,
-    LimitExceededError,
-    StateRefusedError,
-)
-from service.forecast.inputs import series_values
-from service.forecast.task import ForecastRequest, begin, forecast
-from service.http.context import CHANGING, CREATING, LOOKING, Call, ThisCall
+from service.errors import CarryError, InvalidRequestError, LimitExceededError, StateRefusedError
+from service.http.context import CREATE_HEADERS, READ_HEADERS, WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, encoded, json_answer
 from service.http.problems import documented
-from service.http.schemas import Answer, Freq, ModelId, ModelName, Number, SeasonLength, Series, SessionId, Text
+from service.http.schemas import Answer, ModelId, ModelName, Number, SessionId
 from service.http.schemas import Body as RequestBody
-from service.http.state import State
-from service.http.stateful import Reply, etag, model_of_session, model_of_state, reference
-from service.manifest import ForecastManifest
-from service.registry import Model
-from service.sessions.sessions import Turn
+from service.http.state import AppState
+from service.http.stateful import Reply, etag, model_of_session, model_of_state, reference, stateful
+from service.kind import Kind, Model
+from service.sessions.sessions import SessionUpdate
 from service.sessions.state import read_header, signed, verified
 from service.sessions.store import Session
-from service.text.answers import read_texts
-from service.text.routes import check_length
-from service.text.task import predict, predict_bytes
 
 router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
 
@@ -53,10 +42,6 @@ class CreateBody(RequestBody):
 
     model: ModelName = None
     ttl: Ttl = None
-    prompt: Text | None = Field(default=None, description="A text to read.")
-    series: Series | None = Field(default=None, description="Values to read, as in `POST /forecast`.")
-    freq: Freq = None
-    season_length: SeasonLength = None
     state: str | None = Field(default=None, description="A state that the service gave, to go on from there.")
 
 
@@ -124,79 +109,55 @@ class StateAnswer(Answer):
     state: str = Field(description="Opaque, signed, and good for this very model only, for whoever has it.")
 
 
-@router.post(
-    "",
-    operation_id="create_session",
-    status_code=201,
-    response_model=SessionAnswer,
-    openapi_extra=CREATING,
-    responses=documented(400, 401, 404, 409, 422, 429, 503, 504, 507),
-)
-async def post_session(
-    body: Annotated[CreateBody, Body(openapi_examples=CREATE_EXAMPLES)],
-    call: ThisCall,
-) -> Response:
-    """Begin a session."""
-    state = call.state
-    ttl = _ttl(body.ttl, state)
-    replay = await state.sessions.replayed(call.caller)
-    if replay is not None:
-        return Reply.unpacked(replay, replayed=True).response()
-    key = b"" if body.state is None else await state.sessions.state_key()
-    model, start = _begin(body, state, key)
-    return await _create(call, model.codec.encode(await _read(body, call, model, start)), ttl)
-
-
 @router.get("", operation_id="list_sessions", response_model=SessionsAnswer, responses=documented(401, 422, 503))
 async def get_sessions(
-    call: ThisCall,
+    call: Context,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str, Query(max_length=64, pattern="^[0-9a-f]*$", description="`next` of the page before.")] = "",
 ) -> Response:
     """The sessions that live, one's own if the service has API keys, in the order of their ids."""
-    found = await call.state.sessions.list(call.caller.owner, after, limit + 1)
-    shown = [SessionAnswer(**_shown(session)) for session in found[:limit]]
-    return json_answer(SessionsAnswer(sessions=shown, next=shown[-1].id if len(found) > limit else None))
+    sessions = await call.app.sessions.list(call.caller.owner, after, limit + 1)
+    page = [SessionAnswer(**_fields(session)) for session in sessions[:limit]]
+    return json_answer(SessionsAnswer(sessions=page, next=page[-1].id if len(sessions) > limit else None))
 
 
 @router.get(
     "/{id}",
     operation_id="get_session",
     response_model=WholeSessionAnswer,
-    openapi_extra=LOOKING,
+    openapi_extra=READ_HEADERS,
     responses=documented(401, 404, 410, 412, 422, 503),
 )
-async def get_session(id: str, call: ThisCall) -> Response:
+async def get_session(id: str, call: Context) -> Response:
     """A session: where it stands, and the versions that it can go back to."""
-    state = call.state
-    session, _ = await state.sessions.look(call.caller, id)
+    app = call.app
+    session, _ = await app.sessions.get(call.caller, id)
     versions = [
         VersionAnswer(version=v.version, position=v.position, updated_at=_iso(v.updated_at))
-        for v in await state.sessions.versions(session)
+        for v in await app.sessions.versions(session)
     ]
     try:
-        loaded = bool(model_of_session(state, session))
+        loaded = bool(model_of_session(app, session))
     except CarryError:
         loaded = False
-    whole = WholeSessionAnswer(**_shown(session), model_loaded=loaded, versions=versions)
-    return json_answer(whole, headers=etag(session))
+    answer = WholeSessionAnswer(**_fields(session), model_loaded=loaded, versions=versions)
+    return json_answer(answer, headers=etag(session))
 
 
 @router.delete(
     "/{id}",
     operation_id="delete_session",
     status_code=204,
-    openapi_extra=CHANGING,
+    openapi_extra=WRITE_HEADERS,
     responses=documented(401, 404, 409, 410, 412, 422, 503, 504, 507),
 )
-async def delete_session(id: str, call: ThisCall) -> Response:
+@stateful
+async def delete_session(id: str, call: Context) -> Response:
     """End a session."""
-
-    async def delete(turn: Turn) -> bytes | None:
-        ended = Reply(b"", 204).packed()
-        return ended if await turn.delete(ended) else None
-
-    return await _turned(call, id, delete)
+    reply = Reply(b"", 204)
+    async with call.app.sessions.update(call.caller, id, call.deadline) as update:
+        await update.delete(call.receipt(reply.packed))
+    return reply.response()
 
 
 @router.post(
@@ -204,19 +165,18 @@ async def delete_session(id: str, call: ThisCall) -> Response:
     operation_id="fork_session",
     status_code=201,
     response_model=SessionAnswer,
-    openapi_extra=CHANGING,
+    openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 429, 503, 507),
 )
-async def post_fork(id: str, call: ThisCall, body: ForkBody | None = None) -> Response:
+@stateful
+async def post_fork(id: str, call: Context, body: ForkBody | None = None) -> Response:
     """A new session that stands where this one does, or did at one of its versions. This one stays as it is."""
-    body, state = body or ForkBody(), call.state
-    ttl = None if body.ttl is None else _ttl(body.ttl, state)
-    replay = await state.sessions.replayed(call.caller)
-    if replay is not None:
-        return Reply.unpacked(replay, replayed=True).response()
-    session, payload = await state.sessions.look(call.caller, id)
-    if body.version not in (None, session.version):
-        payload = await state.sessions.earlier(session, body.version)
+    body, sessions = body or ForkBody(), call.app.sessions
+    ttl = None if body.ttl is None else _ttl(body.ttl, call.app)
+    await sessions.check_replay(call.caller)
+    session, payload = await sessions.get(call.caller, id)
+    if body.version is not None and body.version != session.version:
+        payload = await sessions.state_at(session, body.version)
     return await _create(call, payload, ttl or session.ttl)
 
 
@@ -224,32 +184,30 @@ async def post_fork(id: str, call: ThisCall, body: ForkBody | None = None) -> Re
     "/{id}/rewind",
     operation_id="rewind_session",
     response_model=SessionAnswer,
-    openapi_extra=CHANGING,
+    openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 504, 507),
 )
-async def post_rewind(id: str, body: RewindBody, call: ThisCall) -> Response:
+@stateful
+async def post_rewind(id: str, body: RewindBody, call: Context) -> Response:
     """Let a session stand where it did at an earlier version. That is a new version: it can be taken back as well."""
-
-    async def rewind(turn: Turn) -> bytes | None:
-        payload = turn.state
-        if body.version != turn.session.version:
-            payload = await call.state.sessions.earlier(turn.session, body.version)
-        return await turn.move(read_header(payload)[0].position, payload, _packed)
-
-    return await _turned(call, id, rewind)
+    async with call.app.sessions.update(call.caller, id, call.deadline) as update:
+        payload = update.state
+        if body.version != update.session.version:
+            payload = await call.app.sessions.state_at(update.session, body.version)
+        return await _commit(call, update, payload)
 
 
 @router.get(
     "/{id}/state",
     operation_id="get_session_state",
     response_model=StateAnswer,
-    openapi_extra=LOOKING,
+    openapi_extra=READ_HEADERS,
     responses=documented(401, 404, 410, 412, 422, 503),
 )
-async def get_state(id: str, call: ThisCall) -> Response:
+async def get_state(id: str, call: Context) -> Response:
     """Export where a session stands."""
-    session, payload = await call.state.sessions.look(call.caller, id)
-    exported = signed(payload, await call.state.sessions.state_key())
+    session, payload = await call.app.sessions.get(call.caller, id)
+    exported = signed(payload, await call.app.sessions.state_key())
     model = ModelId(name=session.model, version=session.model_version)
     return json_answer(StateAnswer(model=model, session=reference(session), state=exported), headers=etag(session))
 
@@ -258,104 +216,133 @@ async def get_state(id: str, call: ThisCall) -> Response:
     "/{id}/state",
     operation_id="put_session_state",
     response_model=SessionAnswer,
-    openapi_extra=CHANGING,
+    openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 504, 507),
 )
-async def put_state(id: str, body: StateBody, call: ThisCall) -> Response:
+@stateful
+async def put_state(id: str, body: StateBody, call: Context) -> Response:
     """Let a session stand where a state says that was exported, from this session or from another of its model."""
-    key = await call.state.sessions.state_key()
-
-    async def put(turn: Turn) -> bytes | None:
+    key = await call.app.sessions.state_key()
+    async with call.app.sessions.update(call.caller, id, call.deadline) as update:
+        session = update.session
         try:
             payload, header = verified(body.state, key)
-            own = turn.session
-            if (header.model, header.version, header.sha256) != (own.model, own.model_version, own.sha256):
+            if (header.model, header.version, header.sha256) != (session.model, session.model_version, session.sha256):
                 raise StateRefusedError(
-                    f"the state is of {header.model}@{header.version}, the session of {own.model}@{own.model_version}, "
-                    "or of another graph of it"
+                    f"the state is of {header.model}@{header.version}, the session of "
+                    f"{session.model}@{session.model_version}, or of another graph of it"
                 )
-            model_of_session(call.state, own).codec.accept(payload)
+            model_of_session(call.app, session).codec.accept(payload)
         except StateRefusedError as error:
             error.path = "$.state"
             raise
-        return await turn.move(header.position, payload, _packed)
-
-    return await _turned(call, id, put)
+        return await _commit(call, update, payload)
 
 
-async def _turned(call: Call, id: str, change: Callable[[Turn], Awaitable[bytes | None]]) -> Response:
-    """The answer to a change of a session."""
-    return Reply.unpacked(*await call.state.sessions.change(call.caller, id, call.deadline, change)).response()
+def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
+    """POST /sessions, whose body has the first inputs of these kinds, and all other routes of sessions."""
+    first_inputs = {kind: tuple(kind.first_input.model_fields) for kind in kinds}
+    bases: Any = (CreateBody, *(kind.first_input for kind in kinds))
+    body_type = create_model("CreateBody", __base__=bases, __doc__=CreateBody.__doc__)
+    creating = APIRouter(prefix=router.prefix, tags=router.tags, route_class=JsonRoute)
+
+    @stateful
+    async def post_session(
+        body: Any,
+        call: Context,
+    ) -> Response:
+        """Begin a session."""
+        ttl = _ttl(body.ttl, call.app)
+        await call.app.sessions.check_replay(call.caller)
+        kind = _kind_of_first_input(body, first_inputs)
+        if kind is None:
+            model, start = await _model_and_start(body, call.app)
+        else:
+            model = call.app.registry.find_kind(body.model, kind)
+            start = await _read_first_input(body, model, call)
+        return await _create(call, model.codec.encode(start), ttl)
+
+    # The type of the body is known only here, so that it cannot be written as an annotation.
+    post_session.__annotations__["body"] = Annotated[body_type, Body(openapi_examples=CREATE_EXAMPLES)]
+    creating.post(
+        "",
+        operation_id="create_session",
+        status_code=201,
+        response_model=SessionAnswer,
+        openapi_extra=CREATE_HEADERS,
+        responses=documented(400, 401, 404, 409, 422, 429, 503, 504, 507),
+    )(post_session)
+    creating.routes.extend(router.routes)
+    return creating
 
 
-def _begin(body: CreateBody, state: State, key: bytes) -> tuple[Model, Snapshot]:
-    """The model, and where the session begins."""
-    given = [name for name in ("prompt", "series", "state") if getattr(body, name) is not None]
+def _kind_of_first_input(body: Any, first_inputs: Mapping[Kind[Any], Sequence[str]]) -> Kind[Any] | None:
+    """The kind of which the body has a first input.
+
+    Raises:
+        InvalidRequestError: it has several, or one and a state, or fields that say how to read an input that it lacks.
+    """
+    inputs = {fields[0]: kind for kind, fields in first_inputs.items()}
+    given = [name for name in (*sorted(inputs), "state") if getattr(body, name) is not None]
     if len(given) > 1:
-        raise InvalidRequestError("give one of `prompt`, `series` and `state`", f"$.{given[1]}")
-    for name in ("freq", "season_length"):
-        if body.series is None and getattr(body, name) is not None:
-            raise InvalidRequestError("belongs to the call that brings the first values of a series", f"$.{name}")
-    if body.state:
-        model, payload = model_of_state(state, body.state, key)
-        if body.model not in (None, model.manifest.name, model.label):
-            raise InvalidRequestError(f"the state is of {model.label}", "$.model")
-        return model, model.codec.accept(payload)
-    if given and given[0] != "state":
-        return state.registry.find_kind(body.model, "text" if body.prompt is not None else "forecast"), FRESH
-    if body.model is None:
-        raise InvalidRequestError("name the model, or give a `prompt`, a `series` or a `state`", "$.model")
-    return state.registry.find(body.model), FRESH
+        *others, last = (f"`{name}`" for name in (*sorted(inputs), "state"))
+        raise InvalidRequestError(f"give one of {', '.join(others)} and {last}", f"$.{given[1]}")
+    for fields in first_inputs.values():
+        for option in fields[1:]:
+            if getattr(body, fields[0]) is None and getattr(body, option) is not None:
+                raise InvalidRequestError(
+                    f"send `{option}` together with the first values, in `{fields[0]}`", f"$.{option}"
+                )
+    return inputs.get(given[0]) if given else None
 
 
-async def _read(body: CreateBody, call: Call, model: Model, start: Snapshot) -> Snapshot:
-    """Where it stands after the first input."""
-    if body.prompt:
-        check_length(body.prompt, call.state, "$.prompt")
-        [prompt], _ = await read_texts(model.tokenizer, {"$.prompt": body.prompt}, "replace")
-        held = predict_bytes(len(prompt.tokens), False, 0, (), model.tokenizer.size)
-        call.hold(held, "$.prompt", model.engine)
-        task = predict(model.tokenizer, prompt, False)
-        return (
-            await asyncio.wrap_future(model.engine.submit(task, 1 + len(prompt.tokens), call.deadline, call.group))
-        ).after
-    if body.series is not None:
-        manifest = model.manifest
-        assert isinstance(manifest, ForecastManifest)
-        values = series_values(body.series, False, manifest, call.state.settings)
-        request = ForecastRequest(values, 1, manifest.quantile_levels)
-        start = begin(manifest, body.season_length, body.freq)
-        call.hold(request.most_bytes(manifest), "$.series", model.engine)
-        reading = forecast(manifest, request, start)
-        return (await asyncio.wrap_future(model.engine.submit(reading, request.work, call.deadline, call.group))).after
-    return start
+async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any], Snapshot]:
+    """The model of a session without a first input, and where it starts: at the state that was brought, if any."""
+    if not body.state:
+        if body.model is None:
+            raise InvalidRequestError("name the model, or give a `prompt`, a `series` or a `state`", "$.model")
+        return app.registry.find(body.model), FRESH
+    model, payload = model_of_state(app, body.state, await app.sessions.state_key())
+    if body.model not in (None, model.manifest.name, model.label):
+        raise InvalidRequestError(f"the state is of {model.label}", "$.model")
+    return model, model.codec.accept(payload)
 
 
-async def _create(call: Call, payload: bytes, ttl: float) -> Response:
-    """A new session that stands there."""
+async def _read_first_input(body: Any, model: Model[Any], call: RequestContext) -> Snapshot:
+    """The state after the first input."""
+    first = await model.kind.prepare_first_input(body, model, call.app.settings)
+    call.hold(first.bytes, first.path, model.engine)
+    return await asyncio.wrap_future(call.submit(model.engine, first.task, first.steps))
+
+
+async def _create(call: RequestContext, payload: bytes, ttl: float) -> Response:
+    """A new session that stands at this state."""
     header = read_header(payload)[0]
     model = (header.model, header.version, header.sha256)
-    packed = await call.state.sessions.create(call.caller, model, header.position, payload, ttl, _packed_new)
-    return Reply.unpacked(packed).response()
+    session = call.app.sessions.new(call.caller, model, header.position, ttl)
+    headers = etag(session) | {"Location": f"/sessions/{session.id}"}
+    reply = Reply(encoded(SessionAnswer(**_fields(session))), 201, headers)
+    await call.app.sessions.create(call.caller, session, payload, call.receipt(reply.packed))
+    return reply.response()
 
 
-def _ttl(given: float | None, state: State) -> float:
-    most = state.settings.max_session_ttl
-    if given is not None and given > most:
-        raise LimitExceededError(f"at most {most:g} seconds", "$.ttl")
-    return state.settings.session_ttl if given is None else given
+async def _commit(call: RequestContext, update: SessionUpdate, payload: bytes) -> Response:
+    """Move a session to this state."""
+    session = update.moved_to(read_header(payload)[0].position)
+    reply = Reply(encoded(SessionAnswer(**_fields(session))), headers=etag(session))
+    await update.commit(session, payload, call.receipt(reply.packed))
+    return reply.response()
 
 
-def _packed(session: Session) -> bytes:
-    return Reply(encoded(SessionAnswer(**_shown(session))), headers=etag(session)).packed()
+def _ttl(ttl: float | None, app: AppState) -> float:
+    limit = app.settings.max_session_ttl
+    if ttl is not None and ttl > limit:
+        raise LimitExceededError(f"at most {limit:g} seconds", "$.ttl")
+    return app.settings.session_ttl if ttl is None else ttl
 
 
-def _packed_new(session: Session) -> bytes:
-    location = {"Location": f"/sessions/{session.id}"}
-    return Reply(encoded(SessionAnswer(**_shown(session))), 201, etag(session) | location).packed()
-
-
-def _shown(session: Session) -> dict[str, object]:
+def _fields(session: Session) -> dict[str, object]:
+    """Those of a `SessionAnswer`."""
     return {
         "id": session.id,
         "model": ModelId(name=session.model, version=session.model_version),

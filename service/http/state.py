@@ -1,11 +1,13 @@
-"""What the routes share: one typed object, made by app.py and kept on the application."""
+"""What all routes share: one typed object, made by app.py and kept on the application."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
-from service.http.streaming import Wakers
+from service.http.streaming import StreamNotifier
+from service.kind import Kind
 from service.memory import MemoryBudget
 from service.metrics import Metrics
 from service.registry import Registry
@@ -16,13 +18,14 @@ from service.workers.reloads import Reloader
 
 
 @dataclass(frozen=True)
-class State:
+class AppState:
     """The settings, the models and the instruments of one application."""
 
+    kinds: Sequence[Kind[Any]]
     settings: Settings
     registry: Registry
     metrics: Metrics
-    wakers: Wakers
+    notifier: StreamNotifier
     reloader: Reloader
     sessions: Sessions
     owners: frozenset[str]
@@ -35,8 +38,8 @@ class State:
     """Of this process's requests."""
 
 
-async def _state(request: Request) -> State:
-    return cast(State, request.app.state.carry)
+async def _app_state(request: Request) -> AppState:
+    return cast(AppState, request.app.state.carry)
 
 
-CarryState = Annotated[State, Depends(_state)]
+App = Annotated[AppState, Depends(_app_state)]

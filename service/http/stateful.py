@@ -1,173 +1,225 @@
-"""Calls that go on from where another one ended: from a session, or from a state that the caller brought."""
+"""Calls that resume a sequence: from a session, or from a state that the caller brought.
 
-from collections.abc import Awaitable, Callable
+A route reads from top to bottom:
+
+    @stateful
+    async def post_forecast(body, call):
+        async with resume(call, body, FORECAST) as run:
+            result = await run.submit(task, steps)
+            ending = run.ending(result.after)
+            return await run.commit(ending, encoded({**answer, **ending.fields}))
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import orjson
 from fastapi import Response
 
-from service.engine.sequence import FRESH, Snapshot
+from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     ModelRefusedError,
+    SessionConflictError,
     SessionModelError,
     StateRefusedError,
     WrongModelKindError,
 )
-from service.http.context import Call
-from service.http.schemas import CarriedBody, SessionId
-from service.http.state import State
-from service.registry import Kind, Model
-from service.sessions.sessions import Caller, Turn
+from service.http.context import RequestContext
+from service.http.schemas import SessionId, StatefulBody
+from service.http.state import AppState
+from service.kind import Kind, Model
+from service.manifest import M
+from service.sessions.sessions import ReplayedError, SessionUpdate
 from service.sessions.state import signed, verified
 from service.sessions.store import Session
+
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+MAX_ATTEMPTS = 10
+"""How often a call is run because other processes update its session first. Each time, one of them made progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it is sent, and as it is kept for a repetition of the call."""
+    """An answer as it is sent, and as it is stored for a repetition of the call."""
 
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
     def packed(self) -> bytes:
-        """All of it."""
+        """As bytes."""
         return orjson.dumps([self.status, self.headers]) + b"\n" + self.body
 
     @classmethod
-    def unpacked(cls, packed: bytes, replayed: bool = False) -> "Reply":
-        """What was packed; `replayed`: it says that it is a repetition."""
+    def replayed(cls, packed: bytes) -> "Reply":
+        """The answer to a repetition: what was packed, with a header that says so."""
         head, body = packed.split(b"\n", 1)
         status, headers = orjson.loads(head)
-        return cls(body, status, headers | {"Idempotency-Replayed": "true"} if replayed else headers)
+        return cls(body, status, headers | {"Idempotency-Replayed": "true"})
 
     def response(self) -> Response:
         """To send it."""
         return Response(self.body, self.status, self.headers, media_type="application/json" if self.body else None)
 
 
+def stateful(route: Callable[P, Awaitable[Response]]) -> Callable[P, Awaitable[Response]]:
+    """A route that is run again while other processes update its session first, and that answers a repetition of an
+    earlier call as that call was answered."""
+
+    @wraps(route)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> Response:
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return await route(*args, **kwargs)
+            except ReplayedError as replay:
+                return Reply.replayed(replay.answer).response()
+            except SessionConflictError:
+                continue
+        raise SessionConflictError("other calls kept updating the session; nothing was written", "$.session_id")
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where a call ended: the session as it will be, if the call has one, its state as bytes, if the call stores or
+    returns it, and the `fields` of the answer that tell it."""
+
+    session: Session | None
+    state: bytes
+    fields: dict[str, Any]
+
+
+class ResumedSequence(Generic[M]):
+    """A sequence that a call resumes: its model, and where it stood at the `start`. `returns_state`: whether anybody
+    goes on from where the call ends."""
+
+    def __init__(
+        self,
+        call: RequestContext,
+        model: Model[M],
+        start: Snapshot,
+        returns_state: bool,
+        state_key: bytes = b"",
+        session: Session | None = None,
+        update: SessionUpdate | None = None,
+    ) -> None:
+        self.model = model
+        self.start = start
+        self.returns_state = returns_state
+        self._call = call
+        self._state_key = state_key
+        self._session = session
+        self._update = update
+
+    def hold(self, amount: int, path: str) -> None:
+        """As `RequestContext.hold`."""
+        self._call.hold(amount, path, self.model.engine)
+
+    def begin(self, task: Task[Result], steps: int) -> "Future[Result]":
+        """Submit a task of so many steps to the engine."""
+        return self._call.submit(self.model.engine, task, steps)
+
+    async def submit(self, task: Task[Result], steps: int) -> Result:
+        """As `begin`; wait for its result."""
+        return await asyncio.wrap_future(self.begin(task, steps))
+
+    def ending(self, after: Snapshot) -> Ending:
+        """Where the call ends. Nothing is stored yet."""
+        state = self.model.codec.encode(after) if self.returns_state else b""
+        session = self._session if self._update is None else self._update.moved_to(after.position)
+        if session is not None:
+            return Ending(session, state, {"session": reference(session).model_dump(), "state": None})
+        carried = signed(state, self._state_key) if self.returns_state else None
+        return Ending(None, state, {"session": None, "state": carried})
+
+    async def commit(self, ending: Ending, body: bytes) -> Response:
+        """Store where the call ended, if it updates a session; the answer with this body.
+
+        Raises:
+            SessionConflictError: another process updated the session meanwhile; nothing was written.
+        """
+        session = ending.session
+        reply = Reply(body, headers={} if session is None else etag(session))
+        if self._update is not None and session is not None:
+            await self._update.commit(session, ending.state, self._call.receipt(reply.packed))
+        return reply.response()
+
+
+@asynccontextmanager
+async def resume(
+    call: RequestContext, body: StatefulBody, kind: Kind[M], cached: bool = True
+) -> AsyncIterator[ResumedSequence[M]]:
+    """The sequence that a call resumes. `cached`: as `Sessions.update`; only where the call can be run again.
+
+    Raises:
+        CarryError: there is no such session, model or state, or they do not belong together.
+        ReplayedError: the call was answered before.
+    """
+    app = call.app
+    if body.session_id is None:
+        if call.caller.expected is not None:
+            raise InvalidRequestError("only a call with a `session_id` has a version to match", "If-Match")
+        key = b"" if body.state is None else await app.sessions.state_key()
+        model, start = model_and_start(app, body, kind, key)
+        yield ResumedSequence(call, model, start, body.state is not None and body.commit, key)
+        return
+    if body.state is not None:
+        raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
+    if not body.commit:
+        session, payload = await app.sessions.get_and_touch(call.caller, body.session_id)
+        model = _session_model(app, body, kind, session)
+        yield ResumedSequence(call, model, model.codec.decode(payload), False, session=session)
+        return
+    async with app.sessions.update(call.caller, body.session_id, call.deadline, cached) as update:
+        model = _session_model(app, body, kind, update.session)
+        yield ResumedSequence(call, model, model.codec.decode(update.state), True, update=update)
+
+
+def model_and_start(app: AppState, body: StatefulBody, kind: Kind[M], key: bytes) -> tuple[Model[M], Snapshot]:
+    """The model of a call without a session, and where it starts: at the state that the caller brought, if any.
+
+    Raises:
+        CarryError: as `resume`.
+    """
+    if not body.state:
+        return app.registry.find_kind(body.model, kind), FRESH
+    model, payload = model_of_state(app, body.state, key)
+    return _checked(model, body, kind, "$.state"), model.codec.accept(payload)
+
+
 def etag(session: Session) -> dict[str, str]:
-    """The header that tells the session's version."""
+    """The header with a session's version."""
     return {"ETag": f'"{session.version}"'}
 
 
 def reference(session: Session) -> SessionId:
-    """A session in the answer of a call that went on from it."""
+    """A session in the answer of a call that resumed it."""
     return SessionId(id=session.id, version=session.version, position=session.position)
 
 
-Render = Callable[[SessionId | None, str | None], bytes]
-"""The body of the answer, given the session as the call leaves it, or the state that the caller is to carry."""
+def _session_model(app: AppState, body: StatefulBody, kind: Kind[M], session: Session) -> Model[M]:
+    return _checked(model_of_session(app, session), body, kind, "$.session_id")
 
 
-class Seat:
-    """Where a call begins: a model, and where its sequence stands.
-
-    `keeps`: whether it must tell where it ends.
-    """
-
-    def __init__(self, state: State, body: CarriedBody, kind: Kind) -> None:
-        self._state = state
-        self._body = body
-        self._kind = kind
-        self._turn: Turn | None = None
-        self._session: Session | None = None
-        self._state_key = b""
-        self.model: Model
-        self.start = FRESH
-        self.keeps = False
-
-    async def take(self, caller: Caller) -> None:
-        """Find out where it is, without a wish to move a session."""
-        body, state = self._body, self._state
-        if body.session_id is not None:
-            self._session, payload = await state.sessions.use(caller, body.session_id)
-            self._stand_at(self._session, payload)
-            return
-        if caller.expected is not None:
-            raise InvalidRequestError("only a call with a `session_id` has a version to match", "If-Match")
-        self.take_state(b"" if body.state is None else await state.sessions.state_key())
-
-    def take_state(self, key: bytes) -> None:
-        """Stand where the state says that the caller brought, or at the beginning."""
-        self._state_key = key
-        self.keeps = self._body.state is not None and self._body.commit
-        if self._body.state:
-            self.model, payload = model_of_state(self._state, self._body.state, key)
-            self._check_model("$.state")
-            self.start = self.model.codec.accept(payload)
-        else:
-            self.model = self._state.registry.find_kind(self._body.model, self._kind)
-
-    def take_turn(self, turn: Turn) -> None:
-        """Stand where the session does, to move it."""
-        self._turn = turn
-        self.keeps = True
-        self._stand_at(turn.session, turn.state)
-
-    async def move(self, after: Snapshot, render: Render) -> bytes | None:
-        """Move the session: the `Reply`, packed. None if another process moved it meanwhile."""
-        assert self._turn is not None
-        state = self.model.codec.encode(after)
-
-        def answer(session: Session) -> bytes:
-            return Reply(render(reference(session), None), headers=etag(session)).packed()
-
-        return await self._turn.move(after.position, state, answer)
-
-    def reply(self, after: Snapshot, render: Render) -> Reply:
-        """The answer of a call that moves no session, with the state if the caller carries it."""
-        if self._session is not None:
-            return Reply(render(reference(self._session), None), headers=etag(self._session))
-        return Reply(render(None, self.carry(after)))
-
-    def carry(self, after: Snapshot) -> str | None:
-        """The state for the caller to carry, if it carries any."""
-        return signed(self.model.codec.encode(after), self._state_key) if self.keeps else None
-
-    def _stand_at(self, session: Session, payload: bytes) -> None:
-        self.model = model_of_session(self._state, session)
-        self._check_model("$.session_id")
-        self.start = self.model.codec.decode(payload)
-
-    def _check_model(self, path: str) -> None:
-        manifest, wanted = self.model.manifest, self._body.model
-        if manifest.kind != self._kind:
-            raise WrongModelKindError(f"it is of {self.model.label}, a {manifest.kind} model", path)
-        if wanted not in (None, manifest.name, self.model.label):
-            raise InvalidRequestError(f"the call goes on with {self.model.label}, not with this one", "$.model")
+def _checked(model: Model[Any], body: StatefulBody, kind: Kind[M], path: str) -> Model[M]:
+    if model.kind is not kind:
+        raise WrongModelKindError(f"it is of {model.label}, a {model.kind.name} model", path)
+    if body.model not in (None, model.manifest.name, model.label):
+        raise InvalidRequestError(f"the call goes on with {model.label}, not with this one", "$.model")
+    return model
 
 
-Work = Callable[[Seat], Awaitable[tuple[Snapshot, Render]]]
-"""Runs the model from where the seat stands: where it ended, and how to answer."""
-
-
-async def carried(call: Call, body: CarriedBody, kind: Kind, work: Work) -> Response:
-    """The answer to a call, after its session has moved."""
-
-    async def change(turn: Turn) -> bytes | None:
-        seat = Seat(call.state, body, kind)
-        seat.take_turn(turn)
-        return await seat.move(*await work(seat))
-
-    id = moving(body)
-    if id is not None:
-        return Reply.unpacked(*await call.state.sessions.change(call.caller, id, call.deadline, change)).response()
-    seat = Seat(call.state, body, kind)
-    await seat.take(call.caller)
-    return seat.reply(*await work(seat)).response()
-
-
-def moving(body: CarriedBody) -> str | None:
-    """The session that a call is to move."""
-    if body.session_id is not None and body.state is not None:
-        raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
-    return body.session_id if body.commit else None
-
-
-def model_of_session(state: State, session: Session) -> Model:
+def model_of_session(app: AppState, session: Session) -> Model[Any]:
     """The model that a session belongs to, the very graph.
 
     Raises:
@@ -175,20 +227,20 @@ def model_of_session(state: State, session: Session) -> Model:
     """
     label = f"{session.model}@{session.model_version}"
     try:
-        model = state.registry.find(label)
+        model = app.registry.find(label)
     except (ModelNotFoundError, ModelRefusedError):
-        there = "is not loaded"
+        reason = "is not loaded"
     else:
         if model.codec.sha256 == session.sha256:
             return model
-        there = "is loaded with another graph, or in another precision"
+        reason = "is loaded with another graph, or in another precision"
     raise SessionModelError(
-        f"the session is of {label}, which {there}: bring that back and POST /models/reload, or begin a new session",
+        f"the session is of {label}, which {reason}: bring that back and POST /models/reload, or begin a new session",
         "$.session_id",
     )
 
 
-def model_of_state(state: State, text: str, key: bytes) -> tuple[Model, bytes]:
+def model_of_state(app: AppState, state: str, key: bytes) -> tuple[Model[Any], bytes]:
     """The model that a state belongs to which a caller brought, and its bytes.
 
     Raises:
@@ -196,9 +248,9 @@ def model_of_state(state: State, text: str, key: bytes) -> tuple[Model, bytes]:
         SessionModelError: its model is not loaded.
     """
     try:
-        payload, header = verified(text, key)
+        payload, header = verified(state, key)
         label = f"{header.model}@{header.version}"
-        return state.registry.find(label), payload
+        return app.registry.find(label), payload
     except (ModelNotFoundError, ModelRefusedError):
         raise SessionModelError(f"the state is of {label}, which is not loaded", "$.state") from None
     except StateRefusedError as error:

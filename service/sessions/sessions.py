@@ -1,8 +1,9 @@
-"""The rules of sessions: who may use one, when it moves, and that it moves once and whole. Knows nothing of HTTP.
+"""The rules of sessions: who may use one, when it is updated, and that an update is atomic. Knows nothing of HTTP.
 
-A call reads a session, works, and then makes one change, which the store takes only if the session still is where the
-call had read it. So nothing is held in the store while a call works, a call that dies leaves no trace, and of two calls
-at once, anywhere, one comes first. Within a process they wait for each other, so that no work is done twice.
+A call loads a session, runs the model, and then makes one change. The store accepts the change only if the session is
+still at the version that the call loaded. Nothing is held in the store while a call runs, a call that dies leaves no
+trace, and of two calls at once, anywhere, one comes first. Calls of one process wait for each other, so that no work is
+done twice.
 """
 
 import asyncio
@@ -10,9 +11,10 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import NoReturn
 from weakref import WeakValueDictionary
 
 from service.errors import (
@@ -31,16 +33,13 @@ from service.sessions import receipts
 from service.sessions.steady_clock import SteadyClock
 from service.sessions.store import Change, Receipt, Session, Store, Version
 
-MakeAnswer = Callable[[Session], bytes]
-"""The answer to a call, once it is known what the session will be: kept with it, for a repetition of the call."""
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls, and on what conditions.
 
     `owner`: "" where the service knows no owners. `key`, `fingerprint`: the idempotency key, and what the call is.
-    `expected`: the versions of the session that the caller would have it at; None: any.
+    `expected`: the versions that the caller accepts the session at; None: any.
     """
 
     owner: str
@@ -49,23 +48,28 @@ class Caller:
     expected: frozenset[int] | None = None
 
 
+class ReplayedError(Exception):
+    """The same call, with the same idempotency key, was answered before. `answer`: that answer."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__("answered before")
+        self.answer = answer
+
+
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A session as this process left it. `alone`: nobody else moved it between the last two times that it did."""
+class _Cached:
+    """A session as this process last stored it. `uncontended`: no other process updated it between this process's last
+    two updates."""
 
     session: Session
     state: bytes
-    alone: bool
+    uncontended: bool
 
 
-ATTEMPTS = 10
-"""How often a call is done anew because another process changed its session meanwhile. Each time, somebody got on."""
-HELD = 1000
-"""Sessions that a process remembers as it left them: a few megabytes."""
-
-
+MAX_CACHED = 1000
+"""Sessions that a process caches: a few megabytes."""
 PING_SECONDS = 5.0
-"""How long what the store answered, whether it is up, is believed."""
+"""How long an answer of the store to a ping is believed."""
 PING_TIMEOUT = 1.0
 """Seconds after which a store that does not answer is taken to be down."""
 
@@ -73,49 +77,49 @@ PING_TIMEOUT = 1.0
 class Sessions:
     """The sessions of one process of the service.
 
-    Whose session is moved by one process alone need not be read again from the store for every call: the process takes
-    it as it left it, and would be told by the store, at the end, if it had moved meanwhile. A session that others move
-    too is read each time, since work would be done in vain.
+    If only this process has been updating a session, its cached copy is reused. The store's version check rejects the
+    update if another process updated the session; the call is then made again on what the store holds. A session that
+    several processes update is loaded for each call.
     """
 
     def __init__(
         self,
         store: Store,
         metrics: SessionMetrics,
-        remembered: float,
-        receipt_ttl: float,
+        tombstone_ttl: float,
+        idempotency_ttl: float,
         state_key: bytes | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._metrics = metrics
-        self._remembered = remembered
-        self._receipt_ttl = receipt_ttl
+        self._tombstone_ttl = tombstone_ttl
+        self._idempotency_ttl = idempotency_ttl
         self._state_key = state_key
         self._clock = clock
         self._sweep_clock = SteadyClock(clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._is_up = True
         self._ask_again_at = 0.0
 
     async def state_key(self) -> bytes:
-        """What states that leave the service are signed with."""
+        """The key that signs states which leave the service."""
         return self._state_key or await self._store.secret()
 
-    async def look(self, caller: Caller, id: str) -> tuple[Session, bytes]:
-        """A session and its state, to look at.
+    async def get(self, caller: Caller, id: str) -> tuple[Session, bytes]:
+        """A session and its state, to read.
 
         Raises:
             SessionNotFoundError, SessionExpiredError, VersionMismatchError.
         """
         _check_id(id)
-        found = await self._store.load(id, caller.owner, None)
-        return self._checked(caller, found.session, found.state)
+        loaded = await self._store.load(id, caller.owner, None)
+        return self._checked(caller, loaded.session, loaded.state)
 
-    async def use(self, caller: Caller, id: str) -> tuple[Session, bytes]:
-        """As `look`, for a call that does not change the session, and yet keeps it alive."""
-        session, state = await self.look(caller, id)
+    async def get_and_touch(self, caller: Caller, id: str) -> tuple[Session, bytes]:
+        """As `get`, for a call that uses the session without updating it: it lives on."""
+        session, state = await self.get(caller, id)
         now = self._clock()
         # Seldom enough to cost nothing.
         if session.expires_at - now < session.ttl / 2:
@@ -123,102 +127,84 @@ class Sessions:
         return session, state
 
     @asynccontextmanager
-    async def turn(self, caller: Caller, id: str, deadline: float) -> AsyncIterator["Turn"]:
-        """One call's turn to change a session, after all that came before it in this process.
+    async def update(
+        self, caller: Caller, id: str, deadline: float, cached: bool = True
+    ) -> AsyncIterator["SessionUpdate"]:
+        """One call's update of a session, after those that came before it in this process.
 
-        deadline: on time.monotonic's clock.
+        deadline: on time.monotonic's clock. cached: start from this process's copy where it is likely to be current.
+        A `SessionConflictError` then means: run the call again.
 
         Raises:
+            ReplayedError: the call was answered before.
             SessionNotFoundError, SessionExpiredError, VersionMismatchError, IdempotencyKeyError.
-            DeadlineExceededError: it did not come by then.
+            SessionConflictError: another process updated the session meanwhile; nothing was written.
+            DeadlineExceededError: other calls used the session until the deadline.
         """
-        async with self._alone_with(id, deadline):
-            yield await self._turn(caller, id)
-
-    async def change(
-        self, caller: Caller, id: str, deadline: float, change: Callable[["Turn"], Awaitable[bytes | None]]
-    ) -> tuple[bytes, bool]:
-        """The answer of the change that a call makes in its turn, and whether it is that of an earlier, equal call. The
-        change is made anew, on what is there then, while it returns None: another process came first.
-
-        Raises:
-            SessionConflictError: others came first all the while; nothing was changed.
-            DeadlineExceededError: its turn did not come by then.
-            Whatever `turn` and the change raise.
-        """
-        async with self._alone_with(id, deadline):
-            turn = self._as_left(caller, id) or await self._turn(caller, id)
-            for _ in range(ATTEMPTS):
-                if turn.replay is not None:
-                    return turn.replay, True
+        async with self._lock(id, deadline):
+            update = self._from_cache(caller, id) if cached else None
+            if update is not None:
                 try:
-                    made = await change(turn)
+                    yield update
                 except CarryError as error:
-                    if turn.read or error.status >= 500:
+                    if error.status >= 500 or isinstance(error, SessionConflictError):
                         raise
-                    made = None  # the caller's mistake, but perhaps only because the session has moved
-                if made is not None:
-                    return made, False
-                turn = await self._turn(caller, id)
-        raise SessionConflictError("others moved the session all the while; nothing was changed", "$.session_id")
+                    # The caller's mistake, but perhaps only because the cached copy is out of date.
+                    self._cache.pop(id, None)
+                    raise SessionConflictError("the session may have been updated", "$.session_id") from error
+            else:
+                yield await self._load(caller, id)
 
     @asynccontextmanager
-    async def _alone_with(self, id: str, deadline: float) -> AsyncIterator[None]:
-        """Nobody else of this process changes the session meanwhile."""
+    async def _lock(self, id: str, deadline: float) -> AsyncIterator[None]:
+        """No other call of this process updates the session meanwhile."""
         _check_id(id)
         lock = self._locks.setdefault(id, asyncio.Lock())
         try:
-            # Also where it is not locked: others may wait to be handed it, and come first.
+            # Also if it is free: a waiting call may be about to get it, and comes first.
             async with asyncio.timeout(deadline - time.monotonic()):
                 await lock.acquire()
         except TimeoutError:
-            raise DeadlineExceededError("others used the session until the deadline") from None
+            raise DeadlineExceededError("other calls used the session until the deadline") from None
         try:
             yield
         finally:
             lock.release()
 
-    async def replayed(self, caller: Caller) -> bytes | None:
-        """The answer that a call with the same key was given.
+    async def check_replay(self, caller: Caller) -> None:
+        """Find out whether a call that creates something was answered before.
 
         Raises:
-            IdempotencyKeyError: the key was used for another call.
+            ReplayedError: it was.
+            IdempotencyKeyError: its key was used for another call.
         """
-        if caller.key is None:
-            return None
-        return await self._replay(caller, (await self._store.load("", caller.owner, caller.key)).receipt)
+        if caller.key is not None:
+            await self._check_replay(caller, (await self._store.load("", caller.owner, caller.key)).receipt)
 
-    async def create(
-        self,
-        caller: Caller,
-        model: tuple[str, int, str],
-        position: int,
-        state: bytes,
-        ttl: float,
-        answer: MakeAnswer,
-    ) -> bytes:
-        """A new session of a model (name, version, sha256) that stands there.
+    def new(self, caller: Caller, model: tuple[str, int, str], position: int, ttl: float) -> Session:
+        """A session of a model (name, version, sha256) as it will be once it is created."""
+        now = self._clock()
+        return Session(secrets.token_hex(16), caller.owner, *model, 0, position, now, now, now + ttl, ttl)
+
+    async def create(self, caller: Caller, session: Session, state: bytes, answer: bytes | None) -> None:
+        """Store a new session, with the answer for a repetition of the call if it has a key.
 
         Raises:
             StoreFullError, TooManySessionsError, IdempotencyKeyError.
+            ReplayedError: the same call was answered meanwhile.
         """
-        now = self._clock()
-        session = Session(secrets.token_hex(16), caller.owner, *model, 0, position, now, now, now + ttl, ttl)
-        made = answer(session)
-        change = Change(secrets.token_hex(16), session, state, await self._receipt(caller, made, now))
-        if await self._committed(change, now):
-            self._metrics.events.labels("created").inc()
-            return made
-        replay = await self.replayed(caller)
-        if replay is None:
+        now = session.created_at
+        change = Change(secrets.token_hex(16), session, state, await self._receipt(caller, answer, now))
+        if not await self._commit(change, now):
+            await self.check_replay(caller)
             raise SessionConflictError("the same call was made twice at once; send it again")
-        return replay
+        self._metrics.events.labels("created").inc()
 
     async def versions(self, session: Session) -> list[Version]:
         """The earlier versions that a session can go back to, newest first."""
         return await self._store.versions(session.id)
 
-    async def earlier(self, session: Session, version: int) -> bytes:
+    async def state_at(self, session: Session, version: int) -> bytes:
         """The state of an earlier version.
 
         Raises:
@@ -226,9 +212,9 @@ class Sessions:
         """
         state = await self._store.earlier(session.id, version) if version < session.version else None
         if state is None:
-            kept = ", ".join(str(v.version) for v in await self.versions(session)) or "none"
+            versions = ", ".join(str(v.version) for v in await self.versions(session)) or "none"
             raise VersionNotKeptError(
-                f"version {version} is not kept; the session is at {session.version}, earlier ones kept: {kept}",
+                f"version {version} is not kept; the session is at {session.version}, earlier ones kept: {versions}",
                 "$.version",
             )
         return state
@@ -273,35 +259,35 @@ class Sessions:
         """An owner's live sessions, by id, from the first beyond `after`."""
         return await self._store.list(owner, after, limit, self._clock())
 
-    def _as_left(self, caller: Caller, id: str) -> "Turn | None":
-        """A session as this process left it, if that is likely to be how it stands."""
-        held = self._held.get(id)
-        if held is None or not held.alone:
+    def _from_cache(self, caller: Caller, id: str) -> "SessionUpdate | None":
+        """An update of this process's copy, if that is likely to be current."""
+        cached = self._cache.get(id)
+        if cached is None or not cached.uncontended:
             return None
         try:
-            return Turn(self, caller, *self._checked(caller, held.session, held.state), None, True, read=False)
-        except CarryError:  # as far as is known here
+            return SessionUpdate(self, caller, *self._checked(caller, cached.session, cached.state), uncontended=True)
+        except CarryError:  # the copy may be out of date
             return None
 
-    async def _turn(self, caller: Caller, id: str) -> "Turn":
-        found = await self._store.load(id, caller.owner, caller.key)
-        replay = await self._replay(caller, found.receipt)
-        if replay is not None:
-            return Turn(self, caller, found.session, found.state, replay, False)
-        session, state = self._checked(caller, found.session, found.state)
-        held = self._held.get(id)
-        alone = held is not None and held.session.version == session.version
-        return Turn(self, caller, session, state, None, alone)
+    async def _load(self, caller: Caller, id: str) -> "SessionUpdate":
+        """An update of what the store holds."""
+        loaded = await self._store.load(id, caller.owner, caller.key)
+        await self._check_replay(caller, loaded.receipt)
+        session, state = self._checked(caller, loaded.session, loaded.state)
+        cached = self._cache.get(id)
+        return SessionUpdate(
+            self, caller, session, state, uncontended=cached is not None and cached.session.version == session.version
+        )
 
-    def _hold(self, session: Session, state: bytes, alone: bool) -> None:
-        self._held[session.id] = _Held(session, state, alone)
-        self._held.move_to_end(session.id)
-        if len(self._held) > HELD:
-            self._held.popitem(last=False)
+    def _remember(self, session: Session, state: bytes, uncontended: bool) -> None:
+        self._cache[session.id] = _Cached(session, state, uncontended)
+        self._cache.move_to_end(session.id)
+        if len(self._cache) > MAX_CACHED:
+            self._cache.popitem(last=False)
 
     def _checked(self, caller: Caller, session: Session | None, state: bytes | None) -> tuple[Session, bytes]:
         now = self._clock()
-        if session is None or session.owner != caller.owner or now >= session.expires_at + self._remembered:
+        if session is None or session.owner != caller.owner or now >= session.expires_at + self._tombstone_ttl:
             raise SessionNotFoundError("no such session", "$.session_id")
         if state is None or now >= session.expires_at:
             raise SessionExpiredError(
@@ -311,100 +297,84 @@ class Sessions:
             raise VersionMismatchError(f"the session is at version {session.version}; nothing was changed", "If-Match")
         return session, state
 
-    async def _replay(self, caller: Caller, receipt: Receipt | None) -> bytes | None:
+    async def _check_replay(self, caller: Caller, receipt: Receipt | None) -> None:
         if receipt is None or receipt.expires_at <= self._clock():
-            return None
+            return
         if receipt.fingerprint != caller.fingerprint:
             raise IdempotencyKeyError("this key was used for another call", "Idempotency-Key")
         self._metrics.events.labels("replayed").inc()
-        return await receipts.unpack(receipt.answer)
+        raise ReplayedError(await receipts.unpack(receipt.answer))
 
-    async def _receipt(self, caller: Caller, answer: bytes, now: float) -> Receipt | None:
+    async def _receipt(self, caller: Caller, answer: bytes | None, now: float) -> Receipt | None:
         if caller.key is None:
             return None
+        assert answer is not None
         packed = await receipts.pack(answer)
-        return Receipt(caller.owner, caller.key, caller.fingerprint, packed, now + self._receipt_ttl)
+        return Receipt(caller.owner, caller.key, caller.fingerprint, packed, now + self._idempotency_ttl)
 
-    async def _committed(self, change: Change, now: float) -> bool:
+    async def _commit(self, change: Change, now: float) -> bool:
         started = time.perf_counter()
-        kept = await self._store.commit(change, now)
+        accepted = await self._store.commit(change, now)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        return kept
+        return accepted
 
 
 _ID = re.compile("[0-9a-f]{32}")
 
 
 def _check_id(id: str) -> None:
-    """What is no id need not be looked for; and a store could choke on it."""
+    """Reject malformed ids before querying the store."""
     if not _ID.fullmatch(id):
         raise SessionNotFoundError("no such session", "$.session_id")
 
 
-class Turn:
-    """A session as a call found it, and the one change that the call may make. `replay`: the answer, if the call was
-    answered before. `read`: whether the store was asked, or it is as this process left it."""
+class SessionUpdate:
+    """A session as a call loaded it, with its `state`; and the one change that the call may make."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        caller: Caller,
-        session: Session | None,
-        state: bytes | None,
-        replay: bytes | None,
-        alone: bool,
-        read: bool = True,
-    ) -> None:
+    def __init__(self, sessions: Sessions, caller: Caller, session: Session, state: bytes, uncontended: bool) -> None:
+        self.session = session
+        self.state = state
         self._sessions = sessions
         self._caller = caller
-        self._session = session
-        self._state = state
-        self.replay = replay
-        self.read = read
-        self._alone = alone
+        self._uncontended = uncontended
 
-    @property
-    def session(self) -> Session:
-        """As it was found."""
-        assert self._session is not None
-        return self._session
-
-    @property
-    def state(self) -> bytes:
-        """Where it stands."""
-        assert self._state is not None
-        return self._state
-
-    async def move(self, position: int, state: bytes, answer: MakeAnswer) -> bytes | None:
-        """Let the session stand there; the answer. None if another call came first."""
-        sessions, now = self._sessions, self._sessions._clock()
-        moved = replace(
-            self.session,
-            version=self.session.version + 1,
+    def moved_to(self, position: int) -> Session:
+        """The session as a commit will store it: one version on, at this position."""
+        session, now = self.session, self._sessions._clock()
+        return replace(
+            session,
+            version=session.version + 1,
             position=position,
             updated_at=now,
             # Later than before, also where the clock went back.
-            expires_at=max(self.session.expires_at, now + self.session.ttl),
+            expires_at=max(session.expires_at, now + session.ttl),
         )
-        made = answer(moved)
-        change = Change(secrets.token_hex(16), moved, state, await sessions._receipt(self._caller, made, now))
-        if await sessions._committed(change, now):
-            sessions._hold(moved, state, self._alone)
-            return made
-        self._conflict()
-        return None
 
-    async def delete(self, answer: bytes) -> bool:
-        """Forget the session. False if another call came first."""
+    async def commit(self, session: Session, state: bytes, answer: bytes | None) -> None:
+        """Store the session (`moved_to`) with this state, and the answer for a repetition of a call with a key.
+
+        Raises:
+            SessionConflictError: another process updated it meanwhile; nothing was written.
+        """
+        sessions, now = self._sessions, session.updated_at
+        change = Change(secrets.token_hex(16), session, state, await sessions._receipt(self._caller, answer, now))
+        if not await sessions._commit(change, now):
+            self._conflict()
+        sessions._remember(session, state, self._uncontended)
+
+    async def delete(self, answer: bytes | None) -> None:
+        """Delete the session.
+
+        Raises:
+            SessionConflictError: as `commit`.
+        """
         sessions, now = self._sessions, self._sessions._clock()
-        receipt = await sessions._receipt(self._caller, answer, now)
-        if await sessions._store.delete(self.session, receipt, now):
-            sessions._held.pop(self.session.id, None)
-            sessions._metrics.events.labels("deleted").inc()
-            return True
-        self._conflict()
-        return False
+        if not await sessions._store.delete(self.session, await sessions._receipt(self._caller, answer, now), now):
+            self._conflict()
+        sessions._cache.pop(self.session.id, None)
+        sessions._metrics.events.labels("deleted").inc()
 
-    def _conflict(self) -> None:
-        self._sessions._held.pop(self.session.id, None)
+    def _conflict(self) -> NoReturn:
+        self._sessions._cache.pop(self.session.id, None)
         self._sessions._metrics.events.labels("conflict").inc()
+        raise SessionConflictError("another call updated the session; this one changed nothing", "$.session_id")

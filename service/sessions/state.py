@@ -11,6 +11,7 @@ import hmac
 import itertools
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import orjson
 
 from service.engine.sequence import Snapshot
 from service.errors import NotPredictableError, SessionModelError, StateRefusedError
-from service.manifest import COUNTS, ForecastManifest, Graph, State, TextManifest
+from service.manifest import State
 
 _NAME = b"carry"
 _MAGIC = _NAME + b"\x01"
@@ -43,16 +44,12 @@ class Header:
 
 
 class StateCodec:
-    """The states of one model, as it is served."""
+    """The states of one model, as it is served. `integers`: the least and the largest that its integers can be."""
 
-    def __init__(self, manifest: ForecastManifest | TextManifest, graph: Graph, decode: Graph | None) -> None:
-        self._header = Header(manifest.name, manifest.version, graph.sha256, 0)
-        tensors = [state for state in (graph if decode is None else decode).state if state.name != COUNTS]
-        if isinstance(manifest, ForecastManifest):
-            shape = (manifest.horizon, len(manifest.quantile_levels))
-            tensors.append(State(name="quantiles", output="", dtype="float64", shape=shape))
-            if manifest.tells_seasons:
-                tensors.append(State(name="seasons", output="", dtype="int64", shape=(2,)))
+    def __init__(
+        self, name: str, version: int, sha256: str, tensors: Sequence[State], integers: tuple[int, int]
+    ) -> None:
+        self._header = Header(name, version, sha256, 0)
         # Those of one type stand together, so that one look each tells whether they are finite.
         self._tensors = sorted(
             ((t.name, np.dtype(t.dtype).newbyteorder("<"), (1, *t.shape), math.prod(t.shape)) for t in tensors),
@@ -63,12 +60,7 @@ class StateCodec:
             for dtype, run in itertools.groupby(self._tensors, lambda tensor: tensor[1])
         ]
         self._size = sum(dtype.itemsize * count for dtype, count in self._runs)
-        # Integers are seasons, by which the graph divides, or tokens.
-        self._integers = 1, 1
-        if isinstance(manifest, TextManifest):
-            self._integers = 0, len(manifest.vocabulary) - 1
-        elif manifest.longest_season:
-            self._integers = 1, manifest.longest_season
+        self._integers = integers
 
     @property
     def sha256(self) -> str:

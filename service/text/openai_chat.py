@@ -8,14 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.http.context import Call
-from service.http.schemas import Answer, Body, Flag, Text, never
-from service.http.streaming import News
-from service.manifest import Unit
+from service.http.context import RequestContext
+from service.http.schemas import Answer, Body, never
 from service.text.answers import json_list
 from service.text.openai_completion import Completion, text_model
 from service.text.openai_payload import CompletionPayload, CompletionUsage, ControlsPayload, OpenAiLength
+from service.text.schemas import Flag, Text
+from service.text.streaming import TextDelta
 from service.text.task import Chosen, Row, chosen_blocks, logarithm
+from service.text.tokenizer import Unit
 
 USER, ASSISTANT = "User:", "Assistant:"
 ENDS = (f"\n{USER}", f"\n{ASSISTANT}")
@@ -104,16 +105,16 @@ class ChatCompletion(Completion):
     answer_object = "chat.completion"
     frame_object = "chat.completion.chunk"
 
-    def __init__(self, body: ChatPayload, call: Call) -> None:
-        model = text_model(body.model, call.state)
-        super().__init__(completion_of(body, model.tokenizer.unit), call)
+    def __init__(self, body: ChatPayload, call: RequestContext) -> None:
+        model = text_model(body.model, call.app)
+        super().__init__(completion_of(body, model.manifest.tokenizer.unit), call)
         self._begun: set[int] = set()
         """The texts of which something was sent."""
 
     def _choice(self, index: int, row: Row, offset: int) -> dict[str, Any]:
         logprobs, count = None, self._body.logprobs
         if count is not None:
-            blocks = chosen_blocks(self._model.tokenizer, row, self._told)
+            blocks = chosen_blocks(self._model.manifest.tokenizer, row, self._told)
             logprobs = {"content": json_list(_logs(chosen, count) for chosen in blocks), "refusal": None}
         text = self._first("".join(row.text))
         message = {"role": "assistant", "content": text, "refusal": None}
@@ -122,7 +123,7 @@ class ChatCompletion(Completion):
     def _opening(self, texts: int) -> list[dict[str, Any]]:
         return [_delta(index, {"role": "assistant", "content": ""}, None, None) for index in range(texts)]
 
-    def _frames_of(self, new: News, offset: int) -> list[dict[str, Any]]:
+    def _frames_of(self, new: TextDelta, offset: int) -> list[dict[str, Any]]:
         frames, count = [], self._body.logprobs
         if new.text:
             text = new.text if new.index in self._begun else self._first(new.text)
@@ -135,7 +136,7 @@ class ChatCompletion(Completion):
 
     def _first(self, text: str) -> str:
         """What a turn begins with, without the space that parts it from its name in a word model."""
-        return text if self._model.tokenizer.unit == "character" else text.removeprefix(" ")
+        return text if self._model.manifest.tokenizer.unit == "character" else text.removeprefix(" ")
 
 
 def _delta(index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> dict[str, Any]:

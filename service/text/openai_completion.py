@@ -13,14 +13,17 @@ from fastapi import Request
 
 from service.engine.sequence import Snapshot
 from service.errors import InvalidRequestError, LimitExceededError, ModelNotFoundError, WrongModelKindError
-from service.forecast.routes import all_done
-from service.http.context import Call
-from service.http.offload import beside, in_turns
+from service.http.context import RequestContext
+from service.http.offload import beside, in_turns, wait_all
 from service.http.problems import openai_error, problem_of
-from service.http.state import State
-from service.http.streaming import News, broken, event, news
-from service.registry import Model
+from service.http.state import AppState
+from service.http.streaming import as_carry_error, sse_event
+from service.kind import Model
+from service.registry import labels
 from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, json_list
+from service.text.kind import TEXT
+from service.text.limits import check_candidates, check_scores
+from service.text.manifest import TextManifest
 from service.text.openai_payload import (
     CompletionPayload,
     CompletionUsage,
@@ -29,7 +32,7 @@ from service.text.openai_payload import (
     mean_log,
     read_prompt,
 )
-from service.text.routes import check_candidates, check_scores
+from service.text.streaming import TextDelta, stream_updates
 from service.text.task import (
     FinishReason,
     GenerateRequest,
@@ -55,19 +58,19 @@ DEFAULT_NAMES = frozenset(
 """What clients name if nobody tells them a model: the default text model stands for it, unless one is called so."""
 
 
-def text_model(name: str | None, state: State) -> Model:
+def text_model(name: str | None, app: AppState) -> Model[TextManifest]:
     """A text model by the name that a client of that API gives.
 
     Raises:
         ModelNotFoundError, ModelRefusedError: there is none, or its folder was refused.
     """
-    current = state.registry.current
+    models = app.registry.current
     try:
-        if name in DEFAULT_NAMES and not any(model.manifest.name == name for model in current.models):
+        if name in DEFAULT_NAMES and not any(model.manifest.name == name for model in models.models):
             name = None
-        return current.find_kind(name, "text")
+        return models.find_kind(name, TEXT)
     except (ModelNotFoundError, WrongModelKindError):  # to this API, the others are not there
-        there = ", ".join(model.label for model in current.models if model.manifest.kind == "text") or "none"
+        there = labels(models.of_kind(TEXT))
         asked = "no text model is the default" if name is None else f"no text model {name!r}"
         raise ModelNotFoundError(f"{asked}; those loaded are: {there}", "$.model") from None
 
@@ -79,12 +82,12 @@ class Completion:
     answer_object = "text_completion"
     frame_object = "text_completion"
 
-    def __init__(self, body: CompletionPayload, call: Call) -> None:
+    def __init__(self, body: CompletionPayload, call: RequestContext) -> None:
         self._body = body
         self._call = call
-        self._model = text_model(body.model, call.state)
-        body.check(call.state.settings)
-        self._length = body.length(call.state.settings)
+        self._model = text_model(body.model, call.app)
+        body.check(call.app.settings)
+        self._length = body.length(call.app.settings)
         # Where texts are compared, too, each must be told how probable it was.
         self._told = 0 if body.logprobs is None and body.texts == body.n else max(1, body.logprobs or 0)
         """Candidates that are asked for at each token."""
@@ -105,7 +108,7 @@ class Completion:
 
     async def prepare(self) -> None:
         """Read the prompts, and see whether they are too much."""
-        body, tokenizer, state_bytes = self._body, self._model.tokenizer, self._model.state_bytes
+        body, tokenizer, state_bytes = self._body, self._model.manifest.tokenizer, self._model.graphs.state_bytes
         params = body.params(tokenizer)
         work, held = 0, 0
         async for path, prompt in in_turns(self._prompts.items()):
@@ -132,13 +135,13 @@ class Completion:
     def begin(self, i: int, listener: Listener | None = None) -> "Future[Snapshot]":
         """Let the texts of one prompt be written."""
         model, wish = self._model, self._wishes[i]
-        self._rows[i], task = generate(model.tokenizer, wish, listener=listener)
+        self._rows[i], task = generate(model.manifest.tokenizer, wish, listener=listener)
         return model.engine.submit(task, wish.work, self._call.deadline, self._call.group)
 
     async def whole(self) -> dict[str, Any]:
         """The answer, when all are written."""
         await self.prepare()
-        ended = await all_done(dict(enumerate(self._read)), self.begin)
+        ended = await wait_all(dict(enumerate(self._read)), self.begin)
         self._check([ended[i] for i in range(len(ended))])
         items = sum(len(rows) for rows in self._rows)
         items += self._told * sum(len(row.echoed) + len(row.text) for rows in self._rows for row in rows)
@@ -147,11 +150,11 @@ class Completion:
 
     async def frames(self, request: Request) -> AsyncGenerator[Any, None]:
         """The headers of a stream, as soon as nothing more can be refused; then its frames."""
-        wakers, pending = self._call.state.wakers, list[Future[Snapshot]]()
+        notifier, pending = self._call.app.notifier, list[Future[Snapshot]]()
         try:
             await self.prepare()
             async for i in in_turns(range(len(self._wishes))):
-                pending.append(self.begin(i, wakers))
+                pending.append(self.begin(i, notifier))
             yield {"Cache-Control": "no-store"}
             try:
                 offsets = [offset for offset in self._offsets for _ in range(self._body.n)]
@@ -159,27 +162,31 @@ class Completion:
                 options = self._body.stream_options
                 counted = options is not None and options.continuous_usage_stats
                 for frame in self._opening(len(rows)):
-                    yield event(self._head | {"choices": [frame], "usage": self._count() if counted else None})
-                async with aclosing(news(wakers, self._model.tokenizer, rows, self._told, pending)) as coming:
+                    yield sse_event(self._head | {"choices": [frame], "usage": self._count() if counted else None})
+                async with aclosing(
+                    stream_updates(notifier, self._model.manifest.tokenizer, rows, self._told, pending)
+                ) as coming:
                     async for new in coming:
                         for frame in self._frames_of(new, offsets[new.index]):
-                            yield event(self._head | {"choices": [frame], "usage": self._count() if counted else None})
+                            yield sse_event(
+                                self._head | {"choices": [frame], "usage": self._count() if counted else None}
+                            )
                         offsets[new.index] += len(new.text)
                 self._check(pending)
-                usage = self._usage()
+                total = self._usage()
                 if options is not None and options.include_usage:
-                    yield event(self._head | {"choices": [], "usage": usage})
+                    yield sse_event(self._head | {"choices": [], "usage": total})
                 yield DONE
             except Exception as error:
-                yield event(openai_error(problem_of(broken(error), request)))
+                yield sse_event(openai_error(problem_of(as_carry_error(error), request)))
         finally:
             for done in pending:
                 done.cancel()
 
     def _check_limits(self, work: int) -> None:
         """`work`: steps of all texts."""
-        body, state, read = self._body, self._call.state, self._read
-        most = state.settings.max_waiting_steps
+        body, app, read = self._body, self._call.app, self._read
+        most = app.settings.max_waiting_steps
         if len(read) > 1 and work > most:
             raise LimitExceededError(
                 f"at most {most} tokens to read and to write, and these are {work}", body.prompt_path
@@ -189,7 +196,7 @@ class Completion:
             check_scores(positions, self._model, "$.best_of" if body.logprobs is None else "$.logprobs")
         if body.logprobs is not None:
             positions = body.n * (self._length * len(read) + sum(read) * body.echo)
-            check_candidates(positions, 1 + body.logprobs, state, "$.logprobs")
+            check_candidates(positions, 1 + body.logprobs, app, "$.logprobs")
 
     def _check(self, pending: "Sequence[Future[Snapshot]]") -> None:
         """Raise what any of them failed with; where one has, others were cancelled."""
@@ -219,19 +226,19 @@ class Completion:
         """One text, whole."""
         logprobs, count = None, self._body.logprobs
         if count is not None:
-            logprobs = logprobs_json(chosen_blocks(self._model.tokenizer, row, self._told), count, offset)
+            logprobs = logprobs_json(chosen_blocks(self._model.manifest.tokenizer, row, self._told), count, offset)
         return _choice(index, whole_text(row), logprobs, row.finish_reason)
 
     def _mean_log(self, row: Row) -> float:
         """By which texts are compared."""
-        tokenizer, lead = self._model.tokenizer, len(row.echoed)
+        tokenizer, lead = self._model.manifest.tokenizer, len(row.echoed)
         return mean_log(chosen(tokenizer, row, lead, lead + len(row.text), self._told))
 
     def _opening(self, texts: int) -> list[dict[str, Any]]:
         """The choices of the frames that begin a stream of so many texts."""
         return []
 
-    def _frames_of(self, new: News, offset: int) -> list[dict[str, Any]]:
+    def _frames_of(self, new: TextDelta, offset: int) -> list[dict[str, Any]]:
         """The choices of the frames that tell what is new of a text; its end comes in one of its own, without text."""
         count = self._body.logprobs
         ending = None if count is None else logprobs_of([], count, 0)
@@ -249,7 +256,7 @@ class Completion:
     def _usage(self) -> dict[str, int]:
         """At the end."""
         usage = self._count()
-        metrics, label = self._call.state.metrics, self._model.label
+        metrics, label = self._call.app.metrics, self._model.label
         metrics.read.labels(label).inc(usage["prompt_tokens"])
         metrics.predicted.labels(label).inc(usage["completion_tokens"])
         return usage

@@ -1,6 +1,7 @@
 """What the `openai` client (version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -8,24 +9,13 @@ import orjson
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.errors import InvalidRequestError, LimitExceededError
-from service.http.schemas import (
-    MOST_COUNT,
-    Answer,
-    Biases,
-    Body,
-    Copies,
-    Flag,
-    Penalty,
-    RepetitionPenalty,
-    Share,
-    Stops,
-    Temperature,
-    Text,
-    never,
-)
+from service.http.schemas import MOST_COUNT, Answer, Body, never
+from service.kind import Model
 from service.settings import Settings
+from service.text.manifest import TextManifest
 from service.text.openai_fields import known_fields
 from service.text.sampling import SamplingParams
+from service.text.schemas import Biases, Copies, Flag, Penalty, RepetitionPenalty, Share, Stops, Temperature, Text
 from service.text.task import Chosen, logarithm
 from service.text.tokenizer import TokenizedText, Tokenizer
 
@@ -362,3 +352,19 @@ def mean_log(chosen: Sequence[Chosen]) -> float:
     """The mean log-probability of a token, by which texts are compared; a text of none comes after all others."""
     logs = [logarithm(one.probability) for one in chosen if one.probability is not None]
     return sum(logs) / len(logs) if logs else -np.inf
+
+
+def model_cards(models: Sequence[Model[TextManifest]], settings: Settings) -> list[ModelCard]:
+    """The text models; the newest of each name under its name, older ones as `name@version`."""
+    newest = {model.manifest.name: model for model in reversed(models)}
+    return [
+        model_card(model, model.manifest.name if newest[model.manifest.name] is model else model.label, settings)
+        for model in models
+    ]
+
+
+def model_card(model: Model[TextManifest], id: str, settings: Settings) -> ModelCard:
+    """A model under this id."""
+    created = datetime.fromisoformat(model.manifest.provenance.created_at)
+    limit = settings.max_text_length
+    return ModelCard(id=id, created=int(created.timestamp()), root=model.label, max_model_len=limit)

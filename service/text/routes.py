@@ -3,44 +3,36 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
 from service.engine.sequence import Snapshot
-from service.errors import InvalidRequestError, LimitExceededError, SessionConflictError
-from service.http.context import CHANGING, Call, ThisCall
+from service.errors import InvalidRequestError, LimitExceededError
+from service.http.context import WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, encoded
 from service.http.offload import beside
 from service.http.problems import documented, problem_of
-from service.http.schemas import (
-    GenerateAnswer,
-    GenerateBody,
-    PredictAnswer,
-    PredictBody,
-    SessionId,
-)
-from service.http.state import State
-from service.http.stateful import Render, Reply, Seat, carried, moving
-from service.http.streaming import EventStream, broken, event, news
-from service.registry import Model
-from service.text.answers import (
-    INLINE_ITEMS,
-    json_list,
-    logs_json,
-    logs_of,
-    positions_json,
-    probabilities,
-    read_texts,
-)
+from service.http.state import AppState
+from service.http.stateful import Reply, ResumedSequence, resume, stateful
+from service.http.streaming import EventStream, as_carry_error, sse_event
+from service.kind import Model
+from service.sessions.sessions import ReplayedError
+from service.text.answers import INLINE_ITEMS, json_list, logs_json, logs_of, positions_json, probabilities, read_texts
+from service.text.kind import TEXT
+from service.text.limits import check_candidates, check_length, check_scores
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
+from service.text.schemas import GenerateAnswer, GenerateBody, PredictAnswer, PredictBody
+from service.text.streaming import STREAM, TextDelta, stream_updates
 from service.text.task import (
     RANKED_ROWS,
     GenerateRequest,
     Listener,
     PositionBlock,
+    Scored,
     bits_per_character,
     check_follows,
     chosen_blocks,
@@ -51,7 +43,7 @@ from service.text.task import (
     prediction,
     whole_text,
 )
-from service.text.tokenizer import TokenizedText
+from service.text.tokenizer import TokenizedText, Tokenizer
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 
@@ -82,67 +74,94 @@ PREDICT_EXAMPLES: dict[str, Example] = {
 }
 
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "The text; with `stream`, as it is written."}
-}
-
-
 @router.post(
     "/generate",
     operation_id="generate",
     response_model=GenerateAnswer,
-    openapi_extra=CHANGING,
+    openapi_extra=WRITE_HEADERS,
     responses=STREAM | documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
 )
+@stateful
 async def post_generate(
     body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
-    call: ThisCall,
+    call: Context,
     request: Request,
 ) -> Response:
     """Continue a text, character by character. With `stream`, as server-sent events: `{"index","text"}` for new text,
     with its `logprobs` if they are wanted, at the end one with `finish_reason` and `usage`, or an event `error` with a
     problem. A session then stands at the end of the text that was given back."""
-    _check_generate(body, call.state)
+    _check_generate(body, call.app)
     if body.stream:
         events = _events(body, call, request)
         headers = await anext(events)  # what is refused before the first character is an answer of its own
         return EventStream(events, headers, call.deadline)
-
-    async def work(seat: Seat) -> tuple[Snapshot, Render]:
-        texts = await read_texts(seat.model.tokenizer, {"$.prompt": body.prompt}, body.unknown)
-        generating = _Generating(body, *texts, seat, call, None)
-        return await generating.finish(body.logprobs), generating.answer
-
-    return await carried(call, body, "text", work)
+    async with resume(call, body, TEXT) as run:
+        generation = await _Generation.begin(body, run, call)
+        ending = run.ending(await generation.finish(body.logprobs))
+        return await run.commit(ending, generation.answer(ending.fields))
 
 
-class _Generating:
-    """A text under way. `unknown`: what of the prompt the model does not know."""
+async def _events(body: GenerateBody, call: RequestContext, request: Request) -> AsyncGenerator[Any, None]:
+    """The headers of a stream, as soon as nothing more can be refused; then its events. Where another process updates
+    the session meanwhile, the stream ends with an error: what was sent cannot be taken back."""
+    headers = {"Cache-Control": "no-store"}
+    try:
+        async with resume(call, body, TEXT, cached=False) as run:
+            generation = await _Generation.begin(body, run, call, call.app.notifier)
+            repeatable = body.session_id is not None and body.commit and call.caller.key is not None
+            sent, last = bytearray(), b""
+            try:
+                yield headers
+                async with aclosing(generation.updates()) as updates:
+                    async for delta in updates:
+                        if delta.text:
+                            logs = {"logprobs": logs_of(delta.chosen)} if body.logprobs else {}
+                            event = sse_event({"index": delta.index, "text": delta.text} | logs)
+                            if repeatable:
+                                sent += event
+                            yield event
+                ending = run.ending(await generation.finish(0))
+                last = sse_event(generation.summary(ending.fields))
+                await run.commit(ending, bytes(sent + last))
+            except Exception as error:
+                yield sse_event(problem_of(as_carry_error(error), request), "error")
+                return
+            finally:
+                generation.cancel()
+    except ReplayedError as replay:
+        yield headers | {"Idempotency-Replayed": "true"}
+        yield Reply.replayed(replay.answer).body
+        return
+    yield last
+
+
+class _Generation:
+    """The texts of one request, while they are generated and after."""
 
     def __init__(
         self,
         body: GenerateBody,
-        texts: list[TokenizedText],
+        run: ResumedSequence[TextManifest],
+        call: RequestContext,
+        prompt: TokenizedText,
         unknown: list[str],
-        seat: Seat,
-        call: Call,
         listener: Listener | None,
     ) -> None:
+        """Submit them. `unknown`: what of the prompt the model does not know."""
+        model, tokenizer = run.model, run.model.manifest.tokenizer
         self._body = body
-        self._model = seat.model
-        self._metrics = call.state.metrics
+        self._model = model
+        self._app = call.app
         self._unknown = unknown
         self._choices: list[dict[str, Any]] = []
-        tokenizer = seat.model.tokenizer
-        [prompt] = texts
         self._read = len(prompt.tokens)
-        if seat.keeps and body.n > 1:
+        if run.returns_state and body.n > 1:
             raise InvalidRequestError('only one text can move a session or state; or `"commit": false`', "$.n")
         if body.logprobs:
             positions = body.max_length * body.n + (self._read if body.echo else 0)
-            check_scores(positions, seat.model, "$.logprobs")
+            check_scores(positions, model, "$.logprobs")
         self._seed = secrets.randbits(53) if body.seed is None else body.seed
-        wish = GenerateRequest(
+        generate_request = GenerateRequest(
             prompt=prompt,
             max_length=body.max_length,
             params=SamplingParams(
@@ -162,223 +181,174 @@ class _Generating:
             echo=body.echo,
         )
         path = "$.logprobs" if body.logprobs else "$.prompt"
-        call.hold(wish.most_bytes(tokenizer.size, seat.model.state_bytes), path, seat.model.engine)
-        self.rows, task = generate(tokenizer, wish, seat.start, seat.keeps, listener)
-        self.pending = seat.model.engine.submit(task, wish.work, call.deadline, call.group)
+        run.hold(generate_request.most_bytes(tokenizer.size, model.graphs.state_bytes), path)
+        self._rows, task = generate(tokenizer, generate_request, run.start, run.returns_state, listener)
+        self._pending = run.begin(task, generate_request.work)
+
+    @classmethod
+    async def begin(
+        cls,
+        body: GenerateBody,
+        run: ResumedSequence[TextManifest],
+        call: RequestContext,
+        listener: Listener | None = None,
+    ) -> "_Generation":
+        """Read the prompt, and submit the texts."""
+        [prompt], unknown = await read_texts(run.model.manifest.tokenizer, {"$.prompt": body.prompt}, body.unknown)
+        return cls(body, run, call, prompt, unknown, listener)
+
+    def updates(self) -> AsyncGenerator[TextDelta, None]:
+        """New text as soon as it is there."""
+        tokenizer = self._model.manifest.tokenizer
+        return stream_updates(self._app.notifier, tokenizer, self._rows, self._body.logprobs, [self._pending])
+
+    def cancel(self) -> None:
+        """Generate no more."""
+        self._pending.cancel()
 
     async def finish(self, logprobs: int) -> Snapshot:
-        """Wait for its end, and see what became of it."""
-        after = await asyncio.wrap_future(self.pending)
+        """Wait until the texts have ended, and make their `choices`; the state after them."""
+        after = await asyncio.wrap_future(self._pending)
 
-        def explain() -> list[dict[str, Any]]:
+        def choices() -> list[dict[str, Any]]:
+            tokenizer = self._model.manifest.tokenizer
             return [
                 {
                     "text": whole_text(row),
                     "finish_reason": row.finish_reason,
-                    "logprobs": logs_json(chosen_blocks(self._model.tokenizer, row, logprobs)) if logprobs else None,
+                    "logprobs": logs_json(chosen_blocks(tokenizer, row, logprobs)) if logprobs else None,
                 }
-                for row in self.rows
+                for row in self._rows
             ]
 
-        items = logprobs * sum(len(row.echoed) + len(row.text) for row in self.rows)
-        self._choices = await beside(items > INLINE_ITEMS, explain)
+        items = logprobs * sum(len(row.echoed) + len(row.text) for row in self._rows)
+        self._choices = await beside(items > INLINE_ITEMS, choices)
         return after
 
-    def answer(self, session: SessionId | None, carried: str | None) -> bytes:
-        """A `GenerateAnswer`."""
-        choices, ending = self._choices, self.ending(session, carried)
+    def answer(self, ending: dict[str, Any]) -> bytes:
+        """A `GenerateAnswer`, with the fields that tell where the call ended."""
+        choices, summary = self._choices, self.summary(ending)
         first = choices[0]
-        head = {"model": ending["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
-        whole = head | {"logprobs": first["logprobs"]} | ending
-        return encoded(whole | {"choices": choices if self._body.n > 1 else None})
+        head = {"model": summary["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
+        answer = head | {"logprobs": first["logprobs"]} | summary
+        return encoded(answer | {"choices": choices if self._body.n > 1 else None})
 
-    def ending(self, session: SessionId | None, carried: str | None) -> dict[str, Any]:
-        """What the end of a stream tells: all of the answer but what was streamed."""
-        model, choices = self._model, self._choices
-        written = sum(len(row.text) for row in self.rows)
-        self._metrics.read.labels(model.label).inc(self._read)
-        self._metrics.predicted.labels(model.label).inc(written)
+    def summary(self, ending: dict[str, Any]) -> dict[str, Any]:
+        """The last event of a stream: all of the answer but what was streamed."""
+        choices, label = self._choices, self._model.label
+        written = sum(len(row.text) for row in self._rows)
+        self._app.metrics.read.labels(label).inc(self._read)
+        self._app.metrics.predicted.labels(label).inc(written)
         return {
-            "model": _model_id(model),
+            "model": _model_id(self._model),
             "finish_reason": choices[0]["finish_reason"],
             "choices": [{"finish_reason": choice["finish_reason"]} for choice in choices] if self._body.n > 1 else None,
             "seed": self._seed,
             "usage": {"prompt_characters": self._read, "generated_characters": written},
             "unknown_characters": self._unknown,
-            "session": None if session is None else session.model_dump(),
-            "state": carried,
+            **ending,
         }
-
-
-def _model_id(model: Model) -> dict[str, Any]:
-    """A `ModelId`."""
-    return {"name": model.manifest.name, "version": model.manifest.version}
-
-
-async def _events(body: GenerateBody, call: Call, request: Request) -> AsyncGenerator[Any, None]:
-    """The headers of a stream, as soon as nothing more can be refused; then its events."""
-    headers = {"Cache-Control": "no-store"}
-    seat, id, turn = Seat(call.state, body, "text"), moving(body), None
-    async with AsyncExitStack() as exits:
-        if id is None:
-            await seat.take(call.caller)
-        else:
-            turn = await exits.enter_async_context(call.state.sessions.turn(call.caller, id, call.deadline))
-        if turn is not None and turn.replay is not None:
-            yield headers | {"Idempotency-Replayed": "true"}
-            yield Reply.unpacked(turn.replay).body
-            return
-        if turn is not None:
-            seat.take_turn(turn)
-        tokenizer = seat.model.tokenizer
-        texts = await read_texts(tokenizer, {"$.prompt": body.prompt}, body.unknown)
-        generating = _Generating(body, *texts, seat, call, call.state.wakers)
-        coming = news(call.state.wakers, tokenizer, generating.rows, body.logprobs, [generating.pending])
-        repeatable = turn is not None and call.caller.key is not None
-        sent, last = bytearray(), b""
-
-        def whole(session: SessionId | None, carried: str | None) -> bytes:
-            nonlocal last
-            last = event(generating.ending(session, carried))
-            return bytes(sent + last)
-
-        try:
-            yield headers
-            async with aclosing(coming):
-                async for new in coming:
-                    if new.text:
-                        logs = {"logprobs": logs_of(new.chosen)} if body.logprobs else {}
-                        piece = event({"index": new.index, "text": new.text} | logs)
-                        if repeatable:
-                            sent += piece
-                        yield piece
-            after = await generating.finish(0)
-            if turn is None:
-                seat.reply(after, whole)
-            elif await seat.move(after, whole) is None:
-                raise SessionConflictError("another call moved the session; this one changed nothing")
-        except Exception as error:
-            yield event(problem_of(broken(error), request), "error")
-            return
-        finally:
-            generating.pending.cancel()
-        yield last
 
 
 @router.post(
     "/predict",
     operation_id="predict",
     response_model=PredictAnswer,
-    openapi_extra=CHANGING,
+    openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
 )
+@stateful
 async def post_predict(
     body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)],
-    call: ThisCall,
+    call: Context,
 ) -> Response:
     """See which characters the model expects next, after a text or after each of its characters, and which of several
     continuations it finds the most probable."""
     continuations = body.candidates or []
-    check_length(body.text, call.state, "$.text")
-    check_length("".join(continuations), call.state, "$.candidates")
-
-    async def work(seat: Seat) -> tuple[Snapshot, Render]:
-        model, tokenizer = seat.model, seat.model.tokenizer
-        if body.per_position:
-            check_candidates(len(body.text), min(body.top_k, tokenizer.size), call.state, "$.top_k")
-        paths = {"$.text": body.text} | {f"$.candidates[{i}]": text for i, text in enumerate(continuations)}
-        (text, *others), unknown = await read_texts(tokenizer, paths, body.unknown)
-        if body.per_position:
-            check_scores(len(text.tokens), model, "$.per_position")
-        longest = max((len(other.tokens) for other in others), default=0)
-        check_scores(min(RANKED_ROWS, len(others)) * longest, model, "$.candidates")
-        for i, other in enumerate(others):
-            if not other.pieces:
-                raise InvalidRequestError("is empty", f"$.candidates[{i}]")
-        check_follows(seat.start, text.composed, "$.text")
-        lengths, size = [len(other.tokens) for other in others], tokenizer.size
-        held = predict_bytes(len(text.tokens), body.per_position, min(body.top_k, size), lengths, size)
-        call.hold(held, "$.per_position" if body.per_position else "$.text", model.engine)
-        task = predict(tokenizer, text, body.per_position, seat.start, others)
-        steps = 1 + len(text.tokens) + sum(len(other.tokens) for other in others)
-        scored = await asyncio.wrap_future(model.engine.submit(task, steps, call.deadline, call.group))
-        call.state.metrics.read.labels(model.label).inc(steps - 1)
-
-        def explain() -> dict[str, Any]:
-            after = prediction(tokenizer, text, scored.scores, body.top_k, False)
-            costs: list[PositionBlock] = []
-
-            def counted() -> Iterator[PositionBlock]:
-                for block in position_blocks(tokenizer, text, scored.scores, body.top_k):
-                    costs.append(PositionBlock([], block.nats, block.characters))
-                    yield block
-
-            positions = json_list(positions_json(counted())) if body.per_position else None
-            return {
-                "next": probabilities(after.candidates),
-                "positions": positions,
-                "bits_per_character": bits_per_character(costs),
-            }
-
-        items = len(scored.scores) * min(body.top_k, tokenizer.size)
-        told = await beside(items > INLINE_ITEMS, explain)
+    check_length(body.text, call.app, "$.text")
+    check_length("".join(continuations), call.app, "$.candidates")
+    async with resume(call, body, TEXT) as run:
+        tokenizer = run.model.manifest.tokenizer
+        text, candidates, unknown = await _read_predict(body, run.model, call.app)
+        check_follows(run.start, text.composed, "$.text")
+        lengths = [len(candidate.tokens) for candidate in candidates]
+        size, top_k = tokenizer.size, min(body.top_k, tokenizer.size)
+        held = predict_bytes(len(text.tokens), body.per_position, top_k, lengths, size)
+        run.hold(held, "$.per_position" if body.per_position else "$.text")
+        steps = 1 + len(text.tokens) + sum(lengths)
+        scored = await run.submit(predict(tokenizer, text, body.per_position, run.start, candidates), steps)
+        call.app.metrics.read.labels(run.model.label).inc(steps - 1)
+        expected = await beside(len(scored.scores) * top_k > INLINE_ITEMS, _expected, body, tokenizer, text, scored)
         ranked = [
             {
-                "index": one.index,
-                "text": continuations[one.index],
-                "logprob": one.log,
-                "logprob_per_character": one.log_per_character,
+                "index": candidate.index,
+                "text": continuations[candidate.index],
+                "logprob": candidate.log,
+                "logprob_per_character": candidate.log_per_character,
             }
-            for one in scored.ranked
+            for candidate in scored.ranked
         ]
-
-        def answer(session: SessionId | None, carried: str | None) -> bytes:
-            """A `PredictAnswer`."""
-            return encoded(
-                {
-                    "model": _model_id(model),
-                    **told,
-                    "candidates": None if body.candidates is None else ranked,
-                    "unknown_characters": unknown,
-                    "session": None if session is None else session.model_dump(),
-                    "state": carried,
-                }
-            )
-
-        return scored.after, answer
-
-    return await carried(call, body, "text", work)
+        ending = run.ending(scored.after)
+        answer = {
+            "model": _model_id(run.model),
+            **expected,
+            "candidates": None if body.candidates is None else ranked,
+            "unknown_characters": unknown,
+            **ending.fields,
+        }
+        return await run.commit(ending, encoded(answer))
 
 
-def _check_generate(body: GenerateBody, state: State) -> None:
-    check_length(body.prompt, state, "$.prompt")
-    if body.max_length * body.n > state.settings.max_generated_length:
-        most = state.settings.max_generated_length
-        raise LimitExceededError(f"at most {most} characters are generated at once, over all n texts", "$.max_length")
+async def _read_predict(
+    body: PredictBody, model: Model[TextManifest], app: AppState
+) -> tuple[TokenizedText, list[TokenizedText], list[str]]:
+    """The text, its candidates, and what of them the model does not know.
+
+    Raises:
+        CarryError: they are too much, or a candidate is empty.
+    """
+    tokenizer = model.manifest.tokenizer
+    if body.per_position:
+        check_candidates(len(body.text), min(body.top_k, tokenizer.size), app, "$.top_k")
+    paths = {"$.text": body.text} | {f"$.candidates[{i}]": text for i, text in enumerate(body.candidates or [])}
+    (text, *candidates), unknown = await read_texts(tokenizer, paths, body.unknown)
+    if body.per_position:
+        check_scores(len(text.tokens), model, "$.per_position")
+    longest = max((len(candidate.tokens) for candidate in candidates), default=0)
+    check_scores(min(RANKED_ROWS, len(candidates)) * longest, model, "$.candidates")
+    for i, candidate in enumerate(candidates):
+        if not candidate.pieces:
+            raise InvalidRequestError("is empty", f"$.candidates[{i}]")
+    return text, candidates, unknown
+
+
+def _expected(body: PredictBody, tokenizer: Tokenizer, text: TokenizedText, scored: Scored) -> dict[str, Any]:
+    """What the model expects after the text, and after each of its tokens if that is asked for."""
+    after = prediction(tokenizer, text, scored.scores, body.top_k, False)
+    costs: list[PositionBlock] = []
+
+    def blocks() -> Iterator[PositionBlock]:
+        for block in position_blocks(tokenizer, text, scored.scores, body.top_k):
+            costs.append(PositionBlock([], block.nats, block.characters))
+            yield block
+
+    positions = json_list(positions_json(blocks())) if body.per_position else None
+    return {
+        "next": probabilities(after.candidates),
+        "positions": positions,
+        "bits_per_character": bits_per_character(costs),
+    }
+
+
+def _model_id(model: Model[TextManifest]) -> dict[str, Any]:
+    """A `ModelId`."""
+    return {"name": model.manifest.name, "version": model.manifest.version}
+
+
+def _check_generate(body: GenerateBody, app: AppState) -> None:
+    check_length(body.prompt, app, "$.prompt")
+    limit = app.settings.max_generated_length
+    if body.max_length * body.n > limit:
+        raise LimitExceededError(f"at most {limit} characters are generated at once, over all n texts", "$.max_length")
     positions = body.max_length + (len(body.prompt) if body.echo else 0)
-    check_candidates(positions * body.n, body.logprobs, state, "$.logprobs")
-
-
-def check_length(text: str, state: State, path: str) -> None:
-    if len(text) > state.settings.max_text_length:
-        raise LimitExceededError(f"at most {state.settings.max_text_length} characters are read at once", path)
-
-
-def check_candidates(positions: int, count: int, state: State, path: str) -> None:
-    most = state.settings.max_answer_items
-    if positions * count > most:
-        raise LimitExceededError(
-            f"at most {most} candidates in one answer: ask for fewer, or for fewer characters", path
-        )
-
-
-HELD_SCORES = 50_000_000
-"""Most scores, of every piece of a vocabulary at every position, that are held for one request: 200 MB."""
-
-
-def check_scores(positions: int, model: Model, path: str) -> None:
-    if positions * model.tokenizer.size > HELD_SCORES:
-        most = HELD_SCORES // model.tokenizer.size
-        raise LimitExceededError(
-            f"with this model, at most {most} {model.tokenizer.unit}s are looked at so closely", path
-        )
+    check_candidates(positions * body.n, body.logprobs, app, "$.logprobs")

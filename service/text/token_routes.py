@@ -9,13 +9,14 @@ from service.errors import InvalidRequestError
 from service.http.json_route import JsonRoute, json_answer
 from service.http.offload import beside
 from service.http.problems import documented
-from service.http.schemas import Answer, Flag, Text
-from service.http.state import CarryState
+from service.http.schemas import Answer
+from service.http.state import App
 from service.text.answers import INLINE_CHARACTERS
+from service.text.limits import check_length
 from service.text.openai_chat import TEMPLATE, ChatMessage, prompt_of
 from service.text.openai_completion import text_model
 from service.text.openai_payload import LenientBody, TokenList, text_of_tokens
-from service.text.routes import check_length
+from service.text.schemas import Flag, Text
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 
@@ -76,21 +77,21 @@ class TokenizerInfo(Answer):
     response_model=TokenizeAnswer,
     responses=documented(400, 401, 404, 409, 413, 415, 422),
 )
-async def post_tokenize(body: TokenizeBody, state: CarryState) -> Response:
+async def post_tokenize(body: TokenizeBody, app: App) -> Response:
     """The tokens that a text model reads a text as."""
-    tokenizer = text_model(body.model, state).tokenizer
+    tokenizer = text_model(body.model, app).manifest.tokenizer
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequestError("give one of `prompt` and `messages`", "$.prompt")
     text, path = body.prompt, "$.prompt"
     if body.messages is not None:
         text, path = prompt_of(body.messages, tokenizer.unit), "$.messages"
     assert text is not None
-    check_length(text, state, path)
+    check_length(text, app, path)
     found = await beside(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
     return json_answer(
         {
             "count": len(found.tokens),
-            "max_model_len": state.settings.max_text_length,
+            "max_model_len": app.settings.max_text_length,
             "tokens": found.tokens,
             "token_strs": [*found.pieces] if body.return_token_strs else None,
         }
@@ -103,24 +104,24 @@ async def post_tokenize(body: TokenizeBody, state: CarryState) -> Response:
     response_model=DetokenizeAnswer,
     responses=documented(400, 401, 404, 409, 413, 415, 422),
 )
-async def post_detokenize(body: DetokenizeBody, state: CarryState) -> Response:
+async def post_detokenize(body: DetokenizeBody, app: App) -> Response:
     """The text that tokens stand for."""
-    tokenizer = text_model(body.model, state).tokenizer
-    if len(body.tokens) > state.settings.max_text_length:
-        check_length(" " * len(body.tokens), state, "$.tokens")
+    tokenizer = text_model(body.model, app).manifest.tokenizer
+    if len(body.tokens) > app.settings.max_text_length:
+        check_length(" " * len(body.tokens), app, "$.tokens")
     return json_answer({"prompt": text_of_tokens(body.tokens, tokenizer, "$.tokens")})
 
 
 @router.get("/tokenizer_info", operation_id="tokenizer_info", responses=documented(401, 404, 409, 422))
 async def get_tokenizer_info(
-    state: CarryState,
+    app: App,
     model: Annotated[
         str | None, Query(max_length=80, description="`name` or `name@version`; the default text model if absent.")
     ] = None,
 ) -> TokenizerInfo:
     """What a text model's tokens are."""
-    found = text_model(model, state)
-    tokenizer = found.tokenizer
+    found = text_model(model, app)
+    tokenizer = found.manifest.tokenizer
     begin = "\n" if tokenizer.start() else None
     return TokenizerInfo(
         tokenizer_class=f"{tokenizer.unit.capitalize()}Tokenizer",
@@ -129,6 +130,6 @@ async def get_tokenizer_info(
         bos_token=begin,
         eos_token=begin,
         unk_token=tokenizer.unknown_piece,
-        model_max_length=state.settings.max_text_length,
+        model_max_length=app.settings.max_text_length,
         chat_template=TEMPLATE,
     )

@@ -4,17 +4,25 @@ import bisect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequestError
-from service.manifest import UNKNOWN_WORDS, WORD_PATTERN, TextManifest, Unit
 from service.text.unicode import CombiningMarksError, composed
 
 Candidate = tuple[str, float]
 """A piece of text and its probability."""
+
+Unit = Literal["character", "word"]
+"""What a token of a text model is."""
+
+WORD_PATTERN = r" ?<unk>| ?[^\W_]+(?:'[^\W_]+)*| ?[^\w\s]|_|\s"
+"""The pieces of a text in a word model: a word or a mark carries the space before it, so that the text is their
+concatenation. Every character of any text is in one of them."""
+UNKNOWN_WORDS = frozenset({"<unk>", " <unk>"})
+"""How a text for a word model may write the unknown word, token 0."""
 
 _WORDS = re.compile(WORD_PATTERN)
 
@@ -58,11 +66,6 @@ class Tokenizer:
             # By code point; the last one stands for all that the vocabulary does not reach.
             self._by_point = np.zeros(2 + max(map(ord, self.pieces[1:]), default=0), dtype=np.int64)
             self._by_point[[ord(piece) for piece in self.pieces[1:]]] = np.arange(1, self.size)
-
-    @classmethod
-    def of(cls, manifest: TextManifest) -> Self:
-        """That of a model."""
-        return cls(manifest.vocabulary, manifest.unit, manifest.replacements)
 
     def tokenize(self, text: AnyText, path: str = "$") -> TokenizedText:
         """The text as the model reads it. One that was tokenized already is given back as it is.

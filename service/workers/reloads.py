@@ -10,7 +10,7 @@ import structlog
 from service.engine.runner import int8_is_exact
 from service.errors import DeadlineExceededError
 from service.metrics import Metrics
-from service.registry import Changes, Registry
+from service.registry import Changes, Kinds, Registry
 from service.settings import Settings
 from service.workers.board import ENDED, Board
 from service.workers.trials import Trials
@@ -23,7 +23,13 @@ class Reloader:
     """Loads the models of the process that is number `own`, and reloads them whenever any process is asked to."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, board: Board, own: int, trials: Trials | None = None
+        self,
+        settings: Settings,
+        kinds: Kinds,
+        metrics: Metrics,
+        board: Board,
+        own: int,
+        trials: Trials | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -34,13 +40,13 @@ class Reloader:
         board.done[own] = 0  # what the one before it has done counts no more
         self._tried = board.wanted
         self._failed = -1
-        self.registry = Registry(settings, metrics, trials)
+        self.registry = Registry(settings, kinds, metrics, trials.reasons if trials is not None else None)
         if not int8_is_exact() and settings.precision != "float32":
             structlog.get_logger().warning(
                 "this processor multiplies int8 inexactly (x86 without VNNI): "
                 "unless CARRY_PRECISION=int8 asks for int8, models are served in float32"
             )
-        self._tell(Changes(self.registry.models, (), self.registry.refused))
+        self._tell(Changes(self.registry.models, (), self.registry.rejected))
         board.done[own] = self._tried
 
     async def everywhere(self, deadline: float) -> None:
@@ -92,10 +98,10 @@ class Reloader:
             log.info("model loaded", model=model.label, kind=model.manifest.kind, precision=model.precision)
         for label in changes.unloaded:
             log.info("model unloaded", model=label)
-        for refused in changes.refused:
-            log.warning("model refused", model=f"{refused.name}@{refused.version}", reason=refused.reason)
+        for rejected in changes.rejected:
+            log.warning("model refused", model=f"{rejected.name}@{rejected.version}", reason=rejected.reason)
         current = self.registry.current
         if not current.models:
             log.warning("no model is loaded", models_dir=str(self._settings.models_dir))
         self._metrics.models.labels("loaded").set(len(current.models))
-        self._metrics.models.labels("refused").set(len(current.refused))
+        self._metrics.models.labels("refused").set(len(current.rejected))

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.registry import reason_to_refuse
+from service.kinds import KINDS
+from service.registry import reason_to_reject
 
 
 def _end_with_parent() -> None:
@@ -27,7 +28,7 @@ def main(limit: float, precision: str, threads: int, paths: Sequence[Path]) -> N
 
     for path in paths:
         signal.setitimer(signal.ITIMER_REAL, limit)  # ends this process, wherever it is
-        reason = reason_to_refuse(path, precision, threads)
+        reason = reason_to_reject(path, KINDS, precision, threads)
         os.write(out, json.dumps(reason).encode() + b"\n")
 
 

@@ -5,13 +5,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.consistency import WAYS, compare
-from service.manifest import TextManifest, read_manifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import read_manifest
+from service.text.manifest import TextManifest
 from tests.conftest import SHIPPED
 from tests.e2e.serving import Service
 
 
 def test_texts_are_the_same_alone_under_load_in_any_way_and_on_two_replicas(tmp_path: Path) -> None:
-    manifests = [read_manifest(path.parent) for path in SHIPPED.glob("*/1/manifest.json")]
+    manifests = [
+        read_manifest(path.parent, ForecastManifest, TextManifest) for path in SHIPPED.glob("*/1/manifest.json")
+    ]
     models = {manifest.name: manifest for manifest in manifests if isinstance(manifest, TextManifest)}
     store = f"sqlite:///{tmp_path}/sessions.db"
     with ExitStack() as stack:

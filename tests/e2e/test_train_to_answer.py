@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from service.manifest import WORD_PATTERN
+from service.text.tokenizer import WORD_PATTERN
 from tests.conftest import SHIPPED
 
 CARRY = Path(sys.executable).parent / "carry"

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from service.engine.sequence import FRESH, Snapshot, Task
 from service.errors import InvalidRequestError, NotPredictableError, SessionModelError, StateRefusedError
+from service.forecast.kind import FORECAST
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
-from service.manifest import ForecastManifest, TextManifest
+from service.kind import codec_of
 from service.sessions.state import StateCodec, signed, verified
+from service.text.kind import TEXT
+from service.text.manifest import TextManifest
 from service.text.task import GenerateRequest, generate, predict
-from service.text.tokenizer import Tokenizer
 from tests.builders import open_scheduler, run
 from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, folder, play
 from training.onnx.layers import Precision
@@ -31,15 +34,6 @@ STEP = st.builds(
 ALIVE = st.builds(Arrival, st.lists(STEP, min_size=1, max_size=5), st.integers(0, 20), st.none(), st.just("cancelled"))
 
 
-def codec_of(manifest: ForecastManifest | TextManifest, precision: Precision) -> StateCodec:
-    assert manifest.int8 is not None
-    graph = manifest.graph if precision == "float32" else manifest.int8.graph
-    decode = None
-    if isinstance(manifest, TextManifest):
-        decode = manifest.decode if precision == "float32" else manifest.int8.decode
-    return StateCodec(manifest, graph, decode)
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=40)
 @given(arrivals=st.lists(ALIVE, min_size=1, max_size=5), chunk=st.integers(1, 70))
@@ -47,7 +41,7 @@ def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals:
     """What is generated, what is predicted and the state after each step, all to the bit."""
     manifest, _, scheduler = open_scheduler(folder("text"), precision, chunk)
     assert isinstance(manifest, TextManifest)
-    tokenizer, codec = Tokenizer.of(manifest), codec_of(manifest, precision)
+    tokenizer, codec = manifest.tokenizer, codec_of(TEXT, manifest, manifest.graphs(precision))
 
     def in_steps(steps: list[Any]) -> Task[list[tuple[str, Any]]]:
         state, told = codec.encode(FRESH), []
@@ -97,7 +91,7 @@ def test_series_that_go_on_are_series_in_one_piece(
 ) -> None:
     manifest, _, scheduler = open_scheduler(folder("forecast"), precision)
     assert isinstance(manifest, ForecastManifest)
-    codec, rng = codec_of(manifest, precision), np.random.default_rng(seed)
+    codec, rng = codec_of(FORECAST, manifest, manifest.graphs(precision)), np.random.default_rng(seed)
     values = rng.normal(20, 5, (301, 1)).cumsum(axis=0)
     values[rng.random(301) < 0.1] = np.nan
     values[0] = 20.0
@@ -134,8 +128,8 @@ KEY = b"0123456789abcdef"
 def text_state() -> tuple[StateCodec, bytes, Snapshot]:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
-    codec = codec_of(manifest, "float32")
-    after = run(scheduler, predict(Tokenizer.of(manifest), "abc", False)).after
+    codec = codec_of(TEXT, manifest, manifest.graphs("float32"))
+    after = run(scheduler, predict(manifest.tokenizer, "abc", False)).after
     return codec, codec.encode(after), after
 
 
@@ -192,8 +186,9 @@ def test_a_state_that_is_not_finite_is_neither_written_nor_read(number: float) -
 def test_a_state_of_another_graph_is_refused() -> None:
     _, payload, _ = text_state()
     manifest, *_ = open_scheduler(folder("text"))
+    assert isinstance(manifest, TextManifest)
     with pytest.raises(SessionModelError, match="text@1"):
-        codec_of(manifest, "int8").decode(payload)
+        codec_of(TEXT, manifest, manifest.graphs("int8")).decode(payload)
 
 
 def test_a_runner_gives_all_that_a_state_holds() -> None:

@@ -14,8 +14,9 @@ from service.app import create_app
 from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, begin, forecast
-from service.manifest import ForecastManifest, read_manifest
+from service.manifest import read_manifest
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.echo import DAYS, HORIZON, write_echo
@@ -87,8 +88,7 @@ def test_a_session_told_of_the_future_each_time_answers_as_one_call(echo: TestCl
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForecastManifest, Runner]:
     folder = write_echo(tmp_path_factory.mktemp("models"))
-    manifest = read_manifest(folder)
-    assert isinstance(manifest, ForecastManifest)
+    manifest = read_manifest(folder, ForecastManifest)
     return manifest, Runner(folder, manifest.graph, threads=1)
 
 

@@ -22,11 +22,10 @@ from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, Read, Result, Task
 from service.errors import ModelFailedError, QueueFullError
-from service.manifest import TextManifest
 from service.metrics import Metrics
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
 from service.text.task import GenerateRequest, generate
-from service.text.tokenizer import Tokenizer
 from service.workers.board import EXIT_BROKEN
 from tests.builders import CHARACTERS, open_graphs
 from tests.service.test_scheduler import folder
@@ -54,7 +53,7 @@ class Opened:
         assert isinstance(manifest, TextManifest)
         assert decoding is not None
         assert manifest.decode is not None
-        self.tokenizer = Tokenizer.of(manifest)
+        self.tokenizer = manifest.tokenizer
         self.reading = Broken(folder("text"), manifest.graph, threads=1)
         self.decoding = Broken(folder("text"), manifest.decode, threads=1)
         self._decoder = decoding.decoder

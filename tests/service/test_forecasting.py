@@ -14,9 +14,10 @@ from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.forecast.bounds import Bounds
 from service.forecast.intervals import widened
+from service.forecast.manifest import ForecastManifest
 from service.forecast.quantiles import interpolate
 from service.forecast.task import Forecast, ForecastRequest, begin, forecast
-from service.manifest import ForecastManifest, read_manifest
+from service.manifest import read_manifest
 from service.metrics import Metrics
 from tests.builders import open_scheduler, run
 from tests.conftest import SHIPPED
@@ -104,8 +105,7 @@ def opened(models: Path) -> Opened:
 def open_graph(folder: Path) -> tuple[ForecastManifest, Runner]:
     """The newest version's."""
     newest = max(folder.glob("[0-9]*"), key=lambda path: int(path.name))
-    manifest = read_manifest(newest)
-    assert isinstance(manifest, ForecastManifest)
+    manifest = read_manifest(newest, ForecastManifest)
     return manifest, Runner(newest, manifest.graph, threads=1)
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Read, Result, Snapshot, Task
 from service.errors import InvalidRequestError
-from service.manifest import TextManifest, read_manifest
+from service.manifest import read_manifest
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
 from service.text.stopping import StopTexts
 from service.text.task import (
@@ -40,7 +41,7 @@ Opened = tuple[Tokenizer, Scheduler]
 def opened(models: Path) -> Opened:
     manifest, _, scheduler = open_scheduler(models / "text/1")
     assert isinstance(manifest, TextManifest)
-    return Tokenizer.of(manifest), scheduler
+    return manifest.tokenizer, scheduler
 
 
 def texts(opened: Opened, request: GenerateRequest) -> list[Continuation]:
@@ -151,7 +152,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     folder = write_model(word_model(), tmp_path_factory.mktemp("models"), "words", tokenizer=WORDS)
     manifest, _, scheduler = open_scheduler(folder)
     assert isinstance(manifest, TextManifest)
-    return Tokenizer.of(manifest), scheduler
+    return manifest.tokenizer, scheduler
 
 
 @pytest.mark.parametrize("unit", ["character", "word"])
@@ -322,7 +323,7 @@ def test_a_continuation_is_as_probable_as_its_positions_say(
     ],
 )
 def test_a_vocabulary_of_what_is_no_word_is_refused(vocabulary: tuple[str, ...], tmp_path: Path) -> None:
-    manifest = read_manifest(write_model(word_model(), tmp_path, "words", tokenizer=WORDS))
+    manifest = read_manifest(write_model(word_model(), tmp_path, "words", tokenizer=WORDS), TextManifest)
     said = manifest.model_dump() | {"vocabulary": vocabulary}
     with pytest.raises(ValueError, match="vocabulary"):
         TextManifest.model_validate(said)

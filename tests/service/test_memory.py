@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from service import app
 from service.app import create_app
 from service.errors import LimitExceededError, NotReadyError, QueueFullError
-from service.http.state import State
+from service.http.state import AppState
 from service.memory import HeldMemory, MemoryBudget
 from service.settings import Settings
 
@@ -41,7 +41,7 @@ def service(models: Path) -> Iterator[TestClient]:
 
 
 def budget_of(client: TestClient) -> MemoryBudget:
-    state: State = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
+    state: AppState = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
     return state.memory
 
 

@@ -19,8 +19,9 @@ from nixtla.nixtla_client import ApiError
 from starlette.testclient import TestClient
 
 from service.errors import InvalidRequestError
+from service.forecast.manifest import ForecastManifest
 from service.forecast.nixtla_payload import SeriesPayload, check_hist_exog, feature_names, panel
-from service.manifest import ForecastManifest, read_manifest
+from service.manifest import read_manifest
 from service.settings import Settings
 from tests.builders import forecaster, write_model
 from tests.echo import DAYS, write_echo
@@ -481,8 +482,7 @@ def test_an_answer_that_no_memory_should_hold_is_refused(client: TestClient) -> 
 @given(st.data())
 def test_rows_are_taken_for_the_right_features(models: Path, data: st.DataObject) -> None:
     """In the orders in which the client's calls have them."""
-    manifest = read_manifest(models / "forecast" / "1")
-    assert isinstance(manifest, ForecastManifest)
+    manifest = read_manifest(models / "forecast" / "1", ForecastManifest)
     others = [f"f{i}" for i in range(data.draw(st.integers(1, 5)))]
     known = tuple(data.draw(st.permutations(others)))[: data.draw(st.integers(0, len(others)))]
     categories = dict.fromkeys(data.draw(st.sets(st.sampled_from(others))), ("x", "y"))

@@ -19,8 +19,9 @@ from starlette.testclient import TestClient
 
 from service import errors
 from service.http.problems import problem_answer
-from service.manifest import TextManifest, read_manifest
+from service.manifest import read_manifest
 from service.text import openai_completion as face
+from service.text.manifest import TextManifest
 from service.text.openai_payload import CompletionAnswer, CompletionPayload, ErrorAnswer, logprobs_of
 from service.text.task import Chosen, generate
 from tests.builders import WORDS, word_model, write_model
@@ -44,8 +45,7 @@ def api(url: str) -> Iterator[OpenAI]:
 @pytest.fixture(scope="module")
 def tokens(models: Path) -> dict[str, int]:
     """Those of the small text model."""
-    manifest = read_manifest(models / "text" / "1")
-    assert isinstance(manifest, TextManifest)
+    manifest = read_manifest(models / "text" / "1", TextManifest)
     return {piece: token for token, piece in enumerate(manifest.vocabulary)}
 
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from service import errors
 from service.app import create_app
 from service.engine.runner import Runner
-from service.http.state import State
+from service.http.state import AppState
 from service.settings import Settings
 
 ERRORS = [
@@ -75,7 +75,7 @@ def test_a_failing_model_is_our_fault_is_not_ready_and_recovers(
         def run(self, *_: object) -> None:
             raise RuntimeError("secret of the house")
 
-    carry: State = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
+    carry: AppState = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
     runner: Runner = carry.registry.find("forecast").engine._scheduler._reads._runner
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_session", Broken())
@@ -94,7 +94,7 @@ def test_an_unexpected_error_is_a_plain_500(client: TestClient, monkeypatch: pyt
     def broken(*_: object) -> None:
         raise KeyError("secret of the house")
 
-    monkeypatch.setattr("service.forecast.routes.series_values", broken)
+    monkeypatch.setattr("service.forecast.prepare.series_values", broken)
     answer = client.post("/forecast", json={"series": [1]})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"

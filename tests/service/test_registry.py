@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from service import registry
 from service.app import create_app
+from service.kinds import KINDS
 from service.manifest import sha256_of
 from service.metrics import Metrics
 from service.registry import Registry
@@ -214,7 +215,7 @@ def test_auto_serves_float32_where_the_processor_multiplies_int8_inexactly(
     for exact in (True, False):
         monkeypatch.setattr(registry, "int8_is_exact", lambda exact=exact: exact)
         for precision in precisions:
-            found = Registry(Settings(models_dir=tmp_path, precision=precision), Metrics())
+            found = Registry(Settings(models_dir=tmp_path, precision=precision), KINDS, Metrics())
             served[exact, precision] = found.models[0].precision
             found.close()
     assert served == {

@@ -21,17 +21,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
-from service.http.state import State
-from service.manifest import ForecastManifest
+from service.http.state import AppState
+from service.kind import Model
+from service.kinds import KINDS
 from service.metrics import Metrics
-from service.registry import Model, Registry
+from service.registry import Registry
 from service.settings import Settings
 from service.workers.board import Board
 from tests.builders import character_model, forecaster, write_model
 from tests.service.test_registry import edit, tamper, truncate
 
-Call = tuple[str, dict[str, Any], list[dict[str, Any]]]
+RequestContext = tuple[str, dict[str, Any], list[dict[str, Any]]]
 """A path, a body, and the answers that are right."""
 SERIES = {"series": [3, 1, 4, 1, 5, 9, 2, 6], "model": "forecast"}
 PROMPT = {"prompt": "Once upon", "max_length": 20, "seed": 3, "model": "text"}
@@ -67,7 +69,7 @@ def serving(folder: Path, board: Board | None = None, place: int = 0) -> Iterato
 
 
 def registry_of(client: TestClient) -> Registry:
-    carry: State = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
+    carry: AppState = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
     return carry.registry
 
 
@@ -145,7 +147,7 @@ def test_a_model_whose_folder_is_gone_is_unknown_and_its_memory_is_given_back(cl
     assert gauge(client, "carry_models", status="loaded") == 1
 
 
-def parts(model: Model) -> list[Any]:
+def parts(model: Model[Any]) -> list[Any]:
     return [model, model.engine, model.engine._scheduler._reads._runner._session]
 
 
@@ -188,10 +190,10 @@ def test_under_load_every_answer_is_that_of_an_old_model_or_of_a_new_one(
         replaced = other.post("/forecast", json=SERIES).json()
     first, continued = client.post("/forecast", json=SERIES).json(), client.post("/generate", json=PROMPT).json()
     second = {**continued, "model": {"name": "text", "version": 2}}
-    unchanged: Call = ("/generate", {**PROMPT, "model": "text@1"}, [continued])
-    newest: Call = ("/generate", PROMPT, [continued, second])
+    unchanged: RequestContext = ("/generate", {**PROMPT, "model": "text@1"}, [continued])
+    newest: RequestContext = ("/generate", PROMPT, [continued, second])
     # So many that another thread looks at them, between which and the answer the models change.
-    changing: Call = ("/forecast/batch", {"requests": [SERIES] * 60}, [first, replaced])
+    changing: RequestContext = ("/forecast/batch", {"requests": [SERIES] * 60}, [first, replaced])
     kept = folder.parent / "kept"
     shutil.copytree(folder, kept)
     done = threading.Event()
@@ -226,7 +228,7 @@ def test_under_load_every_answer_is_that_of_an_old_model_or_of_a_new_one(
 
 
 def test_who_found_a_model_before_it_was_unloaded_can_still_use_it(folder: Path) -> None:
-    registry = Registry(Settings(models_dir=folder), Metrics())
+    registry = Registry(Settings(models_dir=folder), KINDS, Metrics())
     found = registry.find("forecast")
     thread = found.engine._thread
     shutil.rmtree(folder / "forecast")
@@ -243,7 +245,7 @@ def test_who_found_a_model_before_it_was_unloaded_can_still_use_it(folder: Path)
 
 
 def test_an_unloaded_model_ends_though_it_is_held_when_no_request_has_time_left(folder: Path) -> None:
-    registry = Registry(Settings(models_dir=folder, request_timeout=0.01), Metrics())
+    registry = Registry(Settings(models_dir=folder, request_timeout=0.01), KINDS, Metrics())
     held = registry.find("forecast")
     shutil.rmtree(folder / "forecast")
     registry.reload()
@@ -337,15 +339,15 @@ def test_after_any_edits_a_reload_finds_what_a_restart_would(
     sources = {"lstm": models / "forecast/1", "gru": others / "forecast/1"}
     with TemporaryDirectory() as folder:
         settings = Settings(models_dir=Path(folder))
-        reloaded = Registry(settings, Metrics())
+        reloaded = Registry(settings, KINDS, Metrics())
         for edits in rounds:
             for change, version, source in edits:
                 change(Path(folder) / "forecast" / version, sources[source])
             before = {model.label: model for model in reloaded.models}
             told = reloaded.reload()
-            fresh = Registry(settings, Metrics())
+            fresh = Registry(settings, KINDS, Metrics())
             assert [model.manifest for model in reloaded.models] == [model.manifest for model in fresh.models]
-            assert reloaded.refused == fresh.refused
+            assert reloaded.rejected == fresh.rejected
             after = {model.label: model for model in reloaded.models}
             assert {model.label for model in told.loaded} == {m for m in after if after[m] is not before.get(m)}
             assert set(told.unloaded) == {m for m in before if before[m] is not after.get(m)}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.engine.runner import Runner
-from service.manifest import TextManifest, read_manifest
+from service.manifest import read_manifest
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, derived_seeds, log_softmax, uniforms
 from tests.builders import CHARACTERS, character_model, write_model
 
@@ -38,8 +39,7 @@ PARAMS = st.builds(
 def sampler() -> Runner:
     """The graph that decodes, of a small model."""
     folder = write_model(character_model(), Path(mkdtemp()), "text")
-    manifest = read_manifest(folder)
-    assert isinstance(manifest, TextManifest)
+    manifest = read_manifest(folder, TextManifest)
     return Runner(folder, manifest.decode, threads=1)
 
 

@@ -21,11 +21,12 @@ from service.engine.scheduler import Scheduler, Steps
 from service.engine.sequence import Result, Task
 from service.engine.turns import Turns
 from service.errors import DeadlineExceededError, NotPredictableError
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
-from service.manifest import ForecastManifest, TextManifest
+from service.manifest import Manifest
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, derived_seeds, uniforms
 from service.text.task import DECODE_STEPS, GenerateRequest, generate, predict
-from service.text.tokenizer import Tokenizer
 from tests.builders import character_model, forecaster, open_scheduler, write_model
 from training.onnx.layers import Precision
 
@@ -110,7 +111,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
 
 def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
     """The plain way: read the prompt at once, then one character after the other, one text after the other."""
-    tokens = Tokenizer.of(manifest).tokenize(request.prompt or "\n").tokens
+    tokens = manifest.tokenizer.tokenize(request.prompt or "\n").tokens
     (scores,), begun = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), ["logits"])
     texts = []
     for seed in derived_seeds(request.seed, request.n):
@@ -151,7 +152,7 @@ def test_texts_are_what_they_are_alone(
 def check_texts(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
     manifest, runner, scheduler = open_scheduler(folder("text"), precision, chunk)
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
 
     def task_of(wish: Any) -> Task[Any]:
         if isinstance(wish, GenerateRequest):
@@ -218,7 +219,7 @@ def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
 def test_scores_that_are_not_finite_end_their_text_only() -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
     wishes = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b" * 200, "c")]
 
     def task_of(i: int) -> Task[Any]:
@@ -246,7 +247,7 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
     """Of texts that come together, a text of one piece is read within one round of all of them."""
     manifest, _, scheduler = open_scheduler(folder("text"), chunk=16)
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
     requests = [Request(predict(tokenizer, "a" * length, False), 1, math.inf) for length in lengths]
     last = Request(predict(tokenizer, "a", False), 1, math.inf)
     for request in (*requests, last):
@@ -300,7 +301,7 @@ def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_st
 ) -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
 
     def request(seed: int, length: int, group: str | None) -> Request:
         wish = GenerateRequest("ab", length, SamplingParams(), seed)
@@ -329,7 +330,7 @@ def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_st
 def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(callers: int) -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
     wish = GenerateRequest("ab", 400, SamplingParams(), 1)
     long = [Request(generate(tokenizer, wish)[1], 1, math.inf) for _ in range(callers)]
     for request in long:
@@ -348,7 +349,7 @@ def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(ca
 
 
 @cache
-def idle_forecaster() -> tuple[ForecastManifest | TextManifest, Scheduler]:
+def idle_forecaster() -> tuple[Manifest, Scheduler]:
     """One for all examples, each of which leaves it idle."""
     manifest, _, scheduler = open_scheduler(folder("forecast"))
     return manifest, scheduler

@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from service.app import create_app
-from service.http.schemas import ForecastAnswer, ForecastBatchAnswer, GenerateAnswer, PredictAnswer
+from service.forecast.schemas import ForecastAnswer, ForecastBatchAnswer
 from service.settings import Settings
+from service.text.schemas import GenerateAnswer, PredictAnswer
 
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from service.errors import DeadlineExceededError
 from service.metrics import Metrics
 from service.sessions.memory import MemoryStore
-from service.sessions.sessions import Caller, Sessions
+from service.sessions.sessions import Caller, ReplayedError, Sessions
 from service.sessions.steady_clock import BELIEVED_AFTER, SteadyClock
 from tests.stores import LIMITS
 
 ANYBODY = Caller("")
+MODEL = ("text", 1, "0")
 
 
 class Clock:
@@ -35,7 +36,16 @@ def sessions_in_memory(clock: Clock | None = None) -> Sessions:
 
 async def begin(sessions: Sessions) -> str:
     """A new session's id."""
-    return (await sessions.create(ANYBODY, ("text", 1, "0"), 0, b"0", 100, lambda s: s.id.encode())).decode()
+    session = sessions.new(ANYBODY, MODEL, 0, 100)
+    await sessions.create(ANYBODY, session, b"0", None)
+    return session.id
+
+
+async def replay(sessions: Sessions, caller: Caller) -> bytes:
+    """The answer that a call was given before."""
+    with pytest.raises(ReplayedError) as replayed:
+        await sessions.check_replay(caller)
+    return replayed.value.answer
 
 
 async def ticks(count: int) -> None:
@@ -51,10 +61,10 @@ def test_who_comes_as_the_turn_is_handed_over_waits_no_longer_than_its_deadline(
         end = asyncio.Event()
 
         async def stay(deadline: float) -> None:
-            async with sessions.turn(ANYBODY, id, deadline):
+            async with sessions.update(ANYBODY, id, deadline):
                 await end.wait()
 
-        async with sessions.turn(ANYBODY, id, math.inf):
+        async with sessions.update(ANYBODY, id, math.inf):
             waiting = asyncio.create_task(stay(math.inf))
             await ticks(3)
             # It will find the turn free, but promised to the one that waits.
@@ -93,7 +103,7 @@ def test_however_calls_end_one_at_a_time_has_the_turn_and_it_is_free_afterwards(
             nonlocal inside
             await ticks(plan.comes)
             deadline = math.inf if plan.patient else time.monotonic() - 1
-            async with sessions.turn(ANYBODY, id, deadline):
+            async with sessions.update(ANYBODY, id, deadline):
                 inside += 1
                 try:
                     assert inside == 1
@@ -111,7 +121,7 @@ def test_however_calls_end_one_at_a_time_has_the_turn_and_it_is_free_afterwards(
         for outcome in outcomes:
             assert outcome is None or isinstance(outcome, DeadlineExceededError | asyncio.CancelledError), outcome
         # Whoever comes now has it at once.
-        async with sessions.turn(ANYBODY, id, time.monotonic() - 1):
+        async with sessions.update(ANYBODY, id, time.monotonic() - 1):
             assert inside == 0
 
     asyncio.run(main())
@@ -123,10 +133,10 @@ def test_a_clock_that_goes_back_shortens_no_life() -> None:
         sessions = sessions_in_memory(clock)
         id = await begin(sessions)
         clock.now -= 30 * 86_400
-        async with sessions.turn(ANYBODY, id, math.inf) as turn:
-            await turn.move(1, b"1", lambda session: b"")
+        async with sessions.update(ANYBODY, id, math.inf) as update:
+            await update.commit(update.moved_to(1), b"1", None)
         clock.now += 30 * 86_400
-        assert (await sessions.look(ANYBODY, id))[1] == b"1"
+        assert (await sessions.get(ANYBODY, id))[1] == b"1"
 
     asyncio.run(main())
 
@@ -140,7 +150,7 @@ def test_a_clock_that_jumps_ahead_and_is_put_right_ends_no_session() -> None:
         await sessions.sweep()
         await sessions.measure()
         clock.now -= 3 * 86_400
-        assert (await sessions.look(ANYBODY, id))[1] == b"0"
+        assert (await sessions.get(ANYBODY, id))[1] == b"0"
 
     asyncio.run(main())
 
@@ -175,9 +185,8 @@ def test_a_large_answer_is_kept_compressed_and_replayed_to_the_byte() -> None:
     async def main() -> None:
         sessions = sessions_in_memory()
         keyed = Caller("", "key", "fingerprint")
-        made = await sessions.create(keyed, ("text", 1, "0"), 0, b"0", 100, lambda _: answer)
-        assert made == answer
-        assert await sessions.replayed(keyed) == answer
+        await sessions.create(keyed, sessions.new(keyed, MODEL, 0, 100), b"0", answer)
+        assert await replay(sessions, keyed) == answer
         await sessions.measure()
 
     asyncio.run(main())
@@ -188,7 +197,8 @@ def test_answers_of_any_size_are_replayed_to_the_byte(size: int) -> None:
     async def main() -> None:
         sessions = sessions_in_memory()
         keyed = Caller("", "key", "fingerprint")
-        await sessions.create(keyed, ("text", 1, "0"), 0, b"0", 100, lambda _: b"[" + b"\x00\xff" * size)
-        assert await sessions.replayed(keyed) == b"[" + b"\x00\xff" * size
+        answer = b"[" + b"\x00\xff" * size
+        await sessions.create(keyed, sessions.new(keyed, MODEL, 0, 100), b"0", answer)
+        assert await replay(sessions, keyed) == answer
 
     asyncio.run(main())

@@ -47,7 +47,7 @@ class Known:
 
 
 @dataclass
-class Call:
+class RequestContext:
     """A call that changed something, to be made again."""
 
     method: str
@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 1_900_000_000.0
         self.folder = Path(tempfile.mkdtemp())
         self.known: list[Known] = []
-        self.calls: list[Call] = []
+        self.calls: list[RequestContext] = []
         self.keys = 0
         self.exits = [ExitStack(), ExitStack()]
         self.replicas: list[TestClient] = []
@@ -94,7 +94,7 @@ class Machine(RuleBasedStateMachine):
         key = f"{self.folder.name}-{self.keys}"
         answer = self.replicas[replica].request(method, path, json=body, headers={"Idempotency-Key": key})
         if answer.is_success and commit:
-            self.calls.append(Call(method, path, body, key, answer.content))
+            self.calls.append(RequestContext(method, path, body, key, answer.content))
         return answer
 
     def _alive(self, session: Known, answer: Any) -> bool:

@@ -14,13 +14,13 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.engine.engine import Engine
-from service.http.streaming import News, Wakers, news
-from service.manifest import TextManifest
+from service.http.streaming import StreamNotifier
 from service.metrics import Metrics
 from service.settings import Settings
+from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
+from service.text.streaming import TextDelta, stream_updates
 from service.text.task import GenerateRequest, generate
-from service.text.tokenizer import Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_graphs, word_model, write_model
 from tests.service.test_generation import cut_plainly
 from tests.service.test_serving import events
@@ -367,14 +367,14 @@ def test_who_reads_slowly_is_told_in_one_event_all_that_is_there(models: Path) -
     manifest, runner, decoding = open_graphs(models / "text/1")
     assert isinstance(manifest, TextManifest)
     engine = Engine("test", runner, decoding, True, 1000, Metrics().engine("test"))
-    tokenizer = Tokenizer.of(manifest)
+    tokenizer = manifest.tokenizer
 
-    async def read() -> list[News]:
-        wakers = Wakers()
+    async def read() -> list[TextDelta]:
+        notifier = StreamNotifier()
         request = GenerateRequest("a", 200, SamplingParams(), 3, n=2, logprobs=1)
-        rows, task = generate(tokenizer, request, listener=wakers)
+        rows, task = generate(tokenizer, request, listener=notifier)
         pending = engine.submit(task, request.work)
-        told = news(wakers, tokenizer, rows, 1, [pending])
+        told = stream_updates(notifier, tokenizer, rows, 1, [pending])
         first = await anext(told)
         await asyncio.wrap_future(pending)
         return [first, *[new async for new in told]]

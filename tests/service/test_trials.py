@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from service.folders import model_folders
+from service.kinds import KINDS
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -84,10 +85,10 @@ def test_what_would_fail_later_is_refused(
 ) -> None:
     shutil.copytree(models, tmp_path / "models")
     spoil(tmp_path / "models/forecast/1")
-    registry = Registry(Settings(models_dir=tmp_path / "models"), Metrics())
+    registry = Registry(Settings(models_dir=tmp_path / "models"), KINDS, Metrics())
     try:
         assert {model.manifest.name for model in registry.models} == {"text", "weather"}
-        (refused,) = registry.refused
+        (refused,) = registry.rejected
         assert said in refused.reason
     finally:
         registry.close()
@@ -97,12 +98,12 @@ SUICIDE = """
 import os, signal, sys, json, time
 sys.path.insert(0, {root!r})
 import service.workers.tryout
-real = service.workers.tryout.reason_to_refuse
+real = service.workers.tryout.reason_to_reject
 def reason(path, *rest):
     if path.parent.name == "weather":
         {act}
     return real(path, *rest)
-service.workers.tryout.reason_to_refuse = reason
+service.workers.tryout.reason_to_reject = reason
 from pathlib import Path
 service.workers.tryout.main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [Path(p) for p in sys.argv[4:]])
 """
@@ -126,10 +127,10 @@ def test_a_model_that_crashes_or_hangs_is_refused_and_the_others_are_tried(
     stand_in.chmod(0o755)
     monkeypatch.setattr("service.workers.trials.sys.executable", str(stand_in))
     trials = Trials(Settings(models_dir=models), limit=5)
-    registry = Registry(Settings(models_dir=models), Metrics(), trials)
+    registry = Registry(Settings(models_dir=models), KINDS, Metrics(), trials.reasons)
     try:
         assert {model.manifest.name for model in registry.models} == {"forecast", "text"}
-        (refused,) = registry.refused
+        (refused,) = registry.rejected
         assert said in refused.reason
     finally:
         registry.close()
@@ -168,8 +169,8 @@ def test_a_folder_that_may_not_be_read_is_refused(models: Path, tmp_path: Path) 
     folder = shutil.copytree(models, tmp_path / "models")
     (folder / "weather").chmod(0)
     try:
-        registry = Registry(Settings(models_dir=folder), Metrics())
-        assert [refused.name for refused in registry.refused] == ["weather"]
+        registry = Registry(Settings(models_dir=folder), KINDS, Metrics())
+        assert [refused.name for refused in registry.rejected] == ["weather"]
         registry.close()
     finally:
         (folder / "weather").chmod(0o755)
@@ -195,7 +196,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatc
 def test_a_name_that_is_no_text_harms_no_answer(models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(models, tmp_path / "models")
     os.makedirs(os.fsencode(folder) + b"/\xff/1")
-    registry = Registry(Settings(models_dir=folder), Metrics())
-    assert json.dumps([vars(refused) for refused in registry.refused]).encode()
-    assert [refused.name for refused in registry.refused] == ["\\xff"]
+    registry = Registry(Settings(models_dir=folder), KINDS, Metrics())
+    assert json.dumps([vars(refused) for refused in registry.rejected]).encode()
+    assert [refused.name for refused in registry.rejected] == ["\\xff"]
     registry.close()

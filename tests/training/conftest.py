@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from service import cli
-from service.manifest import ForecastManifest, read_manifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import read_manifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 
@@ -32,9 +33,7 @@ def carry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def manifest() -> ForecastManifest:
     """Of the forecaster."""
-    found = read_manifest(SHIPPED / "forecast/2")
-    assert isinstance(found, ForecastManifest)
-    return found
+    return read_manifest(SHIPPED / "forecast/2", ForecastManifest)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 
 from carry import local as inference
 from carry.local import hinted_season
-from service.manifest import ForecastManifest, read_manifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import read_manifest
 from tests.builders import CHARACTERS, character_model, write_model
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run
@@ -202,8 +203,7 @@ def test_a_model_is_measured_with_and_without_a_hint_of_the_season(collection: P
 
 
 def test_a_hint_is_the_season_of_the_frequency_or_that_of_the_data_or_none() -> None:
-    manifest = read_manifest(MODEL)
-    assert isinstance(manifest, ForecastManifest)
+    manifest = read_manifest(MODEL, ForecastManifest)
     hourly = Window("a", np.ones((9, 1)), np.ones(2), 24, "h")
     assert hinted_season(manifest, hourly, "usual") == (24, 168)
     assert hinted_season(manifest, hourly, "season") == (24,)

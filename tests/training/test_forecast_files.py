@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from carry import files as forecast_files
 from carry.files import Wish, forecast_file, forecast_table, picture, preview, write_table
-from service.manifest import ForecastManifest
+from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.manifest import TextManifest, read_manifest
+from service.manifest import read_manifest
+from service.text.manifest import TextManifest
 from tests.builders import character_model, write_model
 from training.nets.quantisation import quantise, round_matrices
 from training.onnx.export import build_graphs
@@ -43,15 +44,14 @@ def test_a_folder_read_back_and_written_again_has_the_same_weights(ngrams: int, 
     folders = [write_model(character_model(ngrams=ngrams), tmp_path, "first")]
     network, _ = read_text_model(folders[0])
     folders.append(write_model(network, tmp_path, "second"))
-    first, second = (read_manifest(folder) for folder in folders)
+    first, second = (read_manifest(folder, TextManifest) for folder in folders)
     assert first.graph.weights is not None
     assert first.graph.weights == second.graph.weights
 
 
 @pytest.mark.parametrize("ngrams", [0, 4])
 def test_the_graphs_of_both_precisions_hold_the_same_weights_in_one_file(ngrams: int, tmp_path: Path) -> None:
-    manifest = read_manifest(write_model(character_model(ngrams=ngrams), tmp_path, "made"))
-    assert isinstance(manifest, TextManifest)
+    manifest = read_manifest(write_model(character_model(ngrams=ngrams), tmp_path, "made"), TextManifest)
     assert manifest.int8 is not None
     assert manifest.int8.decode is not None
     graphs = (manifest.graph, manifest.decode, manifest.int8.graph, manifest.int8.decode)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest, sha256_of
 from tests.training.conftest import Run
 from training import loop
@@ -67,7 +68,7 @@ def test_other_data_train_anew_into_a_new_version(carry: Run) -> None:
     assert status == 0
     assert out.endswith("wrote models/sales/2; `carry serve` loads it\n")
     assert "sales.csv has changed: training anew" in err
-    old, new = (read_manifest(Path("models/sales") / version) for version in "12")
+    old, new = (read_manifest(Path("models/sales") / version, ForecastManifest) for version in "12")
     assert old.graph.sha256 != new.graph.sha256
     assert new.provenance.data[0].sha256 == sha256_of(Path("sales.csv"))
 
@@ -86,7 +87,7 @@ def test_other_options_train_anew_into_a_new_version(carry: Run, option: str, va
     assert f"{said}: training anew" in err
     assert versions() == ["1", "2"]
     assert len(Path("runs/sales/log.csv").read_text().splitlines()) == (4 if option == "--epochs" else 3)
-    first, second = (read_manifest(Path("models/sales") / version) for version in "12")
+    first, second = (read_manifest(Path("models/sales") / version, ForecastManifest) for version in "12")
     assert first.graph.sha256 != second.graph.sha256
 
 
@@ -96,7 +97,7 @@ def test_a_new_description_is_written_with_the_weights_that_there_are(
     train(carry)
     kill_after(1, monkeypatch)  # no epoch is trained
     assert train(carry, "--description", "Of shops.")[0] == 0
-    first, second = (read_manifest(Path("models/sales") / version) for version in "12")
+    first, second = (read_manifest(Path("models/sales") / version, ForecastManifest) for version in "12")
     assert second.description == "Of shops."
     assert first.graph == second.graph
 
@@ -111,7 +112,7 @@ def test_an_interrupted_run_goes_on_and_says_where(carry: Run, monkeypatch: pyte
     assert "holds 1 epochs of this run: going on from there" in err
     whole = train(carry, "--run-dir", "runs/whole")
     assert whole[0] == 0
-    first, second = (read_manifest(Path("models/sales") / version) for version in "12")
+    first, second = (read_manifest(Path("models/sales") / version, ForecastManifest) for version in "12")
     assert first.graph == second.graph
 
 

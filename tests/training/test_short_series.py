@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
 from tests.training.conftest import Run
 from training.data.series import Series, split_series
@@ -42,7 +43,7 @@ def test_the_loss_falls(carry: Run, count: int, length: int, horizon: int) -> No
     assert status == 0
     assert 0 < losses()[-1] < losses()[0]
     measured = count >= 10 and length > horizon + 1
-    assert bool(read_manifest(Path("models/walks/1")).metrics) == measured
+    assert bool(read_manifest(Path("models/walks/1"), ForecastManifest).metrics) == measured
     assert ("nothing was held out" in err) != measured
 
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from carry.files import Wish, as_json, forecast_file, forecast_table
-from service.manifest import ForecastManifest
+from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
 from tests.conftest import SHIPPED
 from tests.training.conftest import Run

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.manifest import ForecastManifest, read_manifest
+from service.forecast.manifest import ForecastManifest
+from service.manifest import read_manifest
 from tests.training.conftest import Run as Command
 from training.data.series import DataError
 from training.loop import LoopConfig
@@ -48,8 +49,7 @@ def test_a_folder_is_written_measured_on_benchmarks_and_gone_on_from(files: tupl
     data, benchmark = files
     first = train([data], [benchmark], CONFIG, LOOP, a_run(tmp_path, "first"), None, baselines=False)
     assert first is not None
-    manifest = read_manifest(first)
-    assert isinstance(manifest, ForecastManifest)
+    manifest = read_manifest(first, ForecastManifest)
     assert manifest.longest_season == 371
     assert manifest.int8 is not None
     assert manifest.int8.loss is not None
@@ -72,7 +72,7 @@ def test_the_command_that_is_noted_names_no_folder_of_the_data(
     tests = f"{benchmark},{benchmark}"
     status, _, err = carry("train", "global", data, "--name", "global", "--benchmarks", tests, *small)
     assert status == 0, err
-    command = read_manifest(tmp_path / "models/global/1").provenance.command
+    command = read_manifest(tmp_path / "models/global/1", ForecastManifest).provenance.command
     assert "global data.jsonl --name global --benchmarks benchmark.jsonl,benchmark.jsonl --hidden 8" in command
 
 
@@ -80,4 +80,4 @@ def test_no_data_at_all_is_enough(tmp_path: Path) -> None:
     config = GlobalConfig(cell="lstm", hidden=8, layers=1, steps=1, synthetic=1.0, widening={1: 1.2, 12: 1.1})
     folder = train([], [], config, LOOP, a_run(tmp_path, "nothing"), None, baselines=False)
     assert folder is not None
-    assert read_manifest(folder).metrics == {}
+    assert read_manifest(folder, ForecastManifest).metrics == {}

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.manifest import UNKNOWN_WORDS, Unit
-from service.text.tokenizer import Tokenizer, split_into
+from service.text.tokenizer import UNKNOWN_WORDS, Tokenizer, Unit, split_into
 from service.text.unicode import CombiningMarksError, composed
 from training.data.series import DataError
 

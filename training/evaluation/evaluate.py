@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from carry.local import ForecastModel, Hint, LanguageModel, hinted_season, known_future, text_scores
 from service.errors import CarryError
+from service.forecast.manifest import ForecastManifest
 from service.forecast.task import tails
-from service.manifest import ForecastManifest, read_manifest
-from service.text.tokenizer import Tokenizer
+from service.manifest import read_manifest
 from training.data.series import DataError, read_series
 from training.data.texts import Document, encode_all, read_documents
 from training.evaluation.baselines import (
@@ -98,8 +98,7 @@ def evaluate_forecaster(
         DataError: a file cannot be read, no series is longer than the horizon, or the model or the service refuses one.
     """
     models = {} if url else ForecastModel.open(folder)
-    manifest = read_manifest(folder)
-    assert isinstance(manifest, ForecastManifest)
+    manifest = read_manifest(folder, ForecastManifest)
     levels = _levels(manifest)
     methods: list[tuple[Hint | None, Method]] = []
     for hint in hints:
@@ -356,7 +355,7 @@ def evaluate_text(folder: Path, data: Sequence[Path], last: float | None = None)
     read = read_documents(data)
     if last is not None:
         read = [Document(one.name, one.text[int(len(one.text) * (1 - last)) :]) for one in read]
-    documents = encode_all(Tokenizer.of(manifest), (one.text for one in read))
+    documents = encode_all(manifest.tokenizer, (one.text for one in read))
     if not any(len(document.tokens) > 1 for document in documents):
         raise DataError("too short to measure: the first character or word of a document is read, not predicted")
     alone = [(f"{number}. {one.name}", slice(number - 1, number)) for number, one in enumerate(read, 1)]

@@ -16,18 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from carry.local import Array, GraphSession
-from service.manifest import (
-    MANIFEST_FILE,
-    DType,
-    ForecastManifest,
-    Graph,
-    Int8,
-    State,
-    Tensor,
-    TextManifest,
-    Weights,
-    sha256_of,
-)
+from service.forecast.manifest import ForecastManifest
+from service.manifest import MANIFEST_FILE, DType, Graph, Int8, State, Tensor, Weights, sha256_of
+from service.text.manifest import TextManifest
 from training.nets.global_forecaster import GlobalForecaster
 from training.nets.networks import Forecaster, TextModel
 from training.nets.quantisation import round_matrices

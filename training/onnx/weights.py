@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from service.manifest import TextManifest, read_manifest, sha256_of
+from service.manifest import read_manifest, sha256_of
+from service.text.manifest import TextManifest
 from training.nets.cells import Recurrent
 from training.nets.networks import FEATURE_STEPS, TextModel
 from training.onnx.layers import ZERO
@@ -93,7 +94,7 @@ def read_text_model(folder: Path, dropout: float = 0.0, weight_dropout: float = 
         ValueError: the folder holds no LSTM text model.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, TextManifest)
         whole = sha256_of(folder / manifest.graph.file) == manifest.graph.sha256
     except OSError as error:
         reason = (error.strerror or "not readable").lower()

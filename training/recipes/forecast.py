@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from carry.local import ForecastModel
-from service.manifest import ForecastManifest
+from service.forecast.manifest import ForecastManifest
 from training import plots
 from training.card import ModelCard, figures_table, int8_text
 from training.data.forking_batches import Bucket, EndsStream, ForkingStream, can_be_learnt

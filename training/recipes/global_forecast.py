@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from carry.local import ForecastModel
-from service.manifest import ForecastManifest
+from service.forecast.manifest import ForecastManifest
 from training import plots
 from training.card import ModelCard, figures_table, int8_text
 from training.checkpoint import CHECKPOINT_FILE

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from carry.local import LanguageModel, text_scores, write_samples
-from service.manifest import TextManifest, Unit
-from service.text.tokenizer import Tokenizer
+from service.text.manifest import TextManifest
+from service.text.tokenizer import Tokenizer, Unit
 from training import plots
 from training.card import ModelCard, figures_table, int8_text
 from training.data.series import DataError
@@ -119,7 +119,7 @@ def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Tokenizer]:
             network, manifest = read_text_model(config.start_from, config.dropout, config.weight_dropout)
         except ValueError as error:
             raise DataError(str(error)) from error
-        return network, Tokenizer.of(manifest)
+        return network, manifest.tokenizer
     tokenizer = learn_tokenizer(parts.train, config.min_count, config.unit, config.max_vocabulary)
     if tokenizer.size < 2:
         raise DataError(f"no {config.unit} occurs {config.min_count} times, which --min-count asks for")
@@ -259,7 +259,7 @@ def _heatmap(model: LanguageModel, text: str, path: Path) -> None:
     """Draw what the model expected at each place of a line of the text, some 50 characters long."""
     line = next((line for line in text.split("\n")[5:] if 30 <= len(line) <= 60), text[1:50])
     start = text.index(line)
-    tokenizer = Tokenizer.of(model.manifest)
+    tokenizer = model.manifest.tokenizer
     _, before = tokenizer.encode(text[max(0, start - 2000) : start] or "\n")
     pieces, tokens = tokenizer.encode(line)
     logs = model.log_probabilities(np.concatenate([before, tokens])[:-1])[-len(pieces) :]

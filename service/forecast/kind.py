@@ -1,0 +1,87 @@
+"""Forecasters, as a kind of model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from service.engine.runner import Array, Runner, check_outputs
+from service.engine.sequence import Snapshot, Task
+from service.forecast.inputs import series_values
+from service.forecast.manifest import ForecastManifest
+from service.forecast.schemas import FirstSeries
+from service.forecast.task import ForecastRequest, begin, forecast
+from service.kind import FirstInput, Model, OpenGraphs, StateSpec
+from service.manifest import Graphs, State
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+class ForecastKind:
+    """Forecasters of numeric series. Their running sums round by where a sequence was cut."""
+
+    name = "forecast"
+    manifest = ForecastManifest
+    split_invariant = False
+    first_input: type[BaseModel] = FirstSeries
+
+    def default_model(self, settings: Settings) -> str:
+        """As `Kind.default_model`."""
+        return settings.default_forecast_model
+
+    def state_spec(self, manifest: ForecastManifest, graphs: Graphs) -> StateSpec:
+        """The graph's own state, and the forecast after the last value. Integers are seasons: the graph divides by
+        them."""
+        shape = (manifest.horizon, len(manifest.quantile_levels))
+        tensors = [*graphs.state, State(name="quantiles", output="", dtype="float64", shape=shape)]
+        if manifest.tells_seasons:
+            tensors.append(State(name="seasons", output="", dtype="int64", shape=(2,)))
+        return StateSpec(tuple(tensors), (1, manifest.longest_season or 1))
+
+    def open(self, folder: Path, manifest: ForecastManifest, graphs: Graphs, threads: int) -> OpenGraphs:
+        """As `Kind.open`."""
+        return OpenGraphs(Runner(folder, graphs.graph, threads))
+
+    def smoke_test(self, manifest: ForecastManifest, graphs: Graphs, opened: OpenGraphs) -> None:
+        """Read two steps; the forecasts must be finite and of the right shape."""
+        inputs: dict[str, Array] = {
+            tensor.name: np.ones((1, *(2 if size == "T" else int(size) for size in tensor.shape)), dtype=tensor.dtype)
+            for tensor in graphs.graph.inputs
+            if tensor.name not in ("lengths", "per_step")
+        }
+        levels = len(manifest.quantile_levels)
+        expected = {"quantiles": (1, manifest.horizon, levels), "one_step": (1, 2, levels)}
+        runner = opened.runner
+        outputs, _ = runner.read(inputs, np.array([2]), runner.fresh(1), list(expected))
+        check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
+
+    async def prepare_first_input(self, body: Any, model: Model[ForecastManifest], settings: Settings) -> FirstInput:
+        """Read the first values of a series."""
+        manifest = model.manifest
+        values = series_values(body.series, False, manifest, settings)
+        request = ForecastRequest(values, 1, manifest.quantile_levels)
+        task = _read(manifest, request, begin(manifest, body.season_length, body.freq))
+        return FirstInput(task, request.work, request.most_bytes(manifest), "$.series")
+
+    def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[BaseModel]:
+        """None: OpenAI's API has no forecasters."""
+        return []
+
+    def routers(self) -> "Sequence[APIRouter]":
+        """As `Kind.routers`."""
+        from service.forecast import anomalies_routes, backtest_routes, batch_routes, nixtla, nixtla_metadata, routes
+
+        modules = (routes, batch_routes, anomalies_routes, backtest_routes, nixtla_metadata, nixtla)
+        return [module.router for module in modules]
+
+
+FORECAST = ForecastKind()
+
+
+def _read(manifest: ForecastManifest, request: ForecastRequest, start: Snapshot) -> Task[Snapshot]:
+    result = yield from forecast(manifest, request, start)
+    return result.after

@@ -1,0 +1,290 @@
+"""The JSON of requests and answers about series."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+
+from service.http.schemas import (
+    MOST_COUNT,
+    Answer,
+    AnswerSession,
+    AnswerState,
+    Body,
+    ModelId,
+    ModelName,
+    Number,
+    Problem,
+    StatefulBody,
+    has_few_fields,
+)
+
+# Without fail_fast, a body of a million wrong values would be a million errors.
+Values = Annotated[list[Number | None], Field(fail_fast=True)]
+
+
+def _layout(series: Any) -> str:
+    return "<features>" if isinstance(series, dict) else "<values>"
+
+
+_FEATURE_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": {"type": ["number", "string", "null"]}},
+}
+Features = Annotated[
+    dict[str, list[Any]], BeforeValidator(has_few_fields), Field(min_length=1), WithJsonSchema(_FEATURE_SCHEMA)
+]
+"""A list for each feature. Only the model can judge what is in it (service/forecast/inputs.py)."""
+Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag("<features>")], Discriminator(_layout)]
+
+
+def _in_a_list(given: Any) -> Any:
+    if given is None:
+        return None
+    seasons = given if isinstance(given, list | tuple) else [given]
+    match seasons:
+        case [int(season)] if 1 <= season <= MOST_COUNT and season is not True:
+            return seasons
+        case [int(season), int(longer)] if 2 <= season < longer <= MOST_COUNT:
+            return seasons
+    raise ValueError("must be a number of values of at least 1, or two that ascend from at least 2, such as [24, 168]")
+
+
+SeasonLength = Annotated[
+    tuple[int, ...] | None,
+    BeforeValidator(_in_a_list, json_schema_input_type=int | list[int] | None),
+    Field(
+        description="Values per season, such as 12, or of two seasons, such as [24, 168]; 1: there is none. If absent, "
+        "that of `freq`, and without it the one found in the values. A sequence that goes on keeps its own.",
+        examples=[12, [24, 168]],
+    ),
+]
+Freq = Annotated[
+    Annotated[str, Field(max_length=16)] | None,
+    Field(
+        description="How often there is a value: Y, Q, M, W, D, B, H, min or S, with a count before it if need be "
+        "(15min). Tells the season."
+    ),
+]
+Quantiles = Annotated[
+    Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=1, max_length=99)] | None,
+    Field(description="Quantile levels, from 0.001 to 0.999. All of the model's if absent."),
+]
+Level = Annotated[Number, Field(gt=0, lt=100)]
+Levels = Annotated[
+    Annotated[list[Level], Field(min_length=1, max_length=49)] | None,
+    Field(description="Instead of `quantiles`: central intervals in percent, e.g. 80 for 0.1 and 0.9."),
+]
+Lower = Annotated[
+    Number | None,
+    Field(
+        description="No value can be below this: the median, the quantiles and the history are raised to it. A value "
+        "of the series may lie below it all the same.",
+        examples=[0],
+    ),
+]
+Upper = Annotated[
+    Number | None,
+    Field(
+        description="No value can be above this: the median, the quantiles and the history are lowered to it. A value "
+        "of the series may lie above it all the same.",
+        examples=[100],
+    ),
+]
+NonNegative = Annotated[bool, Field(strict=True, description='The same as `"lower": 0`.')]
+Horizon = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=1,
+        le=MOST_COUNT,
+        description="How many values to forecast. May be longer than the model's own horizon.",
+    ),
+]
+FromStep = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=1,
+        le=MOST_COUNT,
+        description="The first step that is answered, at most the horizon: with 15 and a horizon of 20, steps 15 to "
+        "20. The horizon still counts from the last value.",
+    ),
+]
+IncludeHistory = Annotated[
+    bool, Field(strict=True, description="Also give the one-step-ahead quantiles of each value given.")
+]
+
+
+class SeriesBody(Body):
+    """A series, and what is known of it."""
+
+    series: Series = Field(
+        description="The values, oldest first, `null` where missing; or such a list for each feature, by name, of "
+        "strings where it is categorical. With a session or state, those that are new; `[]` if there are none.",
+        examples=[[112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118]],
+    )
+    start: Annotated[str, Field(max_length=40)] | None = Field(
+        default=None, description="ISO 8601 date or time of the first value; with `freq`, timestamps come back."
+    )
+    freq: Freq = None
+    season_length: SeasonLength = None
+    lower: Lower = None
+    upper: Upper = None
+    non_negative: NonNegative = False
+
+
+Future = Annotated[
+    Features | None,
+    Field(
+        description="What is known of the time after the last value: a list for each such feature of the model, by "
+        "name. What it does not tell is missing.",
+        examples=[{"price": [9.5, 9.5, 8]}],
+    ),
+]
+
+
+class ForecastBody(StatefulBody, SeriesBody):
+    """A series, and what to forecast of it."""
+
+    future: Future = None
+    horizon: Horizon = 12
+    from_step: FromStep = 1
+    quantiles: Quantiles = None
+    levels: Levels = None
+    include_history: IncludeHistory = False
+
+
+UsedSeason = Annotated[
+    list[int] | None, Field(description="Values per season, [1] if there is none; `null`: the model takes no season.")
+]
+
+
+class History(Answer):
+    """One-step-ahead quantiles of the values given; `null` for the first of all, which nothing precedes."""
+
+    quantiles: dict[str, list[float | None]]
+
+
+class ForecastAnswer(Answer):
+    """The forecast."""
+
+    model: ModelId
+    horizon: int
+    from_step: int
+    quantiles: dict[str, list[float]] = Field(
+        description="By level, each a list of the steps from `from_step` to `horizon`."
+    )
+    median: list[float]
+    timestamps: list[str] | None
+    season_length: UsedSeason
+    history: History | None
+    session: AnswerSession
+    state: AnswerState
+
+
+class ForecastBatchBody(Body):
+    """Many forecast requests. The other fields stand for those that an item leaves out."""
+
+    requests: Annotated[list[Any], Field(min_length=1)] = Field(description="Each as in `POST /forecast`.")
+    model: ModelName = None
+    freq: Freq = None
+    season_length: SeasonLength = None
+    lower: Lower = None
+    upper: Upper = None
+    non_negative: NonNegative = False
+    horizon: Horizon = 12
+    from_step: FromStep = 1
+    quantiles: Quantiles = None
+    levels: Levels = None
+    include_history: IncludeHistory = False
+
+
+class ForecastBatchAnswer(Answer):
+    """For each request, in order, its forecast, or the problem with it."""
+
+    results: list[ForecastAnswer | Problem]
+
+
+class AnomalyBody(StatefulBody, SeriesBody):
+    """A series, to tell which of its values are out of the ordinary."""
+
+    future: Future = None
+    level: Level | None = Field(
+        default=None,
+        description="In percent: a value outside of this central interval is an anomaly. 99 if absent.",
+    )
+
+
+class AnomalyAnswer(Answer):
+    """For each value given, what those before it let expect, and whether it lies outside. `null` where nothing precedes
+    or, of `anomaly` and `score`, the value is missing."""
+
+    model: ModelId
+    level: float
+    anomaly: list[bool | None]
+    lower: list[float | None]
+    upper: list[float | None]
+    median: list[float | None]
+    score: list[float | None] = Field(description="The quantile level at which the value lies, from 0.001 to 0.999.")
+    timestamps: list[str] | None = Field(description="Of the values given.")
+    season_length: UsedSeason
+    session: AnswerSession
+    state: AnswerState
+
+
+class CrossValidationBody(SeriesBody):
+    """A series, to be forecast from several points of its own past."""
+
+    model: ModelName = None
+    horizon: Horizon = 12
+    windows: Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)] = Field(
+        default=1, description="From how many points. The last window is the last `horizon` values."
+    )
+    step: Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)] | None = Field(
+        default=None, description="How many values the windows are apart; the horizon if absent."
+    )
+    quantiles: Quantiles = None
+    levels: Levels = None
+
+
+class WindowAnswer(Answer):
+    """One window: what was forecast from the values before it, and what came."""
+
+    cutoff: int = Field(description="How many values were read before it.")
+    quantiles: dict[str, list[float]]
+    median: list[float]
+    actual: list[float | None]
+    timestamps: list[str] | None
+
+
+class AccuracyAnswer(Answer):
+    """Means over all windows; `null` where there is nothing to take or to scale by."""
+
+    mase: float | None = Field(
+        description="Absolute error of the median, over the mean absolute seasonal difference before the cutoff."
+    )
+    smape: float | None
+    scaled_quantile_loss: float | None = Field(
+        description="Twice the pinball loss, mean over the quantile levels, over the same as `mase`."
+    )
+    coverage: dict[str, float | None] = Field(
+        description="The share of values within each central interval that was asked for, by its level in percent."
+    )
+
+
+class CrossValidationAnswer(Answer):
+    """The windows, the oldest first, and how good their forecasts were."""
+
+    model: ModelId
+    horizon: int
+    windows: list[WindowAnswer]
+    metrics: AccuracyAnswer
+    season_length: UsedSeason
+
+
+class FirstSeries(Body):
+    """The first values of a new session."""
+
+    series: Series | None = Field(default=None, description="Values to read, as in `POST /forecast`.")
+    freq: Freq = None
+    season_length: SeasonLength = None

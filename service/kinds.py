@@ -1,0 +1,9 @@
+"""The list of the kinds of model that Carry serves. A new kind is one line here."""
+
+from typing import Any
+
+from service.forecast.kind import FORECAST
+from service.kind import Kind
+from service.text.kind import TEXT
+
+KINDS: tuple[Kind[Any], ...] = (FORECAST, TEXT)

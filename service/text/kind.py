@@ -1,0 +1,111 @@
+"""Text models, as a kind of model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from service.engine.decoding import Decoding
+from service.engine.runner import GraphMismatchError, Runner, States, check_outputs
+from service.engine.sequence import Snapshot, Task
+from service.errors import LimitExceededError
+from service.kind import FirstInput, Model, OpenGraphs, StateSpec
+from service.manifest import Graph, Graphs
+from service.settings import Settings
+from service.text.answers import read_texts
+from service.text.manifest import TextManifest
+from service.text.openai_payload import model_cards
+from service.text.sampling import SamplingParams, controls
+from service.text.schemas import FirstText
+from service.text.task import CharacterDecoder, predict, predict_bytes
+from service.text.tokenizer import TokenizedText, Tokenizer
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+class TextKind:
+    """Models of characters or words. A text may be cut anywhere without changing a bit."""
+
+    name = "text"
+    manifest = TextManifest
+    split_invariant = True
+    first_input: type[BaseModel] = FirstText
+
+    def default_model(self, settings: Settings) -> str:
+        """As `Kind.default_model`."""
+        return settings.default_text_model
+
+    def state_spec(self, manifest: TextManifest, graphs: Graphs) -> StateSpec:
+        """The graphs' own state. Integers are tokens."""
+        return StateSpec(graphs.state, (0, len(manifest.vocabulary) - 1))
+
+    def open(self, folder: Path, manifest: TextManifest, graphs: Graphs, threads: int) -> OpenGraphs:
+        """As `Kind.open`."""
+        assert graphs.decode is not None
+        _check_controls(graphs.decode)
+        runner = Runner(folder, graphs.graph, threads)
+        decoder = CharacterDecoder(manifest.vocabulary)
+        return OpenGraphs(runner, Decoding(Runner(folder, graphs.decode, threads), decoder))
+
+    def smoke_test(self, manifest: TextManifest, graphs: Graphs, opened: OpenGraphs) -> None:
+        """Read two tokens and write two; the scores must be finite and of the right shape, the tokens known."""
+        size, runner = len(manifest.vocabulary), opened.runner
+        expected = {"logits": (1, size), "logits_all": (1, 2, size)}
+        tokens = {"tokens": np.zeros((1, 2), dtype=np.int64)}
+        outputs, states = runner.read(tokens, np.array([2]), runner.fresh(1), list(expected))
+        check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
+        assert opened.decoding is not None
+        _try_decoding(opened.decoding, states, size)
+
+    async def prepare_first_input(self, body: Any, model: Model[TextManifest], settings: Settings) -> FirstInput:
+        """Read a first text."""
+        if len(body.prompt) > settings.max_text_length:
+            raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.prompt")
+        tokenizer = model.manifest.tokenizer
+        [text], _ = await read_texts(tokenizer, {"$.prompt": body.prompt}, "replace")
+        held = predict_bytes(len(text.tokens), False, 0, (), tokenizer.size)
+        return FirstInput(_read(tokenizer, text), 1 + len(text.tokens), held, "$.prompt")
+
+    def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[BaseModel]:
+        """All of them, the newest version of each name under its name."""
+        cards: list[BaseModel] = [*model_cards(models, settings)]
+        return cards
+
+    def routers(self) -> "Sequence[APIRouter]":
+        """As `Kind.routers`."""
+        from service.text import openai, routes, token_routes
+
+        return [routes.router, openai.router, token_routes.router, openai.without_prefix]
+
+
+TEXT = TextKind()
+
+
+def _read(tokenizer: Tokenizer, text: TokenizedText) -> Task[Snapshot]:
+    scored = yield from predict(tokenizer, text, False)
+    return scored.after
+
+
+def _check_controls(decode: Graph) -> None:
+    """An earlier version of Carry may have exported a graph without the newest controls."""
+    missing = controls([SamplingParams()], vocabulary=1).keys() - {tensor.name for tensor in decode.inputs}
+    if missing:
+        raise GraphMismatchError(
+            f"{decode.file} does not take {', '.join(sorted(missing))}: an earlier version of Carry exported it; train "
+            "it anew, `--start-from` goes on from its weights"
+        )
+
+
+def _try_decoding(decoding: Decoding, states: States, vocabulary: int) -> None:
+    params = controls([SamplingParams()], vocabulary)
+    steps = {"uniforms": np.full((2, 1), 0.5, dtype=np.float32), "given_tokens": np.array([[0], [-1]])}
+    (tokens, scores), _ = decoding.runner.run(
+        {**params, **steps}, decoding.runner.fresh(1) | states, decoding.decoder.outputs
+    )
+    if (tokens.shape, scores.shape) != ((2, 1), (2, 1, vocabulary)):
+        raise GraphMismatchError(f"the graph that decodes gives the shapes {[tokens.shape, scores.shape]}")
+    if not ((tokens >= 0) & (tokens < vocabulary)).all():
+        raise GraphMismatchError("the graph that decodes gives tokens that are not in the vocabulary")
