@@ -61,6 +61,7 @@ def inputs(manifest: Manifest, rng: np.random.Generator, batch: int, steps: int)
     """Random input: walks at any level, with gaps; or any tokens, unknown ones too."""
     if isinstance(manifest, TextManifest):
         return {"tokens": rng.integers(0, len(manifest.vocabulary), (batch, steps))}
+    assert isinstance(manifest, ForecastManifest)
     shape = (batch, steps, len(manifest.features))
     values = 10 ** rng.uniform(-1, 3) * (rng.normal(size=shape).cumsum(axis=1) + rng.normal())
     if manifest.known_ahead:
