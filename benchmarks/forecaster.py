@@ -23,7 +23,7 @@ from benchmarks.report import machine
 from benchmarks.servers import ENVIRONMENTS, make_environment
 from service.engine.engine import Engine
 from service.engine.runner import Runner
-from service.engine.sequence import FRESH, Snapshot
+from service.engine.sequence import EMPTY_STATE, SequenceState
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import Floats, ForecastRequest, begin, forecast
 from service.manifest import Graph, read_manifest
@@ -66,7 +66,7 @@ class Subject:
         graphs = {"float32": manifest.graph} | ({"int8": manifest.int8.graph} if manifest.int8 else {})
         return {f"{precision}{label}": cls(folder, manifest, graph) for precision, graph in graphs.items()}
 
-    def work(self) -> Mapping[str, Callable[[], list[Snapshot]]]:
+    def work(self) -> Mapping[str, Callable[[], list[SequenceState]]]:
         """What each of `RUNS` does."""
         return {
             ALONE: lambda: self._run(self._short),
@@ -80,11 +80,11 @@ class Subject:
         """End the engine."""
         self._engine.close()
 
-    def _run(self, values: Floats, history: bool = False, count: int = 1, start: Snapshot = FRESH) -> list[Snapshot]:
+    def _run(self, values: Floats, history: bool = False, count: int = 1, start: SequenceState = EMPTY_STATE) -> list[SequenceState]:
         """Forecast `count` times at once, as the service does without a hint of the season; where they then stand."""
         request = ForecastRequest(values, HORIZON, self._manifest.quantile_levels, history)
         pending = [
-            self._engine.submit(forecast(self._manifest, request, begin(self._manifest, start=start)), request.work)
+            self._engine.submit(forecast(self._manifest, request, begin(self._manifest, start=start)), request.cost_steps)
             for _ in range(count)
         ]
         return [future.result().after for future in pending]

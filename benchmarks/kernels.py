@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 
-from service.engine.decoding import Decoding
+from service.engine.decode import DecodeGraph
 from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
 from service.manifest import read_manifest
@@ -184,14 +184,14 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.int8.graph, threads=1)
     assert manifest.int8.decode is not None
-    decoding = Decoding(Runner(folder, manifest.int8.decode, threads=1), CharacterDecoder(manifest.vocabulary))
+    decoding = DecodeGraph(Runner(folder, manifest.int8.decode, threads=1), CharacterDecoder(manifest.vocabulary))
     engine = Engine("text", runner, decoding, True, 10**9, Metrics().engine("text@1"))
     tokenizer, lines = manifest.tokenizer, []
     prompt = "What light through yonder window breaks? It is the"
 
     def begin(seed: int) -> Any:
         wish = GenerateRequest(prompt, length, SamplingParams(temperature=0.8), seed)
-        return engine.submit(generate(tokenizer, wish)[1], wish.work)
+        return engine.submit(generate(tokenizer, wish)[1], wish.cost_steps)
 
     def loop(batch: int) -> float:
         tokens = np.repeat(tokenizer.encode(prompt)[1][None], batch, axis=0)
@@ -199,10 +199,10 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         seeds, positions = np.arange(batch, dtype=np.uint64), np.arange(8)[:, None]
         settings["given_tokens"] = np.full((8, batch), -1)
         started = time.perf_counter()
-        (logits,), states = runner.read(
-            {"tokens": tokens}, np.full(batch, len(prompt)), runner.fresh(batch), ["logits"]
+        (logits,), states = runner.prefill(
+            {"tokens": tokens}, np.full(batch, len(prompt)), runner.initial_states(batch), ["logits"]
         )
-        states = decoding.runner.fresh(batch) | states | {"logits": logits}
+        states = decoding.runner.initial_states(batch) | states | {"logits": logits}
         for _ in range(length // 8):
             positions = positions + 8
             _, states = decoding.runner.run(

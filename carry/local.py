@@ -16,11 +16,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.engine.decoding import Decoding
+from service.engine.decode import DecodeGraph
 from service.engine.engine import Engine
-from service.engine.reading import CHUNK
+from service.engine.prefill import CHUNK
 from service.engine.runner import Runner
-from service.errors import InvalidRequestError, NotPredictableError
+from service.errors import InvalidRequestError, NonFiniteOutputError
 from service.forecast.kind import FORECAST
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import Forecast, ForecastRequest, begin, forecast
@@ -116,8 +116,8 @@ class ForecastModel:
             manifest.name,
             Runner(folder, graph, threads=1),
             None,
-            any_split=False,
-            most_work=sys.maxsize,
+            split_invariant=False,
+            max_waiting_steps=sys.maxsize,
             metrics=Metrics().engine(manifest.name),
             chunk=min(CHUNK, graph.max_steps),
         )
@@ -130,7 +130,7 @@ class ForecastModel:
             InvalidRequestError: the model cannot hold such a season.
         """
         start = begin(self.manifest, season_length)
-        return self._engine.submit(forecast(self.manifest, request, start), request.work)
+        return self._engine.submit(forecast(self.manifest, request, start), request.cost_steps)
 
     def forecast(
         self, windows: Sequence[Window], horizon: int, levels: Sequence[float], hint: Hint = "usual"
@@ -228,7 +228,7 @@ class Forecasters:
         """As `forecast_all`, spread over the processes."""
         count = self._settings.processes
         # As long series as the others have: each process gets of every length.
-        order = sorted(range(len(asked)), key=lambda i: asked[i][0].work)
+        order = sorted(range(len(asked)), key=lambda i: asked[i][0].cost_steps)
         shares = [order[first::count] for first in range(count)]
         answers: list[Answer] = [""] * len(asked)
         portions = [[asked[i] for i in share] for share in shares]
@@ -265,7 +265,7 @@ def forecast_all(settings: Settings, name: str, asked: Sequence[Asked]) -> list[
         for future in pending:
             try:
                 answers.append(future if isinstance(future, str) else future.result().quantiles)
-            except (InvalidRequestError, NotPredictableError) as error:
+            except (InvalidRequestError, NonFiniteOutputError) as error:
                 answers.append(error.detail)
         return answers
     finally:
@@ -358,9 +358,9 @@ def write_samples(
     engine = Engine(
         manifest.name,
         Runner(folder, read, threads=1),
-        Decoding(Runner(folder, decode, threads=1), CharacterDecoder(manifest.vocabulary)),
-        any_split=True,
-        most_work=sys.maxsize,
+        DecodeGraph(Runner(folder, decode, threads=1), CharacterDecoder(manifest.vocabulary)),
+        split_invariant=True,
+        max_waiting_steps=sys.maxsize,
         metrics=Metrics().engine(manifest.name),
         chunk=min(CHUNK, read.max_steps),
     )
@@ -371,7 +371,7 @@ def write_samples(
         for temperature in temperatures:
             request = GenerateRequest(prompt, length, SamplingParams(temperature=temperature), seed=1)
             [row], task = generate(tokenizer, request)
-            engine.submit(task, request.work).result()
+            engine.submit(task, request.cost_steps).result()
             texts.append(continuation(tokenizer, row, 0).text)
         return texts
     finally:

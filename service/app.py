@@ -29,7 +29,7 @@ from service.sessions.stores import open_store
 from service.settings import Settings
 from service.workers.board import Board
 from service.workers.reloads import Reloader
-from service.workers.shared_metrics import Figures
+from service.workers.shared_metrics import SharedMetrics
 from service.workers.trials import Trials
 
 DESCRIPTION = (
@@ -71,8 +71,8 @@ def create_app(
     settings: Settings,
     clock: Callable[[], float] = time.time,
     board: Board | None = None,
-    place: int = 0,
-    figures: Figures | None = None,
+    worker_index: int = 0,
+    shared_metrics: SharedMetrics | None = None,
     trials: Trials | None = None,
     kinds: Sequence[Kind[Any]] = KINDS,
 ) -> FastAPI:
@@ -81,23 +81,23 @@ def create_app(
     `clock`: seconds since 1970, by which sessions expire. `board`, `place`, `figures`: where several processes serve,
     what they share, and the place of this one in it. `trials`: where models are tried out before they are opened.
     """
-    metrics = Metrics(figures)
+    metrics = Metrics(shared_metrics)
     shared = board or Board()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reloader = Reloader(settings, kinds, metrics, shared, place, trials)
+        reloader = Reloader(settings, kinds, metrics, shared, worker_index, trials)
         kept = _sessions(settings, metrics, clock)
         owners = frozenset(context.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
         state = AppState(
-            kinds, settings, reloader.registry, metrics, StreamNotifier(), reloader, kept, owners, shared, place, memory
+            kinds, settings, reloader.registry, metrics, StreamNotifier(), reloader, kept, owners, shared, worker_index, memory
         )
         app.state.carry = state
         beating = asyncio.create_task(_beat(state))
         sweeping = asyncio.create_task(_sweep(kept))
         collecting = asyncio.create_task(_collect_garbage(memory))
-        async with reloader.following():
+        async with reloader.watch():
             yield
         for task in (collecting, sweeping, beating):
             # Again until it has ended: a store's client may take one cancellation for a timeout of its own.
@@ -147,7 +147,7 @@ def _store(settings: Settings, evicted: Callable[[], None]) -> Store:
         sessions_per_owner=settings.max_sessions_per_owner,
         bytes_per_owner=settings.max_session_bytes_per_owner or max_bytes // 2,
         versions=settings.session_versions,
-        remembered=settings.session_remembered,
+        tombstone_ttl=settings.session_tombstone_ttl,
     )
     return open_store(settings.session_store, limits, max_bytes, evicted)
 
@@ -156,7 +156,7 @@ def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float]) 
     return Sessions(
         _store(settings, metrics.sessions.events.labels("evicted").inc),
         metrics.sessions,
-        settings.session_remembered,
+        settings.session_tombstone_ttl,
         settings.idempotency_ttl,
         settings.state_key.get_secret_value().encode() if settings.state_key else None,
         clock,
@@ -178,8 +178,8 @@ async def _sweep(sessions: Sessions) -> None:
 async def _beat(state: AppState) -> None:
     """Tell the other processes, and the supervisor, that the event loop turns, and whether this process is ready."""
     while True:
-        state.board.beat(state.place)
-        state.board.report(state.place, health.reason_not_ready(state))
+        state.board.beat(state.worker_index)
+        state.board.report(state.worker_index, health.reason_not_ready(state))
         await asyncio.sleep(BEAT_SECONDS)
 
 

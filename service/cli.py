@@ -107,7 +107,7 @@ def serve() -> None:
     from service.logs import configure_logs
     from service.sessions.store import StoreError
     from service.workers.board import Board
-    from service.workers.shared_metrics import Figures
+    from service.workers.shared_metrics import SharedMetrics
     from service.workers.supervisor import CAN_FORK, Supervisor, listen
     from service.workers.worker import run_worker
 
@@ -131,10 +131,10 @@ def serve() -> None:
     log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys))
 
     trials.finish()
-    board, figures = Board(processes), Figures(processes)
+    board, shared_metrics = Board(processes), SharedMetrics(processes)
 
-    def work(listener: "socket.socket", place: int) -> None:
-        run_worker(settings, board, figures, trials, listener, place)
+    def work(listener: "socket.socket", worker_index: int) -> None:
+        run_worker(settings, board, shared_metrics, trials, listener, worker_index)
 
     if processes == 1:
         board.enter(0, os.getpid())
@@ -205,7 +205,7 @@ def generate(
     drawn = secrets.randbits(53) if seed is None else seed
     request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
     [row], task = generate_on(found.manifest.tokenizer, request)
-    found.engine.submit(task, request.work).result()
+    found.engine.submit(task, request.cost_steps).result()
     found.engine.close()
     typer.echo(prompt + continuation(found.manifest.tokenizer, row, 0).text)
 

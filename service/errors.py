@@ -5,13 +5,13 @@ CarryError
 ├── InvalidRequestError     422  a field's value is not acceptable
 │   ├── LimitExceededError  422  a field is longer or larger than the settings allow
 │   ├── WrongModelKindError 422  a text model asked to forecast, or the other way round
-│   └── NotPredictableError 422  the model gives no finite numbers for this input
-├── StateRefusedError       422  a state that is not ours, not whole, or of another model
+│   └── NonFiniteOutputError 422  the model gives no finite numbers for this input
+├── InvalidStateError       422  a state that is not ours, not whole, or of another model
 ├── IdempotencyKeyError     422  the key was used for another call
 ├── UnauthorizedError       401  no API key, or one that is not known
 ├── BodyTooLargeError       413  the body is larger than the settings allow
 ├── BodyEncodingError       415  the body is compressed in a way that is not read
-├── NotOfferedError         404  something that other services do and this one does not
+├── UnsupportedError         404  something that other services do and this one does not
 ├── ModelNotFoundError      404  no model of that name (and version)
 ├── ModelRefusedError       409  the model's folder failed its checks
 ├── SessionNotFoundError    404  no such session, or another owner's
@@ -72,7 +72,7 @@ class WrongModelKindError(InvalidRequestError):
     code = "wrong_model_kind"
 
 
-class NotPredictableError(InvalidRequestError):
+class NonFiniteOutputError(InvalidRequestError):
     """The model gives no finite numbers for this input."""
 
     code = "not_predictable"
@@ -92,7 +92,7 @@ class BodyEncodingError(CarryError):
     status = 415
 
 
-class NotOfferedError(CarryError):
+class UnsupportedError(CarryError):
     """Something that clients of other services may ask for, and this one does not do."""
 
     code = "not_offered"
@@ -169,7 +169,7 @@ class UnexpectedError(CarryError):
         super().__init__("an unexpected error; it has been logged")
 
 
-class StateRefusedError(CarryError):
+class InvalidStateError(CarryError):
     """A state that this service did not sign, that is not whole, or that belongs to another model."""
 
     code = "state_refused"

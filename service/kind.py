@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from pydantic import BaseModel
 
-from service.engine.decoding import Decoding
+from service.engine.decode import DecodeGraph
 from service.engine.engine import Engine
 from service.engine.runner import Runner
-from service.engine.sequence import Snapshot, Task
+from service.engine.sequence import SequenceState, Task
 from service.manifest import Graphs, M, Precision, State
 from service.sessions.state import StateCodec
 from service.settings import Settings
@@ -36,7 +36,7 @@ class OpenGraphs:
     """A model's open graphs: the one that reads, and the one that decodes if the kind has one."""
 
     runner: Runner
-    decoding: Decoding | None = None
+    decoding: DecodeGraph | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FirstInput:
     """The first input of a new session, prepared: a task that reads it, its steps, and the bytes that it may hold on
     behalf of the field at `path`."""
 
-    task: Task[Snapshot]
+    task: Task[SequenceState]
     steps: int
     bytes: int
     path: str

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.workers.shared_metrics import Figures
+from service.workers.shared_metrics import SharedMetrics
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class SessionMetrics:
 class Metrics:
     """What /metrics shows. `figures`: of all processes, where several serve."""
 
-    def __init__(self, figures: Figures | None = None) -> None:
+    def __init__(self, shared_metrics: SharedMetrics | None = None) -> None:
         self._registry = self._shown = CollectorRegistry()
-        if figures is not None:
+        if shared_metrics is not None:
             self._shown = CollectorRegistry()
-            self._shown.register(figures)
+            self._shown.register(shared_metrics)
         self.requests = Counter(
             "carry_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
         )

@@ -20,7 +20,7 @@ import structlog
 from pydantic import ValidationError
 
 from service.engine.engine import Engine
-from service.engine.reading import CHUNK
+from service.engine.prefill import CHUNK
 from service.engine.runner import GraphMismatchError, int8_is_exact
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.folders import model_folders, printable, reason_not_regular
@@ -303,7 +303,7 @@ def _load(path: Path, settings: Settings, kinds: Kinds, metrics: Metrics) -> Mod
         opened.runner,
         opened.decoding,
         kind.split_invariant,
-        most_work=settings.max_waiting_steps,
+        max_waiting_steps=settings.max_waiting_steps,
         metrics=metrics.engine(manifest.label),
         chunk=min(CHUNK, graphs.graph.max_steps),
         smoke_test=smoke_test,

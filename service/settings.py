@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.machine import processes_to_run
@@ -14,12 +14,14 @@ from service.machine import processes_to_run
 _OF_KUBERNETES = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """What it sets in each pod of a namespace that has a Service named carry, or carry-something."""
 _KEY = re.compile(r"[\x21-\x7e]+")
+_OLD_NAMES = {"CARRY_SESSION_REMEMBERED"}
+"""Aliases: what settings were called in version 0.1."""
 
 
 def unknown_settings(environment: Mapping[str, str]) -> dict[str, str | None]:
     """The variables CARRY_<...> that set nothing, each with the setting whose name is nearest, if one is near."""
     known = {f"CARRY_{name.upper()}" for name in Settings.model_fields}
-    unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in known]
+    unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in known | _OLD_NAMES]
     return {
         name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)
         for name in unknown
@@ -39,7 +41,14 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 class Settings(BaseSettings):
     """Each field is set by the environment variable CARRY_<FIELD>."""
 
-    model_config = SettingsConfigDict(env_prefix="CARRY_", frozen=True, use_attribute_docstrings=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="CARRY_",
+        frozen=True,
+        use_attribute_docstrings=True,
+        extra="ignore",
+        populate_by_name=True,
+        loc_by_alias=False,
+    )
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every network."""
@@ -135,8 +144,12 @@ class Settings(BaseSettings):
     max_session_ttl: float = Field(default=30 * 86_400.0, ge=1)
     """Most seconds that its creator may say."""
 
-    session_remembered: float = Field(default=7 * 86_400.0, ge=0)
-    """Seconds that an expired session is answered with 410; after them with 404."""
+    session_tombstone_ttl: float = Field(
+        default=7 * 86_400.0,
+        ge=0,
+        validation_alias=AliasChoices("CARRY_SESSION_TOMBSTONE_TTL", "CARRY_SESSION_REMEMBERED"),
+    )
+    """Seconds that an expired session is answered with 410, then with 404. CARRY_SESSION_REMEMBERED sets it, too."""
 
     session_versions: int = Field(default=8, ge=0, le=1000)
     """Earlier versions of a session that are kept, to go back to."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from service.engine.decoding import Decoding
-from service.engine.reading import CHUNK
+from service.engine.decode import DecodeGraph
+from service.engine.prefill import CHUNK
 from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
@@ -140,7 +140,7 @@ def open_scheduler(
     return manifest, runner, Scheduler(runner, decoding, text, Metrics().engine("test"), chunk=chunk)
 
 
-def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifest, Runner, Decoding | None]:
+def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifest, Runner, DecodeGraph | None]:
     """A model folder's graphs."""
     manifest = read_manifest(folder, ForecastManifest, TextManifest)
     assert manifest.int8 is not None
@@ -149,7 +149,7 @@ def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifes
     if isinstance(manifest, TextManifest):
         graph = manifest.decode if precision == "float32" else manifest.int8.decode
         assert graph is not None
-        decoding = Decoding(Runner(folder, graph, threads=1), CharacterDecoder(manifest.vocabulary))
+        decoding = DecodeGraph(Runner(folder, graph, threads=1), CharacterDecoder(manifest.vocabulary))
     return manifest, runner, decoding
 
 
@@ -158,6 +158,6 @@ def run(scheduler: Scheduler, task: Task[Answer]) -> Answer:
     request = Request(task, 1, math.inf)
     scheduler.add(request)
     while not request.future.done():
-        scheduler.turn()
+        scheduler.step()
     answer: Answer = request.future.result()
     return answer

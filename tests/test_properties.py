@@ -82,7 +82,7 @@ def part(given: dict[str, Array], rows: slice, steps: slice = slice(None)) -> di
 
 def fresh(manifest: Manifest, runner: Runner, batch: int) -> States:
     """New sequences; of a model that takes seasons, each of another one."""
-    states = runner.fresh(batch)
+    states = runner.initial_states(batch)
     if isinstance(manifest, ForecastManifest) and manifest.longest_season:
         seasons = np.array([[12, 1], [1, 1], [4, 1], [7, 1], [24, 168], [2, 9]])
         return {**states, "season": seasons[np.arange(batch) % len(seasons)]}
@@ -92,7 +92,7 @@ def fresh(manifest: Manifest, runner: Runner, batch: int) -> States:
 def step(runner: Runner, given: dict[str, Array], output: str, states: States) -> tuple[Array, States]:
     """All of it at once: the output and the state."""
     batch, steps = next(iter(given.values())).shape[:2]
-    (found,), after = runner.read(given, np.full(batch, steps), states, [output])
+    (found,), after = runner.prefill(given, np.full(batch, steps), states, [output])
     return found, after
 
 
@@ -157,11 +157,11 @@ def test_rows_of_other_lengths_change_no_bit(name: str, seed: int, batch: int, s
     lengths = rng.integers(1, steps + 1, batch)
     names = [tensor.name for tensor in manifest.graph.outputs]
     start = fresh(manifest, runner, batch)
-    found, states = runner.read(given, lengths, start, names)
+    found, states = runner.prefill(given, lengths, start, names)
     for row, length in enumerate(lengths):
         one = part(given, slice(row, row + 1), slice(length))
         own = {name: state[row : row + 1] for name, state in start.items()}
-        alone, alone_states = runner.read(one, np.array([length]), own, names)
+        alone, alone_states = runner.prefill(one, np.array([length]), own, names)
         assert np.array_equal(found[0][row], alone[0][0])
         assert np.array_equal(found[1][row, :length], alone[1][0])
         for key, state in alone_states.items():
@@ -236,7 +236,7 @@ def test_a_shipped_graph_agrees_with_the_pytorch_network_it_came_from(name: str)
         given = {tensor.name: saved[tensor.name] for tensor in manifest.graph.inputs if tensor.name in saved}
         names = [tensor.name for tensor in manifest.graph.outputs]
         batch, steps = next(iter(given.values())).shape[:2]
-        found, _ = runner.read(given, np.full(batch, steps), runner.fresh(batch), names)
+        found, _ = runner.prefill(given, np.full(batch, steps), runner.initial_states(batch), names)
         for output, array in zip(names, found, strict=True):
             assert_close(array, saved[output])
 

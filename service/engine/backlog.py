@@ -47,7 +47,7 @@ class Backlog:
         with self._lock:
             for request, count in steps:
                 # Without a call that could fail in between: the sums would be wrong for ever.
-                count = min(count, request.work)
+                count = min(count, request.cost_steps)
                 before = self._steps.get(request.group, 0)
                 after = before - count
                 if after:
@@ -56,7 +56,7 @@ class Backlog:
                     self._steps.pop(request.group, None)
                 self._counted += min(after, self._half) - min(before, self._half)
                 self.total -= count
-                request.work -= count
+                request.cost_steps -= count
 
     def took(self, seconds: float, steps: int) -> None:
         """Note how long so many steps took."""

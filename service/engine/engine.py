@@ -11,8 +11,8 @@ from contextlib import suppress
 import structlog
 
 from service.engine.backlog import Backlog
-from service.engine.decoding import Decoding
-from service.engine.reading import CHUNK
+from service.engine.decode import DecodeGraph
+from service.engine.prefill import CHUNK
 from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
@@ -39,18 +39,18 @@ class Engine:
         self,
         name: str,
         runner: Runner,
-        decoding: Decoding | None,
-        any_split: bool,
-        most_work: int,
+        decoding: DecodeGraph | None,
+        split_invariant: bool,
+        max_waiting_steps: int,
         metrics: EngineMetrics,
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
-        thread_died: Callable[[str], object] = end_process,
+        on_thread_death: Callable[[str], object] = end_process,
     ) -> None:
-        self._scheduler = Scheduler(runner, decoding, any_split, metrics, self._ended, chunk, smoke_test)
-        self._backlog = Backlog(most_work)
+        self._scheduler = Scheduler(runner, decoding, split_invariant, metrics, self._ended, chunk, smoke_test)
+        self._backlog = Backlog(max_waiting_steps)
         self._metrics = metrics
-        self._thread_died = thread_died
+        self._thread_died = on_thread_death
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closing = False
@@ -103,9 +103,9 @@ class Engine:
 
     def _ended(self, request: Request) -> None:
         try:
-            self._backlog.done([(request, request.work)])
+            self._backlog.done([(request, request.cost_steps)])
         except Exception:  # once more: what is not counted out now would be in the way for ever
-            self._backlog.done([(request, request.work)])
+            self._backlog.done([(request, request.cost_steps)])
         self._metrics.waiting.set(self._backlog.total)
 
     def _run(self) -> None:

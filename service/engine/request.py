@@ -28,7 +28,7 @@ class Request:
         self.gone = False
 
 
-class TornError(Exception):
+class PartialUpdateError(Exception):
     """A change was broken off in the middle: what is held of these requests may be incomplete."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
@@ -46,4 +46,4 @@ def whole(requests: Sequence[Request]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise TornError(requests) from error
+        raise PartialUpdateError(requests) from error

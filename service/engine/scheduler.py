@@ -18,11 +18,11 @@ from typing import Any
 
 import structlog
 
-from service.engine.decoding import DecodeBatch, Decoding
-from service.engine.reading import CHUNK, READ_SECONDS, Reading, ReadQueue
-from service.engine.request import Request, TornError, whole
+from service.engine.decode import DecodeBatch, DecodeGraph
+from service.engine.prefill import CHUNK, PREFILL_SECONDS, Reading, ReadQueue
+from service.engine.request import Request, PartialUpdateError, whole
 from service.engine.runner import Runner
-from service.engine.sequence import Decode, Result
+from service.engine.sequence import Decode, PrefillResult
 from service.errors import DeadlineExceededError, ModelFailedError
 from service.metrics import EngineMetrics
 
@@ -41,14 +41,14 @@ class Scheduler:
     def __init__(
         self,
         runner: Runner,
-        decoding: Decoding | None,
-        any_split: bool,
+        decoding: DecodeGraph | None,
+        split_invariant: bool,
         metrics: EngineMetrics,
         ended: Callable[[Request], None] = lambda _: None,
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
     ) -> None:
-        self._reads = ReadQueue(runner, any_split, chunk)
+        self._reads = ReadQueue(runner, split_invariant, chunk)
         self._batch = None if decoding is None else DecodeBatch(decoding)
         self._metrics = metrics
         self._ended = ended
@@ -85,7 +85,7 @@ class Scheduler:
         try:
             self._drop_gone()
             return self._decode() + self._read()
-        except TornError as torn:
+        except PartialUpdateError as torn:
             self._end_each(torn.requests, torn.__cause__ if isinstance(torn.__cause__, Exception) else torn)
             return []
 
@@ -127,7 +127,7 @@ class Scheduler:
                 structlog.get_logger().info("the model passes its smoke test again")
         self.failed = failed
 
-    def _resume(self, request: Request, result: Result | None) -> None:
+    def _resume(self, request: Request, result: PrefillResult | None) -> None:
         """Let a task go on to its next wish, or to its end; whoever calls this has to end the request if it fails."""
         try:
             request.queued = False
@@ -179,7 +179,7 @@ class Scheduler:
         started = time.perf_counter()
         try:
             found, states = batch.run()
-        except TornError:
+        except PartialUpdateError:
             raise
         except Exception as error:
             concerned = batch.requests
@@ -197,7 +197,7 @@ class Scheduler:
         except Exception as error:
             # Some rows may have taken the step, others not.
             batch.clear()
-            raise TornError(concerned) from error
+            raise PartialUpdateError(concerned) from error
         for request, reason in outcome.failed:
             self.end(request, error=reason)
         for request in outcome.ended:
@@ -216,7 +216,7 @@ class Scheduler:
         """Read a piece for some of those who wait."""
         if not self._reads:
             return []
-        group, steps = self._reads.next(self._decode_seconds or READ_SECONDS)
+        group, steps = self._reads.next(self._decode_seconds or PREFILL_SECONDS)
         lengths = [min(steps, reading.ahead) for reading in group]
         started = time.perf_counter()
         try:

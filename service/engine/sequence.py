@@ -13,18 +13,18 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Read:
+class Prefill:
     """Read inputs (R, T, ...) into R sequences that stand at `states`; states that are not given are fresh ones.
     `timeless`: inputs (R, ...) that have no axis T, the same however the others are cut. The result is a `Result`."""
 
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
     states: Mapping[str, Array] = field(default_factory=dict)
-    timeless: Mapping[str, Array] = field(default_factory=dict)
+    static_inputs: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Result:
+class PrefillResult:
     """The outputs asked for, by name (of every step, or after the last), and the states after it."""
 
     outputs: Mapping[str, Array]
@@ -32,7 +32,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SequenceState:
     """Where one sequence stands: how many values or characters it has read, and all that goes on from there, (1, ...)
     by name; nothing for a sequence that has read nothing. `text_end`: the end of a text that was read, as far as what
     follows could change how it is read."""
@@ -42,7 +42,7 @@ class Snapshot:
     text_end: str = ""
 
 
-FRESH = Snapshot(0, {})
+EMPTY_STATE = SequenceState(0, {})
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Decode:
     states: States
 
 
-Task = Generator[Read | Decode, Any, Answer]
+Task = Generator[Prefill | Decode, Any, Answer]
 """Runs on the engine's thread between two steps of the graph, so it must only do what cannot be done elsewhere."""
 
 

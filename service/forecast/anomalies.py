@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.sequence import FRESH, Snapshot, Task
+from service.engine.sequence import EMPTY_STATE, SequenceState, Task
 from service.errors import InvalidRequestError
 from service.forecast.bounds import UNBOUNDED, Bounds
 from service.forecast.manifest import ForecastManifest
@@ -27,7 +27,7 @@ class AnomalyRequest:
     future: Floats | None = None
 
     @property
-    def work(self) -> int:
+    def cost_steps(self) -> int:
         """Steps read."""
         return len(self.values)
 
@@ -49,15 +49,15 @@ class Anomalies:
     score: Floats
     outside: NDArray[np.bool_]
     judged: NDArray[np.bool_]
-    after: Snapshot
+    after: SequenceState
 
 
-def detect(manifest: ForecastManifest, request: AnomalyRequest, start: Snapshot = FRESH) -> Task[Anomalies]:
+def detect(manifest: ForecastManifest, request: AnomalyRequest, start: SequenceState = EMPTY_STATE) -> Task[Anomalies]:
     """Read the series, on from where a sequence stands, and judge each value by the one-step forecast before it.
 
     Raises:
         InvalidRequestError: there is no value.
-        NotPredictableError: the model gives no finite numbers for these values.
+        NonFiniteOutputError: the model gives no finite numbers for these values.
     """
     if not len(request.values):
         raise InvalidRequestError("there is no value to judge", "$.series")

@@ -13,7 +13,7 @@ from service.forecast.schemas import AnomalyAnswer, AnomalyBody
 from service.forecast.task import begin, check_levels, season_of, tails
 from service.http.context import WRITE_HEADERS, Context
 from service.http.json_pieces import json_fragments
-from service.http.json_route import JsonRoute, encoded
+from service.http.json_route import JsonRoute, to_json
 from service.http.problems import documented
 from service.http.stateful import resume, stateful
 
@@ -60,8 +60,8 @@ async def post_anomalies(
         start = begin(manifest, body.season_length, body.freq, run.start)
         request = AnomalyRequest(values, level, value_bounds(body), future)
         run.hold(request.most_bytes(manifest), "$.series")
-        result = await run.submit(detect(manifest, request, start), request.work)
-        app.metrics.read.labels(run.model.label).inc(request.work)
+        result = await run.submit(detect(manifest, request, start), request.cost_steps)
+        app.metrics.read.labels(run.model.label).inc(request.cost_steps)
         answer = {
             "model": {"name": manifest.name, "version": manifest.version},
             "level": level,
@@ -71,7 +71,7 @@ async def post_anomalies(
         }
         written = await json_fragments(answer, call.deadline)
         ending = run.ending(result.after)
-        return await run.commit(ending, encoded({**written, **ending.fields}))
+        return await run.commit(ending, to_json({**written, **ending.fields}))
 
 
 def _verdicts(result: Anomalies) -> dict[str, object]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.sequence import FRESH, Snapshot, Task
+from service.engine.sequence import EMPTY_STATE, SequenceState, Task
 from service.errors import InvalidRequestError
 from service.forecast.bounds import UNBOUNDED, Bounds
 from service.forecast.manifest import ForecastManifest
@@ -32,7 +32,7 @@ class CrossValidationRequest:
         return [last - self.step * back for back in reversed(range(self.windows))]
 
     @property
-    def work(self) -> int:
+    def cost_steps(self) -> int:
         """Steps read and forecast."""
         return len(self.values) - self.horizon + self.windows * self.horizon
 
@@ -69,14 +69,14 @@ class CrossValidation:
 
 
 def cross_validate(
-    manifest: ForecastManifest, request: CrossValidationRequest, start: Snapshot = FRESH
+    manifest: ForecastManifest, request: CrossValidationRequest, start: SequenceState = EMPTY_STATE
 ) -> Task[CrossValidation]:
     """Read the series once, and forecast at each cutoff from what was read until then; only what is known ahead of the
     other features is told of the time after it.
 
     Raises:
         InvalidRequestError: no number precedes the first window.
-        NotPredictableError: the model gives no finite numbers for these values.
+        NonFiniteOutputError: the model gives no finite numbers for these values.
     """
     request.check()
     known, values, horizon = manifest.quantile_levels, request.values, request.horizon

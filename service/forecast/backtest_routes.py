@@ -25,9 +25,9 @@ from service.forecast.kind import FORECAST
 from service.forecast.schemas import CrossValidationAnswer, CrossValidationBody
 from service.forecast.task import begin, season_of
 from service.http.context import TIMEOUT_HEADERS, Context
-from service.http.json_pieces import in_pieces, json_pieces
+from service.http.json_pieces import large_json_answer, json_pieces
 from service.http.json_route import JsonRoute
-from service.http.offload import in_turns
+from service.http.offload import take_turns
 from service.http.problems import documented
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
@@ -69,13 +69,13 @@ async def post_cross_validation(
     start = begin(manifest, body.season_length, body.freq)
     call.hold(request.most_bytes(manifest), "$.windows", model.engine)
     task = cross_validate(manifest, request, start)
-    found = await asyncio.wrap_future(call.submit(model.engine, task, request.work))
+    found = await asyncio.wrap_future(call.submit(model.engine, task, request.cost_steps))
     app.metrics.read.labels(model.label).inc(request.cutoffs[-1])
     app.metrics.predicted.labels(model.label).inc(body.windows * body.horizon)
     told = season_of(start)
     season = told if told and told[0] > 1 else found.season
     scores = accuracy(found, values[:, 0], levels, season[0] if season else 1)
-    windows = [window async for window in in_turns(_windows(found, levels, times), call.deadline)]
+    windows = [window async for window in take_turns(_windows(found, levels, times), call.deadline)]
     pieces = json_pieces(
         {
             "model": {"name": manifest.name, "version": manifest.version},
@@ -90,7 +90,7 @@ async def post_cross_validation(
             "season_length": season,
         }
     )
-    return await in_pieces(pieces, call.deadline)
+    return await large_json_answer(pieces, call.deadline)
 
 
 def _windows(found: CrossValidation, levels: tuple[float, ...], times: Times | None) -> Iterator[dict[str, Any]]:

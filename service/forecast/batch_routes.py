@@ -15,10 +15,10 @@ from service.forecast.prepare import PreparedForecast, prepare
 from service.forecast.schemas import ForecastBatchAnswer, ForecastBatchBody, ForecastBody
 from service.forecast.task import Forecast, ForecastRequest
 from service.http.context import TIMEOUT_HEADERS, Context
-from service.http.json_pieces import in_pieces, json_pieces
-from service.http.json_route import JsonRoute, encoded
-from service.http.offload import in_turns, wait_all
-from service.http.problems import documented, problem_of, refusal
+from service.http.json_pieces import large_json_answer, json_pieces
+from service.http.json_route import JsonRoute, to_json
+from service.http.offload import take_turns, wait_all
+from service.http.problems import documented, problem_of, as_invalid_request
 from service.http.state import AppState
 from service.http.stateful import model_and_start
 from service.sessions.state import signed
@@ -56,7 +56,7 @@ async def post_forecast_batch(
     key = await app.sessions.state_key() if brings_state else b""
     limits = _BatchLimits(app.settings)
     items: list[_Item | CarryError] = []
-    async for item in in_turns(_read_items(body, app, key), call.deadline):
+    async for item in take_turns(_read_items(body, app, key), call.deadline):
         if isinstance(item, _Item):
             limits.add(item.prepared.request)
         items.append(item)
@@ -70,7 +70,7 @@ async def post_forecast_batch(
         error = future.exception()
         if isinstance(error, CarryError) and error.status >= 500:
             raise error  # nothing in this call will do better
-    return await in_pieces(_answer(items, results, app, key, request), call.deadline)
+    return await large_json_answer(_answer(items, results, app, key, request), call.deadline)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _BatchLimits:
             LimitExceededError: it is too much.
         """
         self._quantiles += (request.horizon + len(request.values) * request.include_history) * len(request.levels)
-        self._steps += request.work
+        self._steps += request.cost_steps
         limit = self._settings.max_batch_answer_items
         if self._quantiles > limit:
             raise LimitExceededError(f"at most {limit} quantiles in one answer, and these are more", "$.requests")
@@ -120,7 +120,7 @@ def _read_items(batch: ForecastBatchBody, app: AppState, key: bytes) -> Iterator
             returns_state = body.state is not None and body.commit
             yield _Item(prepare(body, model, start, returns_state, app), returns_state)
         except ValidationError as error:
-            yield refusal(error, ("requests", i))
+            yield as_invalid_request(error, ("requests", i))
         except CarryError as error:
             yield _with_index(error, i)
         batch.requests[i] = None
@@ -143,12 +143,12 @@ def _answer(
     for i, item in enumerate(items):
         yield b"," if i else b'{"results":['
         if isinstance(item, CarryError):
-            yield encoded(problem_of(item, request))
+            yield to_json(problem_of(item, request))
             continue
         try:
             result = results.pop(i).result()
         except CarryError as error:
-            yield encoded(problem_of(_with_index(error, i), request))
+            yield to_json(problem_of(_with_index(error, i), request))
         else:
             codec = item.prepared.model.codec
             state = signed(codec.encode(result.after), key) if item.returns_state else None

@@ -16,7 +16,7 @@ from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import SeriesBody, Values
 from service.forecast.task import check_levels, tails
 from service.forecast.timestamps import timestamps_after
-from service.http.problems import NO_SERIES, json_path, refusal
+from service.http.problems import NO_SERIES, json_path, as_invalid_request
 from service.settings import Settings
 
 Floats = NDArray[np.float64]
@@ -94,7 +94,7 @@ def feature_column(
         try:
             return _numbers.validate_python(items)
         except ValidationError as error:
-            raise refusal(error, place) from None
+            raise as_invalid_request(error, place) from None
     index: dict[str | None, float | None] = {None: None, **{name: float(i) for i, name in enumerate(categories)}}
     try:
         return [index[item] for item in items]

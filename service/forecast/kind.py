@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from service.engine.runner import Array, Runner, check_outputs
-from service.engine.sequence import Snapshot, Task
+from service.engine.sequence import SequenceState, Task
 from service.forecast.inputs import series_values
 from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import FirstSeries
@@ -56,7 +56,7 @@ class ForecastKind:
         levels = len(manifest.quantile_levels)
         expected = {"quantiles": (1, manifest.horizon, levels), "one_step": (1, 2, levels)}
         runner = opened.runner
-        outputs, _ = runner.read(inputs, np.array([2]), runner.fresh(1), list(expected))
+        outputs, _ = runner.prefill(inputs, np.array([2]), runner.initial_states(1), list(expected))
         check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
 
     async def prepare_first_input(self, body: Any, model: Model[ForecastManifest], settings: Settings) -> FirstInput:
@@ -65,7 +65,7 @@ class ForecastKind:
         values = series_values(body.series, False, manifest, settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
         task = _read(manifest, request, begin(manifest, body.season_length, body.freq))
-        return FirstInput(task, request.work, request.most_bytes(manifest), "$.series")
+        return FirstInput(task, request.cost_steps, request.most_bytes(manifest), "$.series")
 
     def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[BaseModel]:
         """None: OpenAI's API has no forecasters."""
@@ -82,6 +82,6 @@ class ForecastKind:
 FORECAST = ForecastKind()
 
 
-def _read(manifest: ForecastManifest, request: ForecastRequest, start: Snapshot) -> Task[Snapshot]:
+def _read(manifest: ForecastManifest, request: ForecastRequest, start: SequenceState) -> Task[SequenceState]:
     result = yield from forecast(manifest, request, start)
     return result.after

@@ -11,8 +11,8 @@ import numpy as np
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
-from service.engine.sequence import FRESH, Snapshot, Task
-from service.errors import InvalidRequestError, LimitExceededError, NotOfferedError
+from service.engine.sequence import EMPTY_STATE, SequenceState, Task
+from service.errors import InvalidRequestError, LimitExceededError, UnsupportedError
 from service.forecast.anomalies import Anomalies, AnomalyRequest, detect
 from service.forecast.backtest import CrossValidation, CrossValidationRequest, cross_validate
 from service.forecast.inputs import check_windows
@@ -38,10 +38,10 @@ from service.forecast.nixtla_payload import (
 )
 from service.forecast.task import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
 from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
-from service.http.json_pieces import in_pieces, json_pieces
+from service.http.json_pieces import large_json_answer, json_pieces
 from service.http.json_route import JsonRoute
 from service.http.methods import check_method
-from service.http.offload import in_turns, wait_all
+from service.http.offload import take_turns, wait_all
 from service.http.problems import documented
 from service.kind import Model
 from service.settings import Settings
@@ -90,7 +90,7 @@ async def post_forecast(
         series = panel(given, manifest, settings, body.h)
         for values, future in zip(series.values, series.futures, strict=True):
             if _is_empty(values):
-                yield _done(Forecast(_nothing(body.h, len(levels)), _nothing(body.h), None, FRESH))
+                yield _done(Forecast(_nothing(body.h, len(levels)), _nothing(body.h), None, EMPTY_STATE))
                 continue
             request = ForecastRequest(values, body.h, levels, future=future, keeps_state=False)
             start = begin(manifest, freq=freq)
@@ -166,12 +166,12 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: RequestC
     manifest = model.manifest
     levels = quantile_levels(body.level, manifest)
 
-    def read(values: Floats, start: Snapshot) -> tuple[Task[Forecast], int]:
+    def read(values: Floats, start: SequenceState) -> tuple[Task[Forecast], int]:
         request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
         return forecast(manifest, request, start), request.most_bytes(manifest)
 
     def nothing(length: int) -> Forecast:
-        return Forecast(_nothing(1), _nothing(1), _nothing(length, len(levels)), FRESH)
+        return Forecast(_nothing(1), _nothing(1), _nothing(length, len(levels)), EMPTY_STATE)
 
     def answer(found: list[Forecast]) -> dict[str, Any]:
         past = np.concatenate([one.history[1:] for one in found if one.history is not None])
@@ -200,13 +200,13 @@ async def post_anomaly_detection(
     level = body.level
     check_levels(tails(level), manifest, "$.level")
 
-    def read(values: Floats, start: Snapshot) -> tuple[Task[Anomalies], int]:
+    def read(values: Floats, start: SequenceState) -> tuple[Task[Anomalies], int]:
         request = AnomalyRequest(values, level)
         return detect(manifest, request, start), request.most_bytes(manifest)
 
     def nothing(length: int) -> Anomalies:
         nan, no = _nothing(length), np.zeros(length, dtype=np.bool_)
-        return Anomalies(nan, nan, nan, nan, no, no, FRESH)
+        return Anomalies(nan, nan, nan, nan, no, no, EMPTY_STATE)
 
     def answer(found: list[Anomalies]) -> dict[str, Any]:
         bounds = np.concatenate([np.stack([one.lower, one.expected, one.upper], axis=1)[1:] for one in found])
@@ -264,7 +264,7 @@ async def post_online_anomaly_detection(
 async def refuse(request: Request) -> Response:
     """What else the client can ask for."""
     check_method(request)
-    raise NotOfferedError(
+    raise UnsupportedError(
         f"{request.method} {request.url.path} is not offered here; of the nixtla client's methods these are: forecast, "
         "cross_validation, detect_anomalies, detect_anomalies_online, validate_api_key, list_models, usage, "
         "finetuned_models (and no jobs)"
@@ -306,7 +306,7 @@ def _one_step_ahead(
     manifest: ForecastManifest,
     settings: Settings,
     client: str | None,
-    read: Callable[[Floats, Snapshot], tuple[Task[Made], int]],
+    read: Callable[[Floats, SequenceState], tuple[Task[Made], int]],
     nothing: Callable[[int], Made],
 ) -> Iterator[_Job[Made]]:
     """Each series read from where it begins. `items`: numbers told of each value; `read`: the task of a series, and
@@ -348,7 +348,7 @@ async def _answered(
     most = call.app.settings.max_waiting_steps
     jobs, read, predicted = [], 0, 0
     await asyncio.sleep(0)  # a large body has just been validated
-    async for job in in_turns(made, call.deadline):
+    async for job in take_turns(made, call.deadline):
         read, predicted = read + job.read, predicted + job.predicted
         if read + predicted > most:
             detail = f"at most {most} values to read and to forecast, and these are more: set num_partitions"
@@ -371,7 +371,7 @@ async def _answered(
     call.app.metrics.predicted.labels(model.label).inc(predicted)
     whose = {"name": model.manifest.name, "version": model.manifest.version}
     rest = {"model": whose, "weights_x": None, "feature_contributions": None}
-    return await in_pieces(json_pieces({**answer(found), **rest}), call.deadline)
+    return await large_json_answer(json_pieces({**answer(found), **rest}), call.deadline)
 
 
 def _check_horizon(h: int, settings: Settings) -> None:

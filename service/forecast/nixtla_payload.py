@@ -17,7 +17,7 @@ from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import Values
 from service.forecast.task import check_levels, tails
 from service.forecast.timestamps import seasons_of
-from service.http.schemas import MOST_COUNT, Answer, Body, ModelId, Number, never
+from service.http.schemas import MAX_INTEGER, Answer, Body, ModelId, Number, unsupported
 from service.settings import Settings
 
 Floats = NDArray[np.float64]
@@ -25,8 +25,8 @@ Floats = NDArray[np.float64]
 MEDIAN = 0.5
 
 
-Count = Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)]
-Steps = Annotated[int, Field(ge=-MOST_COUNT, le=MOST_COUNT)] | None
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
+Steps = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None
 Flag = Annotated[bool, Field(strict=True)] | None
 Level = Annotated[Number, Field(ge=0, lt=100)]
 Levels = Annotated[list[Level], Field(max_length=198)] | None
@@ -47,7 +47,7 @@ Rows = (
     ]
     | None
 )
-Indices = Annotated[list[Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]], Field(max_length=1000)] | None
+Indices = Annotated[list[Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)]], Field(max_length=1000)] | None
 Unused = Annotated[str, Field(max_length=80)] | None
 
 NO_TUNING = "models are not tuned to the series of a call here: leave it out"
@@ -78,12 +78,12 @@ class Payload(Body):
     )
     freq: Annotated[str, Field(max_length=40)] | None = Field(default=None, description="As pandas has it: the season.")
     clean_ex_first: Flag = Field(default=None, description="Nothing is cleaned: features are taken as they are.")
-    finetune_steps: Annotated[Steps, never(NO_TUNING)] = None
+    finetune_steps: Annotated[Steps, unsupported(NO_TUNING)] = None
     finetune_depth: Annotated[Steps, Field(description="Of tuning; nothing depends on it.")] = None
     finetune_loss: Annotated[Unused, Field(description="Of tuning; nothing depends on it.")] = None
-    finetuned_model_id: Annotated[Unused, never(NO_TUNING)] = None
-    multivariate: Annotated[Flag, never("each series is forecast by itself here: leave it out")] = None
-    model_parameters: Annotated[dict[str, Any] | None, never("models have no parameters here: leave it out")] = None
+    finetuned_model_id: Annotated[Unused, unsupported(NO_TUNING)] = None
+    multivariate: Annotated[Flag, unsupported("each series is forecast by itself here: leave it out")] = None
+    model_parameters: Annotated[dict[str, Any] | None, unsupported("models have no parameters here: leave it out")] = None
 
     def season_freq(self, client_version: str | None) -> str | None:
         """The frequency that tells the season; None where the values have to: those that have no rule (pandas knows
@@ -104,7 +104,7 @@ class ForecastPayload(Payload):
 
     h: Count
     level: Levels = Field(default=None, description="Central intervals in percent.")
-    feature_contributions: Annotated[Flag, never(NO_EXPLANATIONS)] = None
+    feature_contributions: Annotated[Flag, unsupported(NO_EXPLANATIONS)] = None
     feature_contributions_type: Unused = None
 
 
@@ -112,7 +112,7 @@ class HistoryPayload(Payload):
     """Series, to tell of each value but the first what was expected of it one step ahead."""
 
     level: Levels = None
-    feature_contributions: Annotated[Flag, never(NO_EXPLANATIONS)] = None
+    feature_contributions: Annotated[Flag, unsupported(NO_EXPLANATIONS)] = None
     feature_contributions_type: Unused = None
 
 

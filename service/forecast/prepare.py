@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.sequence import Snapshot
+from service.engine.sequence import SequenceState
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecast.inputs import (
     Times,
@@ -32,7 +32,7 @@ class PreparedForecast:
     """A request that was found acceptable, and where it starts."""
 
     model: Model[ForecastManifest]
-    start: Snapshot
+    start: SequenceState
     request: ForecastRequest
     times: Times | None
 
@@ -44,7 +44,7 @@ class PreparedForecast:
     def submit(self, call: RequestContext) -> "Future[Forecast]":
         """Submit it to the engine."""
         task = forecast(self.model.manifest, self.request, self.start)
-        return call.submit(self.model.engine, task, self.request.work)
+        return call.submit(self.model.engine, task, self.request.cost_steps)
 
     def answer(self, result: Forecast, app: AppState) -> Mapping[str, Any]:
         """A `ForecastAnswer`, but for the fields that tell where the call ended."""
@@ -65,7 +65,7 @@ class PreparedForecast:
 
 
 def prepare(
-    body: ForecastBody, model: Model[ForecastManifest], start: Snapshot, returns_state: bool, app: AppState
+    body: ForecastBody, model: Model[ForecastManifest], start: SequenceState, returns_state: bool, app: AppState
 ) -> PreparedForecast:
     """Check a request and turn its series into arrays.
 

@@ -11,7 +11,7 @@ from service.forecast.prepare import prepare
 from service.forecast.schemas import ForecastAnswer, ForecastBody
 from service.http.context import WRITE_HEADERS, Context
 from service.http.json_pieces import json_fragments
-from service.http.json_route import JsonRoute, encoded
+from service.http.json_route import JsonRoute, to_json
 from service.http.problems import documented
 from service.http.stateful import resume, stateful
 
@@ -65,4 +65,4 @@ async def post_forecast(
         result = await asyncio.wrap_future(prepared.submit(call))
         answer = await json_fragments(prepared.answer(result, call.app), call.deadline)
         ending = run.ending(result.after)
-        return await run.commit(ending, encoded({**answer, **ending.fields}))
+        return await run.commit(ending, to_json({**answer, **ending.fields}))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from service.http.schemas import (
-    MOST_COUNT,
+    MAX_INTEGER,
     Answer,
     AnswerSession,
     AnswerState,
@@ -15,7 +15,7 @@ from service.http.schemas import (
     Number,
     Problem,
     StatefulBody,
-    has_few_fields,
+    check_field_count,
 )
 
 # Without fail_fast, a body of a million wrong values would be a million errors.
@@ -31,7 +31,7 @@ _FEATURE_SCHEMA = {
     "additionalProperties": {"type": "array", "items": {"type": ["number", "string", "null"]}},
 }
 Features = Annotated[
-    dict[str, list[Any]], BeforeValidator(has_few_fields), Field(min_length=1), WithJsonSchema(_FEATURE_SCHEMA)
+    dict[str, list[Any]], BeforeValidator(check_field_count), Field(min_length=1), WithJsonSchema(_FEATURE_SCHEMA)
 ]
 """A list for each feature. Only the model can judge what is in it (service/forecast/inputs.py)."""
 Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag("<features>")], Discriminator(_layout)]
@@ -42,9 +42,9 @@ def _in_a_list(given: Any) -> Any:
         return None
     seasons = given if isinstance(given, list | tuple) else [given]
     match seasons:
-        case [int(season)] if 1 <= season <= MOST_COUNT and season is not True:
+        case [int(season)] if 1 <= season <= MAX_INTEGER and season is not True:
             return seasons
-        case [int(season), int(longer)] if 2 <= season < longer <= MOST_COUNT:
+        case [int(season), int(longer)] if 2 <= season < longer <= MAX_INTEGER:
             return seasons
     raise ValueError("must be a number of values of at least 1, or two that ascend from at least 2, such as [24, 168]")
 
@@ -96,7 +96,7 @@ Horizon = Annotated[
     Field(
         strict=True,
         ge=1,
-        le=MOST_COUNT,
+        le=MAX_INTEGER,
         description="How many values to forecast. May be longer than the model's own horizon.",
     ),
 ]
@@ -105,7 +105,7 @@ FromStep = Annotated[
     Field(
         strict=True,
         ge=1,
-        le=MOST_COUNT,
+        le=MAX_INTEGER,
         description="The first step that is answered, at most the horizon: with 15 and a horizon of 20, steps 15 to "
         "20. The horizon still counts from the last value.",
     ),
@@ -237,10 +237,10 @@ class CrossValidationBody(SeriesBody):
 
     model: ModelName = None
     horizon: Horizon = 12
-    windows: Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)] = Field(
+    windows: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] = Field(
         default=1, description="From how many points. The last window is the last `horizon` values."
     )
-    step: Annotated[int, Field(strict=True, ge=1, le=MOST_COUNT)] | None = Field(
+    step: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = Field(
         default=None, description="How many values the windows are apart; the horizon if absent."
     )
     quantiles: Quantiles = None

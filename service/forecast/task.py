@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array
-from service.engine.sequence import FRESH, Read, Result, Snapshot, Task
-from service.errors import InvalidRequestError, NotPredictableError
+from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task
+from service.errors import InvalidRequestError, NonFiniteOutputError
 from service.forecast.bounds import UNBOUNDED, Bounds
 from service.forecast.intervals import widened
 from service.forecast.manifest import ForecastManifest
@@ -40,7 +40,7 @@ class ForecastRequest:
     keeps_state: bool = True
 
     @property
-    def work(self) -> int:
+    def cost_steps(self) -> int:
         """Steps read and forecast."""
         return len(self.values) + self.horizon
 
@@ -64,7 +64,7 @@ class Forecast:
     quantiles: Floats
     median: Floats
     history: Floats | None
-    after: Snapshot
+    after: SequenceState
 
 
 REQUEST_BYTES = 4096
@@ -104,8 +104,8 @@ def begin(
     manifest: ForecastManifest,
     season_length: tuple[int, ...] | None = None,
     freq: str | None = None,
-    start: Snapshot = FRESH,
-) -> Snapshot:
+    start: SequenceState = EMPTY_STATE,
+) -> SequenceState:
     """Where a sequence stands, and what is told of its season: of a fresh one the season given, else the usual one of
     the frequency, else none; one that was begun keeps its own.
 
@@ -118,10 +118,10 @@ def begin(
     if start.position or not manifest.longest_season:
         return start
     told = season_length or tuple(values for values in usual or () if values <= manifest.longest_season)
-    return Snapshot(0, {SEASON: np.array([(*told, NO_SEASON, NO_SEASON)[:2]])})
+    return SequenceState(0, {SEASON: np.array([(*told, NO_SEASON, NO_SEASON)[:2]])})
 
 
-def season_of(at: Snapshot) -> list[int] | None:
+def season_of(at: SequenceState) -> list[int] | None:
     """The seasons by which the forecast goes, or else those that were told; None where the model takes none."""
     name = SEASONS if SEASONS in at.states else SEASON
     if name not in at.states:
@@ -130,7 +130,7 @@ def season_of(at: Snapshot) -> list[int] | None:
     return [season] if longer in (NO_SEASON, season) else [season, longer]
 
 
-def _check_season(manifest: ForecastManifest, given: tuple[int, ...], start: Snapshot) -> None:
+def _check_season(manifest: ForecastManifest, given: tuple[int, ...], start: SequenceState) -> None:
     if given[-1] > max(manifest.longest_season, NO_SEASON):
         holds = f"seasons of at most {manifest.longest_season} values" if manifest.longest_season else "no season"
         raise InvalidRequestError(f"{manifest.name} takes {holds}", "$.season_length")
@@ -141,12 +141,12 @@ def _check_season(manifest: ForecastManifest, given: tuple[int, ...], start: Sna
             raise InvalidRequestError(f"the sequence began with another one, {told}, and keeps it", "$.season_length")
 
 
-def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapshot = FRESH) -> Task[Forecast]:
+def forecast(manifest: ForecastManifest, request: ForecastRequest, start: SequenceState = EMPTY_STATE) -> Task[Forecast]:
     """Read the series, on from where a sequence stands, and forecast what follows it.
 
     Raises:
         InvalidRequestError: there is no value, neither given nor read before; or a future, and no value before it.
-        NotPredictableError: the model gives no finite numbers for these values.
+        NonFiniteOutputError: the model gives no finite numbers for these values.
     """
     known, values, future = manifest.quantile_levels, request.values, request.future
     past = np.empty((0, len(known)))
@@ -166,22 +166,22 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Snapsh
     if not request.keeps_state:
         # Of ten thousand series, the states, and the batches that they are views of, would be most of the memory.
         season = {name: array.copy() for name, array in after.states.items() if name in (SEASON, SEASONS)}
-        after, found = Snapshot(after.position, season), found.copy()
+        after, found = SequenceState(after.position, season), found.copy()
     return Forecast(found, median, history, after)
 
 
-Reading = Generator[Read, Result, Made]
+Reading = Generator[Prefill, PrefillResult, Made]
 """A part of a task that only reads."""
 
 
 def read_values(
-    manifest: ForecastManifest, values: Floats, start: Snapshot, future: Floats | None, history: bool
-) -> Reading[tuple[Snapshot, Floats]]:
+    manifest: ForecastManifest, values: Floats, start: SequenceState, future: Floats | None, history: bool
+) -> Reading[tuple[SequenceState, Floats]]:
     """Read values (T, F), T > 0, which `future` follows: where the sequence then stands and, if `history`, the
     quantiles (T, Q) of each, one step ahead from the values before it; NaN where nothing precedes.
 
     Raises:
-        NotPredictableError: the model gives no finite numbers for these values.
+        NonFiniteOutputError: the model gives no finite numbers for these values.
     """
     names = ("quantiles", *([SEASONS] if manifest.tells_seasons else []), *(["one_step"] if history else []))
     read = yield _read(manifest, values[None], future, names, _recurrent(start))
@@ -192,10 +192,10 @@ def read_values(
         _check_finite(read.outputs["one_step"])
         past = np.concatenate([before, read.outputs["one_step"][0, :-1]])
     beside = {name: read.outputs[name] for name in (EXPECTED, SEASONS) if name in read.outputs}
-    return Snapshot(start.position + len(values), {**read.states, **beside}), past
+    return SequenceState(start.position + len(values), {**read.states, **beside}), past
 
 
-def bounds_of(at: Snapshot, given: Bounds) -> Bounds:
+def bounds_of(at: SequenceState, given: Bounds) -> Bounds:
     """Those given, and 0 where all values that a sequence has read were counts."""
     uneven = at.states.get(UNEVEN)
     if uneven is None or uneven[0, 0]:
@@ -203,14 +203,14 @@ def bounds_of(at: Snapshot, given: Bounds) -> Bounds:
     return replace(given, lower=max(given.lower, 0.0)) if given.upper > 0 else given
 
 
-def extend(manifest: ForecastManifest, at: Snapshot, horizon: int, future: Floats | None) -> Reading[Floats]:
+def extend(manifest: ForecastManifest, at: SequenceState, horizon: int, future: Floats | None) -> Reading[Floats]:
     """The quantiles (horizon, Q) of what follows where a sequence stands.
 
     Beyond the model's own horizon it reads on from its own median, again and again; what it then says of quantiles does
     not count (`widened`). What `future` does not tell of the features of such a time is missing.
 
     Raises:
-        NotPredictableError: the model gives no finite numbers.
+        NonFiniteOutputError: the model gives no finite numbers.
     """
     within: Floats = at.states[EXPECTED][0]
     reached, middle = len(within), manifest.quantile_levels.index(0.5)
@@ -246,14 +246,14 @@ UNEVEN = "uneven"
 """The state tensor that is 0 as long as all values were whole numbers of at least 0."""
 
 
-def _recurrent(at: Snapshot) -> dict[str, Array]:
+def _recurrent(at: SequenceState) -> dict[str, Array]:
     """The graph's own state."""
     return {name: array for name, array in at.states.items() if name not in (EXPECTED, SEASONS)}
 
 
 def _check_finite(numbers: Array) -> None:
     if not np.isfinite(numbers).all():
-        raise NotPredictableError("the model gives no finite forecast for these values", "$.series")
+        raise NonFiniteOutputError("the model gives no finite forecast for these values", "$.series")
 
 
 def _read(
@@ -262,18 +262,18 @@ def _read(
     future: Floats | None,
     outputs: tuple[str, ...],
     states: Mapping[str, Array],
-) -> Read:
+) -> Prefill:
     """Of values (R, T, F) and what is known of the time after them."""
     inputs = _masked("values", "mask", values)
     if not manifest.known_ahead:
-        return Read(inputs, outputs, states)
+        return Prefill(inputs, outputs, states)
     rows, known = len(values), _known_ahead(manifest)
     coming = np.full((rows, manifest.horizon, len(known)), np.nan)
     if future is not None:
         coming[:, : len(future)] = future[: manifest.horizon]
     ahead = np.concatenate([values[:, 1:, known], coming[:, :1]], axis=1)
     inputs |= _masked("ahead", "ahead_mask", ahead)
-    return Read(inputs, outputs, states, _masked("future", "future_mask", coming))
+    return Prefill(inputs, outputs, states, _masked("future", "future_mask", coming))
 
 
 def _known_ahead(manifest: ForecastManifest) -> list[int]:

@@ -53,7 +53,7 @@ async def get_ready(
     a step fails, and then until it passes."""
     own = reason_not_ready(app)
     reasons = [f"process {os.getpid()} {own}"] if own else []
-    reasons += app.board.others_not_ready(app.place)
+    reasons += app.board.others_not_ready(app.worker_index)
     if reasons:
         raise NotReadyError("; ".join(reasons))
     is_up = await app.sessions.is_up()

@@ -8,7 +8,7 @@ import orjson
 from fastapi import Response
 from starlette.responses import StreamingResponse
 
-from service.http.offload import in_turns
+from service.http.offload import take_turns
 
 PIECE = 5000
 """Numbers, or texts as long, of one piece: about half a millisecond."""
@@ -44,11 +44,11 @@ async def json_fragments(answer: Mapping[str, Any], deadline: float) -> Mapping[
     written = dict(answer)
     for name, value in answer.items():
         if _size(value) > PIECE:
-            written[name] = orjson.Fragment(b"".join([piece async for piece in in_turns(json_pieces(value), deadline)]))
+            written[name] = orjson.Fragment(b"".join([piece async for piece in take_turns(json_pieces(value), deadline)]))
     return written
 
 
-async def in_pieces(pieces: Iterator[bytes], deadline: float) -> Response:
+async def large_json_answer(pieces: Iterator[bytes], deadline: float) -> Response:
     """An answer of JSON, written in turns with others, then sent piece by piece: never is there a second copy of it.
 
     Raises:
@@ -56,7 +56,7 @@ async def in_pieces(pieces: Iterator[bytes], deadline: float) -> Response:
     """
     parts: list[bytes] = []
     waiting: list[bytes] = []
-    async for piece in in_turns(pieces, deadline):
+    async for piece in take_turns(pieces, deadline):
         waiting.append(piece)
         if len(waiting) >= 256:
             parts.append(b"".join(waiting))

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from service.http.offload import in_turns
+from service.http.offload import take_turns
 
 LARGE = 2**18
 """Bytes of a body from which on it is read so."""
@@ -38,19 +38,19 @@ async def read_json(body: bytes) -> Any:
     rest: list[bytes] = []
     done = 0
     name = secrets.token_hex(16)  # no body has it
-    async for place in in_turns(_long_lists(body)):
+    async for place in take_turns(_long_lists(body)):
         if place is None:
             continue
         begin, end = place
         items: list[Any] = []
-        async for piece in in_turns(_pieces(body, begin + 1, end - 1)):
+        async for piece in take_turns(_pieces(body, begin + 1, end - 1)):
             items += _parsed(b"[" + piece + b"]")
         rest += [body[done:begin], orjson.dumps({name: len(lists)})]
         lists.append(items)
         done = end
     read = [_parsed(b"".join([*rest, body[done:]]))]
     if lists:
-        async for _ in in_turns(_put_back(read, lists, name)):
+        async for _ in take_turns(_put_back(read, lists, name)):
             pass
     return read[0]
 

@@ -42,7 +42,7 @@ class JsonRoute(APIRoute):
         return handle
 
 
-def encoded(answer: Answer | dict[str, Any]) -> bytes:
+def to_json(answer: Answer | dict[str, Any]) -> bytes:
     """An answer as it is, not validated a second time; in a dict, NumPy arrays too."""
     if isinstance(answer, Answer):
         return answer.__pydantic_serializer__.to_json(answer)
@@ -51,4 +51,4 @@ def encoded(answer: Answer | dict[str, Any]) -> bytes:
 
 def json_answer(answer: Answer | dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """It, to send."""
-    return Response(encoded(answer), status, headers, media_type="application/json")
+    return Response(to_json(answer), status, headers, media_type="application/json")

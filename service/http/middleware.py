@@ -25,7 +25,7 @@ from service.errors import (
     UnexpectedError,
 )
 from service.http.context import authenticate
-from service.http.offload import in_turns
+from service.http.offload import take_turns
 from service.http.problems import problem_answer
 from service.metrics import Metrics
 from service.settings import Settings
@@ -153,7 +153,7 @@ class AccessMiddleware:
         await self._app(scope, receive, send)
 
 
-MOST_WINDOW = 8 * 2**20
+MAX_ZSTD_WINDOW = 8 * 2**20
 """Bytes that a zstd body may refer back to (RFC 9659)."""
 ZSTD_PIECE = 2**20
 """Bytes that are decompressed at once: they are counted before more are made."""
@@ -282,7 +282,7 @@ class BodyMiddleware:
             whole = await self._decompressed(whole, hold)
             hold(len(whole))
         items = 0
-        async for start in in_turns(range(0, len(whole), COUNTED)):
+        async for start in take_turns(range(0, len(whole), COUNTED)):
             end = start + COUNTED
             items += sum(weight * whole.count(character, start, end) for character, weight in WEIGHTS.items())
             if items > self._items:
@@ -297,7 +297,7 @@ class BodyMiddleware:
         body = bytearray()
         try:
             expected = zstandard.frame_content_size(packed)
-            reader = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).stream_reader(
+            reader = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).stream_reader(
                 packed, read_across_frames=True
             )
             while piece := await asyncio.to_thread(reader.read, ZSTD_PIECE):

@@ -75,7 +75,7 @@ async def post_reload(call: Context) -> ReloadAnswer:
     request to the next, without a pause. The answer comes when all processes have done it."""
     app = call.app
     before = app.registry.models
-    await app.reloader.everywhere(call.deadline)
+    await app.reloader.reload_all(call.deadline)
     current = app.registry.current
     return ReloadAnswer(
         data=_listed(app),

@@ -15,7 +15,7 @@ Made = TypeVar("Made")
 
 TURN_SECONDS = 0.002
 """How long the small things of one request may keep the event loop."""
-LEAST_TURN_SECONDS = 0.0002
+MIN_TURN_SECONDS = 0.0002
 
 
 class _Turns:
@@ -25,18 +25,18 @@ class _Turns:
         self.requests = 0
 
     def seconds(self) -> float:
-        return max(LEAST_TURN_SECONDS, TURN_SECONDS / max(1, self.requests))
+        return max(MIN_TURN_SECONDS, TURN_SECONDS / max(1, self.requests))
 
 
 _turns = _Turns()
 
 
-async def beside(large: bool, work: Callable[..., Made], *arguments: Any) -> Made:
+async def offload_if_large(large: bool, work: Callable[..., Made], *arguments: Any) -> Made:
     """Do the work, on another thread if it is large."""
     return await asyncio.to_thread(work, *arguments) if large else work(*arguments)
 
 
-async def in_turns(items: Iterable[Item], deadline: float = math.inf) -> AsyncIterator[Item]:
+async def take_turns(items: Iterable[Item], deadline: float = math.inf) -> AsyncIterator[Item]:
     """The items; between some of them, others may use the event loop. So a caller who leaves ends the work, as does
     `deadline`, on time.monotonic's clock; work on a thread would go on.
 
@@ -69,9 +69,9 @@ async def wait_all(lengths: Mapping[int, int], submit: Callable[[int], Future[Ma
 
     pending: dict[int, Future[Made]] = {}
     try:
-        async for i in in_turns(sorted(lengths, key=lengths.__getitem__, reverse=True)):
+        async for i in take_turns(sorted(lengths, key=lengths.__getitem__, reverse=True)):
             pending[i] = submit(i)
-        async for future in in_turns(pending.values()):
+        async for future in take_turns(pending.values()):
             future.add_done_callback(one_less)
         if pending:
             await ended.wait()

@@ -133,7 +133,7 @@ def install(app: FastAPI) -> None:
         return answer
 
 
-def refusal(error: ValidationError, prefix: tuple[int | str, ...]) -> InvalidRequestError:
+def as_invalid_request(error: ValidationError, prefix: tuple[int | str, ...]) -> InvalidRequestError:
     """Why a part of the body, at `prefix`, is refused."""
     found = [{**item, "loc": (*prefix, *item["loc"])} for item in error.errors(include_url=False, include_input=False)]
     _, errors = _explained(found)

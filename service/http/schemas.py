@@ -11,15 +11,15 @@ from pydantic import (
 )
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
-MOST_COUNT = 2**31
+MAX_INTEGER = 2**31
 """Of every integer: no limit is as high, and one of thousands of digits could not even be named in an error."""
-MOST_FIELDS = 64
+MAX_FIELDS = 64
 ModelName = Annotated[
     str | None, Field(min_length=1, max_length=80, description="`name` or `name@version`; the default model if absent.")
 ]
 
 
-def is_unicode(text: str) -> str:
+def check_unicode(text: str) -> str:
     """JSON can write half a surrogate pair, which is no character."""
     try:
         text.encode()
@@ -28,14 +28,14 @@ def is_unicode(text: str) -> str:
     return text
 
 
-def has_few_fields(data: Any, most: int = MOST_FIELDS) -> Any:
+def check_field_count(data: Any, max_fields: int = MAX_FIELDS) -> Any:
     """Each wrong field would be an error of its own, and a body has room for a million."""
-    if isinstance(data, dict) and len(data) > most:
-        raise ValueError(f"has more than {most} fields")
+    if isinstance(data, dict) and len(data) > max_fields:
+        raise ValueError(f"has more than {max_fields} fields")
     return data
 
 
-def never(why: str) -> AfterValidator:
+def unsupported(why: str) -> AfterValidator:
     """Refuse whatever asks for it."""
 
     def refuse(given: Any) -> Any:
@@ -54,7 +54,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _few(cls, data: Any) -> Any:
-        return has_few_fields(data)
+        return check_field_count(data)
 
 
 class Answer(BaseModel):

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Body, Query, Response
 from fastapi.openapi.models import Example
 from pydantic import Field, create_model
 
-from service.engine.sequence import FRESH, Snapshot
-from service.errors import CarryError, InvalidRequestError, LimitExceededError, StateRefusedError
+from service.engine.sequence import EMPTY_STATE, SequenceState
+from service.errors import CarryError, InvalidRequestError, LimitExceededError, InvalidStateError
 from service.http.context import CREATE_HEADERS, READ_HEADERS, WRITE_HEADERS, Context, RequestContext
-from service.http.json_route import JsonRoute, encoded, json_answer
+from service.http.json_route import JsonRoute, to_json, json_answer
 from service.http.problems import documented
 from service.http.schemas import Answer, ModelId, ModelName, Number, SessionId
 from service.http.schemas import Body as RequestBody
@@ -228,12 +228,12 @@ async def put_state(id: str, body: StateBody, call: Context) -> Response:
         try:
             payload, header = verified(body.state, key)
             if (header.model, header.version, header.sha256) != (session.model, session.model_version, session.sha256):
-                raise StateRefusedError(
+                raise InvalidStateError(
                     f"the state is of {header.model}@{header.version}, the session of "
                     f"{session.model}@{session.model_version}, or of another graph of it"
                 )
             model_of_session(call.app, session).codec.accept(payload)
-        except StateRefusedError as error:
+        except InvalidStateError as error:
             error.path = "$.state"
             raise
         return await _commit(call, update, payload)
@@ -296,19 +296,19 @@ def _kind_of_first_input(body: Any, first_inputs: Mapping[Kind[Any], Sequence[st
     return inputs.get(given[0]) if given else None
 
 
-async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any], Snapshot]:
+async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any], SequenceState]:
     """The model of a session without a first input, and where it starts: at the state that was brought, if any."""
     if not body.state:
         if body.model is None:
             raise InvalidRequestError("name the model, or give a `prompt`, a `series` or a `state`", "$.model")
-        return app.registry.find(body.model), FRESH
+        return app.registry.find(body.model), EMPTY_STATE
     model, payload = model_of_state(app, body.state, await app.sessions.state_key())
     if body.model not in (None, model.manifest.name, model.label):
         raise InvalidRequestError(f"the state is of {model.label}", "$.model")
     return model, model.codec.accept(payload)
 
 
-async def _read_first_input(body: Any, model: Model[Any], call: RequestContext) -> Snapshot:
+async def _read_first_input(body: Any, model: Model[Any], call: RequestContext) -> SequenceState:
     """The state after the first input."""
     first = await model.kind.prepare_first_input(body, model, call.app.settings)
     call.hold(first.bytes, first.path, model.engine)
@@ -321,7 +321,7 @@ async def _create(call: RequestContext, payload: bytes, ttl: float) -> Response:
     model = (header.model, header.version, header.sha256)
     session = call.app.sessions.new(call.caller, model, header.position, ttl)
     headers = etag(session) | {"Location": f"/sessions/{session.id}"}
-    reply = Reply(encoded(SessionAnswer(**_fields(session))), 201, headers)
+    reply = Reply(to_json(SessionAnswer(**_fields(session))), 201, headers)
     await call.app.sessions.create(call.caller, session, payload, call.receipt(reply.packed))
     return reply.response()
 
@@ -329,7 +329,7 @@ async def _create(call: RequestContext, payload: bytes, ttl: float) -> Response:
 async def _commit(call: RequestContext, update: SessionUpdate, payload: bytes) -> Response:
     """Move a session to this state."""
     session = update.moved_to(read_header(payload)[0].position)
-    reply = Reply(encoded(SessionAnswer(**_fields(session))), headers=etag(session))
+    reply = Reply(to_json(SessionAnswer(**_fields(session))), headers=etag(session))
     await update.commit(session, payload, call.receipt(reply.packed))
     return reply.response()
 

@@ -32,7 +32,7 @@ class AppState:
     """Of the API keys that the service knows; if there are none, nobody needs one."""
     board: Board
     """What all processes of the machine share."""
-    place: int
+    worker_index: int
     """Of this process, on the board."""
     memory: MemoryBudget
     """Of this process's requests."""

@@ -21,14 +21,14 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import orjson
 from fastapi import Response
 
-from service.engine.sequence import FRESH, Snapshot, Task
+from service.engine.sequence import EMPTY_STATE, SequenceState, Task
 from service.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     ModelRefusedError,
     SessionConflictError,
     SessionModelError,
-    StateRefusedError,
+    InvalidStateError,
     WrongModelKindError,
 )
 from service.http.context import RequestContext
@@ -107,7 +107,7 @@ class ResumedSequence(Generic[M]):
         self,
         call: RequestContext,
         model: Model[M],
-        start: Snapshot,
+        start: SequenceState,
         returns_state: bool,
         state_key: bytes = b"",
         session: Session | None = None,
@@ -133,7 +133,7 @@ class ResumedSequence(Generic[M]):
         """As `begin`; wait for its result."""
         return await asyncio.wrap_future(self.begin(task, steps))
 
-    def ending(self, after: Snapshot) -> Ending:
+    def ending(self, after: SequenceState) -> Ending:
         """Where the call ends. Nothing is stored yet."""
         state = self.model.codec.encode(after) if self.returns_state else b""
         session = self._session if self._update is None else self._update.moved_to(after.position)
@@ -185,14 +185,14 @@ async def resume(
         yield ResumedSequence(call, model, model.codec.decode(update.state), True, update=update)
 
 
-def model_and_start(app: AppState, body: StatefulBody, kind: Kind[M], key: bytes) -> tuple[Model[M], Snapshot]:
+def model_and_start(app: AppState, body: StatefulBody, kind: Kind[M], key: bytes) -> tuple[Model[M], SequenceState]:
     """The model of a call without a session, and where it starts: at the state that the caller brought, if any.
 
     Raises:
         CarryError: as `resume`.
     """
     if not body.state:
-        return app.registry.find_kind(body.model, kind), FRESH
+        return app.registry.find_kind(body.model, kind), EMPTY_STATE
     model, payload = model_of_state(app, body.state, key)
     return _checked(model, body, kind, "$.state"), model.codec.accept(payload)
 
@@ -244,7 +244,7 @@ def model_of_state(app: AppState, state: str, key: bytes) -> tuple[Model[Any], b
     """The model that a state belongs to which a caller brought, and its bytes.
 
     Raises:
-        StateRefusedError: it is none, or not of this service, or not whole.
+        InvalidStateError: it is none, or not of this service, or not whole.
         SessionModelError: its model is not loaded.
     """
     try:
@@ -253,6 +253,6 @@ def model_of_state(app: AppState, state: str, key: bytes) -> tuple[Model[Any], b
         return app.registry.find(label), payload
     except (ModelNotFoundError, ModelRefusedError):
         raise SessionModelError(f"the state is of {label}, which is not loaded", "$.state") from None
-    except StateRefusedError as error:
+    except InvalidStateError as error:
         error.path = "$.state"
         raise

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from service.engine.sequence import Snapshot
-from service.errors import NotPredictableError, SessionModelError, StateRefusedError
+from service.engine.sequence import SequenceState
+from service.errors import NonFiniteOutputError, SessionModelError, InvalidStateError
 from service.manifest import State
 
 _NAME = b"carry"
@@ -67,11 +67,11 @@ class StateCodec:
         """Of the graph that the states belong to."""
         return self._header.sha256
 
-    def encode(self, snapshot: Snapshot) -> bytes:
+    def encode(self, snapshot: SequenceState) -> bytes:
         """Where a sequence stands, as bytes.
 
         Raises:
-            NotPredictableError: the state is not finite: nothing could go on from there.
+            NonFiniteOutputError: the state is not finite: nothing could go on from there.
         """
         head = self._header
         fields = {"model": head.model, "version": head.version, "sha256": head.sha256, "position": snapshot.position}
@@ -84,18 +84,18 @@ class StateCodec:
             arrays = (snapshot.states[name].astype(dtype, copy=False) for name, dtype, *_ in self._tensors)
             data = b"".join(array.tobytes() for array in arrays)
             if not self._finite(data):
-                raise NotPredictableError("the model's state is not finite after this input")
+                raise NonFiniteOutputError("the model's state is not finite after this input")
         return b"".join((magic, _LENGTH.pack(len(header)), header, data))
 
-    def accept(self, payload: bytes) -> Snapshot:
+    def accept(self, payload: bytes) -> SequenceState:
         """As `decode`, of what came from outside.
 
         Raises:
-            StateRefusedError, SessionModelError: as `decode`; or it holds numbers that the model never makes.
+            InvalidStateError, SessionModelError: as `decode`; or it holds numbers that the model never makes.
         """
         snapshot = self.decode(payload)
         if snapshot.position and not self._finite(memoryview(payload)[-self._size :]):
-            raise StateRefusedError("the state holds numbers that are not finite")
+            raise InvalidStateError("the state holds numbers that are not finite")
         for name, array in snapshot.states.items():
             if array.dtype.kind == "b":
                 array, least, most = array.view(np.uint8), 0, 1
@@ -104,14 +104,14 @@ class StateCodec:
             else:
                 continue
             if array.size and not least <= array.min() <= array.max() <= most:
-                raise StateRefusedError(f"the state holds a `{name}` that the model never has")
+                raise InvalidStateError(f"the state holds a `{name}` that the model never has")
         return snapshot
 
-    def decode(self, payload: bytes) -> Snapshot:
+    def decode(self, payload: bytes) -> SequenceState:
         """Where the sequence stands whose bytes these are.
 
         Raises:
-            StateRefusedError: they are not whole.
+            InvalidStateError: they are not whole.
             SessionModelError: they are of another model, or of another version of it.
         """
         header, start = read_header(payload)
@@ -123,14 +123,14 @@ class StateCodec:
             )
         data = memoryview(payload)[start:]
         if len(data) != (self._size if header.position else 0):
-            raise StateRefusedError("the state is not whole")
+            raise InvalidStateError("the state is not whole")
         if not header.position:
-            return Snapshot(0, {})
+            return SequenceState(0, {})
         states, at = {}, 0
         for name, dtype, shape, count in self._tensors:
             states[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
             at += count * dtype.itemsize
-        return Snapshot(header.position, states, header.text_end)
+        return SequenceState(header.position, states, header.text_end)
 
     def _finite(self, data: bytes | memoryview) -> bool:
         at = 0
@@ -151,17 +151,17 @@ def verified(text: str, key: bytes) -> tuple[bytes, Header]:
     """The bytes of a state that a caller carried, and what they are of.
 
     Raises:
-        StateRefusedError: this service did not sign them, or not these.
+        InvalidStateError: this service did not sign them, or not these.
     """
     try:
         blob = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
-        raise StateRefusedError("not a state: no URL-safe base64") from None
+        raise InvalidStateError("not a state: no URL-safe base64") from None
     payload, mac = blob[:-_MAC], blob[-_MAC:]
     if not payload.startswith(_NAME):
-        raise StateRefusedError("not a state of this service")
+        raise InvalidStateError("not a state of this service")
     if not hmac.compare_digest(mac, hmac.digest(key, payload, "sha256")):
-        raise StateRefusedError("the state was changed or cut off, or signed with another key than this service's")
+        raise InvalidStateError("the state was changed or cut off, or signed with another key than this service's")
     return payload, read_header(payload)[0]
 
 
@@ -169,17 +169,17 @@ def read_header(payload: bytes) -> tuple[Header, int]:
     """What a state's bytes are of, and where its tensors begin.
 
     Raises:
-        StateRefusedError: they are not whole, or of an unknown format.
+        InvalidStateError: they are not whole, or of an unknown format.
     """
     start = len(_MAGIC) + _LENGTH.size
     if not payload.startswith((_MAGIC, _MAGIC_TEXT)):
-        raise StateRefusedError("a state of a format that this version of the service does not know")
+        raise InvalidStateError("a state of a format that this version of the service does not know")
     try:
         end = start + _LENGTH.unpack_from(payload, len(_MAGIC))[0]
         header = Header(**orjson.loads(payload[start:end]))
     except (struct.error, ValueError, TypeError):
-        raise StateRefusedError("the state is not whole") from None
+        raise InvalidStateError("the state is not whole") from None
     types = tuple(map(type, (header.model, header.version, header.sha256, header.position, header.text_end)))
     if types != (str, int, str, int, str) or not 0 <= header.position <= _MAX_POSITION:
-        raise StateRefusedError("the state does not begin as those of a service do")
+        raise InvalidStateError("the state does not begin as those of a service do")
     return header, end

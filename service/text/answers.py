@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import orjson
 
-from service.http.offload import beside
+from service.http.offload import offload_if_large
 from service.text.task import Chosen, PositionBlock, logarithm
 from service.text.tokenizer import Candidate, TokenizedText, Tokenizer
 
@@ -32,7 +32,7 @@ async def read_texts(
                 tokenizer.check_known(text, path)
         return found, tokenizer.unknown(*found)
 
-    return await beside(sum(map(len, texts.values())) > INLINE_CHARACTERS, read)
+    return await offload_if_large(sum(map(len, texts.values())) > INLINE_CHARACTERS, read)
 
 
 def json_list(blocks: Iterable[Sequence[Any]]) -> orjson.Fragment:

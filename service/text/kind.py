@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel
 
-from service.engine.decoding import Decoding
+from service.engine.decode import DecodeGraph
 from service.engine.runner import GraphMismatchError, Runner, States, check_outputs
-from service.engine.sequence import Snapshot, Task
+from service.engine.sequence import SequenceState, Task
 from service.errors import LimitExceededError
 from service.kind import FirstInput, Model, OpenGraphs, StateSpec
 from service.manifest import Graph, Graphs
@@ -48,14 +48,14 @@ class TextKind:
         _check_controls(graphs.decode)
         runner = Runner(folder, graphs.graph, threads)
         decoder = CharacterDecoder(manifest.vocabulary)
-        return OpenGraphs(runner, Decoding(Runner(folder, graphs.decode, threads), decoder))
+        return OpenGraphs(runner, DecodeGraph(Runner(folder, graphs.decode, threads), decoder))
 
     def smoke_test(self, manifest: TextManifest, graphs: Graphs, opened: OpenGraphs) -> None:
         """Read two tokens and write two; the scores must be finite and of the right shape, the tokens known."""
         size, runner = len(manifest.vocabulary), opened.runner
         expected = {"logits": (1, size), "logits_all": (1, 2, size)}
         tokens = {"tokens": np.zeros((1, 2), dtype=np.int64)}
-        outputs, states = runner.read(tokens, np.array([2]), runner.fresh(1), list(expected))
+        outputs, states = runner.prefill(tokens, np.array([2]), runner.initial_states(1), list(expected))
         check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
         assert opened.decoding is not None
         _try_decoding(opened.decoding, states, size)
@@ -84,7 +84,7 @@ class TextKind:
 TEXT = TextKind()
 
 
-def _read(tokenizer: Tokenizer, text: TokenizedText) -> Task[Snapshot]:
+def _read(tokenizer: Tokenizer, text: TokenizedText) -> Task[SequenceState]:
     scored = yield from predict(tokenizer, text, False)
     return scored.after
 
@@ -99,11 +99,11 @@ def _check_controls(decode: Graph) -> None:
         )
 
 
-def _try_decoding(decoding: Decoding, states: States, vocabulary: int) -> None:
+def _try_decoding(decoding: DecodeGraph, states: States, vocabulary: int) -> None:
     params = controls([SamplingParams()], vocabulary)
     steps = {"uniforms": np.full((2, 1), 0.5, dtype=np.float32), "given_tokens": np.array([[0], [-1]])}
     (tokens, scores), _ = decoding.runner.run(
-        {**params, **steps}, decoding.runner.fresh(1) | states, decoding.decoder.outputs
+        {**params, **steps}, decoding.runner.initial_states(1) | states, decoding.decoder.outputs
     )
     if (tokens.shape, scores.shape) != ((2, 1), (2, 1, vocabulary)):
         raise GraphMismatchError(f"the graph that decodes gives the shapes {[tokens.shape, scores.shape]}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
-from service.errors import NotOfferedError
+from service.errors import UnsupportedError
 from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, json_answer
 from service.http.methods import check_method
@@ -112,7 +112,7 @@ async def get_model(model: str, app: App) -> ModelCard:
 async def refuse(request: Request) -> Response:
     """What else that API has."""
     check_method(request)
-    raise NotOfferedError(
+    raise UnsupportedError(
         f"{request.method} {request.url.path} is not offered here: these models complete texts, "
         "for POST /v1/completions, POST /v1/chat/completions, GET /v1/models and GET /v1/models/{model}"
     )
@@ -124,4 +124,4 @@ async def tell_the_prefix(request: Request) -> Response:
     """Clients show its message and nothing else."""
     path = request.url.path
     base = f"{request.url.scheme}://{request.url.netloc}/v1"
-    raise NotOfferedError(f"POST {path} is at /v1{path} here: set the client's base_url to {base}")
+    raise UnsupportedError(f"POST {path} is at /v1{path} here: set the client's base_url to {base}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from service.http.context import RequestContext
-from service.http.schemas import Answer, Body, never
+from service.http.schemas import Answer, Body, unsupported
 from service.text.answers import json_list
 from service.text.openai_completion import Completion, text_model
 from service.text.openai_payload import CompletionPayload, CompletionUsage, ControlsPayload, OpenAiLength
@@ -45,7 +45,7 @@ class ChatMessage(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)] | None = None
-    tool_calls: Annotated[list[Any] | None, never("these models call no tools: leave it out")] = None
+    tool_calls: Annotated[list[Any] | None, unsupported("these models call no tools: leave it out")] = None
 
     @property
     def text(self) -> str:

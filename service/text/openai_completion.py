@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 from fastapi import Request
 
-from service.engine.sequence import Snapshot
+from service.engine.sequence import SequenceState
 from service.errors import InvalidRequestError, LimitExceededError, ModelNotFoundError, WrongModelKindError
 from service.http.context import RequestContext
-from service.http.offload import beside, in_turns, wait_all
+from service.http.offload import offload_if_large, take_turns, wait_all
 from service.http.problems import openai_error, problem_of
 from service.http.state import AppState
 from service.http.streaming import as_carry_error, sse_event
@@ -111,8 +111,8 @@ class Completion:
         body, tokenizer, state_bytes = self._body, self._model.manifest.tokenizer, self._model.graphs.state_bytes
         params = body.params(tokenizer)
         work, held = 0, 0
-        async for path, prompt in in_turns(self._prompts.items()):
-            text = await beside(len(prompt) > INLINE_CHARACTERS, read_prompt, prompt, tokenizer, path)
+        async for path, prompt in take_turns(self._prompts.items()):
+            text = await offload_if_large(len(prompt) > INLINE_CHARACTERS, read_prompt, prompt, tokenizer, path)
             self._read.append(len(text.tokens))
             self._offsets.append(0 if body.echo else sum(map(len, text.pieces)))
             wish = GenerateRequest(
@@ -126,7 +126,7 @@ class Completion:
                 logprobs=self._told,
                 echo=body.echo,
             )
-            work += wish.work
+            work += wish.cost_steps
             held += wish.most_bytes(tokenizer.size, state_bytes)
             self._wishes.append(wish)
         self._check_limits(work)
@@ -136,7 +136,7 @@ class Completion:
         """Let the texts of one prompt be written."""
         model, wish = self._model, self._wishes[i]
         self._rows[i], task = generate(model.manifest.tokenizer, wish, listener=listener)
-        return model.engine.submit(task, wish.work, self._call.deadline, self._call.group)
+        return model.engine.submit(task, wish.cost_steps, self._call.deadline, self._call.group)
 
     async def whole(self) -> dict[str, Any]:
         """The answer, when all are written."""
@@ -145,15 +145,15 @@ class Completion:
         self._check([ended[i] for i in range(len(ended))])
         items = sum(len(rows) for rows in self._rows)
         items += self._told * sum(len(row.echoed) + len(row.text) for rows in self._rows for row in rows)
-        choices = await beside(items > INLINE_ITEMS, self._choices)
+        choices = await offload_if_large(items > INLINE_ITEMS, self._choices)
         return self._head | {"choices": choices, "usage": self._usage()}
 
     async def frames(self, request: Request) -> AsyncGenerator[Any, None]:
         """The headers of a stream, as soon as nothing more can be refused; then its frames."""
-        notifier, pending = self._call.app.notifier, list[Future[Snapshot]]()
+        notifier, pending = self._call.app.notifier, list[Future[SequenceState]]()
         try:
             await self.prepare()
-            async for i in in_turns(range(len(self._wishes))):
+            async for i in take_turns(range(len(self._wishes))):
                 pending.append(self.begin(i, notifier))
             yield {"Cache-Control": "no-store"}
             try:

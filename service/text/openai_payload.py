@@ -9,7 +9,7 @@ import orjson
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.errors import InvalidRequestError, LimitExceededError
-from service.http.schemas import MOST_COUNT, Answer, Body, never
+from service.http.schemas import MAX_INTEGER, Answer, Body, unsupported
 from service.kind import Model
 from service.settings import Settings
 from service.text.manifest import TextManifest
@@ -44,7 +44,7 @@ def _as_count(logprobs: Any) -> Any:
 
 
 Whole = BeforeValidator(_whole_number)
-OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1, le=MOST_COUNT)]
+OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1, le=MAX_INTEGER)]
 OpenAiCopies = Annotated[Copies, Whole]
 OpenAiSeed = Annotated[int, Whole, Field(strict=True, gt=-(2**64), lt=2**64)]
 OpenAiStops = Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])]
@@ -86,7 +86,7 @@ class StreamOptions(LenientBody):
 
     include_usage: Flag = False
     continuous_usage_stats: Flag = False
-    include_obfuscation: Annotated[Flag, never("streams are not padded here: leave it out")] = False
+    include_obfuscation: Annotated[Flag, unsupported("streams are not padded here: leave it out")] = False
 
 
 class ControlsPayload(LenientBody):
@@ -168,7 +168,7 @@ class CompletionPayload(ControlsPayload):
         Annotated[int, Field(strict=True, ge=0, le=20)] | None,
         BeforeValidator(_as_count, json_schema_input_type=bool | Annotated[int, Field(ge=0, le=20)] | None),
     ] = Field(default=None, description="Log-probabilities of each token, and of so many candidates in its place.")
-    suffix: Annotated[str, never("nothing is inserted before a suffix here: leave it out")] = ""
+    suffix: Annotated[str, unsupported("nothing is inserted before a suffix here: leave it out")] = ""
 
     @property
     def texts(self) -> int:

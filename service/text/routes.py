@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
-from service.engine.sequence import Snapshot
+from service.engine.sequence import SequenceState
 from service.errors import InvalidRequestError, LimitExceededError
 from service.http.context import WRITE_HEADERS, Context, RequestContext
-from service.http.json_route import JsonRoute, encoded
-from service.http.offload import beside
+from service.http.json_route import JsonRoute, to_json
+from service.http.offload import offload_if_large
 from service.http.problems import documented, problem_of
 from service.http.state import AppState
 from service.http.stateful import Reply, ResumedSequence, resume, stateful
@@ -183,7 +183,7 @@ class _Generation:
         path = "$.logprobs" if body.logprobs else "$.prompt"
         run.hold(generate_request.most_bytes(tokenizer.size, model.graphs.state_bytes), path)
         self._rows, task = generate(tokenizer, generate_request, run.start, run.returns_state, listener)
-        self._pending = run.begin(task, generate_request.work)
+        self._pending = run.begin(task, generate_request.cost_steps)
 
     @classmethod
     async def begin(
@@ -206,7 +206,7 @@ class _Generation:
         """Generate no more."""
         self._pending.cancel()
 
-    async def finish(self, logprobs: int) -> Snapshot:
+    async def finish(self, logprobs: int) -> SequenceState:
         """Wait until the texts have ended, and make their `choices`; the state after them."""
         after = await asyncio.wrap_future(self._pending)
 
@@ -222,7 +222,7 @@ class _Generation:
             ]
 
         items = logprobs * sum(len(row.echoed) + len(row.text) for row in self._rows)
-        self._choices = await beside(items > INLINE_ITEMS, choices)
+        self._choices = await offload_if_large(items > INLINE_ITEMS, choices)
         return after
 
     def answer(self, ending: dict[str, Any]) -> bytes:
@@ -231,7 +231,7 @@ class _Generation:
         first = choices[0]
         head = {"model": summary["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
         answer = head | {"logprobs": first["logprobs"]} | summary
-        return encoded(answer | {"choices": choices if self._body.n > 1 else None})
+        return to_json(answer | {"choices": choices if self._body.n > 1 else None})
 
     def summary(self, ending: dict[str, Any]) -> dict[str, Any]:
         """The last event of a stream: all of the answer but what was streamed."""
@@ -278,7 +278,7 @@ async def post_predict(
         steps = 1 + len(text.tokens) + sum(lengths)
         scored = await run.submit(predict(tokenizer, text, body.per_position, run.start, candidates), steps)
         call.app.metrics.read.labels(run.model.label).inc(steps - 1)
-        expected = await beside(len(scored.scores) * top_k > INLINE_ITEMS, _expected, body, tokenizer, text, scored)
+        expected = await offload_if_large(len(scored.scores) * top_k > INLINE_ITEMS, _expected, body, tokenizer, text, scored)
         ranked = [
             {
                 "index": candidate.index,
@@ -296,7 +296,7 @@ async def post_predict(
             "unknown_characters": unknown,
             **ending.fields,
         }
-        return await run.commit(ending, encoded(answer))
+        return await run.commit(ending, to_json(answer))
 
 
 async def _read_predict(

@@ -6,20 +6,20 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from service.http.schemas import (
-    MOST_COUNT,
+    MAX_INTEGER,
     Answer,
     AnswerSession,
     AnswerState,
     Body,
     ModelId,
     StatefulBody,
-    has_few_fields,
-    is_unicode,
+    check_field_count,
+    check_unicode,
 )
 
 MOST_BIASES = 1024
-Text = Annotated[str, AfterValidator(is_unicode)]
-NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(is_unicode)]
+Text = Annotated[str, AfterValidator(check_unicode)]
+NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(check_unicode)]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 
 
@@ -32,14 +32,14 @@ Unknown = Annotated[
         "position."
     ),
 ]
-Length = Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]
+Length = Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)]
 Temperature = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=10)]
 RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
 Penalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-2, le=2)]
 Bias = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
-Biases = Annotated[dict[str, Bias], BeforeValidator(partial(has_few_fields, most=MOST_BIASES))]
+Biases = Annotated[dict[str, Bias], BeforeValidator(partial(check_field_count, max_fields=MOST_BIASES))]
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(is_unicode)]], Field(max_length=16)
+    list[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_unicode)]], Field(max_length=16)
 ]
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
 Copies = Annotated[int, Field(strict=True, ge=1, le=128)]

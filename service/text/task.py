@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.runner import Array, States
-from service.engine.sequence import FRESH, Decode, Read, Result, Snapshot, Task, repeat
-from service.errors import InvalidRequestError, NotPredictableError
+from service.engine.sequence import EMPTY_STATE, Decode, Prefill, PrefillResult, SequenceState, Task, repeat_states
+from service.errors import InvalidRequestError, NonFiniteOutputError
 from service.manifest import COUNTS
 from service.text.sampling import BAN, SamplingParams, controls, derived_seeds, log_softmax, uniforms
 from service.text.stopping import StopTexts
@@ -54,7 +54,7 @@ class GenerateRequest:
     echo: bool = False
 
     @property
-    def work(self) -> int:
+    def cost_steps(self) -> int:
         """Steps at most."""
         return self._read + self.max_length * self.n
 
@@ -239,7 +239,7 @@ class CharacterDecoder:
         drawn = uniforms(self._seeds, self._positions + steps[:, None]) * self._random
         return {**self._controls, "uniforms": drawn, "given_tokens": given}
 
-    def take(
+    def advance(
         self, rows: Sequence[Row], found: Sequence[Array], states: States
     ) -> tuple[int, NDArray[np.bool_], dict[int, Exception]]:
         """Give each row its pieces."""
@@ -289,14 +289,14 @@ class CharacterDecoder:
 def generate(
     tokenizer: Tokenizer,
     request: GenerateRequest,
-    start: Snapshot = FRESH,
+    start: SequenceState = EMPTY_STATE,
     keeps: bool = False,
     listener: Listener | None = None,
-) -> tuple[list[Row], Task[Snapshot]]:
+) -> tuple[list[Row], Task[SequenceState]]:
     """The rows of a request, and the task that reads the prompt once, on from where a sequence stands, and continues it
     `n` times. If it `keeps`, its answer is where the first of them stands at the end of the text that is given back.
 
-    The task raises NotPredictableError if the model gives no finite scores.
+    The task raises NonFiniteOutputError if the model gives no finite scores.
 
     Raises:
         InvalidRequestError: the biases ban all that the model could write; or the prompt, or a stop text, is no text
@@ -315,12 +315,12 @@ def generate(
     stops = _stop_texts(request.stop)
     rows = [Row(request, seed, start.position + len(tokens), keeps, listener, echoed, stops) for seed in seeds]
 
-    def task() -> Task[Snapshot]:
+    def task() -> Task[SequenceState]:
         at = start
         if echoed and request.logprobs:
             scored = yield from _read_each(tokenizer, start, tokens)
             if not np.isfinite(scored.scores).all():
-                raise NotPredictableError("the model gives no finite scores for this prompt", "$.prompt")
+                raise NonFiniteOutputError("the model gives no finite scores for this prompt", "$.prompt")
             at = scored.after
             for row in rows:
                 row.echoed_scores = scored.scores[:-1]
@@ -333,19 +333,19 @@ def generate(
                 row.ended = True
             return _ended(at, start, text)
         seen = _seen(tokenizer, at, tokens)
-        yield Decode(rows, repeat({**at.states, "seen": seen}, len(rows)))
+        yield Decode(rows, repeat_states({**at.states, "seen": seen}, len(rows)))
         if any(row.failed for row in rows):
-            raise NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
+            raise NonFiniteOutputError("the model gives no finite scores after this prompt", "$.prompt")
         if not keeps:
             return at
         # Where the last call of the graph went beyond the end of the text, or into a stop text, it is read again.
         gone = np.concatenate([tokens, tokenizer.tokens(rows[0].text)])[at.position - start.position :]
         seen = _seen(tokenizer, at, gone)
         steps, states = rows[0].kept or (0, at.states)
-        at = Snapshot(at.position + steps, states)
+        at = SequenceState(at.position + steps, states)
         if steps < len(gone):
             at = yield from _read(tokenizer, at, gone[steps:])
-        at = Snapshot(at.position, {**at.states, "seen": seen})
+        at = SequenceState(at.position, {**at.states, "seen": seen})
         return _ended(at, start, text + "".join(rows[0].text))
 
     return rows, task()
@@ -362,7 +362,7 @@ def _stop_texts(texts: Sequence[str]) -> StopTexts | None:
     return StopTexts(found) if found else None
 
 
-def check_follows(start: Snapshot, text: str, path: str) -> None:
+def check_follows(start: SequenceState, text: str, path: str) -> None:
     """Refuse a text of which the first characters change what was read before it: what was read cannot be taken back.
 
     Raises:
@@ -377,26 +377,26 @@ def check_follows(start: Snapshot, text: str, path: str) -> None:
         )
 
 
-def _ended(at: Snapshot, start: Snapshot, text: str) -> Snapshot:
+def _ended(at: SequenceState, start: SequenceState, text: str) -> SequenceState:
     """Where a sequence stands, some composed text after a start."""
     return replace(at, text_end=open_end(start.text_end + text))
 
 
-def _read(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> Task[Snapshot]:
+def _read(tokenizer: Tokenizer, start: SequenceState, tokens: NDArray[np.int64]) -> Task[SequenceState]:
     """Where a sequence stands after some more tokens, one at least."""
-    read: Result = yield Read({"tokens": tokens[None]}, ("logits",), _recurrent(start))
+    read: PrefillResult = yield Prefill({"tokens": tokens[None]}, ("logits",), _recurrent(start))
     seen = _seen(tokenizer, start, tokens)
-    return Snapshot(start.position + len(tokens), {**read.states, "logits": read.outputs["logits"], "seen": seen})
+    return SequenceState(start.position + len(tokens), {**read.states, "logits": read.outputs["logits"], "seen": seen})
 
 
-def _seen(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _seen(tokenizer: Tokenizer, start: SequenceState, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which tokens have occurred (1, V), these among them."""
     seen = start.states["seen"].copy() if start.position else np.zeros((1, tokenizer.size), dtype=bool)
     seen[0, tokens] = True
     return seen
 
 
-def _recurrent(at: Snapshot) -> dict[str, Array]:
+def _recurrent(at: SequenceState) -> dict[str, Array]:
     """The state of the graph that reads: that of the one that decodes has two tensors more."""
     return {name: array for name, array in at.states.items() if name not in ("logits", "seen")}
 
@@ -473,7 +473,7 @@ class Scored:
     such. after: where the sequence stands, the text read. ranked: what was asked for of continuations."""
 
     scores: NDArray[np.float32]
-    after: Snapshot
+    after: SequenceState
     ranked: tuple["Ranked", ...] = ()
 
 
@@ -491,13 +491,13 @@ def predict(
     tokenizer: Tokenizer,
     text: AnyText,
     per_position: bool,
-    start: Snapshot = FRESH,
+    start: SequenceState = EMPTY_STATE,
     continuations: Sequence[AnyText] = (),
 ) -> Task[Scored]:
     """Read a text, on from where a sequence stands, and rank continuations of it, none of them empty, which leave the
     sequence at the end of the text. See `prediction`.
 
-    The task raises NotPredictableError if the model gives no finite scores for a continuation, and InvalidRequestError
+    The task raises NonFiniteOutputError if the model gives no finite scores for a continuation, and InvalidRequestError
     if a text is none that can be read here.
     """
     text = tokenizer.tokenize(text, "$.text")
@@ -529,7 +529,7 @@ def predict_bytes(read: int, per_position: bool, candidates: int, ranked: Sequen
     return ROW_BYTES + (read + sum(ranked)) * PIECE_BYTES + scores_bytes(positions, vocabulary) + told
 
 
-def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[AnyText]) -> Task[tuple[Ranked, ...]]:
+def _rank(tokenizer: Tokenizer, start: SequenceState, continuations: Sequence[AnyText]) -> Task[tuple[Ranked, ...]]:
     """The most probable first."""
     texts: list[NDArray[np.int64]] = []
     lengths: list[int] = []
@@ -546,29 +546,29 @@ def _rank(tokenizer: Tokenizer, start: Snapshot, continuations: Sequence[AnyText
         tokens = np.zeros((len(group), len(texts[group[-1]])), dtype=np.int64)
         for row, i in enumerate(group):
             tokens[row, : len(texts[i])] = texts[i]
-        scores = repeat({"logits": start.states["logits"]}, len(group))["logits"][:, None]
+        scores = repeat_states({"logits": start.states["logits"]}, len(group))["logits"][:, None]
         if tokens.shape[1] > 1:
-            states = repeat(_recurrent(start), len(group))
-            read: Result = yield Read({"tokens": tokens[:, :-1]}, ("logits_all",), states)
+            states = repeat_states(_recurrent(start), len(group))
+            read: PrefillResult = yield Prefill({"tokens": tokens[:, :-1]}, ("logits_all",), states)
             scores = np.concatenate([scores, read.outputs["logits_all"]], axis=1)
         # Here and now: the scores of all continuations would fill the memory.
         for row, i in enumerate(group):
             own = texts[i]
             logs[i] = log_softmax(scores[row, : len(own)])[np.arange(len(own)), own].sum()
     if not np.isfinite(logs).all():
-        raise NotPredictableError("the model gives no finite scores after this text", "$.text")
+        raise NonFiniteOutputError("the model gives no finite scores after this text", "$.text")
     best = sorted(range(len(texts)), key=lambda i: -logs[i])
     return tuple(Ranked(i, float(logs[i]), float(logs[i]) / lengths[i]) for i in best)
 
 
-def _read_each(tokenizer: Tokenizer, start: Snapshot, tokens: NDArray[np.int64]) -> Task[Scored]:
+def _read_each(tokenizer: Tokenizer, start: SequenceState, tokens: NDArray[np.int64]) -> Task[Scored]:
     """Scores after each of some more tokens, one at least."""
-    read: Result = yield Read({"tokens": tokens[None]}, ("logits_all", "logits"), _recurrent(start))
+    read: PrefillResult = yield Prefill({"tokens": tokens[None]}, ("logits_all", "logits"), _recurrent(start))
     scores = read.outputs["logits_all"][0]
     if start.position:
         scores = np.concatenate([start.states["logits"], scores])
     states = {**read.states, "logits": read.outputs["logits"], "seen": _seen(tokenizer, start, tokens)}
-    return Scored(scores, Snapshot(start.position + len(tokens), states))
+    return Scored(scores, SequenceState(start.position + len(tokens), states))
 
 
 def prediction(
@@ -577,10 +577,10 @@ def prediction(
     """What the scores that `predict` gave say.
 
     Raises:
-        NotPredictableError: they are not finite.
+        NonFiniteOutputError: they are not finite.
     """
     if not np.isfinite(scores).all():
-        raise NotPredictableError("the model gives no finite scores after this text", "$.text")
+        raise NonFiniteOutputError("the model gives no finite scores after this text", "$.text")
     [after] = tokenizer.candidates(log_softmax(scores[-1:]), top_k)
     if not per_position:
         return Prediction(after, None, None)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.errors import InvalidRequestError
 from service.http.json_route import JsonRoute, json_answer
-from service.http.offload import beside
+from service.http.offload import offload_if_large
 from service.http.problems import documented
 from service.http.schemas import Answer
 from service.http.state import App
@@ -87,7 +87,7 @@ async def post_tokenize(body: TokenizeBody, app: App) -> Response:
         text, path = prompt_of(body.messages, tokenizer.unit), "$.messages"
     assert text is not None
     check_length(text, app, path)
-    found = await beside(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
+    found = await offload_if_large(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
     return json_answer(
         {
             "count": len(found.tokens),

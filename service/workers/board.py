@@ -42,34 +42,34 @@ class Board:
         """The supervisor's: all processes reload their models soon."""
         self.asked[self.processes] += 1
 
-    def enter(self, place: int, pid: int) -> None:
+    def enter(self, worker_index: int, pid: int) -> None:
         """A process begins at this place: it has no heartbeat yet and is not ready."""
-        self._beats[place] = 0.0
-        self._pids[place] = pid
-        self.report(place, "is starting")
+        self._beats[worker_index] = 0.0
+        self._pids[worker_index] = pid
+        self.report(worker_index, "is starting")
 
-    def beat(self, place: int) -> None:
+    def beat(self, worker_index: int) -> None:
         """The event loop of the process turns."""
-        self._beats[place] = time.monotonic()
+        self._beats[worker_index] = time.monotonic()
 
-    def last_beat(self, place: int) -> float:
+    def last_beat(self, worker_index: int) -> float:
         """On time.monotonic's clock, which all processes of a machine share; 0 before the first."""
-        return self._beats[place]
+        return self._beats[worker_index]
 
-    def report(self, place: int, reason: str) -> None:
+    def report(self, worker_index: int, reason: str) -> None:
         """Why the process at this place is not ready; "" if it is."""
         text = reason.encode()[: _REASON_BYTES - 1]
-        start = _REASON_BYTES * place
+        start = _REASON_BYTES * worker_index
         self._reasons[start : start + _REASON_BYTES] = text.ljust(_REASON_BYTES, b"\0")
 
-    def others_not_ready(self, place: int) -> list[str]:
+    def others_not_ready(self, worker_index: int) -> list[str]:
         """One sentence for each other process that is not ready."""
-        return [text for other in range(self.processes) if other != place and (text := self._not_ready(other))]
+        return [text for other in range(self.processes) if other != worker_index and (text := self._not_ready(other))]
 
-    def _not_ready(self, place: int) -> str:
-        start = _REASON_BYTES * place
+    def _not_ready(self, worker_index: int) -> str:
+        start = _REASON_BYTES * worker_index
         reason = bytes(self._reasons[start : start + _REASON_BYTES]).rstrip(b"\0").decode(errors="replace")
-        if not reason and time.monotonic() - self._beats[place] > SILENT_AFTER:
+        if not reason and time.monotonic() - self._beats[worker_index] > SILENT_AFTER:
             reason = "does not answer"
         return f"process {self._pids[place]} {reason}" if reason else ""
 

@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.workers.board import ENDED, Board
 from service.workers.trials import Trials
 
-LOOK = 0.25
+POLL_SECONDS = 0.25
 """Seconds between two looks at the board while nobody waits; ten times as often costs more than all else at rest."""
 
 
@@ -49,7 +49,7 @@ class Reloader:
         self._tell(Changes(self.registry.models, (), self.registry.rejected))
         board.done[own] = self._tried
 
-    async def everywhere(self, deadline: float) -> None:
+    async def reload_all(self, deadline: float) -> None:
         """Return when all processes have looked at the folders after this call.
 
         Raises:
@@ -62,10 +62,10 @@ class Reloader:
                 raise RuntimeError("the reload has failed; the log says why")
             if time.monotonic() > deadline:
                 raise DeadlineExceededError("not all processes have reloaded their models by the deadline")
-            await asyncio.sleep(LOOK / 10)
+            await asyncio.sleep(POLL_SECONDS / 10)
 
     @asynccontextmanager
-    async def following(self) -> AsyncIterator[None]:
+    async def watch(self) -> AsyncIterator[None]:
         """Reload when asked to, meanwhile."""
         task = asyncio.create_task(self._follow())
         try:
@@ -79,7 +79,7 @@ class Reloader:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_SECONDS)
             wanted = self._board.wanted  # before the look at the folders: what comes later needs another
             if wanted == self._tried:  # also where it failed: until somebody asks again
                 continue

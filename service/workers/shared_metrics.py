@@ -79,15 +79,15 @@ class _Region:
         return self.known()[key]
 
 
-class Figures(Collector):
+class SharedMetrics(Collector):
     """The figures of all processes."""
 
     def __init__(self, processes: int) -> None:
         self._regions = [_Region() for _ in range(processes)]
 
-    def count_here(self, place: int) -> None:
+    def count_here(self, worker_index: int) -> None:
         """From now on, the instruments made in this process count in the region at this place."""
-        region = self._regions[place]
+        region = self._regions[worker_index]
         for key, cell in region.known().items():
             if key.mode.startswith("live"):  # of the process that was here before
                 region.cells[cell] = 0.0
@@ -96,9 +96,9 @@ class Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         """The metrics of all processes together."""
         found: dict[Key, list[tuple[int, float, float]]] = {}
-        for place, region in enumerate(self._regions):
+        for worker_index, region in enumerate(self._regions):
             for key, cell in region.known().items():
-                found.setdefault(key, []).append((place, region.cells[cell], region.cells[cell + 1]))
+                found.setdefault(key, []).append((worker_index, region.cells[cell], region.cells[cell + 1]))
         metrics: dict[str, Metric] = {}
         buckets: dict[tuple[str, tuple[tuple[str, str], ...]], dict[float, float]] = {}
         for key, values in found.items():
@@ -109,8 +109,8 @@ class Figures(Collector):
                 series = buckets.setdefault((key.metric, tuple(labels.items())), {})
                 series[bound] = math.fsum(value for _, value, _ in values)
             elif key.mode.endswith("all"):
-                for place, value, _ in values:
-                    metric.add_sample(key.sample, key.labels | {"process": str(place)}, value)
+                for worker_index, value, _ in values:
+                    metric.add_sample(key.sample, key.labels | {"process": str(worker_index)}, value)
             else:
                 metric.add_sample(key.sample, key.labels, _together(key.mode.removeprefix("live"), values))
         for (name, series_labels), series in buckets.items():

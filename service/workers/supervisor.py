@@ -73,7 +73,7 @@ def _bound(host: str, port: int, shared: bool) -> socket.socket:
 
 @dataclass
 class _Worker:
-    place: int
+    worker_index: int
     started: float
     last_beat: float = 0.0
     silent_looks: int = 0
@@ -114,8 +114,8 @@ class Supervisor:
         next_look = time.monotonic() + LOOK_SECONDS
         while self._workers or self._due:
             now = time.monotonic()
-            for place in [place for place, due in self._due.items() if due <= now]:
-                self._start(place)
+            for worker_index in [worker_index for worker_index, due in self._due.items() if due <= now]:
+                self._start(worker_index)
             wait = min([next_look, *self._due.values()]) - now
             if select.select([reader], [], [], max(0.0, wait))[0]:
                 for number in os.read(reader, 4096):
@@ -126,21 +126,21 @@ class Supervisor:
                 next_look = time.monotonic() + LOOK_SECONDS
         self._log.info("ended")
 
-    def _start(self, place: int) -> None:
-        del self._due[place]
-        own = self._sockets[place % len(self._sockets)]
+    def _start(self, worker_index: int) -> None:
+        del self._due[worker_index]
+        own = self._sockets[worker_index % len(self._sockets)]
         own.listen(BACKLOG)  # a process that was told to end has shut it
-        self._board.enter(place, 0)
+        self._board.enter(worker_index, 0)
         # Until the child is no supervisor any more, no signal reaches it.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         pid = os.fork()
         if pid == 0:
-            self._be_worker(own, place)
+            self._be_worker(own, worker_index)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        self._workers[pid] = _Worker(place, time.monotonic())
+        self._workers[pid] = _Worker(worker_index, time.monotonic())
         self._log.info("process started", process=pid)
 
-    def _be_worker(self, own: socket.socket, place: int) -> None:
+    def _be_worker(self, own: socket.socket, worker_index: int) -> None:
         status = 1
         try:
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor
@@ -153,9 +153,9 @@ class Supervisor:
             for other in self._sockets:
                 if other is not own:
                     other.close()
-            self._board.enter(place, os.getpid())
+            self._board.enter(worker_index, os.getpid())
             threading.Thread(target=_end_with, args=(self._alive, self._grace), daemon=True).start()
-            self._work(own, place)
+            self._work(own, worker_index)
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
@@ -198,13 +198,13 @@ class Supervisor:
 
     def _replace(self, pid: int, worker: _Worker, status: int) -> None:
         self._log.error("a process died; it is started again", process=pid, status=status)
-        place = worker.place
-        self._board.report(place, "died; it is started again")
-        early = self._board.last_beat(place) == 0.0 or time.monotonic() - worker.started < EARLY_DEATH
-        self._failed_starts[place] = self._failed_starts[place] + 1 if early else 0
+        worker_index = worker.worker_index
+        self._board.report(worker_index, "died; it is started again")
+        early = self._board.last_beat(worker_index) == 0.0 or time.monotonic() - worker.started < EARLY_DEATH
+        self._failed_starts[worker_index] = self._failed_starts[worker_index] + 1 if early else 0
         # The first early death may be chance; what always dies at once is not started without end.
-        pause = min(LONGEST_PAUSE, 2.0 ** (self._failed_starts[place] - 2)) if self._failed_starts[place] > 1 else 0.0
-        self._due[place] = time.monotonic() + pause
+        pause = min(LONGEST_PAUSE, 2.0 ** (self._failed_starts[worker_index] - 2)) if self._failed_starts[worker_index] > 1 else 0.0
+        self._due[worker_index] = time.monotonic() + pause
 
     def _look(self) -> None:
         """Kill what is frozen, or has outlived the grace."""
@@ -214,7 +214,7 @@ class Supervisor:
                 self._tell(signal.SIGKILL)
             return
         for pid, worker in self._workers.items():
-            beat = self._board.last_beat(worker.place)
+            beat = self._board.last_beat(worker.worker_index)
             worker.silent_looks = worker.silent_looks + 1 if beat == worker.last_beat else 0
             worker.last_beat = beat
             if worker.silent_looks >= (FROZEN_AFTER if beat else STARTING_FOR):

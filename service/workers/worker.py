@@ -17,7 +17,7 @@ from service.app import create_app
 from service.http.protocol import http_options
 from service.settings import Settings
 from service.workers.board import Board
-from service.workers.shared_metrics import Figures
+from service.workers.shared_metrics import SharedMetrics
 from service.workers.supervisor import KILL_AFTER
 from service.workers.trials import Trials
 
@@ -29,11 +29,11 @@ class Server(uvicorn.Server):
     the requests under way end.
     """
 
-    def __init__(self, config: uvicorn.Config, board: Board, place: int, grace: int) -> None:
+    def __init__(self, config: uvicorn.Config, board: Board, worker_index: int, grace: int) -> None:
         super().__init__(config)
         self._grace = grace
         self._board = board
-        self._place = place
+        self._place = worker_index
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -66,14 +66,14 @@ class Server(uvicorn.Server):
 
 
 def run_worker(
-    settings: Settings, board: Board, figures: Figures, trials: Trials, listener: socket.socket, place: int
+    settings: Settings, board: Board, shared_metrics: SharedMetrics, trials: Trials, listener: socket.socket, worker_index: int
 ) -> None:
     """Serve until told to end."""
-    figures.count_here(place)
+    shared_metrics.count_here(worker_index)
     # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
     sys.setswitchinterval(0.0005)
     config = uvicorn.Config(
-        create_app(settings, board=board, place=place, figures=figures, trials=trials),
+        create_app(settings, board=board, worker_index=worker_index, shared_metrics=shared_metrics, trials=trials),
         log_config=None,  # service/logs.py writes what uvicorn says
         log_level="warning",
         access_log=False,
@@ -85,4 +85,4 @@ def run_worker(
     gc.freeze()
     # So would looking through all that large requests make: app.py does that when none is under way.
     gc.set_threshold(*gc.get_threshold()[:2], 2**30)
-    Server(config, board, place, settings.shutdown_grace).run(sockets=[listener])
+    Server(config, board, worker_index, settings.shutdown_grace).run(sockets=[listener])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.sequence import FRESH, Snapshot, Task
-from service.errors import InvalidRequestError, NotPredictableError, SessionModelError, StateRefusedError
+from service.engine.sequence import EMPTY_STATE, SequenceState, Task
+from service.errors import InvalidRequestError, NonFiniteOutputError, SessionModelError, InvalidStateError
 from service.forecast.kind import FORECAST
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
@@ -44,7 +44,7 @@ def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals:
     tokenizer, codec = manifest.tokenizer, codec_of(TEXT, manifest, manifest.graphs(precision))
 
     def in_steps(steps: list[Any]) -> Task[list[tuple[str, Any]]]:
-        state, told = codec.encode(FRESH), []
+        state, told = codec.encode(EMPTY_STATE), []
         for step in steps:
             start = codec.decode(state)
             if isinstance(step, GenerateRequest):
@@ -97,7 +97,7 @@ def test_series_that_go_on_are_series_in_one_piece(
     values[0] = 20.0
     levels = manifest.quantile_levels
     whole = run(scheduler, forecast(manifest, ForecastRequest(values, horizon, levels, history)))
-    state, histories = codec.encode(FRESH), []
+    state, histories = codec.encode(EMPTY_STATE), []
     bounds = [0, *sorted(cut + 1 for cut in cuts), 301]
     for begin, end in itertools.pairwise(bounds):
         request = ForecastRequest(values[begin:end], horizon, levels, history)
@@ -125,7 +125,7 @@ def test_nothing_follows_from_nothing() -> None:
 KEY = b"0123456789abcdef"
 
 
-def text_state() -> tuple[StateCodec, bytes, Snapshot]:
+def text_state() -> tuple[StateCodec, bytes, SequenceState]:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
     codec = codec_of(TEXT, manifest, manifest.graphs("float32"))
@@ -138,20 +138,20 @@ def test_a_state_that_was_changed_in_any_way_is_refused(data: st.DataObject) -> 
     codec, payload, _ = text_state()
     text = signed(payload, KEY)
     assert verified(text, KEY)[0] == payload
-    with pytest.raises(StateRefusedError):
+    with pytest.raises(InvalidStateError):
         verified(text, KEY[::-1])
-    with pytest.raises(StateRefusedError):
+    with pytest.raises(InvalidStateError):
         verified(text[: data.draw(st.integers(0, len(text) - 1))], KEY)
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(exclude_characters=text[at]))
     changed = text[:at] + other + text[at + 1 :]
     # The last character of base64 may have bits that say nothing.
     if at < len(text) - 1:
-        with pytest.raises(StateRefusedError):
+        with pytest.raises(InvalidStateError):
             verified(changed, KEY)
     # Even if somebody could sign it, nothing but a whole state is taken.
     cut = data.draw(st.integers(0, len(payload) - 1))
-    with pytest.raises(StateRefusedError):
+    with pytest.raises(InvalidStateError):
         codec.decode(verified(signed(payload[:cut], KEY), KEY)[0])
 
 
@@ -167,7 +167,7 @@ def test_a_state_without_the_end_of_its_text_is_read_as_before() -> None:
     assert found.text_end == ""
     assert found.position == after.position
     assert all(np.array_equal(found.states[name], array) for name, array in after.states.items())
-    with pytest.raises(StateRefusedError, match="format"):
+    with pytest.raises(InvalidStateError, match="format"):
         codec.decode(b"carry\x03" + payload[6:])
 
 
@@ -176,10 +176,10 @@ def test_a_state_that_is_not_finite_is_neither_written_nor_read(number: float) -
     codec, payload, after = text_state()
     broken = {name: array.copy() for name, array in after.states.items()}
     broken["layer1_c"][0, 3] = number
-    with pytest.raises(NotPredictableError):
-        codec.encode(Snapshot(after.position, broken))
+    with pytest.raises(NonFiniteOutputError):
+        codec.encode(SequenceState(after.position, broken))
     at = payload.index(after.states["layer1_c"].astype("<f4").tobytes()) + 12
-    with pytest.raises(StateRefusedError, match="not finite"):
+    with pytest.raises(InvalidStateError, match="not finite"):
         codec.accept(payload[:at] + np.float32(number).tobytes() + payload[at + 4 :])
 
 
@@ -195,4 +195,4 @@ def test_a_runner_gives_all_that_a_state_holds() -> None:
     """So that nothing which a graph carries is forgotten between two calls."""
     _, runner, _ = open_scheduler(folder("text"))
     _, _, after = text_state()
-    assert set(after.states) == {"logits", "seen", *runner.fresh(1)}
+    assert set(after.states) == {"logits", "seen", *runner.initial_states(1)}

@@ -106,12 +106,12 @@ def test_inputs_without_time_are_whole_in_every_piece(
         future = rng.integers(0, 3, (HORIZON, 2)).astype(float)
         request = ForecastRequest(values, HORIZON, (0.5,), future=future)
         start = begin(manifest, (row + 2,))
-        pending.append(Request(forecast(manifest, request, start), request.work, math.inf))
+        pending.append(Request(forecast(manifest, request, start), request.cost_steps, math.inf))
         scheduler.add(pending[-1])
         told_of = 1e-2 * future[:, 0] + 1e-4 * future[:, 1] + told(season=(row + 2, 1))
         expected.append(np.nansum(values[:, 0]) + told_of)
     while scheduler.busy:
-        scheduler.turn()
+        scheduler.step()
     np.testing.assert_allclose([request.future.result().median for request in pending], expected)
 
 

@@ -92,7 +92,7 @@ def test_a_constant_series_has_nothing_to_scale_by() -> None:
 def test_the_steps_of_a_request_are_those_it_reads_and_forecasts() -> None:
     request = CrossValidationRequest(np.zeros((20, 1)), 4, 3, 2, (0.5,))
     assert request.cutoffs == [12, 14, 16]
-    assert request.work == 16 + 12
+    assert request.cost_steps == 16 + 12
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {

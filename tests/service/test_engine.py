@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from service.engine.backlog import Backlog
-from service.engine.decoding import Decoding
+from service.engine.decode import DecodeGraph
 from service.engine.engine import Engine
 from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.sequence import Decode, Read, Result, Task
+from service.engine.sequence import Decode, Prefill, PrefillResult, Task
 from service.errors import ModelFailedError, QueueFullError
 from service.metrics import Metrics
 from service.text.manifest import TextManifest
@@ -65,12 +65,12 @@ class Opened:
         self.engine = Engine(
             "test",
             self.reading,
-            Decoding(self.decoding, self._decoder),
+            DecodeGraph(self.decoding, self._decoder),
             True,
             10_000,
             Metrics().engine("test"),
             smoke_test=smoke_test,
-            thread_died=lambda _: self.died.set(),
+            on_thread_death=lambda _: self.died.set(),
         )
 
     def text(self, prompt: str = "a", length: int = 30, n: int = 1) -> "Future[list[str]]":
@@ -83,8 +83,8 @@ class Opened:
         return self.engine.submit(told(), length * n + 1)
 
     def read(self, *tokens: int) -> "Future[Result]":
-        def task() -> Task[Result]:
-            result: Result = yield Read({"tokens": np.array([tokens])}, ("logits",))
+        def task() -> Task[PrefillResult]:
+            result: PrefillResult = yield Prefill({"tokens": np.array([tokens])}, ("logits",))
             return result
 
         return self.engine.submit(task(), len(tokens))
@@ -141,7 +141,7 @@ def test_a_state_that_fits_no_graph_ends_its_request_only() -> None:
     with opened() as one:
         alone = one.read(2, 3, 4).result(30), one.text("b").result(30)
 
-        def wrong(wish: Read | Decode) -> Task[None]:
+        def wrong(wish: Prefill | Decode) -> Task[None]:
             yield wish
 
         states: list[dict[str, Any]] = [{"nothing": np.zeros((1, 3))}, {"logits": np.zeros((1, 3), dtype=np.float32)}]
@@ -151,7 +151,7 @@ def test_a_state_that_fits_no_graph_ends_its_request_only() -> None:
             reads = [one.read(2, 3, 4) for _ in range(3)]
             texts = [one.text("b") for _ in range(3)]
             bad = [one.engine.submit(wrong(Decode(rows, state)), 9) for state in states]
-            bad.append(one.engine.submit(wrong(Read({"tokens": np.ones((1, 3), int)}, ("logits",), states[0])), 9))
+            bad.append(one.engine.submit(wrong(Prefill({"tokens": np.ones((1, 3), int)}, ("logits",), states[0])), 9))
         for failed in bad:
             assert failed.exception(30) is not None
         for read in reads:

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
-from service.workers import shared_metrics as figures
-from service.workers.shared_metrics import Figures
+from service.workers import shared_metrics as shared_metrics
+from service.workers.shared_metrics import SharedMetrics
 
 PROCESSES = 3
 
@@ -52,15 +52,15 @@ def count(instruments: Instruments, route: str, seconds: float) -> None:
 @given(EVENTS, EVENTS)
 def test_several_processes_show_what_one_would(events: list[Event], later: list[Event]) -> None:
     ordinary = prometheus_client.values.ValueClass
-    alone, shared = Instruments(), Figures(PROCESSES)
+    alone, shared = Instruments(), SharedMetrics(PROCESSES)
     for _, route, seconds in events + later:
         count(alone, route, seconds)
     for generation in (events, later):  # each process is replaced by one that goes on from its counts
-        for place in range(PROCESSES):
-            shared.count_here(place)
+        for worker_index in range(PROCESSES):
+            shared.count_here(worker_index)
             instruments = Instruments()
             for where, route, seconds in generation:
-                if where == place:
+                if where == worker_index:
                     count(instruments, route, seconds)
     prometheus_client.values.ValueClass = ordinary
     everybody = CollectorRegistry()
@@ -69,9 +69,9 @@ def test_several_processes_show_what_one_would(events: list[Event], later: list[
 
 
 def test_a_gauge_of_a_process_that_was_replaced_begins_again() -> None:
-    shared = Figures(2)
-    for place in range(2):
-        shared.count_here(place)
+    shared = SharedMetrics(2)
+    for worker_index in range(2):
+        shared.count_here(worker_index)
         Instruments().waiting.set(5)
     assert [sample.value for metric in shared.collect() for sample in metric.samples if metric.name == "waiting"] == [
         10
@@ -81,7 +81,7 @@ def test_a_gauge_of_a_process_that_was_replaced_begins_again() -> None:
 
 
 def test_the_newest_value_of_a_gauge_counts() -> None:
-    shared = Figures(2)
+    shared = SharedMetrics(2)
     shared.count_here(0)
     one = Metrics(shared)
     shared.count_here(1)
@@ -93,8 +93,8 @@ def test_the_newest_value_of_a_gauge_counts() -> None:
 
 
 def test_a_full_region_loses_figures_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "REGION_BYTES", 4096)
-    shared = Figures(1)
+    monkeypatch.setattr(shared_metrics, "REGION_BYTES", 4096)
+    shared = SharedMetrics(1)
     shared.count_here(0)
     instruments = Instruments()
     for i in range(100):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.engine.scheduler import Scheduler
-from service.engine.sequence import Read, Result, Snapshot, Task
+from service.engine.sequence import Prefill, PrefillResult, SequenceState, Task
 from service.errors import InvalidRequestError
 from service.manifest import read_manifest
 from service.text.manifest import TextManifest
@@ -179,18 +179,18 @@ def test_a_sequence_stands_at_the_end_of_the_text_that_was_given_back(
     assert row.text == (free.text[: cut[0]] if cut else free.text)
     assert row.finish_reason == ("stop" if cut else "length")
     tokens = np.concatenate([tokenizer.encode(prompt or "\n")[1], tokenizer.tokens(row.text)])
-    read: Result = run(scheduler, reading(tokens))
+    read: PrefillResult = run(scheduler, reading(tokens))
     assert after.position == len(tokens)
     np.testing.assert_allclose(after.states["logits"], read.outputs["logits"], atol=1e-5)
-    fresh = Snapshot(len(tokens), {**read.states, **read.outputs, "seen": after.states["seen"]})
+    fresh = SequenceState(len(tokens), {**read.states, **read.outputs, "seen": after.states["seen"]})
     on = [generate(tokenizer, GenerateRequest("", 9, params, seed), start) for start in (after, fresh)]
     for _, task in on:
         run(scheduler, task)
     assert on[0][0][0].text == on[1][0][0].text
 
 
-def reading(tokens: NDArray[np.int64]) -> Task[Result]:
-    result: Result = yield Read({"tokens": tokens[None]}, ("logits",))
+def reading(tokens: NDArray[np.int64]) -> Task[PrefillResult]:
+    result: PrefillResult = yield Prefill({"tokens": tokens[None]}, ("logits",))
     return result
 
 

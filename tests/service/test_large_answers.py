@@ -17,7 +17,7 @@ from service.errors import DeadlineExceededError
 from service.forecast import inputs as series
 from service.forecast.timestamps import timestamps_after
 from service.http.json_pieces import PIECE, json_fragments, json_pieces
-from service.http.offload import in_turns
+from service.http.offload import take_turns
 
 NUMBERS = st.integers(0, 3 * PIECE).map(lambda count: np.random.default_rng(count).normal(size=count).round(3))
 LISTS = st.integers(0, 3 * PIECE).map(lambda count: [None if i % 7 else f"2024-{i}" for i in range(count)])
@@ -47,7 +47,7 @@ def test_fragments_are_the_json_of_the_whole(value: dict[str, Any]) -> None:
 
 async def spin(deadline: float, seen: list[int]) -> None:
     """Half a second of work, 0.1 ms each."""
-    async for i in in_turns(range(5000), deadline):
+    async for i in take_turns(range(5000), deadline):
         seen.append(i)
         until = time.perf_counter() + 1e-4
         while time.perf_counter() < until:

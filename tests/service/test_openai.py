@@ -570,7 +570,7 @@ def test_a_prompt_that_breaks_the_model_is_named_by_its_place(
 
         def failing() -> Any:
             yield from ()
-            raise errors.NotPredictableError("the model gives no finite scores after this prompt", "$.prompt")
+            raise errors.NonFiniteOutputError("the model gives no finite scores after this prompt", "$.prompt")
 
         return rows, failing()
 

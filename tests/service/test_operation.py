@@ -76,7 +76,7 @@ def test_a_failing_model_is_our_fault_is_not_ready_and_recovers(
             raise RuntimeError("secret of the house")
 
     carry: AppState = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
-    runner: Runner = carry.registry.find("forecast").engine._scheduler._reads._runner
+    runner: Runner = carry.registry.find("forecast").engine.runner
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_session", Broken())
         answer = client.post("/forecast", json={"series": [1]})

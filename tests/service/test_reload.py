@@ -62,8 +62,8 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 
 @contextmanager
-def serving(folder: Path, board: Board | None = None, place: int = 0) -> Iterator[TestClient]:
-    app = create_app(Settings(models_dir=folder, request_timeout=60), board=board, place=place)
+def serving(folder: Path, board: Board | None = None, worker_index: int = 0) -> Iterator[TestClient]:
+    app = create_app(Settings(models_dir=folder, request_timeout=60), board=board, worker_index=worker_index)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -148,7 +148,7 @@ def test_a_model_whose_folder_is_gone_is_unknown_and_its_memory_is_given_back(cl
 
 
 def parts(model: Model[Any]) -> list[Any]:
-    return [model, model.engine, model.engine._scheduler._reads._runner._session]
+    return [model, model.engine, model.engine.runner._session]
 
 
 def test_a_model_replaced_in_place_gives_the_answers_of_the_new_one(
@@ -235,7 +235,7 @@ def test_who_found_a_model_before_it_was_unloaded_can_still_use_it(folder: Path)
     assert registry.reload().unloaded == ("forecast@1",)
     assert isinstance(found.manifest, ForecastManifest)
     request = ForecastRequest(np.array([[1.0], [2.0]]), 4, found.manifest.quantile_levels)
-    answer = found.engine.submit(forecast(found.manifest, request), request.work).result(30)
+    answer = found.engine.submit(forecast(found.manifest, request), request.cost_steps).result(30)
     assert answer.quantiles.shape == (4, 3)
     assert thread.is_alive()
     del found

@@ -52,7 +52,7 @@ def draw_rows(
 ) -> list[int]:
     """One token for each row; scores (B, at most V): what is missing is impossible."""
     missing = VOCABULARY - scores.shape[1]
-    states = sampler().fresh(len(params))
+    states = sampler().initial_states(len(params))
     states["logits"] = np.pad(scores, [(0, 0), (0, missing)], constant_values=-1e30)
     states["seen"] = np.pad(seen, [(0, 0), (0, missing)])
     if counts is not None:
@@ -260,7 +260,7 @@ def test_tokens_are_counted_that_were_sampled_and_not_those_given(
 ) -> None:
     rng, shape = np.random.default_rng(seed), (7, len(params) + 1)
     given_tokens = np.where(rng.random(shape) < given_share, rng.integers(0, 4, shape), -1)
-    states = sampler().fresh(shape[1])
+    states = sampler().initial_states(shape[1])
     states["counts"] = some_counts(rng, shape[1], VOCABULARY)
     states["seen"] = rng.random(states["seen"].shape) < 0.3
     # One of them needs a control in any case.

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.decoding import MAX_ROWS, SLICE_STEPS, plan
-from service.engine.reading import READ_ROWS
+from service.engine.decode import MAX_ROWS, SLICE_STEPS, plan
+from service.engine.prefill import MAX_PREFILL_ROWS
 from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler, Steps
-from service.engine.sequence import Result, Task
-from service.engine.turns import Turns
-from service.errors import DeadlineExceededError, NotPredictableError
+from service.engine.sequence import PrefillResult, Task
+from service.engine.fair_queue import FairQueue
+from service.errors import DeadlineExceededError, NonFiniteOutputError
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
 from service.manifest import Manifest
@@ -100,7 +100,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
                     request.future.cancel()
                 else:
                     request.deadline = scheduler._first_deadline = -math.inf
-        scheduler.turn()
+        scheduler.step()
         turn += 1
     outcomes = []
     for i in range(len(arrivals)):
@@ -112,12 +112,12 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[An
 def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
     """The plain way: read the prompt at once, then one character after the other, one text after the other."""
     tokens = manifest.tokenizer.tokenize(request.prompt or "\n").tokens
-    (scores,), begun = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), ["logits"])
+    (scores,), begun = runner.prefill({"tokens": tokens[None]}, np.array([len(tokens)]), runner.initial_states(1), ["logits"])
     texts = []
     for seed in derived_seeds(request.seed, request.n):
         seen = np.zeros(scores.shape, dtype=bool)
         seen[0, tokens] = True
-        text, states = "", {**decode.fresh(1), **begun, "logits": scores, "seen": seen}
+        text, states = "", {**decode.initial_states(1), **begun, "logits": scores, "seen": seen}
         for position in range(len(tokens), len(tokens) + request.max_length):
             drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(not request.params.greedy)
             inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": drawn}
@@ -144,8 +144,8 @@ def test_texts_are_what_they_are_alone(
     precision: Precision, arrivals: list[Arrival], chunk: int, rows: int, slice_steps: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.engine.decoding.MAX_ROWS", rows)
-        patch.setattr("service.engine.decoding.SLICE_STEPS", slice_steps)
+        patch.setattr("service.engine.decode.MAX_ROWS", rows)
+        patch.setattr("service.engine.decode.SLICE_STEPS", slice_steps)
         check_texts(precision, arrivals, chunk)
 
 
@@ -170,7 +170,7 @@ def check_texts(precision: Precision, arrivals: list[Arrival], chunk: int) -> No
             text, per_position = arrival.wish
             tokens = tokenizer.encode(text)[1]
             name = "logits_all" if per_position else "logits"
-            (alone,), _ = runner.read({"tokens": tokens[None]}, np.array([len(tokens)]), runner.fresh(1), [name])
+            (alone,), _ = runner.prefill({"tokens": tokens[None]}, np.array([len(tokens)]), runner.initial_states(1), [name])
             assert np.array_equal(outcome.scores, alone.reshape(outcome.scores.shape))
 
 
@@ -207,9 +207,9 @@ def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
             continue
         _, _, lonely = open_scheduler(folder("forecast"), precision, chunk)
         [alone] = play(lonely, [Arrival(arrival.wish, 0, None, "")], lambda wish: forecast(manifest, wish))
-        assert isinstance(alone, NotPredictableError) == (arrival is bad)
+        assert isinstance(alone, NonFiniteOutputError) == (arrival is bad)
         if arrival is bad:
-            assert isinstance(outcome, NotPredictableError)
+            assert isinstance(outcome, NonFiniteOutputError)
         else:
             assert np.array_equal(outcome.quantiles, alone.quantiles)
             if outcome.history is not None:
@@ -229,7 +229,7 @@ def test_scores_that_are_not_finite_end_their_text_only() -> None:
     def spoilt(task: Task[Any]) -> Task[None]:
         """The same, of whose prompt the model makes nothing."""
         read = next(task)
-        result: Result = yield read
+        result: PrefillResult = yield read
         result.outputs["logits"][:] = np.nan
         decode = task.send(result)
         yield decode
@@ -237,7 +237,7 @@ def test_scores_that_are_not_finite_end_their_text_only() -> None:
 
     arrivals = [Arrival(i, i, None, "") for i in range(3)]
     first, second, third = play(scheduler, arrivals, task_of)
-    assert isinstance(second, NotPredictableError)
+    assert isinstance(second, NonFiniteOutputError)
     alone = [play(scheduler, [Arrival(i, 0, None, "")], task_of)[0] for i in (0, 2)]
     assert [first, third] == alone
 
@@ -254,7 +254,7 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
         scheduler.add(request)
     turns = 0
     while not last.future.done():
-        scheduler.turn()
+        scheduler.step()
         turns += 1
     assert turns <= len(lengths) + 1
 
@@ -265,13 +265,13 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
 )
 def test_each_group_has_its_share_of_the_rows(running: list[tuple[int, int]], waiting: list[tuple[int, int]]) -> None:
     rows, slice_steps = 6, 20
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     for group, count in waiting:
         for item in range(count):
             turns.add(group, item)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.engine.decoding.MAX_ROWS", rows)
-        patch.setattr("service.engine.decoding.SLICE_STEPS", slice_steps)
+        patch.setattr("service.engine.decode.MAX_ROWS", rows)
+        patch.setattr("service.engine.decode.SLICE_STEPS", slice_steps)
         leaving, joining = plan(running, turns)
     there, before = dict(turns.groups()), Counter(group for group, _ in running)
     groups = there.keys() | before.keys()
@@ -310,18 +310,18 @@ def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_st
     many = [request(seed, length, "many") for seed in range(prompts)]
     for one in many:
         scheduler.add(one)
-    scheduler.turn()
+    scheduler.step()
     neighbour = request(0, own, None)
     scheduler.add(neighbour)
     waited = turns = 0
     while not neighbour.future.done():
-        waited += others(scheduler.turn(), neighbour)
+        waited += others(scheduler.step(), neighbour)
         turns += 1
     # As many calls as it needs alone, each with as many rows as there may be; none takes more steps than it wants.
     assert turns <= own + 2 if length < own else turns <= math.ceil((2 + own) / DECODE_STEPS) + 1
     assert waited <= turns * MAX_ROWS * DECODE_STEPS
     while scheduler.busy:
-        scheduler.turn()
+        scheduler.step()
     assert all(one.future.result().position == 0 for one in many)
 
 
@@ -335,17 +335,17 @@ def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(ca
     long = [Request(generate(tokenizer, wish)[1], 1, math.inf) for _ in range(callers)]
     for request in long:
         scheduler.add(request)
-    scheduler.turn()
+    scheduler.step()
     last = Request(generate(tokenizer, GenerateRequest("ab", 10, SamplingParams(), 1))[1], 1, math.inf)
     scheduler.add(last)
     waited = 0
     while not last.future.done():
-        waited += others(scheduler.turn(), last)
+        waited += others(scheduler.step(), last)
     rounds = math.ceil((callers + 1) / MAX_ROWS) + 1
     assert waited <= rounds * (SLICE_STEPS + DECODE_STEPS) * MAX_ROWS
     for request in long:
         request.future.cancel()
-    scheduler.turn()
+    scheduler.step()
 
 
 @cache
@@ -356,7 +356,7 @@ def idle_forecaster() -> tuple[Manifest, Scheduler]:
 
 
 @settings(max_examples=10)
-@given(series=st.integers(3 * READ_ROWS + 1, 100), length=st.integers(1, 200), own=st.integers(1, 60))
+@given(series=st.integers(3 * MAX_PREFILL_ROWS + 1, 100), length=st.integers(1, 200), own=st.integers(1, 60))
 def test_a_forecast_beside_many_of_one_caller_waits_for_one_call_of_theirs(series: int, length: int, own: int) -> None:
     manifest, scheduler = idle_forecaster()
     assert isinstance(manifest, ForecastManifest)
@@ -367,15 +367,15 @@ def test_a_forecast_beside_many_of_one_caller_waits_for_one_call_of_theirs(serie
 
     for _ in range(series):
         scheduler.add(request(length, "many"))
-    scheduler.turn()
+    scheduler.step()
     neighbour = request(own, None)
     scheduler.add(neighbour)
     waited = turns = 0
     while not neighbour.future.done():
-        waited += others(scheduler.turn(), neighbour)
+        waited += others(scheduler.step(), neighbour)
         turns += 1
     assert turns <= 2
-    assert waited <= turns * READ_ROWS * length
+    assert waited <= turns * MAX_PREFILL_ROWS * length
     assert scheduler.busy
     while scheduler.busy:
-        scheduler.turn()
+        scheduler.step()

@@ -38,8 +38,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def timed(models: Path, clock: Clock) -> Iterator[TestClient]:
-    """A service whose clock the test turns; sessions live for 100 s and are remembered for 50 more."""
-    chosen = Settings(models_dir=models, session_ttl=100, session_remembered=50, max_session_ttl=1000)
+    """A service whose clock the test turns; sessions live for 100 s and leave a tombstone for 50 more."""
+    chosen = Settings(models_dir=models, session_ttl=100, session_tombstone_ttl=50, max_session_ttl=1000)
     with TestClient(create_app(chosen, clock), raise_server_exceptions=False) as opened:
         yield opened
 

@@ -373,7 +373,7 @@ def test_who_reads_slowly_is_told_in_one_event_all_that_is_there(models: Path) -
         notifier = StreamNotifier()
         request = GenerateRequest("a", 200, SamplingParams(), 3, n=2, logprobs=1)
         rows, task = generate(tokenizer, request, listener=notifier)
-        pending = engine.submit(task, request.work)
+        pending = engine.submit(task, request.cost_steps)
         told = stream_updates(notifier, tokenizer, rows, 1, [pending])
         first = await anext(told)
         await asyncio.wrap_future(pending)
