@@ -21,7 +21,8 @@ _OLD_NAMES = {"CARRY_SESSION_REMEMBERED"}
 def unknown_settings(environment: Mapping[str, str]) -> dict[str, str | None]:
     """The variables CARRY_<...> that set nothing, each with the setting whose name is nearest, if one is near."""
     known = {f"CARRY_{name.upper()}" for name in Settings.model_fields}
-    unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in known | _OLD_NAMES]
+    accepted = known | _OLD_NAMES
+    unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in accepted]
     return {
         name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)
         for name in unknown
