@@ -3,6 +3,7 @@ FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/carry
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY carry carry
 COPY service service
 COPY training training
 RUN /opt/carry/bin/pip install --no-cache-dir --constraint constraints.txt ".[redis]"

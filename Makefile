@@ -79,10 +79,11 @@ $(SERVICE)/installed: pyproject.toml constraints.txt
 	$(SERVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis]'
 	touch $@
 
-$(DEV)/installed: pyproject.toml constraints.txt
+$(DEV)/installed: pyproject.toml constraints.txt constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis,training,dev]'
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-dev.txt \
+		--editable '.[redis,training,dev]'
 	@# Its task files need data sets and metrics that do not go with ours; the tests give it tasks as data.
 	$(DEV)/bin/pip install --quiet --disable-pip-version-check --no-deps lm-eval==0.4.13
 	touch $@
