@@ -1,1 +1,1 @@
-"""The engine: batched steps of an ONNX graph and who runs in them. Knows nothing of text, series or HTTP."""
+"""The engine: runs a graph's steps for many requests at once. Knows tensors only: nothing of text, series or HTTP."""

@@ -1,4 +1,4 @@
-"""How much work waits for an engine, by whose it is, and whether more may come."""
+"""Counts the steps that an engine has accepted and not run, by group, and refuses requests beyond a limit."""
 
 import math
 import threading
@@ -9,61 +9,62 @@ from service.errors import QueueFullError
 
 
 class Backlog:
-    """Steps that are yet to be gone. A group of requests counts for half of the limit at most: however much it brought
-    while nobody else was there, half is left for the others. Used by several threads.
+    """The waiting steps of each group. A group counts for at most half of the limit: however much one group brings,
+    the other half is left for the others. Several threads use it.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._half = max(1, most // 2)
+    def __init__(self, max_steps: int) -> None:
+        self._max_steps = max_steps
+        self._max_counted = max(1, max_steps // 2)
         self._lock = threading.Lock()
         self._steps: dict[Hashable, int] = {}
-        """Of each group that has any."""
+        """Waiting steps of each group that has any."""
         self._counted = 0
-        """The sum of what the groups count for."""
+        """The sum of min(steps, _max_counted) over the groups."""
         self.total = 0
-        self._seconds, self._gone = 0.0, 0.0
-        """How long the last turns took, and how many steps they went: the older, the less they weigh."""
+        self._recent_seconds, self._recent_steps = 0.0, 0.0
+        """Sums over the engine's iterations, older ones with less weight."""
 
     def admit(self, group: Hashable, steps: int) -> None:
         """Count a request in.
 
         Raises:
-            QueueFullError: too much waits already.
+            QueueFullError: too many steps wait already.
         """
+        limit = self._max_counted
         with self._lock:
-            own = self._steps.get(group, 0)
-            others = self._counted - min(own, self._half)
-            # A request larger than the whole limit is taken when nothing else is there.
-            if self.total and (others + min(own + steps, self._half) > self._most or own + steps > self._most):
+            before = self._steps.get(group, 0)
+            after = before + steps
+            others = self._counted - min(before, limit)
+            # Accept a request larger than the whole limit when nothing else waits.
+            if self.total and (others + min(after, limit) > self._max_steps or after > self._max_steps):
                 raise QueueFullError(f"{self.total} steps wait already", self.seconds_left())
-            self._steps[group] = own + steps
-            self._counted = others + min(own + steps, self._half)
+            self._steps[group] = after
+            self._counted = others + min(after, limit)
             self.total += steps
 
-    def done(self, steps: Iterable[tuple[Request, int]]) -> None:
-        """So many steps of these requests need not wait any more; they are no more than the request's `work`, which
-        becomes less by them."""
+    def complete(self, steps: Iterable[tuple[Request, int]]) -> None:
+        """Count these requests' steps out, at most the `remaining_steps` of each, which fall by them."""
         with self._lock:
             for request, count in steps:
-                # Without a call that could fail in between: the sums would be wrong for ever.
-                count = min(count, request.cost_steps)
+                # No call in here may fail halfway: the sums would stay wrong.
+                count = min(count, request.remaining_steps)
                 before = self._steps.get(request.group, 0)
                 after = before - count
                 if after:
                     self._steps[request.group] = after
                 else:
                     self._steps.pop(request.group, None)
-                self._counted += min(after, self._half) - min(before, self._half)
+                self._counted += min(after, self._max_counted) - min(before, self._max_counted)
                 self.total -= count
-                request.cost_steps -= count
+                request.remaining_steps -= count
 
-    def took(self, seconds: float, steps: int) -> None:
-        """Note how long so many steps took."""
-        self._seconds = 0.95 * self._seconds + seconds
-        self._gone = 0.95 * self._gone + steps
+    def record(self, seconds: float, steps: int) -> None:
+        """Record how long so many steps took."""
+        self._recent_seconds = 0.95 * self._recent_seconds + seconds
+        self._recent_steps = 0.95 * self._recent_steps + steps
 
     def seconds_left(self) -> int:
-        """How long what waits should take."""
-        pace = self._seconds / self._gone if self._gone else 1e-4
-        return max(1, math.ceil(self.total * pace))
+        """The expected time until all waiting steps are done."""
+        seconds_per_step = self._recent_seconds / self._recent_steps if self._recent_steps else 1e-4
+        return max(1, math.ceil(self.total * seconds_per_step))

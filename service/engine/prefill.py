@@ -1,4 +1,4 @@
-"""What is to be read, and what of it is in the next call of the graph."""
+"""The prefills that wait or are under way, and which of them the next call of the graph runs, and how far."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -6,186 +6,197 @@ from itertools import islice
 
 import numpy as np
 
-from service.engine.request import Request, whole
+from service.engine.fair_queue import FairQueue
+from service.engine.request import Request, atomic
 from service.engine.runner import Array, Runner, States
 from service.engine.sequence import Prefill, PrefillResult
-from service.engine.fair_queue import FairQueue
 from service.manifest import PER_STEP_OUTPUTS
 
 CHUNK = 512
-"""Most steps of input read in one call of the graph: more gains nothing, and would keep the others waiting."""
-LEAST_CHUNK = 8
-EVERY_STEP_CHUNK = 64
-"""Most steps in one call whose outputs are those of every step, where these cost more than the steps themselves."""
+"""Most steps of one call: more gains nothing, and delays the other requests."""
+MIN_CHUNK = 8
+PER_STEP_CHUNK = 64
+"""Most steps of one call that returns outputs of every step, where these cost more than the steps themselves."""
 MAX_PREFILL_ROWS = 16
-"""Rows read in one call: more of them fall out of the processor's cache."""
+"""Rows of one call: more of them do not fit in the processor's cache."""
 PREFILL_SECONDS = 0.02
-"""How long one call may read while nobody decodes; while somebody does, as long as a decoding step takes."""
-LOOKED_AT = 256
-"""Of those that wait, so many are looked at for one call."""
+"""How long one call may take while no rows decode; while some do, it may take as long as a decode call."""
+MAX_CANDIDATES = 256
+"""How many waiting prefills are considered for one call."""
 
 
-class Reading:
-    """A read under way."""
+class PrefillState:
+    """A prefill under way: R sequences of `length` steps, of which `position` are done."""
 
-    def __init__(self, request: Request, read: Prefill) -> None:
+    def __init__(self, request: Request, prefill: Prefill) -> None:
         self.request = request
-        self.inputs = read.inputs
-        self.outputs = read.outputs
-        self.static_inputs = read.static_inputs
-        self.states: Mapping[str, Array] = read.states
-        """Those that are not fresh."""
+        self.inputs = prefill.inputs
+        self.output_names = prefill.output_names
+        self.static_inputs = prefill.static_inputs
+        self.states: Mapping[str, Array] = prefill.states
         self.rows: int
         self.length: int
-        self.rows, self.length = next(iter(read.inputs.values())).shape[:2]
-        self.at = 0
-        self.last: dict[str, Array] = {}
-        self.pieces: dict[str, list[Array]] = {name: [] for name in read.outputs if name in PER_STEP_OUTPUTS}
+        self.rows, self.length = next(iter(prefill.inputs.values())).shape[:2]
+        self.position = 0
+        self._last_outputs: dict[str, Array] = {}
+        self._chunks: dict[str, list[Array]] = {name: [] for name in prefill.output_names if name in PER_STEP_OUTPUTS}
+        """The outputs of every step, by name, one array for each call."""
+        self.per_step = bool(self._chunks)
+        """Whether it returns outputs of every step."""
 
     @property
-    def ahead(self) -> int:
-        """Steps that are yet to be read."""
-        return self.length - self.at
+    def remaining(self) -> int:
+        """Steps to do."""
+        return self.length - self.position
 
-    def advance(self, length: int, found: Mapping[str, Array], states: States) -> None:
-        """Note what so many more steps gave."""
-        for name, array in found.items():
-            if name in self.pieces:
-                self.pieces[name].append(array[:, :length])
+    def advance(self, steps: int, outputs: Mapping[str, Array], states: States) -> None:
+        """Take the outputs and states of a call that did so many steps of it."""
+        for name, array in outputs.items():
+            if name in self._chunks:
+                self._chunks[name].append(array[:, :steps])
             else:
-                self.last[name] = array
+                self._last_outputs[name] = array
         self.states = states
-        self.at += length
+        self.position += steps
 
     def result(self) -> PrefillResult:
-        """What was read, at its end."""
-        pieces = {
-            name: found[0] if len(found) == 1 else np.concatenate(found, axis=1) for name, found in self.pieces.items()
+        """Its result, when no steps remain."""
+        per_step_outputs = {
+            name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
+            for name, arrays in self._chunks.items()
         }
-        return PrefillResult(self.last | pieces, self.states)
+        return PrefillResult(self._last_outputs | per_step_outputs, self.states)
 
 
-class ReadQueue:
-    """Those who wait to be read, in turn by group, and how long it takes.
+class PrefillQueue:
+    """The prefills by group, and how long their steps take.
 
-    `any_split`: the graph gives the same bits however its input is cut; otherwise input is cut every `chunk` steps from
-    its own start, whoever else is there.
+    `split_invariant`: the graph gives the same bits however its input is cut. Otherwise each input is cut every `chunk`
+    steps from its own start, whatever else runs.
     """
 
     def __init__(self, runner: Runner, split_invariant: bool, chunk: int) -> None:
         self._runner = runner
-        self._any_split = split_invariant
+        self._split_invariant = split_invariant
         self._chunk = chunk
-        self._waiting: FairQueue[Reading] = FairQueue()
-        self._trials: deque[Reading] = deque()
-        """Those that were in a call that failed: each is tried alone, to find whose fault it is."""
-        self._pace: dict[int, float] = {}
-        """Seconds a step of reading takes, by the logarithm of the rows."""
+        self._waiting: FairQueue[PrefillState] = FairQueue()
+        self._isolated: deque[PrefillState] = deque()
+        """Those of a failed call: each runs alone, to find which of them is at fault."""
+        self._seconds_per_step: dict[int, float] = {}
+        """By the logarithm of the rows."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._trials)
+        return bool(self._waiting or self._isolated)
 
-    def add(self, reading: Reading) -> None:
-        """Let it be read when it is its turn."""
-        self._waiting.add(reading.request.group, reading)
+    def add(self, prefill: PrefillState) -> None:
+        """Queue a prefill."""
+        self._waiting.append(prefill.request.group, prefill)
 
-    def next(self, seconds: float) -> tuple[list[Reading], int]:
-        """Those to read next, and how many steps, which should take about so many seconds. The first of them is the
-        first of the group whose turn it is; the others want the same outputs and as many steps, to a factor of two, so
-        that little is padded. They stay in the queue until they are `done`."""
-        if self._trials:
-            first = self._trials[0]
-            return [first], min(self._most_steps(first, first.rows, seconds), first.ahead)
+    def next_batch(self, seconds: float) -> tuple[list[PrefillState], int]:
+        """The prefills of the next call, and its steps, which should take about so many seconds. They stay in the queue
+        until `complete`.
+
+        The first is the next group's first; the others return the same outputs and take as many steps, to a factor of
+        two, so that there is little padding.
+        """
+        if self._isolated:
+            first = self._isolated[0]
+            return [first], min(self._max_steps(first, first.rows, seconds), first.remaining)
         head = [*islice(self._waiting, MAX_PREFILL_ROWS)]
         first = head[0]
-        rows = max(first.rows, min(MAX_PREFILL_ROWS, sum(reading.rows for reading in head)))
-        steps = min(self._most_steps(first, rows, seconds), first.ahead)
-        group: list[Reading] = []
-        taken = 0
-        for reading in islice(self._waiting, LOOKED_AT):
-            ahead = reading.ahead if self._any_split else min(reading.ahead, self._chunk_of(reading))
-            fits = taken + reading.rows <= rows and reading.outputs == first.outputs
-            if fits and 2 * ahead >= steps and (self._any_split or ahead <= steps):
-                group.append(reading)
-                taken += reading.rows
-                if taken == rows:
+        max_rows = max(first.rows, min(MAX_PREFILL_ROWS, sum(prefill.rows for prefill in head)))
+        steps = min(self._max_steps(first, max_rows, seconds), first.remaining)
+        batch: list[PrefillState] = []
+        rows = 0
+        for prefill in islice(self._waiting, MAX_CANDIDATES):
+            remaining = prefill.remaining
+            if not self._split_invariant:
+                remaining = min(remaining, self._chunk_of(prefill))
+            fits = rows + prefill.rows <= max_rows and prefill.output_names == first.output_names
+            if fits and 2 * remaining >= steps and (self._split_invariant or remaining <= steps):
+                batch.append(prefill)
+                rows += prefill.rows
+                if rows == max_rows:
                     break
-        return group, steps
+        return batch, steps
 
-    def read(self, group: Sequence[Reading], lengths: Sequence[int], steps: int) -> tuple[list[Array], States]:
-        """One call of the graph for all of the group: the outputs and the states after it. Changes nothing."""
-        inputs = {name: _padded(group, name, lengths, steps) for name in group[0].inputs}
-        inputs |= {name: np.concatenate([r.static_inputs[name] for r in group]) for name in group[0].static_inputs}
-        rows = [reading.rows for reading in group]
-        return self._runner.read(inputs, np.repeat(lengths, rows), self._gathered(group, sum(rows)), group[0].outputs)
+    def run(self, batch: Sequence[PrefillState], lengths: Sequence[int], steps: int) -> tuple[list[Array], States]:
+        """Call the graph for a batch: the outputs and the states after it. Changes nothing."""
+        first = batch[0]
+        inputs = {name: _pad(batch, name, lengths, steps) for name in first.inputs}
+        inputs |= {name: np.concatenate([p.static_inputs[name] for p in batch]) for name in first.static_inputs}
+        rows = [prefill.rows for prefill in batch]
+        states = self._stack_states(batch, sum(rows))
+        return self._runner.prefill(inputs, np.repeat(lengths, rows), states, first.output_names)
 
-    def took(self, rows: int, pace: float) -> None:
-        """Note how many seconds a step of so many rows took."""
+    def record(self, rows: int, seconds_per_step: float) -> None:
+        """Record how long a step of so many rows took."""
         size = rows.bit_length()
-        self._pace[size] = 0.7 * self._pace.get(size, pace) + 0.3 * pace
+        before = self._seconds_per_step.get(size, seconds_per_step)
+        self._seconds_per_step[size] = 0.7 * before + 0.3 * seconds_per_step
 
-    def done(self, group: Sequence[Reading]) -> None:
-        """Their call is over: those that are not at their end go to the end of their group's queue."""
-        for reading in group:
-            own = reading.request.group
-            if self._trials and reading is self._trials[0]:
-                self._trials.popleft()
+    def complete(self, batch: Sequence[PrefillState]) -> None:
+        """Remove a batch that was run; prefills with steps that remain go to the end of their group's queue."""
+        for prefill in batch:
+            group = prefill.request.group
+            if self._isolated and prefill is self._isolated[0]:
+                self._isolated.popleft()
             else:
-                self._waiting.remove(own, reading)
-            if reading.ahead:
-                self._waiting.add(own, reading)
-        self._waiting.end_turn(group[0].request.group)
+                self._waiting.remove(group, prefill)
+            if prefill.remaining:
+                self._waiting.append(group, prefill)
+        self._waiting.rotate(batch[0].request.group)
 
-    def try_alone(self, group: Sequence[Reading]) -> None:
-        """Let each be tried by itself, before anything else is read.
+    def isolate(self, batch: Sequence[PrefillState]) -> None:
+        """Run each prefill of a failed batch alone, before any other.
 
         Raises:
-            TornError: as it says.
+            PartialUpdateError: the update broke off.
         """
-        with whole([reading.request for reading in group]):
-            for reading in group:
-                self._waiting.remove(reading.request.group, reading)
-            self._trials.extend(group)
+        with atomic([prefill.request for prefill in batch]):
+            for prefill in batch:
+                self._waiting.remove(prefill.request.group, prefill)
+            self._isolated.extend(batch)
 
-    def drop_gone(self) -> None:
-        """Drop the reads of requests that have ended."""
-        self._waiting.keep(lambda reading: not reading.request.gone)
-        self._trials = deque(reading for reading in self._trials if not reading.request.gone)
+    def drop_finished(self) -> None:
+        """Drop the prefills of finished requests."""
+        self._waiting.filter(lambda prefill: not prefill.request.finished)
+        self._isolated = deque(prefill for prefill in self._isolated if not prefill.request.finished)
 
-    def _gathered(self, group: Sequence[Reading], rows: int) -> States:
-        """The states of the group in contiguous tensors."""
-        states, first = self._runner.fresh(rows), 0
-        for reading in group:
-            for name, array in reading.states.items():
-                states[name][first : first + reading.rows] = array
-            first += reading.rows
+    def _stack_states(self, batch: Sequence[PrefillState], rows: int) -> States:
+        """The states of a batch in contiguous tensors."""
+        states, start = self._runner.initial_states(rows), 0
+        for prefill in batch:
+            for name, array in prefill.states.items():
+                states[name][start : start + prefill.rows] = array
+            start += prefill.rows
         return states
 
-    def _chunk_of(self, reading: Reading) -> int:
-        return min(self._chunk, EVERY_STEP_CHUNK) if reading.pieces else self._chunk
+    def _chunk_of(self, prefill: PrefillState) -> int:
+        return min(self._chunk, PER_STEP_CHUNK) if prefill.per_step else self._chunk
 
-    def _most_steps(self, reading: Reading, rows: int, seconds: float) -> int:
-        if not self._any_split:
-            return self._chunk_of(reading)
-        return min(self._chunk, max(LEAST_CHUNK, int(seconds / self._expected_pace(rows))))
+    def _max_steps(self, prefill: PrefillState, rows: int, seconds: float) -> int:
+        if not self._split_invariant:
+            return self._chunk_of(prefill)
+        return min(self._chunk, max(MIN_CHUNK, int(seconds / self._expected_seconds_per_step(rows))))
 
-    def _expected_pace(self, rows: int) -> float:
-        """Seconds a step of so many rows takes: as last time, else at most in proportion to a smaller batch."""
+    def _expected_seconds_per_step(self, rows: int) -> float:
+        """As last time with so many rows; else, at most, in proportion to a smaller batch."""
         size = rows.bit_length()
-        smaller = [known for known in self._pace if known <= size]
-        if smaller:
-            return self._pace[max(smaller)] * float(2 ** (size - max(smaller)))
-        return max(self._pace.values(), default=PREFILL_SECONDS / LEAST_CHUNK)
+        smaller = max((known for known in self._seconds_per_step if known <= size), default=None)
+        if smaller is not None:
+            return self._seconds_per_step[smaller] * float(2 ** (size - smaller))
+        return max(self._seconds_per_step.values(), default=PREFILL_SECONDS / MIN_CHUNK)
 
 
-def _padded(group: Sequence[Reading], name: str, lengths: Sequence[int], steps: int) -> Array:
-    """The next piece of one input of all of the group: (B, steps, ...), zero past each one's end."""
-    pieces = [r.inputs[name][:, r.at : r.at + length] for r, length in zip(group, lengths, strict=True)]
-    if len(pieces) == 1 and lengths[0] == steps:
-        return pieces[0]
-    padded = np.zeros((sum(map(len, pieces)), steps, *pieces[0].shape[2:]), dtype=pieces[0].dtype)
-    first = 0
-    for piece in pieces:
-        padded[first : first + len(piece), : piece.shape[1]] = piece
-        first += len(piece)
+def _pad(batch: Sequence[PrefillState], name: str, lengths: Sequence[int], steps: int) -> Array:
+    """The next chunk of one input of a batch: (B, steps, ...), zero past each prefill's length."""
+    chunks = [p.inputs[name][:, p.position : p.position + length] for p, length in zip(batch, lengths, strict=True)]
+    if len(chunks) == 1 and lengths[0] == steps:
+        return chunks[0]
+    padded = np.zeros((sum(map(len, chunks)), steps, *chunks[0].shape[2:]), dtype=chunks[0].dtype)
+    start = 0
+    for chunk in chunks:
+        padded[start : start + len(chunk), : chunk.shape[1]] = chunk
+        start += len(chunk)
     return padded

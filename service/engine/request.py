@@ -1,4 +1,4 @@
-"""A task under way."""
+"""A request in an engine, and updates of several requests' data that take place as a whole or are reported."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
@@ -9,39 +9,39 @@ from service.engine.sequence import Task
 
 
 class Request:
-    """A task under way. Cancelling its future drops it; past the deadline (on time.monotonic's clock) it fails.
+    """A task in an engine. Cancelling its future drops it.
 
-    `work`: the steps that it has yet to go, at most. `group`: the requests that share one turn; each is its own if none
-    is given.
+    cost_steps: how many steps the task takes at most. deadline: on time.monotonic's clock; past it, the task fails.
+    group: requests of one group share one turn in the queues; without a group, the request is its own.
     """
 
-    def __init__(self, task: Task[Any], work: int, deadline: float, group: Hashable = None) -> None:
+    def __init__(self, task: Task[Any], cost_steps: int, deadline: float, group: Hashable = None) -> None:
         self.task = task
-        self.work = work
+        self.remaining_steps = cost_steps
         self.deadline = deadline
         self.group: Hashable = self if group is None else group
         self.future: Future[Any] = Future()
-        self.rows_left = 0
-        """Of its decoding rows."""
+        self.unfinished_rows = 0
+        """Decoding rows that have not ended."""
         self.queued = False
-        """Whether it waits for the engine, and not the engine for its task."""
-        self.gone = False
+        """Whether the prefill queue or the decode batch holds it."""
+        self.finished = False
 
 
 class PartialUpdateError(Exception):
-    """A change was broken off in the middle: what is held of these requests may be incomplete."""
+    """An update broke off halfway: what the queues hold of these requests may be incomplete."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
-        super().__init__("broken off")
+        super().__init__("an update broke off halfway")
         self.requests = requests
 
 
 @contextmanager
-def whole(requests: Sequence[Request]) -> Iterator[None]:
-    """A change of what is held of these requests, to be made whole.
+def atomic(requests: Sequence[Request]) -> Iterator[None]:
+    """Update what the queues hold of these requests.
 
     Raises:
-        TornError: it was broken off.
+        PartialUpdateError: the update broke off.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""One batched call of one ONNX graph. The only user of ONNX Runtime; knows tensors, not text or series."""
+"""Makes batched calls of an ONNX graph. The only user of ONNX Runtime; knows tensors, not text or series."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 States = dict[str, Array]
 """Recurrent state by name, each array (B, ...)."""
 
-# It writes to standard error itself, in lines of its own form; what matters comes as an exception.
+# ONNX Runtime logs to standard error in its own format; its errors reach us as exceptions.
 onnxruntime.set_default_logger_severity(4)
 
 _DTYPES = {
@@ -40,58 +40,59 @@ class Runner:
         """Open the graph.
 
         Raises:
-            GraphMismatchError: it is no ONNX model, or its inputs and outputs are not those of the manifest.
+            GraphMismatchError: the file is no ONNX model, or its inputs and outputs are not those of the manifest.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Threads that spin while they wait take a core from everybody else.
+        # A thread that spins while it waits takes a core from the others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(
                 str(folder / graph.file), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        except Exception as error:  # the only common base of ONNX Runtime's exceptions
             raise GraphMismatchError(f"{graph.file} is not a model that ONNX Runtime can load") from error
         self._graph = graph
         self._state_names = [state.name for state in graph.state]
         self._state_outputs = [state.output for state in graph.state]
         self._check()
 
-    def fresh(self, batch: int) -> States:
-        """The state of `batch` sequences of which nothing was read yet."""
+    def initial_states(self, batch: int) -> States:
+        """The states of `batch` empty sequences."""
         return {s.name: np.full((batch, *s.shape), s.initial, dtype=s.dtype) for s in self._graph.state}
 
-    def read(
+    def prefill(
         self,
         inputs: Mapping[str, Array],
         lengths: NDArray[np.int64],
         states: Mapping[str, Array],
-        outputs: Sequence[str],
+        output_names: Sequence[str],
     ) -> tuple[list[Array], States]:
-        """One call: inputs (B, T, ...), of which row b uses the first lengths[b] steps -> the outputs asked for, and
-        the new state.
+        """One call of a graph that reads: inputs (B, T, ...), of which row b uses the first lengths[b] steps, and
+        states -> the named outputs, and the new states.
 
         Raises:
             ModelFailedError: ONNX Runtime could not run it.
         """
-        per_step = np.array(not PER_STEP_OUTPUTS.isdisjoint(outputs))
-        return self.run({**inputs, "lengths": lengths, "per_step": per_step}, states, outputs)
+        per_step = np.array(not PER_STEP_OUTPUTS.isdisjoint(output_names))
+        return self.run({**inputs, "lengths": lengths, "per_step": per_step}, states, output_names)
 
     def run(
-        self, inputs: Mapping[str, Array], states: Mapping[str, Array], outputs: Sequence[str]
+        self, inputs: Mapping[str, Array], states: Mapping[str, Array], output_names: Sequence[str]
     ) -> tuple[list[Array], States]:
-        """One call: the graph's inputs and the state -> the outputs asked for, and the new state.
+        """One call: the graph's inputs and states -> the named outputs, and the new states.
 
         Raises:
             ModelFailedError: ONNX Runtime could not run it.
         """
         try:
-            found = self._session.run([*outputs, *self._state_outputs], {**inputs, **states})
+            arrays = self._session.run([*output_names, *self._state_outputs], {**inputs, **states})
         except Exception as error:  # as above
             raise ModelFailedError("the model failed to run") from error
-        return found[: len(outputs)], dict(zip(self._state_names, found[len(outputs) :], strict=True))
+        count = len(output_names)
+        return arrays[:count], dict(zip(self._state_names, arrays[count:], strict=True))
 
     def _check(self) -> None:
         graph = self._graph
@@ -103,14 +104,14 @@ class Runner:
             ("inputs", self._session.get_inputs(), expected_inputs),
             ("outputs", self._session.get_outputs(), expected_outputs),
         ):
-            found = {port.name: (_DTYPES.get(port.type, port.type), _known(port.shape[1:])) for port in ports}
-            if found != expected:
-                odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-                raise GraphMismatchError(f"{graph.file} and the manifest disagree on the {what} {', '.join(odd)}")
+            actual = {port.name: (_DTYPES.get(port.type, port.type), _known(port.shape[1:])) for port in ports}
+            names = sorted(n for n in actual.keys() | expected.keys() if actual.get(n) != expected.get(n))
+            if names:
+                raise GraphMismatchError(f"{graph.file} and the manifest disagree on the {what} {', '.join(names)}")
 
 
 def check_outputs(file: str, outputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check what a graph gave for ordinary input.
+    """Check a graph's outputs for ordinary input.
 
     Raises:
         GraphMismatchError: an output has another shape, or is not finite.
@@ -123,7 +124,7 @@ def check_outputs(file: str, outputs: Mapping[str, Array], shapes: Mapping[str, 
 
 
 def _known(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
-    """A shape with None for what varies from call to call."""
+    """A shape, with None for sizes that vary from call to call."""
     return tuple(size if isinstance(size, int) else None for size in shape)
 
 
@@ -136,10 +137,10 @@ _PRODUCT = base64.b64decode(
 
 @cache
 def int8_is_exact() -> bool:
-    """Whether products in int8 are exact on this processor.
+    """Whether int8 products are exact on this processor.
 
-    ONNX Runtime adds pairs of them in 16 bits on x86 without VNNI, where large ones saturate: an int8 graph then
-    answers otherwise than on other processors, and a little worse.
+    On x86 without VNNI, ONNX Runtime adds pairs of products in 16 bits, where large ones saturate: an int8 graph gives
+    other, slightly worse answers than on other processors.
     """
     session = onnxruntime.InferenceSession(_PRODUCT, providers=["CPUExecutionProvider"])
     x, w = np.full((1, 64), 255, dtype=np.uint8), np.full((64, 16), 127, dtype=np.int8)

@@ -1,12 +1,11 @@
-"""Continuous batching: one graph for everybody who asks, joining and leaving between its steps.
+"""Continuous batching: requests join and leave one graph between its steps.
 
 After BatchMaker's cellular batching (Gao et al., "Low latency RNN inference with cellular batching", EuroSys 2018).
-Each turn lets some rows decode a few steps, all in one call of the graph, and then reads a bounded piece of what waits
-to be read, several requests in one call. Nobody waits for a batch to fill or to end; where there is more than fits in
-a call, groups of requests take turns. As the graph gives each row the same bits in any company, nobody's answer shows
-that there was company.
+Each iteration makes one decode call for the running rows, and one call that prefills a bounded chunk of some waiting
+requests. No request waits for a batch to fill or to end; if more want to run than fit in a call, groups of requests
+take turns. The graph gives each row the same bits in any batch, so no answer depends on the other requests.
 
-A call that fails is made again for each of its requests alone, so that one that is wrong ends by itself.
+If a call fails, each of its requests runs alone, so that only the request at fault ends.
 """
 
 import math
@@ -19,86 +18,86 @@ from typing import Any
 import structlog
 
 from service.engine.decode import DecodeBatch, DecodeGraph
-from service.engine.prefill import CHUNK, PREFILL_SECONDS, Reading, ReadQueue
-from service.engine.request import Request, PartialUpdateError, whole
+from service.engine.prefill import CHUNK, PREFILL_SECONDS, PrefillQueue, PrefillState
+from service.engine.request import PartialUpdateError, Request, atomic
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, PrefillResult
 from service.errors import DeadlineExceededError, ModelFailedError
 from service.metrics import EngineMetrics
 
-Steps = list[tuple[Request, int]]
-"""How many steps of a request's rows were done, once or more for each."""
+StepCounts = list[tuple[Request, int]]
+"""Steps of rows that were done, by request; a request may occur more than once."""
 
 
 class Scheduler:
     """Runs requests on a graph, all at once, each as if it were alone.
 
-    `any_split`: the graph gives the same bits however its input is cut. `ended` is told of every request that ends,
-    before its future is. `smoke_test`: a step of the graph that any model takes which works; it raises if this one does
-    not.
+    `split_invariant`: the graph gives the same bits however its input is cut. `on_finished` is called with each request
+    that finishes, before its future is set. `smoke_test` runs a few steps that any working model can run, and raises
+    if the model fails them.
     """
 
     def __init__(
         self,
         runner: Runner,
-        decoding: DecodeGraph | None,
+        decode_graph: DecodeGraph | None,
         split_invariant: bool,
         metrics: EngineMetrics,
-        ended: Callable[[Request], None] = lambda _: None,
+        on_finished: Callable[[Request], None] = lambda _: None,
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
     ) -> None:
-        self._reads = ReadQueue(runner, split_invariant, chunk)
-        self._batch = None if decoding is None else DecodeBatch(decoding)
+        self._prefill_queue = PrefillQueue(runner, split_invariant, chunk)
+        self._decode_batch = None if decode_graph is None else DecodeBatch(decode_graph)
         self._metrics = metrics
-        self._ended = ended
+        self._on_finished = on_finished
         self._smoke_test = smoke_test
         self._requests: set[Request] = set()
-        self._some_cancelled = False
-        """Set on the thread of whoever cancels."""
+        self._any_cancelled = False
+        """Set by the thread that cancels a future."""
         self._first_deadline = math.inf
-        """Of those under way, or an earlier time."""
+        """Of the requests, or an earlier time."""
         self._decode_seconds = 0.0
-        self._dropped = False
-        """Whether a request has ended that waited for the engine."""
+        self._any_dropped = False
+        """Whether a request finished while the prefill queue or the decode batch held it."""
         self.failed = False
-        """Whether the model failed its last smoke test. There is one whenever a step fails: that the model fails for a
-        request alone says nothing of the model."""
+        """Whether the model failed its last smoke test. One runs whenever a step fails, since a step may fail because
+        of a request alone."""
 
     @property
     def busy(self) -> bool:
-        """Whether anything is under way."""
+        """Whether there are unfinished requests."""
         return bool(self._requests)
 
     def add(self, request: Request) -> None:
-        """Let a request join at the next turn."""
+        """Start a request at the next step."""
         self._requests.add(request)
         try:
             self._first_deadline = min(self._first_deadline, request.deadline)
-            request.future.add_done_callback(self._note)
-            self._resume(request, None)
+            request.future.add_done_callback(self._note_cancellation)
+            self._run_task(request, None)
         except Exception as error:
-            self.end(request, error=error)
+            self.finish(request, error=error)
 
-    def turn(self) -> Steps:
-        """Drop who has gone, a few steps of some who decode, a piece for some who read."""
+    def step(self) -> StepCounts:
+        """One iteration: drop finished requests, make one decode call, prefill one chunk. Returns the steps of rows."""
         try:
-            self._drop_gone()
-            return self._decode() + self._read()
-        except PartialUpdateError as torn:
-            self._end_each(torn.requests, torn.__cause__ if isinstance(torn.__cause__, Exception) else torn)
+            self._drop_finished()
+            return self._decode() + self._prefill()
+        except PartialUpdateError as partial:
+            self._fail(partial.requests, partial.__cause__ if isinstance(partial.__cause__, Exception) else partial)
             return []
 
-    def end(self, request: Request, answer: object = None, error: Exception | None = None) -> None:
-        """End a request, whatever else fails meanwhile; if that is broken off, it can be done again."""
-        request.gone = True
-        self._dropped |= request.queued
+    def finish(self, request: Request, answer: object = None, error: Exception | None = None) -> None:
+        """Finish a request with its answer or an error, whatever else fails. Can be repeated if it is interrupted."""
+        request.finished = True
+        self._any_dropped |= request.queued
         try:
             request.task.close()
-        except Exception as broken:
-            error = error or broken
+        except Exception as close_error:
+            error = error or close_error
         try:
-            self._ended(request)
+            self._on_finished(request)
         finally:
             with suppress(InvalidStateError):  # cancelled meanwhile
                 if error is None:
@@ -107,13 +106,13 @@ class Scheduler:
                     request.future.set_exception(error)
             self._requests.discard(request)
 
-    def end_all(self, error: Exception) -> None:
-        """Give up all requests."""
-        self._end_each([*self._requests], error)
-        self._drop_gone()
+    def fail_all(self, error: Exception) -> None:
+        """Finish all requests with an error."""
+        self._fail([*self._requests], error)
+        self._drop_finished()
 
-    def check(self) -> None:
-        """Make a smoke test of the model."""
+    def run_smoke_test(self) -> None:
+        """Run the model's smoke test, which sets `failed`."""
         failed = False
         try:
             self._smoke_test()
@@ -127,132 +126,133 @@ class Scheduler:
                 structlog.get_logger().info("the model passes its smoke test again")
         self.failed = failed
 
-    def _resume(self, request: Request, result: PrefillResult | None) -> None:
-        """Let a task go on to its next wish, or to its end; whoever calls this has to end the request if it fails."""
+    def _run_task(self, request: Request, result: PrefillResult | None) -> None:
+        """Run a task up to its next prefill or decode, or to its end. The caller finishes the request if this fails."""
         try:
             request.queued = False
-            wish = request.task.send(result)
+            command = request.task.send(result)
             request.queued = True
-            if isinstance(wish, Decode):
-                assert self._batch is not None
-                request.rows_left = len(wish.rows)
-                self._batch.add(request, wish)
+            if isinstance(command, Decode):
+                assert self._decode_batch is not None
+                request.unfinished_rows = len(command.rows)
+                self._decode_batch.add(request, command)
             else:
-                self._reads.add(Reading(request, wish))
+                self._prefill_queue.add(PrefillState(request, command))
         except StopIteration as end:
-            self.end(request, answer=end.value)
+            self.finish(request, answer=end.value)
 
-    def _end_each(self, requests: Sequence[Request], error: Exception) -> None:
+    def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         for request in requests:
-            self.end(request, error=error)
+            self.finish(request, error=error)
 
-    def _note(self, future: Future[Any]) -> None:
+    def _note_cancellation(self, future: Future[Any]) -> None:
         if future.cancelled():
-            self._some_cancelled = True
+            self._any_cancelled = True
 
-    def _drop_gone(self) -> None:
-        """Drop those whose caller has gone or whose time is up, before they cost another step."""
+    def _drop_finished(self) -> None:
+        """Drop requests that were cancelled or are past their deadline, before they cost another step."""
         now = time.monotonic()
-        # Each turn comes here: of ten thousand requests, it must not look at all without a reason.
-        if self._some_cancelled or now > self._first_deadline:
-            self._some_cancelled = False
+        # Every step comes here: do not look at ten thousand requests without a reason.
+        if self._any_cancelled or now > self._first_deadline:
+            self._any_cancelled = False
             for request in [*self._requests]:
                 if request.future.cancelled():
                     self._metrics.cancelled.inc()
-                    self.end(request)
+                    self.finish(request)
                 elif now > request.deadline:
                     self._metrics.expired.inc()
-                    self.end(request, error=DeadlineExceededError("not done by the deadline; nothing was changed"))
+                    self.finish(request, error=DeadlineExceededError("not done by the deadline; nothing was changed"))
             self._first_deadline = min((request.deadline for request in self._requests), default=math.inf)
-        if self._dropped:
-            self._reads.drop_gone()
-            if self._batch is not None:
-                self._batch.drop_gone()
-            self._dropped = False
+        if self._any_dropped:
+            self._prefill_queue.drop_finished()
+            if self._decode_batch is not None:
+                self._decode_batch.drop_finished()
+            self._any_dropped = False
 
-    def _decode(self) -> Steps:
-        """A few steps of the rows whose turn it is."""
-        batch = self._batch
+    def _decode(self) -> StepCounts:
+        """Make one decode call for the running rows."""
+        batch = self._decode_batch
         if not batch:
             self._decode_seconds = 0.0
             return []
         started = time.perf_counter()
         try:
-            found, states = batch.run()
+            outputs, states = batch.run()
         except PartialUpdateError:
             raise
         except Exception as error:
-            concerned = batch.requests
-            if not concerned:
+            requests = batch.requests
+            if not requests:
                 raise
-            self._check_after(error)
-            if len(concerned) > 1 and not self.failed:
-                batch.try_alone()
+            self._smoke_test_after(error)
+            if len(requests) > 1 and not self.failed:
+                batch.isolate()
             else:
-                self._end_each(concerned, error)
+                self._fail(requests, error)
             return []
-        concerned = batch.requests
+        requests = batch.requests
         try:
-            outcome = batch.advance(found, states)
+            outcome = batch.advance(outputs, states)
         except Exception as error:
             # Some rows may have taken the step, others not.
             batch.clear()
-            raise PartialUpdateError(concerned) from error
-        for request, reason in outcome.failed:
-            self.end(request, error=reason)
+            raise PartialUpdateError(requests) from error
+        for request, row_error in outcome.failed:
+            self.finish(request, error=row_error)
         for request in outcome.ended:
-            request.rows_left -= 1
-            if not request.rows_left and not request.gone:
+            request.unfinished_rows -= 1
+            if not request.unfinished_rows and not request.finished:
                 try:
-                    self._resume(request, None)
+                    self._run_task(request, None)
                 except Exception as error:
-                    self.end(request, error=error)
+                    self.finish(request, error=error)
         self._decode_seconds = time.perf_counter() - started
         self._metrics.decode_calls.inc()
         self._metrics.decode_steps.inc(sum(steps for _, steps in outcome.steps))
         return outcome.steps
 
-    def _read(self) -> Steps:
-        """Read a piece for some of those who wait."""
-        if not self._reads:
+    def _prefill(self) -> StepCounts:
+        """Prefill one chunk of some waiting requests."""
+        queue = self._prefill_queue
+        if not queue:
             return []
-        group, steps = self._reads.next(self._decode_seconds or PREFILL_SECONDS)
-        lengths = [min(steps, reading.ahead) for reading in group]
+        batch, steps = queue.next_batch(self._decode_seconds or PREFILL_SECONDS)
+        lengths = [min(steps, prefill.remaining) for prefill in batch]
         started = time.perf_counter()
         try:
-            found, after = self._reads.read(group, lengths, steps)
+            batch_outputs, batch_states = queue.run(batch, lengths, steps)
         except Exception as error:
-            self._check_after(error)
-            if len(group) > 1 and not self.failed:
-                self._reads.try_alone(group)
+            self._smoke_test_after(error)
+            if len(batch) > 1 and not self.failed:
+                queue.isolate(batch)
             else:
-                self._end_each([reading.request for reading in group], error)
+                self._fail([prefill.request for prefill in batch], error)
             return []
-        rows: int = sum(reading.rows for reading in group)
-        self._reads.took(rows, (time.perf_counter() - started) / steps)
-        done: Steps = [(r.request, length * r.rows) for r, length in zip(group, lengths, strict=True)]
-        first = 0
-        with whole([reading.request for reading in group]):
-            for reading, length in zip(group, lengths, strict=True):
-                own = slice(first, first + reading.rows)
-                first += reading.rows
+        rows: int = sum(prefill.rows for prefill in batch)
+        queue.record(rows, (time.perf_counter() - started) / steps)
+        done: StepCounts = [(p.request, length * p.rows) for p, length in zip(batch, lengths, strict=True)]
+        start = 0
+        with atomic([prefill.request for prefill in batch]):
+            for prefill, length in zip(batch, lengths, strict=True):
+                part = slice(start, start + prefill.rows)
+                start += prefill.rows
                 try:
-                    outputs = {name: array[own] for name, array in zip(reading.outputs, found, strict=True)}
-                    reading.advance(length, outputs, {name: array[own] for name, array in after.items()})
+                    outputs = {name: a[part] for name, a in zip(prefill.output_names, batch_outputs, strict=True)}
+                    prefill.advance(length, outputs, {name: array[part] for name, array in batch_states.items()})
                 except Exception as error:
-                    self.end(reading.request, error=error)
-            self._reads.done(group)
-        for reading in group:
+                    self.finish(prefill.request, error=error)
+            queue.complete(batch)
+        for prefill in batch:
             try:
-                if not reading.ahead and not reading.request.gone:
-                    self._resume(reading.request, reading.result())
+                if not prefill.remaining and not prefill.request.finished:
+                    self._run_task(prefill.request, prefill.result())
             except Exception as error:
-                self.end(reading.request, error=error)
-        self._metrics.read_calls.inc()
-        self._metrics.read_steps.inc(sum(steps for _, steps in done))
+                self.finish(prefill.request, error=error)
+        self._metrics.prefill_calls.inc()
+        self._metrics.prefill_steps.inc(sum(steps for _, steps in done))
         return done
 
-    def _check_after(self, error: Exception) -> None:
-        """See whether a step failed for the model's own reasons, before anybody is told that it did."""
+    def _smoke_test_after(self, error: Exception) -> None:
+        """Find out whether a step failed because of the model, before its requests fail."""
         if isinstance(error, ModelFailedError):
-            self.check()
+            self.run_smoke_test()

@@ -1,4 +1,4 @@
-"""What a request asks of the engine: a task, which yields reads and decodes and is sent their results."""
+"""What a request asks of the engine: a task, a generator that yields prefills and decodes and is sent their results."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Prefill:
-    """Read inputs (R, T, ...) into R sequences that stand at `states`; states that are not given are fresh ones.
-    `timeless`: inputs (R, ...) that have no axis T, the same however the others are cut. The result is a `Result`."""
+    """Run R sequences over `inputs` (R, T, ...) from `states` (R, ...); missing states are initial ones.
+    `static_inputs` (R, ...) have no axis T: each call takes them whole. The result is a `PrefillResult`."""
 
     inputs: Mapping[str, Array]
-    outputs: tuple[str, ...]
+    output_names: tuple[str, ...]
     states: Mapping[str, Array] = field(default_factory=dict)
     static_inputs: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PrefillResult:
-    """The outputs asked for, by name (of every step, or after the last), and the states after it."""
+    """The outputs by name, of every step or of the last, and the states after the last."""
 
     outputs: Mapping[str, Array]
     states: Mapping[str, Array]
@@ -33,9 +33,8 @@ class PrefillResult:
 
 @dataclass(frozen=True)
 class SequenceState:
-    """Where one sequence stands: how many values or characters it has read, and all that goes on from there, (1, ...)
-    by name; nothing for a sequence that has read nothing. `text_end`: the end of a text that was read, as far as what
-    follows could change how it is read."""
+    """The state of one sequence: how many values or tokens it has read, and its tensors (1, ...) by name, none for an
+    empty sequence. `text_end`: the end of the text that it has read, as far as later text could change its tokens."""
 
     position: int
     states: Mapping[str, Array]
@@ -47,38 +46,35 @@ EMPTY_STATE = SequenceState(0, {})
 
 @dataclass(frozen=True)
 class Decode:
-    """Let rows go on by themselves from `states` (R, ...), choosing their own input, until all have ended. States that
-    are not given are fresh ones.
-
-    There is no result: what was chosen stands in the rows.
-    """
+    """Let R rows generate from `states` (R, ...) until all have ended; missing states are initial ones. There is no
+    result: the decoder writes into the rows."""
 
     rows: Sequence[Any]
     states: States
 
 
 Task = Generator[Prefill | Decode, Any, Answer]
-"""Runs on the engine's thread between two steps of the graph, so it must only do what cannot be done elsewhere."""
+"""Runs on the engine's thread, between two steps of the graph: it must be quick."""
 
 
 class Decoder(Protocol):
-    """What the graph that decodes is fed with, and what its outputs mean for the rows of a batch."""
+    """Makes the decode graph's inputs from a batch's rows, and writes its outputs into them."""
 
     @property
-    def outputs(self) -> Sequence[str]:
-        """The outputs that it is told of each call."""
+    def output_names(self) -> Sequence[str]:
+        """The outputs that `advance` takes."""
 
     def inputs(self, rows: Sequence[Any]) -> Mapping[str, Array]:
-        """The graph's inputs for the next call, besides the state. Changes nothing in the rows. While the batch stays
-        the same, `rows` is the same list."""
+        """The graph's inputs for the next call, without the states. Changes no row. `rows` is the same list while the
+        batch is the same."""
 
-    def take(
-        self, rows: Sequence[Any], found: Sequence[Array], states: States
+    def advance(
+        self, rows: Sequence[Any], outputs: Sequence[Array], states: States
     ) -> tuple[int, NDArray[np.bool_], dict[int, Exception]]:
-        """Note the outputs, and where they stand now, in the rows: how many steps it were, which rows go on, and what
-        went wrong with some of them."""
+        """Write the outputs and the states after them into the rows. Returns the number of steps, which rows continue,
+        and the errors by row."""
 
 
-def repeat(states: Mapping[str, Array], rows: int) -> States:
-    """One sequence's state (1, ...) as `rows` equal ones (rows, ...)."""
+def repeat_states(states: Mapping[str, Array], rows: int) -> States:
+    """One sequence's states (1, ...) as `rows` equal ones (rows, ...)."""
     return {name: np.repeat(array, rows, axis=0) for name, array in states.items()}
