@@ -34,7 +34,7 @@ _MAX_POSITION = 2**53
 @dataclass(frozen=True, slots=True)
 class Header:
     """Which model's graph a state belongs to, how many values or characters were read until it, and the end of the text
-    that was read (Snapshot)."""
+    that was read (SequenceState)."""
 
     model: str
     version: int

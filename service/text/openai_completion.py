@@ -132,7 +132,7 @@ class Completion:
         self._check_limits(work)
         self._call.hold(held, "$.logprobs" if body.logprobs else body.prompt_path, self._model.engine)
 
-    def begin(self, i: int, listener: Listener | None = None) -> "Future[Snapshot]":
+    def begin(self, i: int, listener: Listener | None = None) -> "Future[SequenceState]":
         """Let the texts of one prompt be written."""
         model, wish = self._model, self._wishes[i]
         self._rows[i], task = generate(model.manifest.tokenizer, wish, listener=listener)
@@ -198,7 +198,7 @@ class Completion:
             positions = body.n * (self._length * len(read) + sum(read) * body.echo)
             check_candidates(positions, 1 + body.logprobs, app, "$.logprobs")
 
-    def _check(self, pending: "Sequence[Future[Snapshot]]") -> None:
+    def _check(self, pending: "Sequence[Future[SequenceState]]") -> None:
         """Raise what any of them failed with; where one has, others were cancelled."""
         for path, done in sorted(zip(self._prompts, pending, strict=True), key=lambda one: one[1].cancelled()):
             try:
