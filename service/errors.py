@@ -1,41 +1,41 @@
-"""Every way a request can fail, as one tree: a stable code and an HTTP status each. Knows nothing of the web framework.
+"""Every way a request can fail, as one tree: each error has a stable code and an HTTP status. Knows nothing of FastAPI.
 
 CarryError
-├── MalformedBodyError      400  the body is no JSON
-├── InvalidRequestError     422  a field's value is not acceptable
-│   ├── LimitExceededError  422  a field is longer or larger than the settings allow
-│   ├── WrongModelKindError 422  a text model asked to forecast, or the other way round
-│   └── NonFiniteOutputError 422  the model gives no finite numbers for this input
-├── InvalidStateError       422  a state that is not ours, not whole, or of another model
-├── IdempotencyKeyError     422  the key was used for another call
-├── UnauthorizedError       401  no API key, or one that is not known
-├── BodyTooLargeError       413  the body is larger than the settings allow
-├── BodyEncodingError       415  the body is compressed in a way that is not read
-├── UnsupportedError         404  something that other services do and this one does not
-├── ModelNotFoundError      404  no model of that name (and version)
-├── ModelRefusedError       409  the model's folder failed its checks
-├── SessionNotFoundError    404  no such session, or another owner's
-├── SessionExpiredError     410  it lived until its time was up
-├── VersionMismatchError    412  the session is not at the version that If-Match names
-├── SessionConflictError    409  others changed the session all the while
-├── SessionModelError       409  the model of the session is not loaded
-├── VersionNotKeptError     409  the version to go back to is not kept
-├── TooManySessionsError    429  the owner has as many sessions as one may have
-├── StoreFullError          507  no room for another session or state
-├── OwnerStoreFullError     507  the owner's sessions and kept answers take as many bytes as one may have
-├── StoreUnavailableError   503  the session store cannot be reached
-├── CrossOriginError        403  a web page of another origin calls
-├── NotReadyError           503  no model is ready
-├── BusyError               503  more is being sent, or waits to be read, than there is room for
-├── QueueFullError          429  more work waits than the settings allow: come back later
-├── DeadlineExceededError   504  the request's time was up before it was done
-├── ModelFailedError        500  the model itself failed: our fault, never the caller's
-└── UnexpectedError         500  anything else: it is logged, and not shown
+├── MalformedBodyError       400  the body is not JSON
+├── InvalidRequestError      422  a field has a value that is not accepted
+│   ├── LimitExceededError   422  a field exceeds a limit of the settings
+│   ├── WrongModelKindError  422  the call needs another kind of model, such as a forecaster
+│   └── NonFiniteOutputError 422  the model computes NaN or infinity from this input
+├── InvalidStateError        422  the state is damaged, not signed by this service, or of another model
+├── IdempotencyKeyError      422  another call already used this idempotency key
+├── UnauthorizedError        401  the API key is missing or unknown
+├── BodyTooLargeError        413  the body exceeds the limit of the settings
+├── BodyEncodingError        415  the body has an unsupported Content-Encoding
+├── UnsupportedError         404  the client of another service asks for a feature that Carry lacks
+├── ModelNotFoundError       404  no model has this name and version
+├── ModelRefusedError        409  the model exists, but its folder failed the checks
+├── SessionNotFoundError     404  the caller has no session with this id
+├── SessionExpiredError      410  the session expired
+├── VersionMismatchError     412  the session's version is not one of those in If-Match
+├── SessionConflictError     409  other calls kept updating the session
+├── SessionModelError        409  the session's model is not loaded
+├── VersionNotKeptError      409  the store no longer has this version of the session
+├── TooManySessionsError     429  the caller has reached the limit of sessions
+├── StoreFullError           507  the session store is full
+├── OwnerStoreFullError      507  the caller has reached the limit of bytes in the session store
+├── StoreUnavailableError    503  the session store does not answer
+├── CrossOriginError         403  a web page of another origin sent the request
+├── NotReadyError            503  no model is ready
+├── BusyError                503  the bodies or answers in transfer take all the memory for them
+├── QueueFullError           429  the queue of the model is full: retry later
+├── DeadlineExceededError    504  the request did not finish before its deadline
+├── ModelFailedError         500  the model failed: a fault of the service, not of the caller
+└── UnexpectedError          500  any other exception: it is logged, not shown
 """
 
 
 class CarryError(Exception):
-    """Something a caller is told, in words that are safe to show. `path` is the JSON path of the offending field."""
+    """An error that the caller sees: `detail` is safe to show, `path` is the JSON path of the field at fault."""
 
     code = "error"
     status = 500
@@ -54,88 +54,88 @@ class MalformedBodyError(CarryError):
 
 
 class InvalidRequestError(CarryError):
-    """A field's value is not acceptable."""
+    """A field has a value that is not accepted."""
 
     code = "invalid_request"
     status = 422
 
 
 class LimitExceededError(InvalidRequestError):
-    """A field is longer or larger than the settings allow."""
+    """A field exceeds a limit of the settings."""
 
     code = "limit_exceeded"
 
 
 class WrongModelKindError(InvalidRequestError):
-    """The model named is of the other kind."""
+    """The model is of another kind than the call needs."""
 
     code = "wrong_model_kind"
 
 
 class NonFiniteOutputError(InvalidRequestError):
-    """The model gives no finite numbers for this input."""
+    """The model computes NaN or infinity from this input."""
 
     code = "not_predictable"
 
 
 class BodyTooLargeError(CarryError):
-    """The body is larger than the settings allow."""
+    """The body exceeds the limit of the settings."""
 
     code = "body_too_large"
     status = 413
 
 
 class BodyEncodingError(CarryError):
-    """The body is compressed in a way that is not read."""
+    """The body has an unsupported Content-Encoding."""
 
     code = "unsupported_encoding"
     status = 415
 
 
 class UnsupportedError(CarryError):
-    """Something that clients of other services may ask for, and this one does not do."""
+    """The client of another service asks for a feature that Carry lacks."""
 
     code = "not_offered"
     status = 404
 
 
 class ModelNotFoundError(CarryError):
-    """No model of that name and version."""
+    """No model has this name and version."""
 
     code = "model_not_found"
     status = 404
 
 
 class ModelRefusedError(CarryError):
-    """The model's folder failed its checks; the detail says which."""
+    """The model exists, but its folder failed the checks; `detail` says which one."""
 
     code = "model_refused"
     status = 409
 
 
 class NotReadyError(CarryError):
-    """No model is ready to answer."""
+    """No model is ready."""
 
     code = "not_ready"
     status = 503
 
 
 class CrossOriginError(CarryError):
-    """A web page of another origin calls, perhaps without its user's knowledge."""
+    """A web page of another origin sent the request, perhaps without its user's knowledge."""
 
     code = "cross_origin"
     status = 403
 
 
 class BusyError(CarryError):
-    """More bodies are arriving, or answers wait to be read, than there is room for."""
+    """The bodies or answers in transfer take all the memory for them."""
 
     code = "busy"
     status = 503
 
 
 class QueueFullError(CarryError):
-    """More work waits already than the settings allow. `retry_after`: seconds until it should be done."""
+    """The queue of the model is full. `retry_after`: seconds until it should have room."""
 
     code = "queue_full"
     status = 429
@@ -146,7 +146,7 @@ class QueueFullError(CarryError):
 
 
 class DeadlineExceededError(CarryError):
-    """The request's time was up before it was done."""
+    """The request did not finish before its deadline."""
 
     code = "deadline_exceeded"
     status = 504
@@ -160,101 +160,101 @@ class ModelFailedError(CarryError):
 
 
 class UnexpectedError(CarryError):
-    """What was raised was none of these."""
+    """Stands for any exception that is not a CarryError."""
 
     code = "internal_error"
     status = 500
 
     def __init__(self) -> None:
-        super().__init__("an unexpected error; it has been logged")
+        super().__init__("unexpected error; the log has the details")
 
 
 class InvalidStateError(CarryError):
-    """A state that this service did not sign, that is not whole, or that belongs to another model."""
+    """The state is damaged, not signed by this service, or of another model."""
 
     code = "state_refused"
     status = 422
 
 
 class IdempotencyKeyError(CarryError):
-    """The idempotency key was used for another call."""
+    """Another call already used this idempotency key."""
 
     code = "idempotency_key_reused"
     status = 422
 
 
 class UnauthorizedError(CarryError):
-    """No API key, or one that is not known."""
+    """The API key is missing or unknown."""
 
     code = "unauthorized"
     status = 401
 
 
 class SessionNotFoundError(CarryError):
-    """No such session; or it is another owner's, which nobody is told."""
+    """The caller has no session with this id. A session of another owner gives the same error."""
 
     code = "session_not_found"
     status = 404
 
 
 class SessionExpiredError(CarryError):
-    """The session lived until its time was up."""
+    """The session expired."""
 
     code = "session_expired"
     status = 410
 
 
 class VersionMismatchError(CarryError):
-    """The session is not at the version that the caller expects."""
+    """The session's version is not one of those in If-Match."""
 
     code = "version_mismatch"
     status = 412
 
 
 class SessionConflictError(CarryError):
-    """Others changed the session whenever this call was done; it changed nothing."""
+    """Retries exhausted: other calls kept updating the session. Nothing was written."""
 
     code = "session_conflict"
     status = 409
 
 
 class SessionModelError(CarryError):
-    """The model that the session belongs to is not loaded."""
+    """The session's model is not loaded."""
 
     code = "session_model_gone"
     status = 409
 
 
 class VersionNotKeptError(CarryError):
-    """The version of the session to go back to is not kept, or never was."""
+    """The store does not have this version of the session."""
 
     code = "version_not_kept"
     status = 409
 
 
 class TooManySessionsError(CarryError):
-    """The owner has as many sessions as one may have."""
+    """The owner has reached the limit of sessions."""
 
     code = "too_many_sessions"
     status = 429
 
 
 class StoreFullError(CarryError):
-    """The session store has no room; nothing was changed."""
+    """The session store is full. Nothing was written."""
 
     code = "store_full"
     status = 507
 
 
 class OwnerStoreFullError(CarryError):
-    """The owner's sessions and kept answers take as many bytes as one may have; nothing was changed."""
+    """The owner has reached the limit of bytes, for sessions and stored answers. Nothing was written."""
 
     code = "owner_store_full"
     status = 507
 
 
 class StoreUnavailableError(CarryError):
-    """The session store cannot be reached or read."""
+    """The session store does not answer, or cannot be read."""
 
     code = "store_unavailable"
     status = 503

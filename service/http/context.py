@@ -1,12 +1,11 @@
-"""The context of a request: who calls, until when, and on what conditions the call may change a session.
+"""The context of a request: its caller, its deadline, and its conditions (If-Match, Idempotency-Key).
 
-One dependency reads all headers: five that declare one each cost a sixth of a forecast.
+One dependency reads all headers: five dependencies, one for each header, take a sixth of the time of a forecast.
 """
 
 import hashlib
 import math
 import re
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -28,7 +27,7 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """`deadline`: when the call is given up, on time.monotonic's clock. `group`: of all its tasks for an engine."""
+    """`deadline`: time.monotonic() at which the call fails with 504. `group`: shared by all tasks of the call."""
 
     app: AppState
     caller: Caller
@@ -37,21 +36,17 @@ class RequestContext:
     group: object = field(default_factory=object)
 
     def hold(self, amount: int, path: str, engine: Engine) -> None:
-        """Hold so many bytes until the call is answered; `path` is the field that makes them many.
+        """Reserve `amount` bytes of memory until the answer is sent. `path`: the field that makes the amount large.
 
         Raises:
-            LimitExceededError: it is more than there is.
-            QueueFullError: others hold too much of it; they should be done when the engine has done what waits.
+            LimitExceededError: the amount exceeds the whole budget.
+            QueueFullError: other requests hold too much of the budget; retry when the engine's queue is empty.
         """
         self.memory.hold(amount, path, engine.seconds_left)
 
     def submit(self, engine: Engine, task: Task[Result], steps: int) -> "Future[Result]":
-        """Submit a task of so many steps, with the call's deadline and in its group."""
+        """Submit a task of `steps` steps, with the call's deadline and group."""
         return engine.submit(task, steps, self.deadline, self.group)
-
-    def receipt(self, pack: Callable[[], bytes]) -> bytes | None:
-        """The answer packed for a repetition of the call; None if the call has no idempotency key."""
-        return None if self.caller.key is None else pack()
 
 
 async def _context(request: Request) -> RequestContext:
@@ -61,7 +56,7 @@ async def _context(request: Request) -> RequestContext:
     fingerprint = ""
     if key is not None:
         if not _KEY.fullmatch(key):
-            raise InvalidRequestError("1 to 255 printable ASCII characters", "Idempotency-Key")
+            raise InvalidRequestError("must be 1 to 255 printable ASCII characters", "Idempotency-Key")
         content = f"{request.method} {request.url.path}\n".encode() + await request.body()
         fingerprint = hashlib.sha256(content).hexdigest()
     caller = Caller(request.scope["carry.owner"], key, fingerprint, None if if_match is None else _versions(if_match))
@@ -74,22 +69,22 @@ Context = Annotated[RequestContext, Depends(_context)]
 
 
 def owner_of_key(key: str) -> str:
-    """The owner that the store knows for an API key: it never sees the key."""
+    """The owner of sessions for an API key: a hash, so that the store never sees the key."""
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def authenticate(app: AppState, authorization: str | None) -> str:
-    """The owner who calls; "" where the service has no API keys.
+    """The caller's owner name; "" if the service has no API keys.
 
     Raises:
-        UnauthorizedError: the service has API keys, and this is none of them.
+        UnauthorizedError: the service has API keys, and the header has none of them.
     """
     if not app.owners:
         return ""
     scheme, _, key = (authorization or "").partition(" ")
     owner = owner_of_key(key.strip())
     if scheme.lower() != "bearer" or owner not in app.owners:
-        raise UnauthorizedError("needs `Authorization: Bearer <key>` with a key that the service knows")
+        raise UnauthorizedError("send `Authorization: Bearer <key>` with one of the service's API keys")
     return owner
 
 
@@ -99,17 +94,17 @@ def _seconds(header: str, limit: float) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise InvalidRequestError("a number of seconds above 0", "X-Request-Timeout")
+        raise InvalidRequestError("must be a number of seconds above 0", "X-Request-Timeout")
     return min(limit, seconds)
 
 
 def _versions(if_match: str) -> frozenset[int] | None:
-    """The versions that an If-Match names (RFC 9110, section 13.1.1); None for `*`. Weak ones never match."""
+    """The versions in an If-Match header (RFC 9110, section 13.1.1); None for `*`. Weak ETags never match."""
     if if_match.strip() == "*":
         return None
     tags = [_ETAG.fullmatch(tag) for tag in if_match.split(",")]
     if not all(tags):
-        raise InvalidRequestError('ETags as the service gave them, e.g. "3", or *', "If-Match")
+        raise InvalidRequestError('must be ETags of the session, e.g. "3", or *', "If-Match")
     strong = [tag[2] for tag in tags if tag is not None and tag[1] is None]
     return frozenset(int(tag) for tag in strong if tag.isascii() and tag.isdecimal() and len(tag) < 20)
 
@@ -121,21 +116,21 @@ def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, An
 _TIMEOUT = _header(
     "X-Request-Timeout",
     {"type": "number", "exclusiveMinimum": 0},
-    "Seconds until the call is given up with 504, if fewer than the service's own limit.",
+    "Seconds until the call fails with 504. The service's own limit applies if it is lower.",
 )
 _IF_MATCH = _header(
     "If-Match",
     {"type": "string", "pattern": r'^("[!#-~]*"|\*)$', "examples": ['"3"']},
-    "ETags of the session (its version in quotes): at any other version, the call changes nothing and answers 412.",
+    "ETags of the session (its version in quotes). At any other version, the call changes nothing and answers 412.",
 )
 _IDEMPOTENCY_KEY = _header(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
-    "Any text that is this call's own. The same call with the same key is done once; sent again, it gets the same "
-    "answer, with the header `Idempotency-Replayed`. Calls that change nothing ignore it.",
+    "A text that identifies this call. A repetition with the same key does not run again: it gets the first answer, "
+    "with the header `Idempotency-Replayed`. Calls that change nothing ignore the key.",
 )
 TIMEOUT_HEADERS = {"parameters": [_TIMEOUT]}
-"""For OpenAPI: the headers of a route."""
+"""For OpenAPI: the headers that a route reads."""
 READ_HEADERS = {"parameters": [_IF_MATCH]}
 CREATE_HEADERS = {"parameters": [_TIMEOUT, _IDEMPOTENCY_KEY]}
 WRITE_HEADERS = {"parameters": [_TIMEOUT, _IF_MATCH, _IDEMPOTENCY_KEY]}

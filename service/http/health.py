@@ -1,4 +1,4 @@
-"""GET /health/live, GET /health/ready, GET /metrics: for whoever keeps the service up."""
+"""GET /health/live, GET /health/ready, GET /version and GET /metrics, for operators and orchestrators."""
 
 import os
 from contextlib import suppress
@@ -23,36 +23,36 @@ class Live(Answer):
 
 
 class Version(Answer):
-    """Which Carry it is."""
+    """The version of Carry."""
 
     version: str
 
 
 class Ready(Answer):
-    """Models answer."""
+    """Every process has models, and each passes its smoke test."""
 
     status: Literal["ready"] = "ready"
     models: int
     store: Literal["up", "down"] = Field(
-        description="Whether the session store answers. Without it, calls with a session answer 503, all others go on."
+        description="Whether the session store answers. While it is down, calls with a session answer 503."
     )
 
 
 @router.get("/health/live", operation_id="health_live")
 async def get_live() -> Live:
-    """Whether the process answers at all."""
+    """Whether the process answers."""
     return Live()
 
 
 @router.get("/health/ready", operation_id="health_ready", responses=documented(422, 503))
 async def get_ready(
     app: App,
-    store: Annotated[bool, Query(description="Not ready, too, while the session store does not answer.")] = False,
+    store: Annotated[bool, Query(description="Answer 503 also while the session store is down.")] = False,
 ) -> Ready:
-    """Whether every process of the machine has its models loaded, and each passes its smoke test. There is one whenever
-    a step fails, and then until it passes."""
-    own = reason_not_ready(app)
-    reasons = [f"process {os.getpid()} {own}"] if own else []
+    """Whether every process of the machine has loaded its models, and each model passes its smoke test. A failed step
+    starts smoke tests, until one passes."""
+    reason = reason_not_ready(app)
+    reasons = [f"process {os.getpid()} {reason}"] if reason else []
     reasons += app.board.others_not_ready(app.worker_index)
     if reasons:
         raise NotReadyError("; ".join(reasons))
@@ -66,15 +66,15 @@ def reason_not_ready(app: AppState) -> str:
     """Why this process is not ready; "" if it is."""
     models = app.registry.models
     if not models:
-        return "has no model loaded; GET /models tells why"
+        return "has no model loaded; see GET /models"
     failed = [model.label for model in models if model.engine.failed]
-    return f"fails the smoke test of: {', '.join(failed)}" if failed else ""
+    return f"has models that fail their smoke test: {', '.join(failed)}" if failed else ""
 
 
 @router.get("/health", include_in_schema=False)
 @router.get("/ping", include_in_schema=False)
 async def get_health(app: App) -> Response:
-    """As `/health/ready`, where clients of vLLM and SageMaker look: 200 without a body."""
+    """As `/health/ready`, without a body, at the paths that clients of vLLM and SageMaker use."""
     await get_ready(app)
     return Response()
 
@@ -90,6 +90,6 @@ async def get_version() -> Version:
 )
 async def get_metrics(app: App) -> Response:
     """Counters and histograms for Prometheus."""
-    with suppress(CarryError):  # the store cannot be reached: what it last held stands
+    with suppress(CarryError):  # the store is down: show its last figures
         await app.sessions.measure()
     return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

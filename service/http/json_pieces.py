@@ -1,4 +1,4 @@
-"""Large answers as JSON, written in pieces, so that nobody waits for the whole of one."""
+"""Large answers as JSON, written in pieces, so that other requests use the event loop in between."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from starlette.responses import StreamingResponse
 from service.http.offload import take_turns
 
 PIECE = 5000
-"""Numbers, or texts as long, of one piece: about half a millisecond."""
+"""Numbers in a piece, which takes about half a millisecond to write. A text counts by its length."""
 
 
 def json_pieces(value: Any) -> Iterator[bytes]:
-    """A value of dicts, lists and arrays (of one axis), in pieces that together are its JSON."""
+    """A value of dicts, lists and one-dimensional arrays as JSON, in pieces."""
     if _size(value) <= PIECE:
         yield _dumps(value)
     elif isinstance(value, Mapping):
@@ -36,32 +36,33 @@ def json_pieces(value: Any) -> Iterator[bytes]:
 
 
 async def json_fragments(answer: Mapping[str, Any], deadline: float) -> Mapping[str, Any]:
-    """The answer, what is large in it as JSON already, written in turns with others.
+    """The answer, with its large fields already as JSON.
 
     Raises:
         DeadlineExceededError: the deadline has passed.
     """
-    written = dict(answer)
+    fragments = dict(answer)
     for name, value in answer.items():
         if _size(value) > PIECE:
-            written[name] = orjson.Fragment(b"".join([piece async for piece in take_turns(json_pieces(value), deadline)]))
-    return written
+            pieces = [piece async for piece in take_turns(json_pieces(value), deadline)]
+            fragments[name] = orjson.Fragment(b"".join(pieces))
+    return fragments
 
 
 async def large_json_answer(pieces: Iterator[bytes], deadline: float) -> Response:
-    """An answer of JSON, written in turns with others, then sent piece by piece: never is there a second copy of it.
+    """A JSON answer of these pieces. They are sent one by one, so that there is no second copy of the answer.
 
     Raises:
         DeadlineExceededError: the deadline has passed.
     """
     parts: list[bytes] = []
-    waiting: list[bytes] = []
+    buffer: list[bytes] = []
     async for piece in take_turns(pieces, deadline):
-        waiting.append(piece)
-        if len(waiting) >= 256:
-            parts.append(b"".join(waiting))
-            waiting = []
-    parts.append(b"".join(waiting))
+        buffer.append(piece)
+        if len(buffer) >= 256:
+            parts.append(b"".join(buffer))
+            buffer = []
+    parts.append(b"".join(buffer))
     length = str(sum(map(len, parts)))
 
     async def send() -> AsyncIterator[bytes]:
@@ -73,7 +74,7 @@ async def large_json_answer(pieces: Iterator[bytes], deadline: float) -> Respons
 
 
 def _size(value: Any) -> int:
-    """How many numbers it is about; a text counts by its length."""
+    """About how many numbers a value has; a text counts by its length."""
     if isinstance(value, Mapping):
         return len(value) + sum(map(_size, value.values()))
     if isinstance(value, np.ndarray):
@@ -81,7 +82,7 @@ def _size(value: Any) -> int:
     if isinstance(value, str):
         return 1 + len(value) // 64
     if isinstance(value, Sequence):
-        # All items are alike: looking at the first tells whether they are numbers.
+        # The items of a list are alike: if the first is a number, all are.
         return len(value) * _size(value[0]) if len(value) and _size(value[0]) <= 1 else 1 + sum(map(_size, value))
     return 1
 

@@ -1,8 +1,7 @@
-"""Reads the JSON of large bodies piece by piece, so that others may use the event loop in between.
+"""Parses large JSON bodies in pieces, so that other requests use the event loop in between.
 
-In a large body, nearly all is long lists of numbers, which cost the most for each byte. These are taken out and parsed
-in pieces; what is left is small, and is parsed at once. Each piece goes through orjson, so that what is accepted, and
-what it means, is the same as for a small body.
+Large bodies consist mostly of long lists of numbers. These lists are cut out and parsed in pieces; the small rest is
+parsed at once. orjson parses every piece, so a large body means the same as a small one.
 """
 
 import gc
@@ -16,63 +15,63 @@ import orjson
 from service.http.offload import take_turns
 
 LARGE = 2**18
-"""Bytes of a body from which on it is read so."""
+"""Bytes of a body that is parsed in pieces."""
 LONG = 2**10
-"""Bytes of a list from which on it is taken out."""
+"""Bytes of a list that is cut out."""
 PIECE = 2**16
-"""Bytes that are searched, or parsed, at once."""
+"""Bytes to search or parse at once."""
 
 _MARKS = re.compile(rb'[\\"\[\]{}]')
 _BACKSLASH, _QUOTE, _BEGIN, _END = rb"\"[]"
 
 
 async def read_json(body: bytes) -> Any:
-    """What the body says.
+    """Parse a body.
 
     Raises:
         ValueError: it is not JSON.
     """
     if len(body) < LARGE:
-        return _parsed(body)
+        return _loads(body)
     lists: list[list[Any]] = []
     rest: list[bytes] = []
-    done = 0
-    name = secrets.token_hex(16)  # no body has it
-    async for place in take_turns(_long_lists(body)):
-        if place is None:
+    parsed_to = 0
+    marker = secrets.token_hex(16)  # a key that no body has
+    async for span in take_turns(_long_lists(body)):
+        if span is None:
             continue
-        begin, end = place
+        begin, end = span
         items: list[Any] = []
         async for piece in take_turns(_pieces(body, begin + 1, end - 1)):
-            items += _parsed(b"[" + piece + b"]")
-        rest += [body[done:begin], orjson.dumps({name: len(lists)})]
+            items += _loads(b"[" + piece + b"]")
+        rest += [body[parsed_to:begin], orjson.dumps({marker: len(lists)})]
         lists.append(items)
-        done = end
-    read = [_parsed(b"".join([*rest, body[done:]]))]
+        parsed_to = end
+    root = [_loads(b"".join([*rest, body[parsed_to:]]))]
     if lists:
-        async for _ in take_turns(_put_back(read, lists, name)):
+        async for _ in take_turns(_put_back(root, lists, marker)):
             pass
-    return read[0]
+    return root[0]
 
 
-def _parsed(text: bytes) -> Any:
-    """Without collections of garbage on the way: of many small lists, they would take three quarters of the time."""
-    collects = gc.isenabled()
+def _loads(text: bytes) -> Any:
+    """Parse without garbage collections: with many small lists, they take three quarters of the time."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         return orjson.loads(text)
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
 def _long_lists(body: bytes) -> Iterator[tuple[int, int] | None]:
-    """Where long lists without texts, lists and objects begin and end; None between the parts of the search."""
+    """Begin and end of each long list of numbers (or null, true, false). None after each searched piece."""
     in_text, begin, after_escape = False, -1, 0
     for start in range(0, len(body), PIECE):
         yield None
-        for found in _MARKS.finditer(body, start, start + PIECE):
-            at = found.start()
+        for match in _MARKS.finditer(body, start, start + PIECE):
+            at = match.start()
             if at < after_escape:
                 continue
             mark = body[at]
@@ -89,10 +88,10 @@ def _long_lists(body: bytes) -> Iterator[tuple[int, int] | None]:
 
 
 def _pieces(body: bytes, begin: int, end: int) -> Iterator[bytes]:
-    """The items of a list, some at a time, as they stand there.
+    """The items of a list as JSON, a piece at a time.
 
     Raises:
-        ValueError: its last item is missing.
+        ValueError: an item is missing.
     """
     at = begin
     while at >= 0:
@@ -104,14 +103,14 @@ def _pieces(body: bytes, begin: int, end: int) -> Iterator[bytes]:
         at = comma + 1 or -1
 
 
-def _put_back(read: list[Any], lists: list[list[Any]], name: str) -> Iterator[None]:
-    """Put the lists in where objects with that name stand for them."""
-    left: list[Any] = [read]
-    while left:
-        holder = left.pop()
-        for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            if isinstance(item, dict) and name in item:
-                holder[key] = lists[item[name]]
+def _put_back(root: list[Any], lists: list[list[Any]], marker: str) -> Iterator[None]:
+    """Replace each object with the marker by the list that was cut out there."""
+    stack: list[Any] = [root]
+    while stack:
+        parent = stack.pop()
+        for key, item in parent.items() if isinstance(parent, dict) else enumerate(parent):
+            if isinstance(item, dict) and marker in item:
+                parent[key] = lists[item[marker]]
             elif isinstance(item, dict | list):
-                left.append(item)
+                stack.append(item)
             yield

@@ -1,5 +1,5 @@
-"""JSON bodies and answers by orjson: with the standard library and a second validation, two hundred numbers in and two
-hundred out would cost as much as the model (docs/performance.md)."""
+"""JSON bodies and answers by orjson. With the standard library, and answers validated a second time, 200 numbers in and
+200 out take as long as the model (docs/performance.md)."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -22,18 +22,18 @@ class _Request(Request):
         try:
             return await read_json(body)
         except ValueError as error:
-            # The standard library is slow, and keeps all others waiting.
+            # The standard library is slow: other requests would wait.
             if len(body) >= LARGE:
                 raise MalformedBodyError("the body is not valid JSON in UTF-8") from error
-            # What is no JSON but nearly (NaN, half a surrogate pair) is let through to be refused by the field's name.
+            # It accepts NaN and half a surrogate pair, so that the validation can name the field.
             return json.loads(body)
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read by orjson."""
+    """A route that parses its body with orjson."""
 
     def get_route_handler(self) -> Handler:
-        """The handler, given a request that does so."""
+        """FastAPI's handler, with such a request."""
         handler: Handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -43,12 +43,12 @@ class JsonRoute(APIRoute):
 
 
 def to_json(answer: Answer | dict[str, Any]) -> bytes:
-    """An answer as it is, not validated a second time; in a dict, NumPy arrays too."""
+    """An answer as JSON, without a second validation. A dict may hold NumPy arrays."""
     if isinstance(answer, Answer):
         return answer.__pydantic_serializer__.to_json(answer)
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def json_answer(answer: Answer | dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """It, to send."""
+    """A JSON answer, to send."""
     return Response(to_json(answer), status, headers, media_type="application/json")

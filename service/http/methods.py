@@ -10,8 +10,8 @@ from starlette.routing import BaseRoute, Match
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> str:
-    """Those of the documented routes with this path, for the header Allow; "" if there is none. Starlette names those
-    of one route only."""
+    """The methods of all documented routes with this path, for the header Allow; "" if no route has the path.
+    Starlette names the methods of one route only."""
     matching = [
         route
         for route in routes
@@ -22,10 +22,10 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> st
 
 
 def check_method(request: Request) -> None:
-    """Refuse a wrong method where a catch-all route takes all of them.
+    """Refuse a wrong method, where a catch-all route accepts every method.
 
     Raises:
-        HTTPException: 405, if the path is one of the service's.
+        HTTPException: 405, if the service has the path.
     """
     if allowed := allowed_methods(request.app.state.routes, request.scope):
         raise HTTPException(405, headers={"Allow": allowed})

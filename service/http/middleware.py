@@ -1,5 +1,5 @@
-"""Around every request: its id, its log line and metrics, the key that it needs, the limits on its body and its answer.
-Plain ASGI, in this order: RequestMiddleware, AccessMiddleware, BodyMiddleware."""
+"""Middleware around every request, as plain ASGI, in this order: RequestMiddleware gives it an id, a log line and
+metrics; AccessMiddleware checks its API key and origin; BodyMiddleware limits its body and its answer."""
 
 import asyncio
 import logging
@@ -30,26 +30,24 @@ from service.http.problems import problem_answer
 from service.metrics import Metrics
 from service.settings import Settings
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-GONE = 499
-"""Logged and counted where the caller left before there was an answer (nginx's number for it)."""
+CLIENT_CLOSED_REQUEST = 499
+"""The status in logs and metrics if the client disconnects before the answer begins (nginx's number for it)."""
 ANSWER_PIECE = 256 * 1024
-"""Bytes of an answer that are handed to the connection at once: the next ones wait until these can be sent."""
-
-
+"""Bytes of an answer to send at once; the next bytes wait until the connection accepts these."""
 _PROBES = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
 MAX_LOGGED_PATH = 1000
 """Characters."""
 
 
 class RequestMiddleware:
-    """Gives each request an id (the caller's X-Request-ID if it is sane), logs and counts it, and answers what failed
-    unexpectedly with a plain 500.
+    """Gives each request an id (the caller's X-Request-ID if it is valid), logs and counts the request, and turns an
+    unexpected exception into a plain 500.
 
-    What HTTP asks of every route is done here, too: HEAD is GET without the body (RFC 9110, section 9.3.2), and
-    HTTP/1.0, which has no chunks, gets a stream as a whole.
+    It also answers HEAD like GET, without the body (RFC 9110, section 9.3.2), and sends streams whole over HTTP/1.0,
+    which has no chunks.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -61,14 +59,15 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        if not _VALID_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
         method = scope["method"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "carry.request_id": request_id}
         scope["carry.started"] = time.monotonic()
         if scope["http_version"] == "1.0":
-            send = _whole(send)
-        status = GONE
+            send = _unchunked(send)
+        status = CLIENT_CLOSED_REQUEST
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -84,7 +83,7 @@ class RequestMiddleware:
                 await self._app(scope, receive, answer)
             except Exception:
                 structlog.get_logger().exception("unexpected error")
-                if status != GONE:
+                if status != CLIENT_CLOSED_REQUEST:  # the answer has begun
                     raise
                 await problem_answer(UnexpectedError(), scope)(scope, receive, answer)
             finally:
@@ -95,7 +94,7 @@ class RequestMiddleware:
                 self._metrics.requests.labels(method, route, status).inc()
                 self._metrics.seconds.labels(route).observe(seconds)
                 structlog.get_logger().log(
-                    # Probes and scrapes come every few seconds, and nobody looks for them.
+                    # Probes and scrapes come every few seconds: keep them out of the log.
                     logging.DEBUG if route in _PROBES and status < 500 else logging.INFO,
                     "request",
                     method=method,
@@ -106,8 +105,8 @@ class RequestMiddleware:
                 )
 
 
-def _whole(send: Send) -> Send:
-    """Sends an answer without a length only when all of it is there, with its length."""
+def _unchunked(send: Send) -> Send:
+    """Collects an answer and sends it whole, with its length."""
     head: Message | None = None
     body = bytearray()
 
@@ -127,11 +126,11 @@ def _whole(send: Send) -> Send:
 
 
 OPEN = _PROBES | {"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/version", "/ping"}
-"""The paths that need no key."""
+"""The paths that need no API key."""
 
 
 class AccessMiddleware:
-    """Refuses, from the headers alone, who needs a key and has none, and pages of other origins."""
+    """Refuses requests without a valid API key, and from web pages of other origins. It reads the headers only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -146,7 +145,7 @@ class AccessMiddleware:
                 scope["carry.owner"] = authenticate(scope["app"].state.carry, headers.get("authorization"))
             origin = headers.get("origin")
             if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):
-                raise CrossOriginError("pages of another origin may not call this service")
+                raise CrossOriginError("web pages of another origin may not call this service")
         except CarryError as error:
             await problem_answer(error, scope)(scope, receive, send)
             return
@@ -154,32 +153,32 @@ class AccessMiddleware:
 
 
 MAX_ZSTD_WINDOW = 8 * 2**20
-"""Bytes that a zstd body may refer back to (RFC 9659)."""
+"""Bytes of the largest window of a zstd body (RFC 9659)."""
 ZSTD_PIECE = 2**20
-"""Bytes that are decompressed at once: they are counted before more are made."""
+"""Bytes to decompress at once; the limits are checked after each piece."""
 BUDGET_BODIES = 8
-"""So many of the largest bodies may be held, and answers of as many bytes be on their way, in one process."""
-WEIGHTS = {b",": 1, b'"': 1, b":": 4, b"[": 10, b"{": 10}
-"""What a number, a text (two marks), a field, a list and an object cost to parse, in numbers."""
-COUNTED = 2**20
-"""Bytes in which values are counted at once."""
+"""One process holds at most the bytes of so many of the largest bodies, and as many bytes of answers in transfer."""
+ITEM_WEIGHTS = {b",": 1, b'"': 1, b":": 4, b"[": 10, b"{": 10}
+"""The cost of parsing a number, a text (two quotation marks), a field, a list and an object, in numbers."""
+COUNT_PIECE = 2**20
+"""Bytes in which to count values at once."""
 
 
 class BodyMiddleware:
-    """Reads the whole body, decompressed if it came as zstd, refuses one over the limits (at once where the caller
-    tells its length, else as soon as they are exceeded), and cancels the work of a caller who leaves before the answer.
+    """Reads and decompresses the whole body, refuses a body over the limits as early as possible, and cancels the
+    request if its client disconnects.
 
-    What all bodies and answers under way take together is limited, too: a body, as long as it is, until its request is
+    It also limits the bytes of all bodies and answers in transfer together. A body counts until its request is
     answered, since FastAPI holds it until then.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._limit = settings.max_body_bytes
-        self._items = settings.max_body_items
+        self._max_bytes = settings.max_body_bytes
+        self._max_items = settings.max_body_items
         self._budget = BUDGET_BODIES * settings.max_body_bytes
-        self._held = 0
-        self._leaving = 0
+        self._body_bytes = 0
+        self._answer_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -189,37 +188,38 @@ class BodyMiddleware:
 
         def hold(size: int) -> None:
             nonlocal held
-            self._held += size - held
+            self._body_bytes += size - held
             held = size
-            if size and self._held > self._budget:
-                raise BusyError("more is being sent than there is room for")
+            if size and self._body_bytes > self._budget:
+                raise BusyError("the bodies of other requests take all the memory for them")
 
         try:
             try:
-                if self._leaving > self._budget:
-                    raise BusyError("too many answers are on their way and not read")
+                if self._answer_bytes > self._budget:
+                    raise BusyError("the clients of other requests do not read their answers")
                 body = await self._body(Headers(scope=scope), receive, hold)
             except CarryError as error:
                 hold(0)
                 await problem_answer(error, scope)(scope, receive, send)
                 return
             if body is not None:
-                await self._hand_on(body, scope, receive, send)
+                await self._forward(body, scope, receive, send)
         finally:
             hold(0)
 
-    async def _hand_on(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        handed_on, answered = False, False
-        gone = asyncio.Event()
-        work = asyncio.current_task()
-        assert work is not None
+    async def _forward(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application on the body. Cancel it if the client disconnects."""
+        forwarded, answered = False, False
+        disconnected = asyncio.Event()
+        request_task = asyncio.current_task()
+        assert request_task is not None
 
         async def replay() -> Message:
-            nonlocal handed_on
-            if handed_on:
-                await gone.wait()
+            nonlocal forwarded
+            if forwarded:
+                await disconnected.wait()
                 return {"type": "http.disconnect"}
-            handed_on = True
+            forwarded = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def answer(message: Message) -> None:
@@ -234,36 +234,36 @@ class BodyMiddleware:
             while (await receive())["type"] != "http.disconnect":
                 pass
             if not answered:
-                gone.set()
-                work.cancel()
+                disconnected.set()
+                request_task.cancel()
 
-        watching = asyncio.create_task(watch())
+        watcher = asyncio.create_task(watch())
         try:
             await self._app(scope, replay, answer)
         except asyncio.CancelledError:
-            if not gone.is_set():
+            if not disconnected.is_set():
                 raise
-            work.uncancel()  # nobody is left to be told
+            request_task.uncancel()  # the client disconnected: swallow our own cancellation
         finally:
-            watching.cancel()
+            watcher.cancel()
 
     async def _in_pieces(self, message: Message, send: Send) -> None:
         body = message["body"]
-        self._leaving += len(body)
+        self._answer_bytes += len(body)
         try:
             for at in range(0, len(body), ANSWER_PIECE):
                 more = at + ANSWER_PIECE < len(body) or message.get("more_body", False)
                 await send({**message, "body": body[at : at + ANSWER_PIECE], "more_body": more})
         finally:
-            self._leaving -= len(body)
+            self._answer_bytes -= len(body)
 
     async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
-        """The whole body; None if the client has gone. `hold` is told how many bytes there are, before more come."""
+        """The whole body; None if the client disconnected. Calls `hold` with the bytes so far, before it reads more."""
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "zstd"):
-            raise BodyEncodingError("a body may come as it is, or with Content-Encoding: zstd")
-        told = headers.get("content-length", "").lstrip("0")
-        if told.isdecimal() and (len(told) > 18 or int(told) > self._limit):
+            raise BodyEncodingError("send the body without Content-Encoding, or with Content-Encoding: zstd")
+        length = headers.get("content-length", "").lstrip("0")
+        if length.isdecimal() and (len(length) > 18 or int(length) > self._max_bytes):
             raise self._too_large()
         body = bytearray()
         more = True
@@ -273,7 +273,7 @@ class BodyMiddleware:
                 return None
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > self._limit:
+            if len(body) > self._max_bytes:
                 raise self._too_large()
             hold(len(body))
         whole = bytes(body)
@@ -282,34 +282,34 @@ class BodyMiddleware:
             whole = await self._decompressed(whole, hold)
             hold(len(whole))
         items = 0
-        async for start in take_turns(range(0, len(whole), COUNTED)):
-            end = start + COUNTED
-            items += sum(weight * whole.count(character, start, end) for character, weight in WEIGHTS.items())
-            if items > self._items:
+        async for start in take_turns(range(0, len(whole), COUNT_PIECE)):
+            end = start + COUNT_PIECE
+            items += sum(weight * whole.count(character, start, end) for character, weight in ITEM_WEIGHTS.items())
+            if items > self._max_items:
                 raise LimitExceededError(
-                    f"at most {self._items} values in a body, where a list or an object counts as {WEIGHTS[b'{']} "
-                    f"more, a field as {WEIGHTS[b':']} and a quotation mark as one",
+                    f"at most {self._max_items} values in a body, where a list or an object counts as "
+                    f"{ITEM_WEIGHTS[b'{']} more, a field as {ITEM_WEIGHTS[b':']} and a quotation mark as one",
                     "$",
                 )
         return whole
 
-    async def _decompressed(self, packed: bytes, hold: Callable[[int], None]) -> bytes:
+    async def _decompressed(self, compressed: bytes, hold: Callable[[int], None]) -> bytes:
         body = bytearray()
         try:
-            expected = zstandard.frame_content_size(packed)
+            expected = zstandard.frame_content_size(compressed)
             reader = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).stream_reader(
-                packed, read_across_frames=True
+                compressed, read_across_frames=True
             )
             while piece := await asyncio.to_thread(reader.read, ZSTD_PIECE):
                 body += piece
-                if len(body) > self._limit:
+                if len(body) > self._max_bytes:
                     raise self._too_large()
-                hold(len(packed) + len(body))
+                hold(len(compressed) + len(body))
         except zstandard.ZstdError:
             raise MalformedBodyError("the body is not valid zstd, or needs a window of more than 8 MiB") from None
         if len(body) < max(1, expected):
-            raise MalformedBodyError("the body is not whole")
+            raise MalformedBodyError("the zstd body is incomplete")
         return bytes(body)
 
     def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"the body is larger than the {self._limit} bytes that are accepted")
+        return BodyTooLargeError(f"the body is larger than {self._max_bytes} bytes")

@@ -12,19 +12,18 @@ from service.http.schemas import Answer
 from service.http.state import App, AppState
 from service.kind import Model
 from service.manifest import Manifest
-from service.registry import ModelSet
-from service.registry import RejectedModel as Rejected
+from service.registry import ModelSet, RejectedModel
 
 router = APIRouter(prefix="/models", tags=["models"])
 
 
 class LoadedModel(Answer):
-    """A model that answers."""
+    """A loaded model."""
 
     name: str
     version: int
     kind: str
-    precision: Literal["float32", "int8"] = Field(description="Of the graph that is served.")
+    precision: Literal["float32", "int8"] = Field(description="The precision of the graph in use.")
     description: str
     default: bool
     metrics: dict[str, float]
@@ -42,20 +41,20 @@ class ModelsAnswer(Answer):
     """All model folders."""
 
     object: Literal["list"] = "list"
-    data: list[SerializeAsAny[BaseModel]] = Field(description="The text models as `GET /v1/models` has them.")
+    data: list[SerializeAsAny[BaseModel]] = Field(description="The text models, as in `GET /v1/models`.")
     models: list[LoadedModel]
     refused: list[RefusedModel]
 
 
 class ReloadAnswer(ModelsAnswer):
-    """All model folders, and what the reload has changed. A model replaced in place was unloaded and loaded."""
+    """All model folders, and the changes of this reload. A model replaced in place counts as unloaded and loaded."""
 
     loaded: list[str] = Field(description="`name@version` of each.", examples=[["text@2"]])
     unloaded: list[str]
 
 
 class ModelAnswer(Answer):
-    """One model: its newest version's manifest, and its other versions."""
+    """A model: the manifest of the version found, and all versions."""
 
     manifest: SerializeAsAny[Manifest]
     versions: list[int]
@@ -64,15 +63,15 @@ class ModelAnswer(Answer):
 
 @router.get("", operation_id="list_models")
 async def get_models(app: App) -> ModelsAnswer:
-    """What is loaded, how well it measured, and what was refused and why."""
+    """List the loaded models with their metrics, and the refused folders with the reasons."""
     current = app.registry.current
     return ModelsAnswer(data=_listed(app), models=_loaded(current), refused=_rejected(current.rejected))
 
 
 @router.post("/reload", operation_id="reload_models", openapi_extra=TIMEOUT_HEADERS, responses=documented(422, 504))
 async def post_reload(call: Context) -> ReloadAnswer:
-    """Look at the model folders again, in all processes of the machine: what is new, changed or gone is so from one
-    request to the next, without a pause. The answer comes when all processes have done it."""
+    """Read the model folders again, in all processes of the machine. New models answer, changed ones are replaced and
+    deleted ones end, without a pause. The answer comes when all processes have reloaded."""
     app = call.app
     before = app.registry.models
     await app.reloader.reload_all(call.deadline)
@@ -88,7 +87,7 @@ async def post_reload(call: Context) -> ReloadAnswer:
 
 @router.get("/{name}", operation_id="get_model", responses=documented(404, 409, 422))
 async def get_model(name: str, app: App) -> ModelAnswer:
-    """A model's manifest: what it takes and gives, how it was made, how well it measured. `name` or `name@version`."""
+    """Show a model's manifest: its inputs and outputs, its training, its metrics. `name` or `name@version`."""
     current = app.registry.current
     model = current.find(name)
     return ModelAnswer(
@@ -120,5 +119,5 @@ def _loaded(current: ModelSet[Model[Any]]) -> list[LoadedModel]:
     return [describe(model) for model in current.models]
 
 
-def _rejected(rejected: Iterable[Rejected]) -> list[RefusedModel]:
+def _rejected(rejected: Iterable[RejectedModel]) -> list[RefusedModel]:
     return [RefusedModel(name=each.name, version=each.version, reason=each.reason) for each in rejected]

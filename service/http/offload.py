@@ -1,4 +1,4 @@
-"""Keeps the event loop free: large work goes to another thread, many small things let others in between."""
+"""Keeps the event loop free: large work runs on another thread; loops over many items let other requests run."""
 
 import asyncio
 import itertools
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from service.errors import DeadlineExceededError
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 TURN_SECONDS = 0.002
-"""How long the small things of one request may keep the event loop."""
+"""How long the loops of one request keep the event loop, at most."""
 MIN_TURN_SECONDS = 0.0002
 
 
 class _Turns:
-    """How many requests share the event loop in turns: the more, the shorter is the turn of each."""
+    """How many requests take turns on the event loop: the more there are, the shorter is each turn."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -31,14 +31,14 @@ class _Turns:
 _turns = _Turns()
 
 
-async def offload_if_large(large: bool, work: Callable[..., Made], *arguments: Any) -> Made:
+async def offload_if_large(large: bool, work: Callable[..., Result], *arguments: Any) -> Result:
     """Do the work, on another thread if it is large."""
     return await asyncio.to_thread(work, *arguments) if large else work(*arguments)
 
 
 async def take_turns(items: Iterable[Item], deadline: float = math.inf) -> AsyncIterator[Item]:
-    """The items; between some of them, others may use the event loop. So a caller who leaves ends the work, as does
-    `deadline`, on time.monotonic's clock; work on a thread would go on.
+    """The items, with pauses in which other requests use the event loop. The loop ends when the client disconnects, or
+    at the `deadline` (time.monotonic); work on a thread would continue.
 
     Raises:
         DeadlineExceededError: the deadline has passed.
@@ -57,24 +57,25 @@ async def take_turns(items: Iterable[Item], deadline: float = math.inf) -> Async
         _turns.requests -= 1
 
 
-async def wait_all(lengths: Mapping[int, int], submit: Callable[[int], Future[Made]]) -> dict[int, Future[Made]]:
-    """Submit many tasks, by their numbers, and wait until all have ended, in whatever way: with one wake-up of the
-    event loop for all. `lengths`: how many values or tokens each reads; tasks of one length are read together."""
+async def wait_all(lengths: Mapping[int, int], submit: Callable[[int], Future[Result]]) -> dict[int, Future[Result]]:
+    """Submit many tasks, by number, and wait until all have a result or an error. All together wake the event loop
+    once. `lengths`: the values or tokens that each task reads; tasks of equal length are submitted together, so that
+    the engine batches them."""
     loop = asyncio.get_running_loop()
-    ended, left = asyncio.Event(), itertools.count(len(lengths) - 1, -1)
+    all_done, remaining = asyncio.Event(), itertools.count(len(lengths) - 1, -1)
 
-    def one_less(_: Future[Made]) -> None:
-        if not next(left):
-            loop.call_soon_threadsafe(ended.set)
+    def on_done(_: Future[Result]) -> None:
+        if not next(remaining):
+            loop.call_soon_threadsafe(all_done.set)
 
-    pending: dict[int, Future[Made]] = {}
+    pending: dict[int, Future[Result]] = {}
     try:
         async for i in take_turns(sorted(lengths, key=lengths.__getitem__, reverse=True)):
             pending[i] = submit(i)
         async for future in take_turns(pending.values()):
-            future.add_done_callback(one_less)
+            future.add_done_callback(on_done)
         if pending:
-            await ended.wait()
+            await all_done.wait()
     except BaseException:
         for future in pending.values():
             future.cancel()

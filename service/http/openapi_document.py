@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI derives from the routes, and what it cannot know.
+"""Completes the OpenAPI document that FastAPI derives from the routes.
 
-The routes name their operations, models and statuses. Here is what is the same for all of them: servers, tags, keys,
-and the answers that come before any route is reached.
+The routes name their operations, schemas and statuses. This module adds what all of them share: servers, tags, the API
+key, and the errors of the middleware.
 """
 
 from typing import Any
@@ -10,26 +10,26 @@ from service.http.middleware import OPEN
 from service.http.problems import OPENAI, PROBLEM, documented
 
 TAGS = {
-    "series": "Forecasts of numeric series, their anomalies, and how good forecasts of them would have been.",
-    "text": "Continuations of text, and the probabilities of what comes next.",
-    "sessions": "Recurrent states that the service keeps: to go on from, to copy, to go back to, to export.",
-    "models": "The models that are loaded, and the folders that were refused.",
+    "series": "Forecasts of numeric series, their anomalies, and backtests.",
+    "text": "Continuations of text, and the probabilities of the next characters.",
+    "sessions": "Recurrent states that the service stores: continue, copy, rewind, export or import them.",
+    "models": "The loaded models and the refused folders.",
     "operation": "Health and metrics.",
-    "nixtla": "The calls of the `nixtla` client.",
-    "openai": "The completions API of OpenAI, as the `openai` client calls it.",
+    "nixtla": "The API that the `nixtla` client calls.",
+    "openai": "OpenAI's API for completions, as the `openai` client calls it.",
 }
 BEFORE_A_BODY = (400, 403, 413, 415, 503)
-"""What any route with a body may answer before it is reached."""
+"""Statuses that the middleware may answer, for every route with a body."""
 
 EVENTS = {
-    # A string to generators of clients, which would take a stream without a schema for JSON; a list of events to tools
-    # that read `itemSchema`, with which OpenAPI 3.2 (and FastAPI) says what one of them is.
+    # Client generators read a string; without a schema they would parse the stream as JSON. Tools that know OpenAPI 3.2
+    # read a list of events, each with `itemSchema`.
     "schema": {"type": ["string", "array"], "description": "Server-sent events."},
     "itemSchema": {
         "type": "object",
         "properties": {
-            "data": {"type": "string", "description": "JSON, but for the `[DONE]` that ends streams under /v1."},
-            "event": {"type": "string", "description": "`error` where the stream breaks off; not under /v1."},
+            "data": {"type": "string", "description": "JSON, except the `[DONE]` that ends streams under /v1."},
+            "event": {"type": "string", "description": "`error` if the stream fails; not under /v1."},
         },
         "required": ["data"],
     },
@@ -41,12 +41,16 @@ def complete(document: dict[str, Any]) -> None:
     document["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
     document["servers"] = [{"url": "/", "description": "This service."}]
     document["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
-    scheme = {"type": "http", "scheme": "bearer", "description": "One of `CARRY_API_KEYS`, where the service has any."}
+    scheme = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "One of `CARRY_API_KEYS`, if the service has any.",
+    }
     document["components"]["securitySchemes"] = {"key": scheme}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             _complete_operation(path, operation)
-    # FastAPI's own errors, which no route of ours answers with.
+    # Schemas of FastAPI's errors: our routes answer with problems.
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
 
@@ -62,19 +66,19 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
         for status in BEFORE_A_BODY:
             _add(answers, path, status)
     if path.startswith(OPENAI):
-        answers.pop("422", None)  # FastAPI adds it; this API says 400
+        answers.pop("422", None)  # FastAPI adds it; OpenAI's API answers 400
     for answer in answers.values():
         content = answer.get("content", {})
-        if PROBLEM in content:  # FastAPI puts every model under application/json
+        if PROBLEM in content:  # FastAPI puts every schema under application/json
             content[PROBLEM] = content.pop("application/json", content[PROBLEM])
         if "text/event-stream" in content:
             del content["text/event-stream"]
-            content["text/event-stream"] = EVENTS  # last: generators of clients take the first
+            content["text/event-stream"] = EVENTS  # last: client generators take the first
     operation["responses"] = dict(sorted(answers.items()))
 
 
 def _add(answers: dict[str, Any], path: str, status: int) -> None:
-    """An answer that the route does not name itself."""
+    """Document an error that the route does not name itself."""
     if str(status) in answers:
         return
     [answer] = documented(status).values()

@@ -1,8 +1,7 @@
-"""HTTP/1.1 as uvicorn speaks it with httptools, within limits: of the head, of pipelined requests, of connections, of
-the time until a request has arrived and until an answer is read. Knows nothing of routes.
+"""uvicorn's HTTP/1.1 (by httptools) with limits: bytes of a head, pipelined requests, connections, seconds until a
+request has arrived, seconds until the client reads an answer. Knows nothing of routes.
 
-Why a class of ours, and not uvicorn's h11: docs/decisions. What it relies on in uvicorn is held by
-tests/service/test_protocol.py.
+docs/decisions says why it is not uvicorn's h11. tests/service/test_protocol.py checks what it relies on in uvicorn.
 """
 
 import asyncio
@@ -24,18 +23,18 @@ from uvicorn.server import ServerState
 from service.settings import Settings
 
 HEAD_BYTES = 64 * 1024
-"""Most bytes of a request line and its headers."""
+"""Maximum of a request line and its headers."""
 PIECE = 4096
-"""Bytes of a head that are parsed at once."""
+"""Bytes of a head to parse at once."""
 BODY_PIECE = 64 * 1024
 MAX_PIPELINED = 16
-"""Requests that one connection may have waiting; beyond them it is not read."""
+"""Requests that wait on one connection; with so many, it is not read."""
 HEAD_SECONDS = 30.0
 """Seconds from a request's first byte (or the connection's) to the end of its head."""
 OTHER_FILES = 100
-"""Open files that are no connections: models, the store, pipes, listening sockets."""
+"""Open files other than connections: models, the store, pipes, listening sockets."""
 STUCK_SECONDS = 45.0
-"""Seconds after which an answer that nobody reads is given up."""
+"""Seconds after which the connection of a client that reads nothing of its answer is closed."""
 
 _STATUS = {
     400: "Bad Request",
@@ -45,18 +44,18 @@ _STATUS = {
 }
 
 
-class _RefusedHeadError(Exception):
-    """The head is no HTTP request that is answered."""
+class _BadHeadError(Exception):
+    """The head is not a valid HTTP request."""
 
 
 def http_options(settings: Settings) -> dict[str, Any]:
-    """What uvicorn's `Config` is to be given, so that connections keep to the limits of the settings.
+    """The options of uvicorn's `Config` that apply the limits of the settings.
 
-    The process' limit of open files is raised as far as the system lets it, and bounds the connections.
+    Raises this process's limit of open files as far as the system allows; it also limits the connections.
     """
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections = settings.max_connections if files < 0 else min(settings.max_connections, max(1, files - OTHER_FILES))
     limits = {"max_connections": connections, "body_seconds": settings.body_timeout}
@@ -64,7 +63,7 @@ def http_options(settings: Settings) -> dict[str, Any]:
 
 
 class _Flow(FlowControl):
-    """Reading stays paused while it is `held`, whoever else would go on."""
+    """Flow control that does not resume reading while it is `held`."""
 
     held = False
 
@@ -80,41 +79,38 @@ class LimitedProtocol(HttpToolsProtocol):
 
     max_connections = 1000
     body_seconds = 60.0
-    _told_full = 0.0
-    """When it was last logged that there are too many connections."""
+    _last_full_warning = 0.0
+    """time.monotonic() of the last warning about too many connections."""
 
     def __init__(
         self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
-        """Of the head that is being read, to a piece."""
+        """Bytes of the current head, rounded up to a piece."""
         self._in_head = True
         self._unparsed = b""
-        """Received, and left until fewer requests wait."""
+        """Received bytes, to parse when fewer requests wait."""
         self._running: RequestResponseCycle | None = None
         self._arrival: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 
-    # ---- The connection
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse it if there are too many."""
+        """Refuse the connection if there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
         if len(self.connections) > self.max_connections:
             now = time.monotonic()
-            if now - LimitedProtocol._told_full > 1:
-                LimitedProtocol._told_full = now
-                structlog.get_logger().warning("too many connections", most=self.max_connections)
-            self._refuse(
-                503, "too_many_connections", f"{self.max_connections} connections are open, and no more are taken"
-            )
+            if now - LimitedProtocol._last_full_warning > 1:
+                LimitedProtocol._last_full_warning = now
+                structlog.get_logger().warning("too many connections", limit=self.max_connections)
+            detail = f"{self.max_connections} connections are open, the maximum: retry later"
+            self._refuse(503, "too_many_connections", detail)
             return
         self._await_arrival(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell those at work that their caller has left; uvicorn tells only the newest."""
+        """Tell the running request that its client disconnected; uvicorn tells only the newest one."""
         for timer in (self._arrival, self._stuck):
             if timer is not None:
                 timer.cancel()
@@ -126,10 +122,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         super().connection_lost(exc)
 
-    # ---- What arrives
-
     def data_received(self, data: bytes) -> None:
-        """Parse it in pieces, as far as it goes."""
+        """Parse the bytes in pieces, until too many requests wait."""
         self._unset_keepalive_if_required()
         self._parse(self._unparsed + data)
 
@@ -147,13 +141,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as pause:
                 if self.parser.get_method() == b"CONNECT":
-                    self._refuse(400, "malformed_request", "CONNECT is not offered")
+                    self._refuse(400, "malformed_request", "CONNECT is not supported")
                     return
                 data = self._without_upgrade() + piece[pause.args[0] :] + data
                 continue
             except httptools.HttpParserError as error:
                 cause = error.__context__
-                detail = str(cause) if isinstance(cause, _RefusedHeadError) else "not a valid HTTP request"
+                detail = str(cause) if isinstance(cause, _BadHeadError) else "not a valid HTTP request"
                 self._refuse(400, "malformed_request", detail)
                 return
             if in_head and self._in_head:
@@ -162,11 +156,11 @@ class LimitedProtocol(HttpToolsProtocol):
                     self._refuse(431, "head_too_large", f"the request line and headers are over {HEAD_BYTES} bytes")
                     return
         if self._arrival is None and not self._busy:
-            self._await_arrival(HEAD_SECONDS)  # of what may follow an empty line
+            self._await_arrival(HEAD_SECONDS)  # for the head after an empty line
 
     def _without_upgrade(self) -> bytes:
-        """The head again, without the wish for another protocol, which a server may ignore (RFC 9110, section 7.8); for
-        a new parser, since this one takes no body after it."""
+        """The head without its Upgrade headers, which a server may ignore (RFC 9110, section 7.8). It is parsed again, by
+        a new parser: the old one accepts no body after an upgrade."""
         parts = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name == b"connection":
@@ -189,17 +183,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self._await_arrival(HEAD_SECONDS)
 
     def on_headers_complete(self) -> None:
-        """Let the request begin, unless it is to begin again without its wish for an upgrade."""
+        """Start the request, unless its head will be parsed again without Upgrade."""
         if self.parser.should_upgrade():
             return
         if self.parser.get_http_version() == "1.1" and all(name != b"host" for name, _ in self.headers):
-            raise _RefusedHeadError("a request of HTTP/1.1 needs a Host header")
+            raise _BadHeadError("an HTTP/1.1 request needs a Host header")
         self._in_head = False
         self._await_arrival(self.body_seconds)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """It has arrived."""
+        """The request has arrived."""
         if self.parser.should_upgrade():
             return
         self._in_head, self._head_bytes = True, 0
@@ -207,17 +201,17 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _await_arrival(self, seconds: float | None) -> None:
-        """Give what comes next so many seconds."""
+        """Limit the seconds until the next part of a request has arrived. None: no limit."""
         if self._arrival is not None:
             self._arrival.cancel()
-        self._arrival = None if seconds is None else self.loop.call_later(seconds, self._late, seconds)
+        self._arrival = None if seconds is None else self.loop.call_later(seconds, self._on_late, seconds)
 
-    def _late(self, seconds: float) -> None:
+    def _on_late(self, seconds: float) -> None:
         running = self._running
         if self.transport.is_closing():
             return
         if self.flow.read_paused or (self._busy and running is not None and not running.more_body):
-            self._await_arrival(seconds)  # the caller waits for the answer to an earlier request
+            self._await_arrival(seconds)  # the client waits for an earlier answer
         elif self._busy and running is not None and running.response_started:
             self.transport.abort()
         else:
@@ -228,14 +222,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """Whether a request is being answered."""
         return self._running is not None and not self._running.response_complete
 
-    # ---- What is answered
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """Go on with what waits on this connection; uvicorn would read on, however much that is."""
+        """Parse the bytes that wait on this connection; uvicorn would read more, without a limit."""
         super().on_response_complete()
         if self._unparsed and len(self.pipeline) < MAX_PIPELINED and not self.transport.is_closing():
             self._unset_keepalive_if_required()
@@ -243,12 +235,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
-        """Too much waits to be read: give it up if none of it is for some time."""
+        """The client does not read its answer: close the connection if it goes on so."""
         super().pause_writing()
         self._watch_writing()
 
     def resume_writing(self) -> None:
-        """It was read."""
+        """The client read its answer."""
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
@@ -256,26 +248,26 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _watch_writing(self) -> None:
         waiting = self.transport.get_write_buffer_size()
-        self._stuck = self.loop.call_later(STUCK_SECONDS, self._stopped, waiting)
+        self._stuck = self.loop.call_later(STUCK_SECONDS, self._on_stuck, waiting)
 
-    def _stopped(self, waited: int) -> None:
+    def _on_stuck(self, waited: int) -> None:
         if self.transport.get_write_buffer_size() < waited:
             self._watch_writing()
             return
         structlog.get_logger().info("an answer was not read", seconds=STUCK_SECONDS)
-        # At once: the system, too, lets go of what waits to be sent.
+        # Without lingering, the system drops the bytes that wait to be sent.
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn's, as a problem document."""
+        """As uvicorn's, but with a problem document."""
         self._refuse(400, "malformed_request", msg)
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer without a route, and close the connection."""
         running = self._running
         if self._busy and running is not None and not (running.more_body and not running.response_started):
-            running.keep_alive = False  # an earlier request gets its answer
+            running.keep_alive = False  # close after the answer to an earlier request
             self.pipeline.clear()
             self.flow.pause_reading()
             self.flow.held = True

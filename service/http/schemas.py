@@ -1,18 +1,12 @@
-"""The JSON of requests and answers. Unknown fields are refused, so that a mistyped option is never silently dropped."""
+"""Base schemas of requests and answers. Unknown fields are errors, so that a mistyped option is never ignored."""
 
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
 MAX_INTEGER = 2**31
-"""Of every integer: no limit is as high, and one of thousands of digits could not even be named in an error."""
+"""Bound of every integer. No limit is as high; an integer of thousands of digits could not be shown in an error."""
 MAX_FIELDS = 64
 ModelName = Annotated[
     str | None, Field(min_length=1, max_length=80, description="`name` or `name@version`; the default model if absent.")
@@ -20,7 +14,7 @@ ModelName = Annotated[
 
 
 def check_unicode(text: str) -> str:
-    """JSON can write half a surrogate pair, which is no character."""
+    """Reject half a surrogate pair: JSON can write it, but it is not a character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -29,19 +23,19 @@ def check_unicode(text: str) -> str:
 
 
 def check_field_count(data: Any, max_fields: int = MAX_FIELDS) -> Any:
-    """Each wrong field would be an error of its own, and a body has room for a million."""
+    """Reject an object of very many fields: each wrong one would become an error of its own."""
     if isinstance(data, dict) and len(data) > max_fields:
         raise ValueError(f"has more than {max_fields} fields")
     return data
 
 
 def unsupported(why: str) -> AfterValidator:
-    """Refuse whatever asks for it."""
+    """A validator for a field that only other services support: it accepts no value but an empty one."""
 
-    def refuse(given: Any) -> Any:
-        if given:
+    def refuse(value: Any) -> Any:
+        if value:
             raise ValueError(why)
-        return given
+        return value
 
     return AfterValidator(refuse)
 
@@ -53,7 +47,7 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, data: Any) -> Any:
+    def _check_field_count(cls, data: Any) -> Any:
         return check_field_count(data)
 
 
@@ -71,7 +65,7 @@ class FieldError(Answer):
 
 
 class Problem(Answer):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     type: str
     title: str
@@ -90,31 +84,31 @@ class ModelId(Answer):
 
 
 class SessionId(Answer):
-    """The session as the call left it; its version is also the answer's ETag."""
+    """The session after the call. Its version is also the answer's ETag."""
 
     id: str
     version: int
-    position: int = Field(description="Values or characters read so far, generated ones among them.")
+    position: int = Field(description="Values or characters read so far, with the generated ones.")
 
 
 class StatefulBody(Body):
-    """A request that may go on from where another one ended."""
+    """A request that can continue from a session or a state."""
 
     model: ModelName = None
     session_id: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
-        default=None, description="Go on from where this session stands, and move it there."
+        default=None, description="The session to continue from, and to update."
     )
     state: str | None = Field(
         default=None,
-        description='Instead of a session: the `state` of an earlier answer, to go on from there; `""` begins anew. '
-        "The answer has the new one. The service keeps nothing.",
+        description='Instead of a session: the `state` of an earlier answer to continue from, or `""` to start. The '
+        "answer has the new state. The service stores nothing.",
     )
     commit: Annotated[bool, Field(strict=True)] = Field(
-        default=True, description="`false`: go on from the session or state without moving it."
+        default=True, description="`false`: continue from the session or state without updating it."
     )
 
 
-AnswerSession = Annotated[SessionId | None, Field(description="The request's, if it had one.")]
+AnswerSession = Annotated[SessionId | None, Field(description="The session of the request, if it has one.")]
 AnswerState = Annotated[
-    str | None, Field(description="Where this ended, if the request brought a `state` and was to move it.")
+    str | None, Field(description="The new state, if the request has a `state` and `commit` is true.")
 ]

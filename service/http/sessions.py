@@ -1,4 +1,4 @@
-"""/sessions: states that the service keeps, as resources."""
+"""/sessions: the sessions as resources: create, read, fork, rewind, export, import, delete."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from fastapi.openapi.models import Example
 from pydantic import Field, create_model
 
 from service.engine.sequence import EMPTY_STATE, SequenceState
-from service.errors import CarryError, InvalidRequestError, LimitExceededError, InvalidStateError
+from service.errors import CarryError, InvalidRequestError, InvalidStateError, LimitExceededError
 from service.http.context import CREATE_HEADERS, READ_HEADERS, WRITE_HEADERS, Context, RequestContext
-from service.http.json_route import JsonRoute, to_json, json_answer
+from service.http.json_route import JsonRoute, json_answer, to_json
 from service.http.problems import documented
 from service.http.schemas import Answer, ModelId, ModelName, Number, SessionId
 from service.http.schemas import Body as RequestBody
 from service.http.state import AppState
-from service.http.stateful import Reply, etag, model_of_session, model_of_state, reference, stateful
+from service.http.stateful import Reply, check_name, etag, model_of_session, model_of_state, reference, stateful
 from service.kind import Kind, Model
 from service.sessions.sessions import SessionUpdate
 from service.sessions.state import read_header, signed, verified
@@ -27,41 +27,41 @@ router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
 
 Ttl = Annotated[
     Annotated[Number, Field(ge=1)] | None,
-    Field(description="Seconds, at least 1, that it lives after its last use; the service's own time if absent."),
+    Field(description="Seconds, at least 1, from the session's last use to its end. If absent, the service's setting."),
 ]
 
 CREATE_EXAMPLES: dict[str, Example] = {
-    "empty": {"summary": "Nothing read yet", "value": {"model": "text"}},
-    "a text": {"summary": "A text read already", "value": {"prompt": "The old house ", "ttl": 3600}},
-    "a series": {"summary": "A series read already", "value": {"series": [112, 118, 132, 129, 121, 135]}},
+    "empty": {"summary": "Without input", "value": {"model": "text"}},
+    "a text": {"summary": "With a text as first input", "value": {"prompt": "The old house ", "ttl": 3600}},
+    "a series": {"summary": "With a series as first input", "value": {"series": [112, 118, 132, 129, 121, 135]}},
 }
 
 
 class CreateBody(RequestBody):
-    """A new session: of a model, at its beginning, or with a first input read, or where a state was exported."""
+    """A new session of a model: empty, with a first input, or with an exported state."""
 
     model: ModelName = None
     ttl: Ttl = None
-    state: str | None = Field(default=None, description="A state that the service gave, to go on from there.")
+    state: str | None = Field(default=None, description="An exported state for the session to start from.")
 
 
 class ForkBody(RequestBody):
-    """What the copy is to be."""
+    """The version to copy, and the copy's lifetime."""
 
     version: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = Field(
-        default=None, description="Of the session's versions; the one it stands at if absent."
+        default=None, description="One of the session's versions. If absent, the current one."
     )
     ttl: Ttl = None
 
 
 class RewindBody(RequestBody):
-    """Where to go back to."""
+    """The version to restore."""
 
     version: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(description="One of the session's `versions`.")
 
 
 class StateBody(RequestBody):
-    """A state that the service gave."""
+    """An exported state."""
 
     state: str = Field(min_length=1)
 
@@ -71,11 +71,11 @@ class SessionAnswer(Answer):
 
     id: str
     model: ModelId
-    version: int = Field(description="How many times it moved; also its ETag.")
-    position: int = Field(description="Values or characters read so far, generated ones among them.")
+    version: int = Field(description="The number of updates. It is also the ETag.")
+    position: int = Field(description="Values or characters read so far, with the generated ones.")
     created_at: str
     updated_at: str
-    expires_at: str = Field(description="When it ends if it is not used until then.")
+    expires_at: str = Field(description="When the session ends if no call uses it before.")
     ttl: float
 
 
@@ -88,14 +88,14 @@ class VersionAnswer(Answer):
 
 
 class WholeSessionAnswer(SessionAnswer):
-    """A session, and what can be done with it."""
+    """A session, and whether and from which versions it can continue."""
 
-    model_loaded: bool = Field(description="Whether it can go on: its model is there.")
-    versions: list[VersionAnswer] = Field(description="Earlier ones that it can go back to, newest first.")
+    model_loaded: bool = Field(description="Whether the session's model is loaded, so that calls can use the session.")
+    versions: list[VersionAnswer] = Field(description="Earlier versions to fork or rewind to, newest first.")
 
 
 class SessionsAnswer(Answer):
-    """Some sessions; `next` is the `after` of the next page, `null` on the last one."""
+    """A page of sessions. `next`: the `after` of the next page; `null` on the last page."""
 
     sessions: list[SessionAnswer]
     next: str | None
@@ -106,16 +106,16 @@ class StateAnswer(Answer):
 
     model: ModelId
     session: SessionId
-    state: str = Field(description="Opaque, signed, and good for this very model only, for whoever has it.")
+    state: str = Field(description="Opaque and signed. Only this very model accepts it, from any caller.")
 
 
 @router.get("", operation_id="list_sessions", response_model=SessionsAnswer, responses=documented(401, 422, 503))
 async def get_sessions(
     call: Context,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str, Query(max_length=64, pattern="^[0-9a-f]*$", description="`next` of the page before.")] = "",
+    after: Annotated[str, Query(max_length=64, pattern="^[0-9a-f]*$", description="`next` of the previous page.")] = "",
 ) -> Response:
-    """The sessions that live, one's own if the service has API keys, in the order of their ids."""
+    """List the live sessions by id. If the service has API keys, a caller sees only its own."""
     sessions = await call.app.sessions.list(call.caller.owner, after, limit + 1)
     page = [SessionAnswer(**_fields(session)) for session in sessions[:limit]]
     return json_answer(SessionsAnswer(sessions=page, next=page[-1].id if len(sessions) > limit else None))
@@ -129,7 +129,7 @@ async def get_sessions(
     responses=documented(401, 404, 410, 412, 422, 503),
 )
 async def get_session(id: str, call: Context) -> Response:
-    """A session: where it stands, and the versions that it can go back to."""
+    """Show a session: its version and position, and the versions to fork or rewind to."""
     app = call.app
     session, _ = await app.sessions.get(call.caller, id)
     versions = [
@@ -153,10 +153,10 @@ async def get_session(id: str, call: Context) -> Response:
 )
 @stateful
 async def delete_session(id: str, call: Context) -> Response:
-    """End a session."""
+    """Delete a session."""
     reply = Reply(b"", 204)
     async with call.app.sessions.update(call.caller, id, call.deadline) as update:
-        await update.delete(call.receipt(reply.packed))
+        await update.delete(reply.to_store(call))
     return reply.response()
 
 
@@ -170,7 +170,7 @@ async def delete_session(id: str, call: Context) -> Response:
 )
 @stateful
 async def post_fork(id: str, call: Context, body: ForkBody | None = None) -> Response:
-    """A new session that stands where this one does, or did at one of its versions. This one stays as it is."""
+    """Copy a session, at its current version or an earlier one, to a new session. The original does not change."""
     body, sessions = body or ForkBody(), call.app.sessions
     ttl = None if body.ttl is None else _ttl(body.ttl, call.app)
     await sessions.check_replay(call.caller)
@@ -189,7 +189,7 @@ async def post_fork(id: str, call: Context, body: ForkBody | None = None) -> Res
 )
 @stateful
 async def post_rewind(id: str, body: RewindBody, call: Context) -> Response:
-    """Let a session stand where it did at an earlier version. That is a new version: it can be taken back as well."""
+    """Restore an earlier version of a session. This makes a new version, so that it can be undone by another rewind."""
     async with call.app.sessions.update(call.caller, id, call.deadline) as update:
         payload = update.state
         if body.version != update.session.version:
@@ -205,7 +205,7 @@ async def post_rewind(id: str, body: RewindBody, call: Context) -> Response:
     responses=documented(401, 404, 410, 412, 422, 503),
 )
 async def get_state(id: str, call: Context) -> Response:
-    """Export where a session stands."""
+    """Export a session's state."""
     session, payload = await call.app.sessions.get(call.caller, id)
     exported = signed(payload, await call.app.sessions.state_key())
     model = ModelId(name=session.model, version=session.model_version)
@@ -221,7 +221,7 @@ async def get_state(id: str, call: Context) -> Response:
 )
 @stateful
 async def put_state(id: str, body: StateBody, call: Context) -> Response:
-    """Let a session stand where a state says that was exported, from this session or from another of its model."""
+    """Replace a session's state by an exported one, from this session or from another one of the same model."""
     key = await call.app.sessions.state_key()
     async with call.app.sessions.update(call.caller, id, call.deadline) as update:
         session = update.session
@@ -229,8 +229,8 @@ async def put_state(id: str, body: StateBody, call: Context) -> Response:
             payload, header = verified(body.state, key)
             if (header.model, header.version, header.sha256) != (session.model, session.model_version, session.sha256):
                 raise InvalidStateError(
-                    f"the state is of {header.model}@{header.version}, the session of "
-                    f"{session.model}@{session.model_version}, or of another graph of it"
+                    f"the state belongs to {header.model}@{header.version}, the session to "
+                    f"{session.model}@{session.model_version}, or to another graph of that model"
                 )
             model_of_session(call.app, session).codec.accept(payload)
         except InvalidStateError as error:
@@ -240,7 +240,7 @@ async def put_state(id: str, body: StateBody, call: Context) -> Response:
 
 
 def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
-    """POST /sessions, whose body has the first inputs of these kinds, and all other routes of sessions."""
+    """The routes of sessions. The body of POST /sessions has the first inputs of these kinds."""
     first_inputs = {kind: tuple(kind.first_input.model_fields) for kind in kinds}
     bases: Any = (CreateBody, *(kind.first_input for kind in kinds))
     body_type = create_model("CreateBody", __base__=bases, __doc__=CreateBody.__doc__)
@@ -251,7 +251,7 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
         body: Any,
         call: Context,
     ) -> Response:
-        """Begin a session."""
+        """Create a session."""
         ttl = _ttl(body.ttl, call.app)
         await call.app.sessions.check_replay(call.caller)
         kind = _kind_of_first_input(body, first_inputs)
@@ -262,7 +262,7 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
             start = await _read_first_input(body, model, call)
         return await _create(call, model.codec.encode(start), ttl)
 
-    # The type of the body is known only here, so that it cannot be written as an annotation.
+    # An annotation cannot name the body's type: it is made in this function.
     post_session.__annotations__["body"] = Annotated[body_type, Body(openapi_examples=CREATE_EXAMPLES)]
     creating.post(
         "",
@@ -277,34 +277,34 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
 
 
 def _kind_of_first_input(body: Any, first_inputs: Mapping[Kind[Any], Sequence[str]]) -> Kind[Any] | None:
-    """The kind of which the body has a first input.
+    """The kind whose first input the body has, if it has one.
 
     Raises:
-        InvalidRequestError: it has several, or one and a state, or fields that say how to read an input that it lacks.
+        InvalidRequestError: it has several, or one and a state, or options of an input that it lacks.
     """
     inputs = {fields[0]: kind for kind, fields in first_inputs.items()}
-    given = [name for name in (*sorted(inputs), "state") if getattr(body, name) is not None]
-    if len(given) > 1:
-        *others, last = (f"`{name}`" for name in (*sorted(inputs), "state"))
-        raise InvalidRequestError(f"give one of {', '.join(others)} and {last}", f"$.{given[1]}")
+    names = (*sorted(inputs), "state")
+    present = [name for name in names if getattr(body, name) is not None]
+    if len(present) > 1:
+        *others, last = (f"`{name}`" for name in names)
+        raise InvalidRequestError(f"send only one of {', '.join(others)} and {last}", f"$.{present[1]}")
     for fields in first_inputs.values():
         for option in fields[1:]:
             if getattr(body, fields[0]) is None and getattr(body, option) is not None:
                 raise InvalidRequestError(
                     f"send `{option}` together with the first values, in `{fields[0]}`", f"$.{option}"
                 )
-    return inputs.get(given[0]) if given else None
+    return inputs.get(present[0]) if present else None
 
 
 async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any], SequenceState]:
-    """The model of a session without a first input, and where it starts: at the state that was brought, if any."""
+    """The model and the start of a session without a first input: the state in the request, or the empty state."""
     if not body.state:
         if body.model is None:
-            raise InvalidRequestError("name the model, or give a `prompt`, a `series` or a `state`", "$.model")
+            raise InvalidRequestError("name the model, or send a `prompt`, a `series` or a `state`", "$.model")
         return app.registry.find(body.model), EMPTY_STATE
     model, payload = model_of_state(app, body.state, await app.sessions.state_key())
-    if body.model not in (None, model.manifest.name, model.label):
-        raise InvalidRequestError(f"the state is of {model.label}", "$.model")
+    check_name(model, body.model)
     return model, model.codec.accept(payload)
 
 
@@ -316,33 +316,33 @@ async def _read_first_input(body: Any, model: Model[Any], call: RequestContext) 
 
 
 async def _create(call: RequestContext, payload: bytes, ttl: float) -> Response:
-    """A new session that stands at this state."""
+    """Store a new session with this state, and answer with the session."""
     header = read_header(payload)[0]
     model = (header.model, header.version, header.sha256)
     session = call.app.sessions.new(call.caller, model, header.position, ttl)
     headers = etag(session) | {"Location": f"/sessions/{session.id}"}
     reply = Reply(to_json(SessionAnswer(**_fields(session))), 201, headers)
-    await call.app.sessions.create(call.caller, session, payload, call.receipt(reply.packed))
+    await call.app.sessions.create(call.caller, session, payload, reply.to_store(call))
     return reply.response()
 
 
 async def _commit(call: RequestContext, update: SessionUpdate, payload: bytes) -> Response:
-    """Move a session to this state."""
+    """Update a session to this state, and answer with the session."""
     session = update.moved_to(read_header(payload)[0].position)
     reply = Reply(to_json(SessionAnswer(**_fields(session))), headers=etag(session))
-    await update.commit(session, payload, call.receipt(reply.packed))
+    await update.commit(session, payload, reply.to_store(call))
     return reply.response()
 
 
 def _ttl(ttl: float | None, app: AppState) -> float:
     limit = app.settings.max_session_ttl
     if ttl is not None and ttl > limit:
-        raise LimitExceededError(f"at most {limit:g} seconds", "$.ttl")
+        raise LimitExceededError(f"must be at most {limit:g} seconds", "$.ttl")
     return app.settings.session_ttl if ttl is None else ttl
 
 
 def _fields(session: Session) -> dict[str, object]:
-    """Those of a `SessionAnswer`."""
+    """The fields of a `SessionAnswer`."""
     return {
         "id": session.id,
         "model": ModelId(name=session.model, version=session.model_version),

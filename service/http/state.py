@@ -1,4 +1,4 @@
-"""What all routes share: one typed object, made by app.py and kept on the application."""
+"""The object that all routes share. app.py makes it and puts it on the application."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class AppState:
     reloader: Reloader
     sessions: Sessions
     owners: frozenset[str]
-    """Of the API keys that the service knows; if there are none, nobody needs one."""
+    """The owner of each API key. If it is empty, requests need no API key."""
     board: Board
-    """What all processes of the machine share."""
+    """Shared by all processes of the machine."""
     worker_index: int
-    """Of this process, on the board."""
+    """The index of this process on the board."""
     memory: MemoryBudget
-    """Of this process's requests."""
+    """The memory that this process's requests may hold."""
 
 
 async def _app_state(request: Request) -> AppState:

@@ -1,4 +1,4 @@
-"""Calls that resume a sequence: from a session, or from a state that the caller brought.
+"""Calls that resume a sequence: from a session, or from a state in the request.
 
 A route reads from top to bottom:
 
@@ -24,11 +24,11 @@ from fastapi import Response
 from service.engine.sequence import EMPTY_STATE, SequenceState, Task
 from service.errors import (
     InvalidRequestError,
+    InvalidStateError,
     ModelNotFoundError,
     ModelRefusedError,
     SessionConflictError,
     SessionModelError,
-    InvalidStateError,
     WrongModelKindError,
 )
 from service.http.context import RequestContext
@@ -44,36 +44,38 @@ Result = TypeVar("Result")
 P = ParamSpec("P")
 
 MAX_ATTEMPTS = 10
-"""How often a call is run because other processes update its session first. Each time, one of them made progress."""
+"""Attempts of a call whose session other processes keep updating. With each failed one, another call succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it is sent, and as it is stored for a repetition of the call."""
+    """An answer, to send and to store for a repetition of the call."""
 
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
-    def packed(self) -> bytes:
-        """As bytes."""
+    def to_store(self, call: RequestContext) -> bytes | None:
+        """The answer as bytes; None if the call has no idempotency key, so that nothing is to be stored."""
+        if call.caller.key is None:
+            return None
         return orjson.dumps([self.status, self.headers]) + b"\n" + self.body
 
     @classmethod
-    def replayed(cls, packed: bytes) -> "Reply":
-        """The answer to a repetition: what was packed, with a header that says so."""
-        head, body = packed.split(b"\n", 1)
+    def replayed(cls, stored: bytes) -> "Reply":
+        """The stored answer, marked as a repetition."""
+        head, body = stored.split(b"\n", 1)
         status, headers = orjson.loads(head)
         return cls(body, status, headers | {"Idempotency-Replayed": "true"})
 
     def response(self) -> Response:
-        """To send it."""
+        """The answer, to send."""
         return Response(self.body, self.status, self.headers, media_type="application/json" if self.body else None)
 
 
 def stateful(route: Callable[P, Awaitable[Response]]) -> Callable[P, Awaitable[Response]]:
-    """A route that is run again while other processes update its session first, and that answers a repetition of an
-    earlier call as that call was answered."""
+    """Make a route retry when another process updates its session first, and replay the answer of an earlier call with
+    the same idempotency key."""
 
     @wraps(route)
     async def run(*args: P.args, **kwargs: P.kwargs) -> Response:
@@ -91,8 +93,8 @@ def stateful(route: Callable[P, Awaitable[Response]]) -> Callable[P, Awaitable[R
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Where a call ended: the session as it will be, if the call has one, its state as bytes, if the call stores or
-    returns it, and the `fields` of the answer that tell it."""
+    """Where a call ends. `session`: as it will be stored, if the call has one. `state`: as bytes, if the call stores or
+    returns it. `fields`: the answer's `session` and `state`."""
 
     session: Session | None
     state: bytes
@@ -100,8 +102,8 @@ class Ending:
 
 
 class ResumedSequence(Generic[M]):
-    """A sequence that a call resumes: its model, and where it stood at the `start`. `returns_state`: whether anybody
-    goes on from where the call ends."""
+    """A sequence that a call resumes: its model and its state at the `start`. `returns_state`: whether the call stores
+    or returns the state at its end."""
 
     def __init__(
         self,
@@ -126,32 +128,32 @@ class ResumedSequence(Generic[M]):
         self._call.hold(amount, path, self.model.engine)
 
     def begin(self, task: Task[Result], steps: int) -> "Future[Result]":
-        """Submit a task of so many steps to the engine."""
+        """Submit a task of `steps` steps to the engine."""
         return self._call.submit(self.model.engine, task, steps)
 
     async def submit(self, task: Task[Result], steps: int) -> Result:
-        """As `begin`; wait for its result."""
+        """Submit a task and wait for its result."""
         return await asyncio.wrap_future(self.begin(task, steps))
 
     def ending(self, after: SequenceState) -> Ending:
-        """Where the call ends. Nothing is stored yet."""
+        """Where the call ends, if its sequence ends in the state `after`. Stores nothing."""
         state = self.model.codec.encode(after) if self.returns_state else b""
         session = self._session if self._update is None else self._update.moved_to(after.position)
         if session is not None:
             return Ending(session, state, {"session": reference(session).model_dump(), "state": None})
-        carried = signed(state, self._state_key) if self.returns_state else None
-        return Ending(None, state, {"session": None, "state": carried})
+        returned_state = signed(state, self._state_key) if self.returns_state else None
+        return Ending(None, state, {"session": None, "state": returned_state})
 
     async def commit(self, ending: Ending, body: bytes) -> Response:
-        """Store where the call ended, if it updates a session; the answer with this body.
+        """Store the ending if the call updates a session. Returns the answer with this body.
 
         Raises:
-            SessionConflictError: another process updated the session meanwhile; nothing was written.
+            SessionConflictError: another process updated the session first. Nothing was written.
         """
         session = ending.session
         reply = Reply(body, headers={} if session is None else etag(session))
         if self._update is not None and session is not None:
-            await self._update.commit(session, ending.state, self._call.receipt(reply.packed))
+            await self._update.commit(session, ending.state, reply.to_store(self._call))
         return reply.response()
 
 
@@ -159,22 +161,22 @@ class ResumedSequence(Generic[M]):
 async def resume(
     call: RequestContext, body: StatefulBody, kind: Kind[M], cached: bool = True
 ) -> AsyncIterator[ResumedSequence[M]]:
-    """The sequence that a call resumes. `cached`: as `Sessions.update`; only where the call can be run again.
+    """The sequence that a call resumes. `cached`: as in `Sessions.update`; requires a route that can run again.
 
     Raises:
-        CarryError: there is no such session, model or state, or they do not belong together.
-        ReplayedError: the call was answered before.
+        CarryError: the session, model or state does not exist, or they do not belong together.
+        ReplayedError: an earlier call with the same idempotency key has an answer.
     """
     app = call.app
     if body.session_id is None:
         if call.caller.expected is not None:
-            raise InvalidRequestError("only a call with a `session_id` has a version to match", "If-Match")
+            raise InvalidRequestError("needs a `session_id`: only a session has a version", "If-Match")
         key = b"" if body.state is None else await app.sessions.state_key()
         model, start = model_and_start(app, body, kind, key)
         yield ResumedSequence(call, model, start, body.state is not None and body.commit, key)
         return
     if body.state is not None:
-        raise InvalidRequestError("give `session_id` or `state`, not both", "$.state")
+        raise InvalidRequestError("send `session_id` or `state`, not both", "$.state")
     if not body.commit:
         session, payload = await app.sessions.get_and_touch(call.caller, body.session_id)
         model = _session_model(app, body, kind, session)
@@ -186,7 +188,7 @@ async def resume(
 
 
 def model_and_start(app: AppState, body: StatefulBody, kind: Kind[M], key: bytes) -> tuple[Model[M], SequenceState]:
-    """The model of a call without a session, and where it starts: at the state that the caller brought, if any.
+    """The model of a call without a session, and the state in the request, or the empty state if it has none.
 
     Raises:
         CarryError: as `resume`.
@@ -198,12 +200,12 @@ def model_and_start(app: AppState, body: StatefulBody, kind: Kind[M], key: bytes
 
 
 def etag(session: Session) -> dict[str, str]:
-    """The header with a session's version."""
+    """The ETag header: the session's version."""
     return {"ETag": f'"{session.version}"'}
 
 
 def reference(session: Session) -> SessionId:
-    """A session in the answer of a call that resumed it."""
+    """The session as the answer of a call shows it."""
     return SessionId(id=session.id, version=session.version, position=session.position)
 
 
@@ -213,17 +215,27 @@ def _session_model(app: AppState, body: StatefulBody, kind: Kind[M], session: Se
 
 def _checked(model: Model[Any], body: StatefulBody, kind: Kind[M], path: str) -> Model[M]:
     if model.kind is not kind:
-        raise WrongModelKindError(f"it is of {model.label}, a {model.kind.name} model", path)
-    if body.model not in (None, model.manifest.name, model.label):
-        raise InvalidRequestError(f"the call goes on with {model.label}, not with this one", "$.model")
+        raise WrongModelKindError(f"belongs to {model.label}, a {model.kind.name} model", path)
+    check_name(model, body.model)
     return model
 
 
-def model_of_session(app: AppState, session: Session) -> Model[Any]:
-    """The model that a session belongs to, the very graph.
+def check_name(model: Model[Any], name: str | None) -> None:
+    """Check that a request with a session or state names its model, or none.
 
     Raises:
-        SessionModelError: it is not loaded.
+        InvalidRequestError: it names another model.
+    """
+    if name not in (None, model.manifest.name, model.label):
+        message = f"the session or state belongs to {model.label}: name that model, or leave `model` out"
+        raise InvalidRequestError(message, "$.model")
+
+
+def model_of_session(app: AppState, session: Session) -> Model[Any]:
+    """The loaded model whose graph made the session's state.
+
+    Raises:
+        SessionModelError: it is not loaded, or with another graph.
     """
     label = f"{session.model}@{session.model_version}"
     try:
@@ -233,18 +245,19 @@ def model_of_session(app: AppState, session: Session) -> Model[Any]:
     else:
         if model.codec.sha256 == session.sha256:
             return model
-        reason = "is loaded with another graph, or in another precision"
+        reason = "is loaded with another graph or precision"
     raise SessionModelError(
-        f"the session is of {label}, which {reason}: bring that back and POST /models/reload, or begin a new session",
+        f"the session belongs to {label}, which {reason}: restore that model and POST /models/reload, "
+        "or create a new session",
         "$.session_id",
     )
 
 
 def model_of_state(app: AppState, state: str, key: bytes) -> tuple[Model[Any], bytes]:
-    """The model that a state belongs to which a caller brought, and its bytes.
+    """The model of a state from a request, and the state as bytes.
 
     Raises:
-        InvalidStateError: it is none, or not of this service, or not whole.
+        InvalidStateError: it is damaged, or this service did not sign it.
         SessionModelError: its model is not loaded.
     """
     try:
@@ -252,7 +265,7 @@ def model_of_state(app: AppState, state: str, key: bytes) -> tuple[Model[Any], b
         label = f"{header.model}@{header.version}"
         return app.registry.find(label), payload
     except (ModelNotFoundError, ModelRefusedError):
-        raise SessionModelError(f"the state is of {label}, which is not loaded", "$.state") from None
+        raise SessionModelError(f"the state belongs to {label}, which is not loaded", "$.state") from None
     except InvalidStateError as error:
         error.path = "$.state"
         raise

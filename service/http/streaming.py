@@ -1,4 +1,4 @@
-"""Answers that are streamed as server-sent events."""
+"""Server-sent events, and the notification of streams by the engine's thread."""
 
 import asyncio
 import time
@@ -15,23 +15,23 @@ from service.errors import CarryError, UnexpectedError
 
 
 class StreamNotifier:
-    """Tells streams that rows of theirs have something new; one crossing of threads for all rows of a step."""
+    """Wakes the streams whose rows have new tokens. All rows of a step cross to the event loop's thread at once."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, asyncio.Event] = {}
 
     def add(self, rows: Sequence[Hashable], event: asyncio.Event) -> None:
-        """Set the event whenever one of the rows has something new."""
+        """Set the event whenever one of the rows has new tokens."""
         self._waiting |= dict.fromkeys(rows, event)
 
     def remove(self, rows: Sequence[Hashable]) -> None:
-        """Notify nobody of these rows any more."""
+        """Stop the notifications for these rows."""
         for row in rows:
             self._waiting.pop(row, None)
 
     def __call__(self, rows: Sequence[Hashable]) -> None:
-        """On the engine's thread: these rows have something new."""
+        """These rows have new tokens. Runs on the engine's thread."""
         self._loop.call_soon_threadsafe(self._set, rows)
 
     def _set(self, rows: Sequence[Hashable]) -> None:
@@ -46,14 +46,14 @@ def sse_event(data: dict[str, Any], name: str | None = None) -> bytes:
     return head + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-LAST_SECONDS = 5.0
-"""How long after its deadline a stream may take to say so."""
+DEADLINE_GRACE = 5.0
+"""Seconds after its deadline in which a stream may send its last event, the error."""
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, of a generator that may hold a session's lock and work of an engine: however the stream ends,
-    it is closed there and then. A reader who has not taken what was sent soon after the deadline (on time.monotonic's
-    clock) is given up: a slow reader would hold the lock for ever."""
+    """Server-sent events. The generator may hold a session's lock and tasks of an engine, so it is closed as soon as
+    the stream ends, in any way. The stream also ends if the client does not read it soon after the deadline
+    (time.monotonic): a slow client would hold the lock for ever."""
 
     def __init__(self, events: AsyncGenerator[Any, None], headers: dict[str, str], deadline: float) -> None:
         super().__init__(events, headers=headers, media_type="text/event-stream")
@@ -61,25 +61,25 @@ class EventStream(StreamingResponse):
         self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. A client that disconnects cancels this, as every other call (BodyMiddleware)."""
+        """Send the events. BodyMiddleware cancels this if the client disconnects."""
         async with aclosing(self._events):
             try:
                 async with asyncio.timeout(None) as timeout:
 
-                    async def in_time(message: Any) -> None:
-                        left = self._deadline + LAST_SECONDS - time.monotonic()
-                        timeout.reschedule(asyncio.get_running_loop().time() + left)
+                    async def send_in_time(message: Any) -> None:
+                        seconds = self._deadline + DEADLINE_GRACE - time.monotonic()
+                        timeout.reschedule(asyncio.get_running_loop().time() + seconds)
                         await send(message)
                         timeout.reschedule(None)
 
-                    await self.stream_response(in_time)
+                    await self.stream_response(send_in_time)
             except TimeoutError:
-                structlog.get_logger().warning("a stream was not read by its deadline, and given up")
+                structlog.get_logger().warning("a client did not read its stream by the deadline; the stream is closed")
 
 
 def as_carry_error(error: Exception) -> CarryError:
-    """The error that a stream ends with; an unexpected one is logged, and not shown."""
-    known = error if isinstance(error, CarryError) else UnexpectedError()
-    if known.status == 500:
-        structlog.get_logger().error("a stream broke", exc_info=error)
-    return known
+    """The error that a stream ends with. An unexpected exception is logged, not shown."""
+    carry_error = error if isinstance(error, CarryError) else UnexpectedError()
+    if carry_error.status == 500:
+        structlog.get_logger().error("a stream failed", exc_info=error)
+    return carry_error
