@@ -24,9 +24,10 @@ from service.engine.engine import Engine
 from service.engine.runner import Array, Runner
 from service.manifest import read_manifest
 from service.metrics import Metrics
+from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, uniforms
-from service.text.task import CharacterDecoder, GenerateRequest, generate
+from service.text.task import GenerateRequest, generate
 from training.nets.networks import TextModel
 from training.onnx.operations import CONTRIB, Builder
 from training.onnx.text import decode_graph, text_graph
@@ -184,8 +185,8 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.int8.graph, threads=1)
     assert manifest.int8.decode is not None
-    decoding = DecodeGraph(Runner(folder, manifest.int8.decode, threads=1), CharacterDecoder(manifest.vocabulary))
-    engine = Engine("text", runner, decoding, True, 10**9, Metrics().engine("text@1"))
+    decode_graph = DecodeGraph(Runner(folder, manifest.int8.decode, threads=1), TextDecoder(manifest.vocabulary))
+    engine = Engine("text", runner, decode_graph, True, 10**9, Metrics().engine("text@1"))
     tokenizer, lines = manifest.tokenizer, []
     prompt = "What light through yonder window breaks? It is the"
 
@@ -202,10 +203,10 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         (logits,), states = runner.prefill(
             {"tokens": tokens}, np.full(batch, len(prompt)), runner.initial_states(batch), ["logits"]
         )
-        states = decoding.runner.initial_states(batch) | states | {"logits": logits}
+        states = decode_graph.runner.initial_states(batch) | states | {"logits": logits}
         for _ in range(length // 8):
             positions = positions + 8
-            _, states = decoding.runner.run(
+            _, states = decode_graph.runner.run(
                 {**settings, "uniforms": uniforms(seeds, positions), "given_tokens": np.full((8, batch), -1)},
                 states,
                 ["tokens"],

@@ -198,7 +198,7 @@ def generate(
     from service.registry import open_model
     from service.text.kind import TEXT
     from service.text.sampling import SamplingParams
-    from service.text.task import GenerateRequest, continuation
+    from service.text.task import GenerateRequest
     from service.text.task import generate as generate_on
 
     found = open_model(Settings(), KINDS, Metrics(), model, TEXT)
@@ -207,7 +207,7 @@ def generate(
     [row], task = generate_on(found.manifest.tokenizer, request)
     found.engine.submit(task, request.cost_steps).result()
     found.engine.close()
-    typer.echo(prompt + continuation(found.manifest.tokenizer, row, 0).text)
+    typer.echo(prompt + row.text)
 
 
 def _fail(message: str) -> NoReturn:

@@ -15,8 +15,8 @@ from service.engine.sequence import Answer, Task
 from service.forecast.manifest import ForecastManifest
 from service.manifest import Int8, Manifest, read_manifest
 from service.metrics import Metrics
+from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
-from service.text.task import CharacterDecoder
 from service.text.tokenizer import Tokenizer
 from training.data.texts import learn_tokenizer
 from training.nets.cells import Cell
@@ -122,8 +122,8 @@ def write_model(
             decode=described.decode,
             metrics={},
             provenance=made_by,
-            unit=tokenizer.unit,
-            vocabulary=tokenizer.pieces,
+            unit=tokenizer.level,
+            vocabulary=tokenizer.vocabulary,
             replacements=dict(tokenizer.replacements),
             context=8,
         )
@@ -135,9 +135,9 @@ def open_scheduler(
     folder: Path, precision: Precision = "float32", chunk: int = CHUNK
 ) -> tuple[Manifest, Runner, Scheduler]:
     """A model folder's graph and a scheduler on it."""
-    manifest, runner, decoding = open_graphs(folder, precision)
+    manifest, runner, decode_graph = open_graphs(folder, precision)
     text = isinstance(manifest, TextManifest)
-    return manifest, runner, Scheduler(runner, decoding, text, Metrics().engine("test"), chunk=chunk)
+    return manifest, runner, Scheduler(runner, decode_graph, text, Metrics().engine("test"), chunk=chunk)
 
 
 def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifest, Runner, DecodeGraph | None]:
@@ -145,12 +145,12 @@ def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifes
     manifest = read_manifest(folder, ForecastManifest, TextManifest)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.graph if precision == "float32" else manifest.int8.graph, threads=1)
-    decoding = None
+    decode_graph = None
     if isinstance(manifest, TextManifest):
         graph = manifest.decode if precision == "float32" else manifest.int8.decode
         assert graph is not None
-        decoding = DecodeGraph(Runner(folder, graph, threads=1), CharacterDecoder(manifest.vocabulary))
-    return manifest, runner, decoding
+        decode_graph = DecodeGraph(Runner(folder, graph, threads=1), TextDecoder(manifest.vocabulary))
+    return manifest, runner, decode_graph
 
 
 def run(scheduler: Scheduler, task: Task[Answer]) -> Answer:

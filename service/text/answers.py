@@ -1,72 +1,75 @@
-"""Long texts and long answers, so that nobody else waits for the event loop: texts are read, and answers written, in
-blocks and beside it."""
+"""Long texts and long answers: tokenizes texts and encodes answers on a thread, so that the event loop stays free."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
 
 from service.http.offload import offload_if_large
-from service.text.task import Chosen, PositionBlock, logarithm
+from service.text.logprobs import TokenLogprob, log_probability
+from service.text.scoring import Position
 from service.text.tokenizer import Candidate, TokenizedText, Tokenizer
 
 INLINE_CHARACTERS = 5_000
-"""A text of so many is read in less time than a thread takes to begin."""
+"""A text of so many is tokenized in less time than a thread takes to start."""
 INLINE_ITEMS = 500
-"""So many items of an answer are written in less time than a thread takes to begin."""
+"""So many items of an answer are encoded in less time than a thread takes to start."""
 
 
 async def read_texts(
     tokenizer: Tokenizer, texts: Mapping[str, str], unknown: Literal["replace", "error"]
 ) -> tuple[list[TokenizedText], list[str]]:
-    """Texts, by their JSON path, as the model reads them, and what of them it does not know.
+    """Tokenize texts, given by their JSON paths; also returns the characters or words that the model does not know.
 
     Raises:
-        InvalidRequestError: one is no text that can be read here; or it is not wholly known, and that is an error.
+        InvalidRequestError: a text cannot be read; or it has unknown characters or words, and `unknown` is "error".
     """
 
     def read() -> tuple[list[TokenizedText], list[str]]:
-        found = [tokenizer.tokenize(text, path) for path, text in texts.items()]
+        tokenized = [tokenizer.tokenize(text, path) for path, text in texts.items()]
         if unknown == "error":
-            for path, text in zip(texts, found, strict=True):
+            for path, text in zip(texts, tokenized, strict=True):
                 tokenizer.check_known(text, path)
-        return found, tokenizer.unknown(*found)
+        return tokenized, tokenizer.unknown(*tokenized)
 
     return await offload_if_large(sum(map(len, texts.values())) > INLINE_CHARACTERS, read)
 
 
 def json_list(blocks: Iterable[Sequence[Any]]) -> orjson.Fragment:
-    """All items of some blocks as one JSON list. One block after another becomes bytes: together, as objects, they
-    would take many times the memory, and keep every other thread waiting while they are written."""
+    """All items of the blocks as one JSON list. Encodes block by block: all objects together would take many times the
+    memory, and orjson would keep every other thread waiting."""
     return orjson.Fragment(b"[" + b",".join(orjson.dumps(block)[1:-1] for block in blocks if block) + b"]")
 
 
-def logs_json(blocks: Iterable[Sequence[Chosen]]) -> orjson.Fragment:
-    """`ChosenLog`s."""
-    return json_list(map(logs_of, blocks))
+def logprobs_json(blocks: Iterable[Sequence[TokenLogprob]]) -> orjson.Fragment:
+    """A JSON list of `ChosenLog`s."""
+    return json_list(map(logprob_dicts, blocks))
 
 
-def logs_of(chosen: Sequence[Chosen]) -> list[dict[str, Any]]:
+def logprob_dicts(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
     """`ChosenLog`s."""
     return [
         {
-            "character": one.character,
-            "logprob": None if one.probability is None else logarithm(one.probability),
-            "top": [{"character": character, "logprob": logarithm(p)} for character, p in one.candidates],
+            "character": logprob.token,
+            "logprob": None if logprob.probability is None else log_probability(logprob.probability),
+            "top": [{"character": token, "logprob": log_probability(p)} for token, p in logprob.candidates],
         }
-        for one in chosen
+        for logprob in logprobs
     ]
 
 
-def positions_json(blocks: Iterable[PositionBlock]) -> Iterator[list[dict[str, Any]]]:
-    """`PositionAnswer`s, in blocks."""
-    for block in blocks:
-        yield [
-            {"character": one.character, "probability": one.probability, "next": probabilities(one.candidates)}
-            for one in block.positions
-        ]
+def position_dicts(positions: Iterable[Position]) -> list[dict[str, Any]]:
+    """`PositionAnswer`s."""
+    return [
+        {
+            "character": position.token,
+            "probability": position.probability,
+            "next": candidate_dicts(position.candidates),
+        }
+        for position in positions
+    ]
 
 
-def probabilities(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+def candidate_dicts(candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
     """`CandidateProbability`s."""
-    return [{"character": character, "probability": p} for character, p in candidates]
+    return [{"character": token, "probability": probability} for token, probability in candidates]

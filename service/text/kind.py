@@ -15,11 +15,12 @@ from service.kind import FirstInput, Model, OpenGraphs, StateSpec
 from service.manifest import Graph, Graphs
 from service.settings import Settings
 from service.text.answers import read_texts
+from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
-from service.text.openai_payload import model_cards
+from service.text.openai_answers import model_cards
 from service.text.sampling import SamplingParams, controls
 from service.text.schemas import FirstText
-from service.text.task import CharacterDecoder, predict, predict_bytes
+from service.text.scoring import predict, predict_bytes
 from service.text.tokenizer import TokenizedText, Tokenizer
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class TextKind:
         assert graphs.decode is not None
         _check_controls(graphs.decode)
         runner = Runner(folder, graphs.graph, threads)
-        decoder = CharacterDecoder(manifest.vocabulary)
+        decoder = TextDecoder(manifest.vocabulary)
         return OpenGraphs(runner, DecodeGraph(Runner(folder, graphs.decode, threads), decoder))
 
     def smoke_test(self, manifest: TextManifest, graphs: Graphs, opened: OpenGraphs) -> None:
@@ -57,8 +58,8 @@ class TextKind:
         tokens = {"tokens": np.zeros((1, 2), dtype=np.int64)}
         outputs, states = runner.prefill(tokens, np.array([2]), runner.initial_states(1), list(expected))
         check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
-        assert opened.decoding is not None
-        _try_decoding(opened.decoding, states, size)
+        assert opened.decode_graph is not None
+        _try_decoding(opened.decode_graph, states, size)
 
     async def prepare_first_input(self, body: Any, model: Model[TextManifest], settings: Settings) -> FirstInput:
         """Read a first text."""
@@ -66,8 +67,8 @@ class TextKind:
             raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.prompt")
         tokenizer = model.manifest.tokenizer
         [text], _ = await read_texts(tokenizer, {"$.prompt": body.prompt}, "replace")
-        held = predict_bytes(len(text.tokens), False, 0, (), tokenizer.size)
-        return FirstInput(_read(tokenizer, text), 1 + len(text.tokens), held, "$.prompt")
+        held = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
+        return FirstInput(_read(tokenizer, text), 1 + len(text.ids), held, "$.prompt")
 
     def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[BaseModel]:
         """All of them, the newest version of each name under its name."""
@@ -99,11 +100,11 @@ def _check_controls(decode: Graph) -> None:
         )
 
 
-def _try_decoding(decoding: DecodeGraph, states: States, vocabulary: int) -> None:
+def _try_decoding(decode_graph: DecodeGraph, states: States, vocabulary: int) -> None:
     params = controls([SamplingParams()], vocabulary)
     steps = {"uniforms": np.full((2, 1), 0.5, dtype=np.float32), "given_tokens": np.array([[0], [-1]])}
-    (tokens, scores), _ = decoding.runner.run(
-        {**params, **steps}, decoding.runner.initial_states(1) | states, decoding.decoder.outputs
+    (tokens, scores), _ = decode_graph.runner.run(
+        {**params, **steps}, decode_graph.runner.initial_states(1) | states, decode_graph.decoder.output_names
     )
     if (tokens.shape, scores.shape) != ((2, 1), (2, 1, vocabulary)):
         raise GraphMismatchError(f"the graph that decodes gives the shapes {[tokens.shape, scores.shape]}")

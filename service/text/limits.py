@@ -42,5 +42,5 @@ def check_scores(positions: int, model: Model[TextManifest], path: str) -> None:
     if positions * model.manifest.tokenizer.size > MAX_SCORES:
         limit = MAX_SCORES // model.manifest.tokenizer.size
         raise LimitExceededError(
-            f"with this model, at most {limit} {model.manifest.tokenizer.unit}s are looked at so closely", path
+            f"with this model, at most {limit} {model.manifest.tokenizer.level}s are looked at so closely", path
         )

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from service.manifest import Graph, Graphs, Manifest, Precision
-from service.text.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, Unit
+from service.text.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, TokenLevel
 
 
 class TextManifest(Manifest):
@@ -32,7 +32,7 @@ class TextManifest(Manifest):
 
     kind: Literal["text"] = "text"
     decode: Graph
-    unit: Unit = Field(default="character", description="what a token is; see WORD_PATTERN")
+    unit: TokenLevel = Field(default="character", description="what a token is; see WORD_PATTERN")
     vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> piece of text; token 0, unknown, is ''")
     replacements: dict[str, str] = Field(
         default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"

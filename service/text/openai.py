@@ -13,17 +13,17 @@ from service.http.methods import check_method
 from service.http.state import App
 from service.http.streaming import EventStream
 from service.text.kind import TEXT
-from service.text.openai_chat import ChatAnswer, ChatCompletion, ChatPayload
-from service.text.openai_completion import Completion, text_model
-from service.text.openai_payload import (
+from service.text.openai_answers import (
     CompletionAnswer,
-    CompletionPayload,
     ErrorAnswer,
     ModelCard,
     ModelList,
     model_card,
     model_cards,
 )
+from service.text.openai_chat import ChatAnswer, ChatCompletion, ChatPayload
+from service.text.openai_completion import Completion, text_model
+from service.text.openai_payload import CompletionPayload
 from service.text.streaming import STREAM
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)

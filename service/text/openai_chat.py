@@ -11,12 +11,14 @@ from pydantic import ConfigDict, Field
 from service.http.context import RequestContext
 from service.http.schemas import Answer, Body, unsupported
 from service.text.answers import json_list
+from service.text.decoder import Row
+from service.text.logprobs import TokenLogprob, log_probability, logprob_blocks
+from service.text.openai_answers import CompletionUsage
 from service.text.openai_completion import Completion, text_model
-from service.text.openai_payload import CompletionPayload, CompletionUsage, ControlsPayload, OpenAiLength
+from service.text.openai_payload import CompletionPayload, ControlsPayload, OpenAiLength
 from service.text.schemas import Flag, Text
 from service.text.streaming import TextDelta
-from service.text.task import Chosen, Row, chosen_blocks, logarithm
-from service.text.tokenizer import Unit
+from service.text.tokenizer import TokenLevel
 
 USER, ASSISTANT = "User:", "Assistant:"
 ENDS = (f"\n{USER}", f"\n{ASSISTANT}")
@@ -72,7 +74,7 @@ class ChatPrompt(CompletionPayload):
     prompt_path: ClassVar[str] = "$.messages"
 
 
-def prompt_of(messages: Sequence[ChatMessage], unit: Unit) -> str:
+def prompt_of(messages: Sequence[ChatMessage], level: TokenLevel) -> str:
     """The dialogue up to where the next turn of the assistant begins. In a word model, a word brings its own space."""
     text = ""
     for message in messages:
@@ -80,17 +82,17 @@ def prompt_of(messages: Sequence[ChatMessage], unit: Unit) -> str:
             text += f"{message.text}\n\n"
         else:
             text += f"{USER if message.role == 'user' else ASSISTANT} {message.text}\n"
-    return f"{text}{ASSISTANT} " if unit == "character" else f"{text}{ASSISTANT}"
+    return f"{text}{ASSISTANT} " if level == "character" else f"{text}{ASSISTANT}"
 
 
-def completion_of(body: ChatPayload, unit: Unit) -> ChatPrompt:
+def completion_of(body: ChatPayload, level: TokenLevel) -> ChatPrompt:
     """The completion that answers a chat."""
     shared = {name: getattr(body, name) for name in ControlsPayload.model_fields}
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     return ChatPrompt.model_construct(
         **shared
         | {
-            "prompt": prompt_of(body.messages, unit),
+            "prompt": prompt_of(body.messages, level),
             "max_tokens": length,
             "stop": [*body.stop, *ENDS],
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
@@ -107,16 +109,16 @@ class ChatCompletion(Completion):
 
     def __init__(self, body: ChatPayload, call: RequestContext) -> None:
         model = text_model(body.model, call.app)
-        super().__init__(completion_of(body, model.manifest.tokenizer.unit), call)
+        super().__init__(completion_of(body, model.manifest.tokenizer.level), call)
         self._begun: set[int] = set()
         """The texts of which something was sent."""
 
     def _choice(self, index: int, row: Row, offset: int) -> dict[str, Any]:
         logprobs, count = None, self._body.logprobs
         if count is not None:
-            blocks = chosen_blocks(self._model.manifest.tokenizer, row, self._told)
-            logprobs = {"content": json_list(_logs(chosen, count) for chosen in blocks), "refusal": None}
-        text = self._first("".join(row.text))
+            blocks = logprob_blocks(self._model.manifest.tokenizer, row, self._told)
+            logprobs = {"content": json_list(_logs(block, count) for block in blocks), "refusal": None}
+        text = self._first(row.text)
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": row.finish_reason}
 
@@ -128,7 +130,7 @@ class ChatCompletion(Completion):
         if new.text:
             text = new.text if new.index in self._begun else self._first(new.text)
             self._begun.add(new.index)
-            logprobs = None if count is None else {"content": _logs(new.chosen, count), "refusal": None}
+            logprobs = None if count is None else {"content": _logs(new.logprobs, count), "refusal": None}
             frames.append(_delta(new.index, {"content": text}, logprobs, None))
         if new.finish_reason is not None:
             frames.append(_delta(new.index, {}, None, new.finish_reason))
@@ -136,24 +138,24 @@ class ChatCompletion(Completion):
 
     def _first(self, text: str) -> str:
         """What a turn begins with, without the space that parts it from its name in a word model."""
-        return text if self._model.manifest.tokenizer.unit == "character" else text.removeprefix(" ")
+        return text if self._model.manifest.tokenizer.level == "character" else text.removeprefix(" ")
 
 
 def _delta(index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _logs(chosen: Sequence[Chosen], count: int) -> list[dict[str, Any]]:
+def _logs(logprobs: Sequence[TokenLogprob], count: int) -> list[dict[str, Any]]:
     """`ChatLogprob`s."""
     return [
-        _log(one.character, one.probability or 0.0)
-        | {"top_logprobs": [_log(piece, p) for piece, p in one.candidates[:count]]}
-        for one in chosen
+        _log(logprob.token, logprob.probability or 0.0)
+        | {"top_logprobs": [_log(token, p) for token, p in logprob.candidates[:count]]}
+        for logprob in logprobs
     ]
 
 
-def _log(piece: str, probability: float) -> dict[str, Any]:
-    return {"token": piece, "logprob": logarithm(probability), "bytes": [*piece.encode()]}
+def _log(token: str, probability: float) -> dict[str, Any]:
+    return {"token": token, "logprob": log_probability(probability), "bytes": [*token.encode()]}
 
 
 class ChatReply(Answer):

@@ -21,28 +21,15 @@ from service.http.streaming import as_carry_error, sse_event
 from service.kind import Model
 from service.registry import labels
 from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, json_list
+from service.text.decoder import FinishReason, Listener, Row
 from service.text.kind import TEXT
 from service.text.limits import check_candidates, check_scores
+from service.text.logprobs import logprob_blocks, row_logprobs
 from service.text.manifest import TextManifest
-from service.text.openai_payload import (
-    CompletionPayload,
-    CompletionUsage,
-    logprobs_json,
-    logprobs_of,
-    mean_log,
-    read_prompt,
-)
+from service.text.openai_answers import CompletionUsage, logprob_lists, logprob_lists_json, mean_logprob
+from service.text.openai_payload import CompletionPayload, read_prompt
 from service.text.streaming import TextDelta, stream_updates
-from service.text.task import (
-    FinishReason,
-    GenerateRequest,
-    Listener,
-    Row,
-    chosen,
-    chosen_blocks,
-    generate,
-    whole_text,
-)
+from service.text.task import GenerateRequest, generate
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_NAMES = frozenset(
@@ -113,8 +100,8 @@ class Completion:
         work, held = 0, 0
         async for path, prompt in take_turns(self._prompts.items()):
             text = await offload_if_large(len(prompt) > INLINE_CHARACTERS, read_prompt, prompt, tokenizer, path)
-            self._read.append(len(text.tokens))
-            self._offsets.append(0 if body.echo else sum(map(len, text.pieces)))
+            self._read.append(len(text.ids))
+            self._offsets.append(0 if body.echo else sum(map(len, text.tokens)))
             wish = GenerateRequest(
                 prompt=text,
                 max_length=self._length,
@@ -127,7 +114,7 @@ class Completion:
                 echo=body.echo,
             )
             work += wish.cost_steps
-            held += wish.most_bytes(tokenizer.size, state_bytes)
+            held += wish.max_bytes(tokenizer.size, state_bytes)
             self._wishes.append(wish)
         self._check_limits(work)
         self._call.hold(held, "$.logprobs" if body.logprobs else body.prompt_path, self._model.engine)
@@ -144,7 +131,7 @@ class Completion:
         ended = await wait_all(dict(enumerate(self._read)), self.begin)
         self._check([ended[i] for i in range(len(ended))])
         items = sum(len(rows) for rows in self._rows)
-        items += self._told * sum(len(row.echoed) + len(row.text) for rows in self._rows for row in rows)
+        items += self._told * sum(len(row.echo) + len(row.tokens) for rows in self._rows for row in rows)
         choices = await offload_if_large(items > INLINE_ITEMS, self._choices)
         return self._head | {"choices": choices, "usage": self._usage()}
 
@@ -226,13 +213,15 @@ class Completion:
         """One text, whole."""
         logprobs, count = None, self._body.logprobs
         if count is not None:
-            logprobs = logprobs_json(chosen_blocks(self._model.manifest.tokenizer, row, self._told), count, offset)
-        return _choice(index, whole_text(row), logprobs, row.finish_reason)
+            logprobs = logprob_lists_json(
+                logprob_blocks(self._model.manifest.tokenizer, row, self._told), count, offset
+            )
+        return _choice(index, row.returned_text, logprobs, row.finish_reason)
 
     def _mean_log(self, row: Row) -> float:
         """By which texts are compared."""
-        tokenizer, lead = self._model.manifest.tokenizer, len(row.echoed)
-        return mean_log(chosen(tokenizer, row, lead, lead + len(row.text), self._told))
+        tokenizer, lead = self._model.manifest.tokenizer, len(row.echo)
+        return mean_logprob(row_logprobs(tokenizer, row, lead, lead + len(row.tokens), self._told))
 
     def _opening(self, texts: int) -> list[dict[str, Any]]:
         """The choices of the frames that begin a stream of so many texts."""
@@ -241,8 +230,8 @@ class Completion:
     def _frames_of(self, new: TextDelta, offset: int) -> list[dict[str, Any]]:
         """The choices of the frames that tell what is new of a text; its end comes in one of its own, without text."""
         count = self._body.logprobs
-        ending = None if count is None else logprobs_of([], count, 0)
-        logprobs = None if count is None else logprobs_of(new.chosen, count, offset)
+        ending = None if count is None else logprob_lists([], count, 0)
+        logprobs = None if count is None else logprob_lists(new.logprobs, count, offset)
         frames = [_choice(new.index, new.text, logprobs, None)] if new.text else []
         if new.finish_reason is not None:
             frames.append(_choice(new.index, "", ending, new.finish_reason))
@@ -250,7 +239,7 @@ class Completion:
 
     def _count(self) -> dict[str, int]:
         """A `CompletionUsage`, so far."""
-        read, written = sum(self._read), sum(len(row.text) for some in self._rows for row in some)
+        read, written = sum(self._read), sum(len(row.tokens) for some in self._rows for row in some)
         return CompletionUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written).model_dump()
 
     def _usage(self) -> dict[str, int]:

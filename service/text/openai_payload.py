@@ -1,22 +1,17 @@
 """What the `openai` client (version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-import orjson
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from service.errors import InvalidRequestError, LimitExceededError
-from service.http.schemas import MAX_INTEGER, Answer, Body, unsupported
-from service.kind import Model
+from service.http.schemas import MAX_INTEGER, Body, unsupported
 from service.settings import Settings
-from service.text.manifest import TextManifest
 from service.text.openai_fields import known_fields
 from service.text.sampling import SamplingParams
 from service.text.schemas import Biases, Copies, Flag, Penalty, RepetitionPenalty, Share, Stops, Temperature, Text
-from service.text.task import Chosen, logarithm
 from service.text.tokenizer import TokenizedText, Tokenizer
 
 
@@ -232,7 +227,7 @@ def read_prompt(prompt: str | list[int], tokenizer: Tokenizer, path: str) -> Tok
 def _text(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
     """The text of these tokens."""
     text = tokenizer.tokenize(text_of_tokens(tokens, tokenizer, path), path)
-    if text.tokens.tolist() != tokens:
+    if text.ids.tolist() != tokens:
         raise InvalidRequestError("these tokens are not those of the text that they make: send the text", path)
     return text
 
@@ -245,126 +240,4 @@ def text_of_tokens(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> st
     """
     if tokens and max(tokens) >= tokenizer.size:
         raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(tokens)}]")
-    return "".join(tokenizer.pieces[token] or tokenizer.unknown_piece for token in tokens)
-
-
-class Logprobs(Answer):
-    """Of each token, in four lists of one length: its text, the natural logarithm of its probability (`null` for the
-    first of all, which nothing precedes), those of the candidates and of itself, and where in the text it begins, the
-    prompt counted too."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
-class CompletionChoice(Answer):
-    """One text; of several prompts, `index` goes through the texts of the first, then through those of the next."""
-
-    text: str
-    index: int
-    logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"] | None = Field(description="In a stream, `null` but in the last.")
-
-
-class CompletionUsage(Answer):
-    """Tokens. Those of texts that were not among the best count too."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionAnswer(Answer):
-    """The texts; or, in a stream, what is new of them."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int = Field(description="Seconds since 1970.")
-    model: str = Field(description="`name@version`")
-    choices: list[CompletionChoice]
-    usage: CompletionUsage | None
-    system_fingerprint: str = Field(description="The model, its version and the hash of its graph.")
-
-
-class ModelCard(Answer):
-    """A text model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = Field(description="When it was trained, in seconds since 1970.")
-    owned_by: str = "carry"
-    root: str = Field(description="`name@version`")
-    max_model_len: int = Field(description="Most characters that are read at once; what was read before has no limit.")
-
-
-class ModelList(Answer):
-    """The text models; the newest of each name under its name, older ones as `name@version`."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class ErrorDetail(Answer):
-    """What went wrong, and with which parameter."""
-
-    message: str
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
-    param: str | None
-    code: str
-
-
-class ErrorAnswer(Answer):
-    """An error, as that API tells it."""
-
-    error: ErrorDetail
-
-
-LISTS = tuple(Logprobs.model_fields)
-
-
-def logprobs_of(chosen: Sequence[Chosen], count: int, offset: int) -> dict[str, list[Any]]:
-    """`Logprobs` of tokens the first of which begins at the offset; so many candidates of each."""
-    found: dict[str, list[Any]] = {name: [] for name in LISTS}
-    for one in chosen:
-        own = None if one.probability is None else logarithm(one.probability)
-        top = None
-        if own is not None:
-            top = {piece: logarithm(p) for piece, p in one.candidates[:count]} | {one.character: own}
-        for name, item in zip(LISTS, (one.character, own, top, offset), strict=True):
-            found[name].append(item)
-        offset += len(one.character)
-    return found
-
-
-def logprobs_json(blocks: Iterable[Sequence[Chosen]], count: int, offset: int) -> dict[str, orjson.Fragment]:
-    """`Logprobs` of all tokens of some blocks, written block by block (text_answers.json_list)."""
-    parts: dict[str, list[bytes]] = {name: [] for name in LISTS}
-    for chosen in blocks:
-        for name, items in logprobs_of(chosen, count, offset).items():
-            parts[name].append(orjson.dumps(items)[1:-1])
-        offset += sum(len(one.character) for one in chosen)
-    return {name: orjson.Fragment(b"[" + b",".join(some) + b"]") for name, some in parts.items()}
-
-
-def mean_log(chosen: Sequence[Chosen]) -> float:
-    """The mean log-probability of a token, by which texts are compared; a text of none comes after all others."""
-    logs = [logarithm(one.probability) for one in chosen if one.probability is not None]
-    return sum(logs) / len(logs) if logs else -np.inf
-
-
-def model_cards(models: Sequence[Model[TextManifest]], settings: Settings) -> list[ModelCard]:
-    """The text models; the newest of each name under its name, older ones as `name@version`."""
-    newest = {model.manifest.name: model for model in reversed(models)}
-    return [
-        model_card(model, model.manifest.name if newest[model.manifest.name] is model else model.label, settings)
-        for model in models
-    ]
-
-
-def model_card(model: Model[TextManifest], id: str, settings: Settings) -> ModelCard:
-    """A model under this id."""
-    created = datetime.fromisoformat(model.manifest.provenance.created_at)
-    limit = settings.max_text_length
-    return ModelCard(id=id, created=int(created.timestamp()), root=model.label, max_model_len=limit)
+    return "".join(tokenizer.vocabulary[id] or tokenizer.unknown_token for id in tokens)

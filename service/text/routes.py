@@ -20,29 +20,35 @@ from service.http.stateful import Reply, ResumedSequence, resume, stateful
 from service.http.streaming import EventStream, as_carry_error, sse_event
 from service.kind import Model
 from service.sessions.sessions import ReplayedError
-from service.text.answers import INLINE_ITEMS, json_list, logs_json, logs_of, positions_json, probabilities, read_texts
+from service.text.answers import (
+    INLINE_ITEMS,
+    candidate_dicts,
+    json_list,
+    logprob_dicts,
+    logprobs_json,
+    position_dicts,
+    read_texts,
+)
+from service.text.decoder import Listener
 from service.text.kind import TEXT
 from service.text.limits import check_candidates, check_length, check_scores
+from service.text.logprobs import logprob_blocks
 from service.text.manifest import TextManifest
+from service.text.prefill import check_follows
 from service.text.sampling import SamplingParams
 from service.text.schemas import GenerateAnswer, GenerateBody, PredictAnswer, PredictBody
-from service.text.streaming import STREAM, TextDelta, stream_updates
-from service.text.task import (
+from service.text.scoring import (
     RANKED_ROWS,
-    GenerateRequest,
-    Listener,
-    PositionBlock,
-    Scored,
+    Position,
+    ScoredText,
     bits_per_character,
-    check_follows,
-    chosen_blocks,
-    generate,
+    next_candidates,
     position_blocks,
     predict,
     predict_bytes,
-    prediction,
-    whole_text,
 )
+from service.text.streaming import STREAM, TextDelta, stream_updates
+from service.text.task import GenerateRequest, generate
 from service.text.tokenizer import TokenizedText, Tokenizer
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
@@ -115,7 +121,7 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
                 async with aclosing(generation.updates()) as updates:
                     async for delta in updates:
                         if delta.text:
-                            logs = {"logprobs": logs_of(delta.chosen)} if body.logprobs else {}
+                            logs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
                             event = sse_event({"index": delta.index, "text": delta.text} | logs)
                             if repeatable:
                                 sent += event
@@ -154,7 +160,7 @@ class _Generation:
         self._app = call.app
         self._unknown = unknown
         self._choices: list[dict[str, Any]] = []
-        self._read = len(prompt.tokens)
+        self._read = len(prompt.ids)
         if run.returns_state and body.n > 1:
             raise InvalidRequestError('only one text can move a session or state; or `"commit": false`', "$.n")
         if body.logprobs:
@@ -181,7 +187,7 @@ class _Generation:
             echo=body.echo,
         )
         path = "$.logprobs" if body.logprobs else "$.prompt"
-        run.hold(generate_request.most_bytes(tokenizer.size, model.graphs.state_bytes), path)
+        run.hold(generate_request.max_bytes(tokenizer.size, model.graphs.state_bytes), path)
         self._rows, task = generate(tokenizer, generate_request, run.start, run.returns_state, listener)
         self._pending = run.begin(task, generate_request.cost_steps)
 
@@ -214,14 +220,14 @@ class _Generation:
             tokenizer = self._model.manifest.tokenizer
             return [
                 {
-                    "text": whole_text(row),
+                    "text": row.returned_text,
                     "finish_reason": row.finish_reason,
-                    "logprobs": logs_json(chosen_blocks(tokenizer, row, logprobs)) if logprobs else None,
+                    "logprobs": logprobs_json(logprob_blocks(tokenizer, row, logprobs)) if logprobs else None,
                 }
                 for row in self._rows
             ]
 
-        items = logprobs * sum(len(row.echoed) + len(row.text) for row in self._rows)
+        items = logprobs * sum(len(row.echo) + len(row.tokens) for row in self._rows)
         self._choices = await offload_if_large(items > INLINE_ITEMS, choices)
         return after
 
@@ -236,7 +242,7 @@ class _Generation:
     def summary(self, ending: dict[str, Any]) -> dict[str, Any]:
         """The last event of a stream: all of the answer but what was streamed."""
         choices, label = self._choices, self._model.label
-        written = sum(len(row.text) for row in self._rows)
+        written = sum(len(row.tokens) for row in self._rows)
         self._app.metrics.read.labels(label).inc(self._read)
         self._app.metrics.predicted.labels(label).inc(written)
         return {
@@ -270,21 +276,23 @@ async def post_predict(
     async with resume(call, body, TEXT) as run:
         tokenizer = run.model.manifest.tokenizer
         text, candidates, unknown = await _read_predict(body, run.model, call.app)
-        check_follows(run.start, text.composed, "$.text")
-        lengths = [len(candidate.tokens) for candidate in candidates]
+        check_follows(run.start, text.nfc, "$.text")
+        lengths = [len(candidate.ids) for candidate in candidates]
         size, top_k = tokenizer.size, min(body.top_k, tokenizer.size)
-        held = predict_bytes(len(text.tokens), body.per_position, top_k, lengths, size)
+        held = predict_bytes(len(text.ids), body.per_position, top_k, lengths, size)
         run.hold(held, "$.per_position" if body.per_position else "$.text")
-        steps = 1 + len(text.tokens) + sum(lengths)
+        steps = 1 + len(text.ids) + sum(lengths)
         scored = await run.submit(predict(tokenizer, text, body.per_position, run.start, candidates), steps)
         call.app.metrics.read.labels(run.model.label).inc(steps - 1)
-        expected = await offload_if_large(len(scored.scores) * top_k > INLINE_ITEMS, _expected, body, tokenizer, text, scored)
+        expected = await offload_if_large(
+            len(scored.scores) * top_k > INLINE_ITEMS, _expected, body, tokenizer, text, scored
+        )
         ranked = [
             {
                 "index": candidate.index,
                 "text": continuations[candidate.index],
-                "logprob": candidate.log,
-                "logprob_per_character": candidate.log_per_character,
+                "logprob": candidate.logprob,
+                "logprob_per_character": candidate.logprob_per_character,
             }
             for candidate in scored.ranked
         ]
@@ -313,30 +321,32 @@ async def _read_predict(
     paths = {"$.text": body.text} | {f"$.candidates[{i}]": text for i, text in enumerate(body.candidates or [])}
     (text, *candidates), unknown = await read_texts(tokenizer, paths, body.unknown)
     if body.per_position:
-        check_scores(len(text.tokens), model, "$.per_position")
-    longest = max((len(candidate.tokens) for candidate in candidates), default=0)
+        check_scores(len(text.ids), model, "$.per_position")
+    longest = max((len(candidate.ids) for candidate in candidates), default=0)
     check_scores(min(RANKED_ROWS, len(candidates)) * longest, model, "$.candidates")
     for i, candidate in enumerate(candidates):
-        if not candidate.pieces:
+        if not candidate.tokens:
             raise InvalidRequestError("is empty", f"$.candidates[{i}]")
     return text, candidates, unknown
 
 
-def _expected(body: PredictBody, tokenizer: Tokenizer, text: TokenizedText, scored: Scored) -> dict[str, Any]:
-    """What the model expects after the text, and after each of its tokens if that is asked for."""
-    after = prediction(tokenizer, text, scored.scores, body.top_k, False)
-    costs: list[PositionBlock] = []
+def _expected(body: PredictBody, tokenizer: Tokenizer, text: TokenizedText, scored: ScoredText) -> dict[str, Any]:
+    """The `next`, `positions` and `bits_per_character` of a `PredictAnswer`."""
+    candidates = next_candidates(tokenizer, scored.scores, body.top_k)
+    nats, characters = 0.0, 0
 
-    def blocks() -> Iterator[PositionBlock]:
+    def blocks() -> Iterator[list[Position]]:
+        nonlocal nats, characters
         for block in position_blocks(tokenizer, text, scored.scores, body.top_k):
-            costs.append(PositionBlock([], block.nats, block.characters))
-            yield block
+            nats += block.nats
+            characters += block.characters
+            yield block.positions
 
-    positions = json_list(positions_json(blocks())) if body.per_position else None
+    positions = json_list(map(position_dicts, blocks())) if body.per_position else None
     return {
-        "next": probabilities(after.candidates),
+        "next": candidate_dicts(candidates),
         "positions": positions,
-        "bits_per_character": bits_per_character(costs),
+        "bits_per_character": bits_per_character(nats, characters),
     }
 
 

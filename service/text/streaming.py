@@ -1,4 +1,4 @@
-"""Texts while they are generated, as they come."""
+"""Streams texts while the engine generates them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.http.streaming import StreamNotifier
-from service.text.task import Chosen, FinishReason, Row, block_size, chosen
+from service.text.decoder import FinishReason, Row
+from service.text.logprobs import TokenLogprob, block_size, row_logprobs
 from service.text.tokenizer import Tokenizer
 
 STREAM: dict[int | str, dict[str, Any]] = {
@@ -18,54 +19,52 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New text of one row, by its place among those of the request; what the model expected there, if that was asked
-    for; and, with the last of it, why it ended: "length" or "stop"."""
+    """New text of one row, by the row's index in the request. `logprobs`: of its tokens, if the request asks for them;
+    `finish_reason`: with the row's last text."""
 
     index: int
     text: str
-    chosen: list[Chosen]
+    logprobs: list[TokenLogprob]
     finish_reason: FinishReason | None
 
 
 async def stream_updates(
-    notifier: StreamNotifier, tokenizer: Tokenizer, rows: Sequence[Row], logprobs: int, pending: "Sequence[Future[Any]]"
+    notifier: StreamNotifier, tokenizer: Tokenizer, rows: Sequence[Row], logprobs: int, pending: Sequence[Future[Any]]
 ) -> AsyncGenerator[TextDelta, None]:
-    """New text as soon as it is there, all of it that is there when the caller can take more, until all are done, or
-    one is broken off, which the futures tell; what is echoed comes with the first of it.
-
-    A caller that leaves cancels the rest.
-    """
+    """Yield the new text of each row, the echo first, until all rows have ended or a future in `pending` has failed. A
+    slow caller gets all that is new at once. Closing the generator cancels the futures."""
     updated = asyncio.Event()
     loop = asyncio.get_running_loop()
     notifier.add(rows, updated)
-    for done in pending:
-        done.add_done_callback(lambda _: loop.call_soon_threadsafe(updated.set))
-    sent, ended_sent, over = [0] * len(rows), [False] * len(rows), False
-    max_length = block_size(logprobs) if logprobs else None
+    for future in pending:
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(updated.set))
+    sent, finished, all_done = [0] * len(rows), [False] * len(rows), False
+    max_tokens = block_size(logprobs) if logprobs else None
     try:
-        while not over:
+        while not all_done:
             await updated.wait()
             updated.clear()
-            finished = [done for done in pending if done.done()]
-            over = len(finished) == len(pending)
-            if any(done.cancelled() or done.exception() is not None for done in finished):
+            done = [future for future in pending if future.done()]
+            all_done = len(done) == len(pending)
+            if any(future.cancelled() or future.exception() is not None for future in done):
                 break
             for i, row in enumerate(rows):
-                ended, ready = row.ended, row.ready
-                end = len(row.echoed) + ready if ready or ended else 0
-                while end > sent[i] or (ended and not ended_sent[i]):
-                    since = sent[i]
-                    until = end if max_length is None else min(end, since + max_length)
-                    sent[i], ended_sent[i] = until, ended and until == end
+                # `ended` first: the row sets it last, on the engine's thread.
+                ended, flushable = row.ended, row.num_flushable
+                final = len(row.echo) + flushable if flushable or ended else 0
+                while final > sent[i] or (ended and not finished[i]):
+                    begin = sent[i]
+                    end = final if max_tokens is None else min(final, begin + max_tokens)
+                    sent[i], finished[i] = end, ended and end == final
                     yield TextDelta(
                         i,
-                        "".join(row.given(since, until)),
-                        chosen(tokenizer, row, since, until, logprobs),
-                        row.finish_reason if ended_sent[i] else None,
+                        "".join(row.returned_tokens(begin, end)),
+                        row_logprobs(tokenizer, row, begin, end, logprobs),
+                        row.finish_reason if finished[i] else None,
                     )
-                    if until < end:
-                        await asyncio.sleep(0)  # that of a long prompt would keep the others waiting
+                    if end < final:
+                        await asyncio.sleep(0)  # let others use the event loop between the blocks of a long echo
     finally:
-        for done in pending:
-            done.cancel()
+        for future in pending:
+            future.cancel()
         notifier.remove(rows)

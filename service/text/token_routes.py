@@ -84,16 +84,16 @@ async def post_tokenize(body: TokenizeBody, app: App) -> Response:
         raise InvalidRequestError("give one of `prompt` and `messages`", "$.prompt")
     text, path = body.prompt, "$.prompt"
     if body.messages is not None:
-        text, path = prompt_of(body.messages, tokenizer.unit), "$.messages"
+        text, path = prompt_of(body.messages, tokenizer.level), "$.messages"
     assert text is not None
     check_length(text, app, path)
-    found = await offload_if_large(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
+    text_tokens = await offload_if_large(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
     return json_answer(
         {
-            "count": len(found.tokens),
+            "count": len(text_tokens.ids),
             "max_model_len": app.settings.max_text_length,
-            "tokens": found.tokens,
-            "token_strs": [*found.pieces] if body.return_token_strs else None,
+            "tokens": text_tokens.ids,
+            "token_strs": [*text_tokens.tokens] if body.return_token_strs else None,
         }
     )
 
@@ -122,14 +122,14 @@ async def get_tokenizer_info(
     """What a text model's tokens are."""
     found = text_model(model, app)
     tokenizer = found.manifest.tokenizer
-    begin = "\n" if tokenizer.start() else None
+    begin = "\n" if tokenizer.start_id else None
     return TokenizerInfo(
-        tokenizer_class=f"{tokenizer.unit.capitalize()}Tokenizer",
+        tokenizer_class=f"{tokenizer.level.capitalize()}Tokenizer",
         model=found.label,
         vocab_size=tokenizer.size,
         bos_token=begin,
         eos_token=begin,
-        unk_token=tokenizer.unknown_piece,
+        unk_token=tokenizer.unknown_token,
         model_max_length=app.settings.max_text_length,
         chat_template=TEMPLATE,
     )

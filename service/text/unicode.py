@@ -1,4 +1,4 @@
-"""Unicode's composed form in linear time, and where two texts meet. Knows nothing of models."""
+"""Unicode's composed form (NFC) in linear time, and whether two texts can be normalized apart. Knows nothing of models."""
 
 import functools
 import unicodedata
@@ -7,25 +7,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_MARKS = 30
-"""Most combining marks in a row (UAX 15, "Stream-Safe Text Format"): no language needs more, and sorting a run of them,
-as normalisation does, takes time in proportion to the square of its length."""
-_OPEN_END = 64
-"""Most characters that a later one may still change: a character, its marks, and those that compose with it."""
+"""The most combining marks in a row (UAX 15, "Stream-Safe Text Format"). No language needs more. Normalization sorts
+each run of marks, in time quadratic in its length."""
+_MAX_UNSTABLE = 64
+"""The most characters that a later one may still change: a character, its marks, and those that compose with it."""
 _HANGUL = range(0x1161, 0x11C3)
-"""Vowels and final consonants, which compose with the one before them."""
+"""Vowels and final consonants, which compose with the character before them."""
 _TABLE_SIZE = 0x20000
-"""Beyond it, no character is a combining mark or composes with the one before it."""
+"""Beyond it, no character is a combining mark or composes with the character before it."""
 
 
 class CombiningMarksError(ValueError):
-    """A text has more combining marks in a row than MAX_MARKS."""
+    """A text has more than MAX_MARKS combining marks in a row."""
 
 
-def composed(text: str) -> str:
-    """The text with LF as line ends, and its characters in their composed form (NFC).
+def nfc(text: str) -> str:
+    """The text in composed form (NFC), with LF as line ends.
 
     Raises:
-        CombiningMarksError: it has more than MAX_MARKS combining marks in a row.
+        CombiningMarksError: the text has more than MAX_MARKS combining marks in a row.
     """
     if not text.isascii():
         _check_marks(text)
@@ -33,22 +33,22 @@ def composed(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def continues(before: str, text: str) -> bool:
-    """Whether a text that follows `before`, the `open_end` of another one, changes how that one's end is read: the two
-    in one text are then read otherwise than one after the other."""
-    if not before or not text or (not _continuing(text[0]) and before[-1] != "\r"):
+def changes_end(end: str, text: str) -> bool:
+    """Whether a text changes the `unstable_end` of the text before it: the two together then normalize otherwise than
+    one after the other."""
+    if not end or not text or (not _may_change_previous(text[0]) and end[-1] != "\r"):
         return False
-    head = text[:_OPEN_END]
+    head = text[:_MAX_UNSTABLE]
     try:
-        return composed(before + head) != composed(before) + composed(head)
+        return nfc(end + head) != nfc(end) + nfc(head)
     except CombiningMarksError:
         return True
 
 
-def open_end(text: str) -> str:
-    """The end of a text that what follows may change: its last character that begins one, with the marks after it."""
+def unstable_end(text: str) -> str:
+    """The end of a text that a following text may still change: the last base character and the marks after it."""
     begin = len(text) - 1
-    while begin > len(text) - _OPEN_END and begin > 0 and _continuing(text[begin]):
+    while begin > len(text) - _MAX_UNSTABLE and begin > 0 and _may_change_previous(text[begin]):
         begin -= 1
     return text[max(0, begin) :]
 
@@ -66,17 +66,17 @@ def _check_marks(text: str) -> None:
         )
 
 
-def _continuing(character: str) -> bool:
+def _may_change_previous(character: str) -> bool:
     """Whether a character may change how the one before it is read."""
-    _, continuing = _tables()
-    return bool(continuing[min(ord(character), _TABLE_SIZE - 1)])
+    _, changes_previous = _tables()
+    return bool(changes_previous[min(ord(character), _TABLE_SIZE - 1)])
 
 
 @functools.cache
 def _tables() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """By code point: what is a combining mark, or decomposes to such; and what of these or others may compose with the
-    character before it."""
-    marks, continuing = np.zeros((2, _TABLE_SIZE), dtype=bool)
+    """By code point: is it a combining mark, or does it decompose to one; and may it change the character before it,
+    as a mark or by composing with it."""
+    marks, changes_previous = np.zeros((2, _TABLE_SIZE), dtype=bool)
     firsts: dict[int, int] = {}
     for point in range(_TABLE_SIZE):
         if unicodedata.combining(chr(point)):
@@ -84,10 +84,10 @@ def _tables() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         decomposition = unicodedata.decomposition(chr(point))
         if decomposition and not decomposition.startswith("<"):
             firsts[point], *rest = (int(part, 16) for part in decomposition.split())
-            # Three Tibetan vowel signs are no marks themselves, and yet fall into some.
+            # Three Tibetan vowel signs are no marks themselves, but decompose to marks.
             marks[point] |= bool(unicodedata.combining(chr(firsts[point])))
-            continuing[rest] = True
-    continuing[_HANGUL] = True
-    continuing |= marks
-    continuing[list(firsts)] |= continuing[np.minimum(list(firsts.values()), _TABLE_SIZE - 1)]
-    return marks, continuing
+            changes_previous[rest] = True
+    changes_previous[_HANGUL] = True
+    changes_previous |= marks
+    changes_previous[list(firsts)] |= changes_previous[np.minimum(list(firsts.values()), _TABLE_SIZE - 1)]
+    return marks, changes_previous
