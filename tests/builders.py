@@ -1,4 +1,4 @@
-"""Small models with random weights, exported as real ones are."""
+"""Small models with random weights, exported as trained models are."""
 
 import math
 from pathlib import Path
@@ -37,24 +37,24 @@ WORDS = learn_tokenizer(["a b ab ba bab, abba. it's\nit's\nb a"], 1, "word", Non
 
 
 def forecaster(cell: Cell = "lstm", features: int = 1, scaling: str = "causal", horizon: int = 4) -> AnyForecaster:
-    """A forecaster that was never trained. With causal scaling, of more features the last is one of three categories,
-    and known ahead."""
+    """An untrained forecaster. With causal scaling, the last of several features has three categories and is known
+    ahead."""
     torch.manual_seed(3)
     sizes = cell, 12, 2, 0.0, horizon, LEVELS
     if scaling == "standard":
         scaler = StandardScaler(torch.full((features,), 5.0), torch.full((features,), 2.0))
         return Forecaster(scaler, *sizes).eval()
-    others = features - 1
-    categories = (0,) * (others - 1) + (3,) if others else ()
-    known_ahead = (others - 1,) if others else ()
-    covariates = Covariates(torch.full((others,), 5.0), torch.full((others,), 2.0), categories, known_ahead)
+    count = features - 1
+    categories = (0,) * (count - 1) + (3,) if count else ()
+    known_ahead = (count - 1,) if count else ()
+    covariates = Covariates(torch.full((count,), 5.0), torch.full((count,), 2.0), categories, known_ahead)
     network = GlobalForecaster(covariates, *sizes)
     nn.init.normal_(network.head.weight, std=0.05)
     return network.eval()
 
 
 def character_model(cell: Cell = "lstm", ngrams: int = 0) -> TextModel:
-    """A character model that was never trained; one with n-gram features has residual layers, too."""
+    """An untrained character model; with n-gram features, it also has residual layers."""
     torch.manual_seed(4)
     network = TextModel(cell, CHARACTERS.size, 8, 24, 2, 0.0, residual=ngrams > 0, ngrams=ngrams)
     nn.init.normal_(network.head.weight, std=1.0)
@@ -62,7 +62,7 @@ def character_model(cell: Cell = "lstm", ngrams: int = 0) -> TextModel:
 
 
 def word_model() -> TextModel:
-    """A word model that was never trained, for `write_model` with WORDS."""
+    """An untrained word model, for `write_model` with WORDS."""
     torch.manual_seed(5)
     network = TextModel("lstm", WORDS.size, 8, 24, 2, 0.0)
     nn.init.normal_(network.head.weight, std=1.0)
@@ -76,7 +76,7 @@ def write_model(
     precision: Precision = "float32",
     tokenizer: Tokenizer = CHARACTERS,
 ) -> Path:
-    """Write a model folder as `carry train` does, without its card; `precision` is what is served."""
+    """Write a model folder as `carry train` does, without its card; the service serves `precision`."""
     run = Run(name, "made by a test", models, models, (), "carry train", {})
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
     graphs = build_graphs(network)
@@ -91,10 +91,12 @@ def write_model(
         )
 
     if not isinstance(network, TextModel):
-        some = isinstance(network, GlobalForecaster)
-        count = 1 + len(network.covariates.sizes) if isinstance(network, GlobalForecaster) else network.scaler.features
+        if isinstance(network, GlobalForecaster):
+            count, longest_season = 1 + len(network.covariates.sizes), int(LAGS[-1])
+        else:
+            count, longest_season = network.scaler.features, 0
         features = tuple(f"f{i}" for i in range(count))
-        last = features[-1:] if some and count > 1 else ()
+        known_ahead = features[-1:] if longest_season and count > 1 else ()
 
         def of_forecaster(version: int, described: Described) -> ForecastManifest:
             return ForecastManifest(
@@ -104,9 +106,9 @@ def write_model(
                 metrics={},
                 provenance=made_by,
                 features=features,
-                known_ahead=last,
-                categories=dict.fromkeys(last, ("a", "b", "c")),
-                longest_season=int(LAGS[-1]) if some else 0,
+                known_ahead=known_ahead,
+                categories=dict.fromkeys(known_ahead, ("a", "b", "c")),
+                longest_season=longest_season,
                 horizon=network.horizon,
                 quantile_levels=LEVELS,
                 context=8,
@@ -134,14 +136,14 @@ def write_model(
 def open_scheduler(
     folder: Path, precision: Precision = "float32", chunk: int = CHUNK
 ) -> tuple[Manifest, Runner, Scheduler]:
-    """A model folder's graph and a scheduler on it."""
+    """A model folder's manifest, its graph and a scheduler on it."""
     manifest, runner, decode_graph = open_graphs(folder, precision)
-    text = isinstance(manifest, TextManifest)
-    return manifest, runner, Scheduler(runner, decode_graph, text, Metrics().engine("test"), chunk=chunk)
+    split_invariant = isinstance(manifest, TextManifest)
+    return manifest, runner, Scheduler(runner, decode_graph, split_invariant, Metrics().engine("test"), chunk=chunk)
 
 
 def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifest, Runner, DecodeGraph | None]:
-    """A model folder's graphs."""
+    """A model folder's manifest and graphs."""
     manifest = read_manifest(folder, ForecastManifest, TextManifest)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.graph if precision == "float32" else manifest.int8.graph, threads=1)
@@ -154,7 +156,7 @@ def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifes
 
 
 def run(scheduler: Scheduler, task: Task[Answer]) -> Answer:
-    """A task's answer, after as many turns as it takes."""
+    """Run a task on a scheduler: its answer."""
     request = Request(task, 1, math.inf)
     scheduler.add(request)
     while not request.future.done():

@@ -1,8 +1,8 @@
-"""A forecaster whose answers are plain arithmetic on what it was told, so that a test can say what they must be.
+"""A forecaster whose answers are plain arithmetic on its inputs, so that tests can compute the answers.
 
-Features y, price and day (of three categories), the last two known ahead. The quantile at level q of the value h steps
-after the last is: the sum of all y so far, 1e3 times its season and 1e6 times its longer season, 1e-2 times the price
-and 1e-4 times the day known of that step, and q - 0.5. Of the value after each step, the same.
+Its features are y, price and day (of three categories); price and day are known ahead. The quantile at level q, h steps
+after the last value, is the sum of: all y so far, 1e3 times the season, 1e6 times the longer season, 1e-2 times the
+price and 1e-4 times the day of that step, and q - 0.5. The quantile one step after each value is the same.
 """
 
 from pathlib import Path
@@ -64,17 +64,17 @@ echo (double[B, T, 3] values, float[B, T, 3] mask, int64[B] lengths, bool per_st
 
 
 def write_echo(models: Path) -> Path:
-    """Write its folder."""
+    """Write the model folder."""
     folder = models / "echo" / "1"
     folder.mkdir(parents=True)
     onnx.save(onnx.parser.parse_model(GRAPH), folder / "model.onnx")
-    of_steps = {"values": ("float64", 3), "mask": ("float32", 3), "ahead": ("float64", 2), "ahead_mask": ("float32", 2)}
+    per_step = {"values": ("float64", 3), "mask": ("float32", 3), "ahead": ("float64", 2), "ahead_mask": ("float32", 2)}
     graph = Graph(
         file="model.onnx",
         sha256=sha256_of(folder / "model.onnx"),
         opset=21,
         inputs=(
-            *(Tensor(name=name, dtype=dtype, shape=("T", size)) for name, (dtype, size) in of_steps.items()),
+            *(Tensor(name=name, dtype=dtype, shape=("T", size)) for name, (dtype, size) in per_step.items()),
             Tensor(name="lengths", dtype="int64", shape=()),
             Tensor(name="per_step", dtype="bool", shape=()),
             Tensor(name="future", dtype="float64", shape=(HORIZON, 2)),

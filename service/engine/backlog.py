@@ -17,7 +17,7 @@ class Backlog:
         self._max_steps = max_steps
         self._max_counted = max(1, max_steps // 2)
         self._lock = threading.Lock()
-        self._steps: dict[Hashable, int] = {}
+        self.steps_by_group: dict[Hashable, int] = {}
         """Waiting steps of each group that has any."""
         self._counted = 0
         """The sum of min(steps, _max_counted) over the groups."""
@@ -33,13 +33,13 @@ class Backlog:
         """
         limit = self._max_counted
         with self._lock:
-            before = self._steps.get(group, 0)
+            before = self.steps_by_group.get(group, 0)
             after = before + steps
             others = self._counted - min(before, limit)
             # Accept a request larger than the whole limit when nothing else waits.
             if self.total and (others + min(after, limit) > self._max_steps or after > self._max_steps):
-                raise QueueFullError(f"{self.total} steps wait already", self.seconds_left())
-            self._steps[group] = after
+                raise QueueFullError(f"the model's queue is full: {self.total} steps are waiting", self.seconds_left())
+            self.steps_by_group[group] = after
             self._counted = others + min(after, limit)
             self.total += steps
 
@@ -49,12 +49,12 @@ class Backlog:
             for request, count in steps:
                 # No call in here may fail halfway: the sums would stay wrong.
                 count = min(count, request.remaining_steps)
-                before = self._steps.get(request.group, 0)
+                before = self.steps_by_group.get(request.group, 0)
                 after = before - count
                 if after:
-                    self._steps[request.group] = after
+                    self.steps_by_group[request.group] = after
                 else:
-                    self._steps.pop(request.group, None)
+                    self.steps_by_group.pop(request.group, None)
                 self._counted += min(after, self._max_counted) - min(before, self._max_counted)
                 self.total -= count
                 request.remaining_steps -= count

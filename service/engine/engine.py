@@ -48,9 +48,7 @@ class Engine:
         on_thread_death: Callable[[str], object] = end_process,
     ) -> None:
         self.runner = runner
-        self._scheduler = Scheduler(
-            runner, decode_graph, split_invariant, metrics, self._on_finished, chunk, smoke_test
-        )
+        self.scheduler = Scheduler(runner, decode_graph, split_invariant, metrics, self._on_finished, chunk, smoke_test)
         self._backlog = Backlog(max_waiting_steps)
         self._metrics = metrics
         self._on_thread_death = on_thread_death
@@ -64,7 +62,7 @@ class Engine:
     @property
     def failed(self) -> bool:
         """Whether the model fails its smoke test, or the thread has ended."""
-        return self._scheduler.failed or not self._thread.is_alive()
+        return self.scheduler.failed or not self._thread.is_alive()
 
     @property
     def seconds_left(self) -> int:
@@ -124,12 +122,12 @@ class Engine:
         """Iterate until the engine is closed and idle. After one error of our own, the next iteration just tries again;
         after the next errors it fails all requests; after MAX_FAILURES it gives up."""
         failures, next_smoke_test, closing = 0, 0.0, False
-        while not closing or self._scheduler.busy:
+        while not closing or self.scheduler.busy:
             try:
                 if not closing:
                     closing = self._receive()
-                if self._scheduler.failed and time.monotonic() >= next_smoke_test:
-                    self._scheduler.run_smoke_test()
+                if self.scheduler.failed and time.monotonic() >= next_smoke_test:
+                    self.scheduler.run_smoke_test()
                     next_smoke_test = time.monotonic() + SMOKE_TEST_SECONDS
                 self._step()
                 failures = 0
@@ -140,25 +138,25 @@ class Engine:
                 with suppress(Exception):
                     structlog.get_logger().exception("the engine failed", engine=self._thread.name)
                 if failures > 1:
-                    self._scheduler.fail_all(error)
+                    self.scheduler.fail_all(error)
 
     def _receive(self) -> bool:
         """Start all requests in the inbox; if idle, wait for one. Returns whether to close."""
         with suppress(queue.Empty):
             while True:
-                idle = not self._scheduler.busy
-                request = self._inbox.get(block=idle, timeout=SMOKE_TEST_SECONDS if self._scheduler.failed else None)
+                idle = not self.scheduler.busy
+                request = self._inbox.get(block=idle, timeout=SMOKE_TEST_SECONDS if self.scheduler.failed else None)
                 if request is None:
                     return True
                 try:
-                    self._scheduler.add(request)
+                    self.scheduler.add(request)
                 except Exception as error:
-                    self._scheduler.finish(request, error=error)
+                    self.scheduler.finish(request, error=error)
         return False
 
     def _step(self) -> None:
         started = time.perf_counter()
-        done = self._scheduler.step()
+        done = self.scheduler.step()
         if not done:
             return
         self._backlog.record(time.perf_counter() - started, sum(steps for _, steps in done))

@@ -9,10 +9,10 @@ If a call fails, each of its requests runs alone, so that only the request at fa
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from time import monotonic, perf_counter
 from typing import Any
 
 import structlog
@@ -47,8 +47,8 @@ class Scheduler:
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
     ) -> None:
-        self._prefill_queue = PrefillQueue(runner, split_invariant, chunk)
-        self._decode_batch = None if decode_graph is None else DecodeBatch(decode_graph)
+        self.prefill_queue = PrefillQueue(runner, split_invariant, chunk)
+        self.decode_batch = None if decode_graph is None else DecodeBatch(decode_graph)
         self._metrics = metrics
         self._on_finished = on_finished
         self._smoke_test = smoke_test
@@ -133,11 +133,11 @@ class Scheduler:
             command = request.task.send(result)
             request.queued = True
             if isinstance(command, Decode):
-                assert self._decode_batch is not None
+                assert self.decode_batch is not None
                 request.unfinished_rows = len(command.rows)
-                self._decode_batch.add(request, command)
+                self.decode_batch.add(request, command)
             else:
-                self._prefill_queue.add(PrefillState(request, command))
+                self.prefill_queue.add(PrefillState(request, command))
         except StopIteration as end:
             self.finish(request, answer=end.value)
 
@@ -151,7 +151,7 @@ class Scheduler:
 
     def _drop_finished(self) -> None:
         """Drop requests that were cancelled or are past their deadline, before they cost another step."""
-        now = time.monotonic()
+        now = monotonic()
         # Every step comes here: do not look at ten thousand requests without a reason.
         if self._any_cancelled or now > self._first_deadline:
             self._any_cancelled = False
@@ -164,18 +164,18 @@ class Scheduler:
                     self.finish(request, error=DeadlineExceededError("not done by the deadline; nothing was changed"))
             self._first_deadline = min((request.deadline for request in self._requests), default=math.inf)
         if self._any_dropped:
-            self._prefill_queue.drop_finished()
-            if self._decode_batch is not None:
-                self._decode_batch.drop_finished()
+            self.prefill_queue.drop_finished()
+            if self.decode_batch is not None:
+                self.decode_batch.drop_finished()
             self._any_dropped = False
 
     def _decode(self) -> StepCounts:
         """Make one decode call for the running rows."""
-        batch = self._decode_batch
+        batch = self.decode_batch
         if not batch:
             self._decode_seconds = 0.0
             return []
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             outputs, states = batch.run()
         except PartialUpdateError:
@@ -206,19 +206,19 @@ class Scheduler:
                     self._run_task(request, None)
                 except Exception as error:
                     self.finish(request, error=error)
-        self._decode_seconds = time.perf_counter() - started
+        self._decode_seconds = perf_counter() - started
         self._metrics.decode_calls.inc()
         self._metrics.decode_steps.inc(sum(steps for _, steps in outcome.steps))
         return outcome.steps
 
     def _prefill(self) -> StepCounts:
         """Prefill one chunk of some waiting requests."""
-        queue = self._prefill_queue
+        queue = self.prefill_queue
         if not queue:
             return []
         batch, steps = queue.next_batch(self._decode_seconds or PREFILL_SECONDS)
         lengths = [min(steps, prefill.remaining) for prefill in batch]
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             batch_outputs, batch_states = queue.run(batch, lengths, steps)
         except Exception as error:
@@ -229,7 +229,7 @@ class Scheduler:
                 self._fail([prefill.request for prefill in batch], error)
             return []
         rows: int = sum(prefill.rows for prefill in batch)
-        queue.record(rows, (time.perf_counter() - started) / steps)
+        queue.record(rows, (perf_counter() - started) / steps)
         done: StepCounts = [(p.request, length * p.rows) for p, length in zip(batch, lengths, strict=True)]
         start = 0
         with atomic([prefill.request for prefill in batch]):

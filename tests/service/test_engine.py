@@ -1,4 +1,4 @@
-"""What fails in an engine: whose fault it is, who is told, and that nobody waits for ever."""
+"""Failures in an engine end only the requests at fault, and no request waits for ever."""
 
 import math
 import subprocess
@@ -30,42 +30,42 @@ from service.workers.board import EXIT_BROKEN
 from tests.builders import CHARACTERS, open_graphs
 from tests.service.test_scheduler import folder
 
-FORBIDDEN = int(CHARACTERS.tokens(["Z"])[0])
+FORBIDDEN = int(CHARACTERS.ids(["Z"])[0])
 
 
-class Broken(Runner):
-    """A graph that fails where a row holds a forbidden token, or `broken` says so."""
+class BreakableRunner(Runner):
+    """A graph that fails if a row holds the forbidden token, or while `broken`."""
 
     broken = False
 
-    def run(self, inputs: Any, states: Any, outputs: Any) -> Any:
-        """As that of any runner."""
+    def run(self, inputs: Any, states: Any, output_names: Any) -> Any:
+        """Run the graph, or fail."""
         if self.broken or any(np.any(inputs.get(name, 0) == FORBIDDEN) for name in ("tokens", "given_tokens")):
             raise ModelFailedError("the model failed to run")
-        return super().run(inputs, states, outputs)
+        return super().run(inputs, states, output_names)
 
 
-class Opened:
-    """An engine on the small text model, both graphs of which can be broken."""
+class TextEngine:
+    """An engine on the small text model; both of its graphs can be broken."""
 
     def __init__(self, smoke_test: Callable[[], object] = lambda: None) -> None:
-        manifest, _, decoding = open_graphs(folder("text"))
+        manifest, _, decode_graph = open_graphs(folder("text"))
         assert isinstance(manifest, TextManifest)
-        assert decoding is not None
+        assert decode_graph is not None
         assert manifest.decode is not None
         self.tokenizer = manifest.tokenizer
-        self.reading = Broken(folder("text"), manifest.graph, threads=1)
-        self.decoding = Broken(folder("text"), manifest.decode, threads=1)
-        self._decoder = decoding.decoder
+        self.runner = BreakableRunner(folder("text"), manifest.graph, threads=1)
+        self.decode_runner = BreakableRunner(folder("text"), manifest.decode, threads=1)
+        self._decoder = decode_graph.decoder
         self.start(smoke_test)
 
     def start(self, smoke_test: Callable[[], object] = lambda: None) -> None:
-        """A new engine, on a thread of its own."""
+        """Start a new engine."""
         self.died = threading.Event()
         self.engine = Engine(
             "test",
-            self.reading,
-            DecodeGraph(self.decoding, self._decoder),
+            self.runner,
+            DecodeGraph(self.decode_runner, self._decoder),
             True,
             10_000,
             Metrics().engine("test"),
@@ -74,15 +74,15 @@ class Opened:
         )
 
     def text(self, prompt: str = "a", length: int = 30, n: int = 1) -> "Future[list[str]]":
-        rows, task = generate(self.tokenizer, GenerateRequest(prompt, length, SamplingParams(), 5, n=n))
+        rows, generation = generate(self.tokenizer, GenerateRequest(prompt, length, SamplingParams(), 5, n=n))
 
-        def told() -> Task[list[str]]:
-            yield from task
+        def task() -> Task[list[str]]:
+            yield from generation
             return ["".join(row.text) for row in rows]
 
-        return self.engine.submit(told(), length * n + 1)
+        return self.engine.submit(task(), length * n + 1)
 
-    def read(self, *tokens: int) -> "Future[Result]":
+    def prefill(self, *tokens: int) -> "Future[PrefillResult]":
         def task() -> Task[PrefillResult]:
             result: PrefillResult = yield Prefill({"tokens": np.array([tokens])}, ("logits",))
             return result
@@ -91,153 +91,155 @@ class Opened:
 
 
 @contextmanager
-def opened(smoke_test: Callable[[], object] = lambda: None) -> Iterator[Opened]:
-    one = Opened(smoke_test)
-    yield one
-    if not one.died.is_set():
-        one.engine.close()
+def open_engine(smoke_test: Callable[[], object] = lambda: None) -> Iterator[TextEngine]:
+    model = TextEngine(smoke_test)
+    yield model
+    if not model.died.is_set():
+        model.engine.close()
 
 
-def until(true: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < patience
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 @contextmanager
-def held(engine: Engine) -> Iterator[None]:
-    """Whatever is asked meanwhile comes to the engine all at once."""
-    entered, go = threading.Event(), threading.Event()
+def paused(engine: Engine) -> Iterator[None]:
+    """The engine receives all requests of this context at once."""
+    started, resume = threading.Event(), threading.Event()
 
     def task() -> Task[None]:
-        entered.set()
-        go.wait(30)
+        started.set()
+        resume.wait(30)
         yield from ()
 
-    waiting = engine.submit(task(), 1)
-    assert entered.wait(30)
+    pause = engine.submit(task(), 1)
+    assert started.wait(30)
     yield
-    go.set()
-    waiting.result(30)
+    resume.set()
+    pause.result(30)
 
 
-def test_one_request_for_which_the_model_fails_harms_no_other_and_says_nothing_of_the_model() -> None:
-    with opened() as one:
-        alone = one.read(2, 3, 4).result(30), one.text("b").result(30)
-        with held(one.engine):
-            reads = [one.read(2, 3, 4) for _ in range(5)]
-            bad = one.read(2, FORBIDDEN, 4)
-            texts = [one.text("b") for _ in range(5)]
-            bad_text = one.text("cZ")
+def test_a_request_that_the_model_fails_for_affects_no_other_and_does_not_mark_the_model_as_failed() -> None:
+    with open_engine() as model:
+        alone = model.prefill(2, 3, 4).result(30), model.text("b").result(30)
+        with paused(model.engine):
+            prefills = [model.prefill(2, 3, 4) for _ in range(5)]
+            bad = model.prefill(2, FORBIDDEN, 4)
+            texts = [model.text("b") for _ in range(5)]
+            bad_text = model.text("cZ")
         assert isinstance(bad.exception(30), ModelFailedError)
-        for read in reads:
-            assert np.array_equal(read.result(30).outputs["logits"], alone[0].outputs["logits"])
+        for prefill in prefills:
+            assert np.array_equal(prefill.result(30).outputs["logits"], alone[0].outputs["logits"])
         assert [text.result(30) for text in texts] == [alone[1]] * 5
         assert isinstance(bad_text.exception(30), ModelFailedError)
-        assert not one.engine.failed
+        assert not model.engine.failed
 
 
-def test_a_state_that_fits_no_graph_ends_its_request_only() -> None:
-    with opened() as one:
-        alone = one.read(2, 3, 4).result(30), one.text("b").result(30)
+def test_a_state_that_does_not_fit_the_graph_ends_only_its_request() -> None:
+    with open_engine() as model:
+        alone = model.prefill(2, 3, 4).result(30), model.text("b").result(30)
 
-        def wrong(wish: Prefill | Decode) -> Task[None]:
-            yield wish
+        def task(command: Prefill | Decode) -> Task[None]:
+            yield command
 
         states: list[dict[str, Any]] = [{"nothing": np.zeros((1, 3))}, {"logits": np.zeros((1, 3), dtype=np.float32)}]
         states.append({"logits": np.zeros((1, CHARACTERS.size))})  # in double precision
-        rows, _ = generate(one.tokenizer, GenerateRequest("a", 9, SamplingParams(), 5))
-        with held(one.engine):
-            reads = [one.read(2, 3, 4) for _ in range(3)]
-            texts = [one.text("b") for _ in range(3)]
-            bad = [one.engine.submit(wrong(Decode(rows, state)), 9) for state in states]
-            bad.append(one.engine.submit(wrong(Prefill({"tokens": np.ones((1, 3), int)}, ("logits",), states[0])), 9))
+        rows, _ = generate(model.tokenizer, GenerateRequest("a", 9, SamplingParams(), 5))
+        with paused(model.engine):
+            prefills = [model.prefill(2, 3, 4) for _ in range(3)]
+            texts = [model.text("b") for _ in range(3)]
+            bad = [model.engine.submit(task(Decode(rows, state)), 9) for state in states]
+            bad.append(model.engine.submit(task(Prefill({"tokens": np.ones((1, 3), int)}, ("logits",), states[0])), 9))
         for failed in bad:
             assert failed.exception(30) is not None
-        for read in reads:
-            assert np.array_equal(read.result(30).outputs["logits"], alone[0].outputs["logits"])
+        for prefill in prefills:
+            assert np.array_equal(prefill.result(30).outputs["logits"], alone[0].outputs["logits"])
         assert [text.result(30) for text in texts] == [alone[1]] * 3
-        assert not one.engine.failed
-        assert one.engine.waiting_steps == 0
+        assert not model.engine.failed
+        assert model.engine.waiting_steps == 0
 
 
 @pytest.mark.parametrize("error", [ModelFailedError("the model failed to run"), KeyError("our own mistake")])
-def test_a_failing_decode_ends_those_in_it_and_nobody_after(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+def test_a_failing_decode_ends_the_requests_in_it_and_none_after(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
         raise error
 
-    with opened() as one:
+    with open_engine() as model:
         with monkeypatch.context() as patch:
-            patch.setattr(one.decoding, "run", broken)
-            for failed in (one.text(), one.text()):
-                assert failed.exception(30) is error
-        assert one.text().result(30)
+            patch.setattr(model.decode_runner, "run", fail)
+            for text in (model.text(), model.text()):
+                assert text.exception(30) is error
+        assert model.text().result(30)
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_model_that_fails_its_smoke_test_is_not_ready_until_it_passes_one(times: int) -> None:
-    """It recovers by itself: no request comes."""
-    left = times
+def test_a_model_that_fails_its_smoke_test_has_failed_until_it_passes_one(times: int) -> None:
+    """It recovers without another request."""
+    failures_left = times
 
     def smoke_test() -> None:
-        nonlocal left
-        left -= 1
-        if left >= 0:
-            one.reading.broken = left > 0
+        nonlocal failures_left
+        failures_left -= 1
+        if failures_left >= 0:
+            model.runner.broken = failures_left > 0
             raise ModelFailedError("the model failed to run")
 
-    with opened(smoke_test) as one:
-        one.reading.broken = True
-        with held(one.engine):
-            asked = [one.read(2, 3) for _ in range(3)]
-        for failed in asked:
-            assert isinstance(failed.exception(30), ModelFailedError)
-        until(lambda: not one.engine.failed)
-        assert left < 0
-        assert one.read(2, 3).result(30)
+    with open_engine(smoke_test) as model:
+        model.runner.broken = True
+        with paused(model.engine):
+            prefills = [model.prefill(2, 3) for _ in range(3)]
+        for prefill in prefills:
+            assert isinstance(prefill.exception(30), ModelFailedError)
+        wait_until(lambda: not model.engine.failed)
+        assert failures_left < 0
+        assert model.prefill(2, 3).result(30)
 
 
-def test_a_model_that_fails_for_ever_is_never_ready_though_some_steps_succeed() -> None:
+def test_a_model_that_fails_every_smoke_test_has_failed_though_some_steps_succeed() -> None:
     tested = threading.Semaphore(0)
 
     def smoke_test() -> None:
         tested.release()
         raise ModelFailedError("the model failed to run")
 
-    with opened(smoke_test) as one:
-        assert isinstance(one.read(FORBIDDEN).exception(30), ModelFailedError)
-        assert one.engine.failed
-        assert one.read(2).result(30)
-        assert one.engine.failed
+    with open_engine(smoke_test) as model:
+        assert isinstance(model.prefill(FORBIDDEN).exception(30), ModelFailedError)
+        assert model.engine.failed
+        assert model.prefill(2).result(30)
+        assert model.engine.failed
         for _ in range(2):
             assert tested.acquire(timeout=30)
-        assert one.engine.failed
+        assert model.engine.failed
 
 
-def test_a_thread_that_ends_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+def test_a_thread_that_ends_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
-    with opened() as one:
-        monkeypatch.setattr(one.engine._scheduler, "turn", broken)
-        monkeypatch.setattr(one.engine._scheduler, "end_all", broken)
-        one.read(2)
-        assert one.died.wait(30)
-        until(lambda: one.engine.failed)
+    with open_engine() as model:
+        monkeypatch.setattr(model.engine.scheduler, "step", fail)
+        monkeypatch.setattr(model.engine.scheduler, "fail_all", fail)
+        model.prefill(2)
+        assert model.died.wait(30)
+        wait_until(lambda: model.engine.failed)
 
 
-def test_an_error_that_no_guard_expects_ends_the_thread_too() -> None:
+def test_an_error_outside_exception_ends_the_thread() -> None:
     def task() -> Task[None]:
         yield from ()
         raise SystemExit
 
-    with opened() as one:
-        one.engine.submit(task(), 1)
-        assert one.died.wait(30)
+    with open_engine() as model:
+        model.engine.submit(task(), 1)
+        assert model.died.wait(30)
 
 
-def test_a_process_ends_with_the_thread_of_an_engine() -> None:
-    """With a status of its own, so that what supervises it replaces it, and nobody waits for the thread for ever."""
+def test_a_process_ends_with_its_engines_thread() -> None:
+    """With its own exit status: the supervisor replaces the process, and no caller waits for ever."""
     code = (
         "from service.engine.engine import Engine\n"
         "from service.metrics import Metrics\n"
@@ -246,111 +248,114 @@ def test_a_process_ends_with_the_thread_of_an_engine() -> None:
         "    raise SystemExit\n"
         "Engine('test', None, None, True, 9, Metrics().engine('test')).submit(task(), 1).result()\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
-    assert ended.returncode == EXIT_BROKEN
-    assert b"an engine's thread ended" in ended.stdout + ended.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert process.returncode == EXIT_BROKEN
+    assert b"an engine's thread ended" in process.stdout + process.stderr
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised amid a garbage collection
-def test_whatever_fails_at_any_moment_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A MemoryError is raised at the n-th call that the engine's thread makes, for every n: whoever it did not concern
-    gets the right answer, and so does whoever comes afterwards."""
-    parts = ("service/engine/", "service/text/task.py", "service/text/stopping.py")
-    with opened() as one:
-        texts, read = [one.text("a", 12, 2).result(30), one.text("b", 20).result(30)], one.read(2, 3, 4).result(30)
-    n, raised, ended = 1, True, 0  # the first call is that of the guard itself
+def test_a_failure_at_any_moment_leaves_no_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The n-th call of the engine's thread raises MemoryError, for every n: the requests that it does not concern, and
+    later ones, get the right answers."""
+    parts = ("service/engine/", *(f"service/text/{name}.py" for name in ("decoder", "prefill", "stopping", "task")))
+    with open_engine() as model:
+        texts = [model.text("a", 12, 2).result(30), model.text("b", 20).result(30)]
+        logits = model.prefill(2, 3, 4).result(30).outputs["logits"]
+    n, raised, num_dead_threads = 1, True, 0  # the first call is the one that catches all errors
     monkeypatch.setattr("service.engine.engine.structlog", MagicMock())
     where = ""
     while raised:
-        n, raised, left = n + 1, False, n + 1
+        n, raised, calls_left = n + 1, False, n + 1
 
-        def injected(frame: FrameType, event: str, _: object) -> None:
-            nonlocal left, raised, where
+        def raise_at_nth_call(frame: FrameType, event: str, _: object) -> None:
+            nonlocal calls_left, raised, where
             if event == "call" and any(part in frame.f_code.co_filename for part in parts):
-                left -= 1
-                if not left:
+                calls_left -= 1
+                if not calls_left:
                     raised, where = True, frame.f_code.co_qualname
                     raise MemoryError
 
-        threading.setprofile(injected)  # of the engine's thread, which starts now
+        threading.setprofile(raise_at_nth_call)  # for the engine's thread, which starts now
         try:
-            one.start()
+            model.start()
         finally:
             threading.setprofile(None)
-        asked: list[Future[Any]] = [one.text("a", 12, 2), one.text("b", 20), one.read(2, 3, 4), one.read(2, 3, 4)]
-        patience = time.monotonic() + 30
-        while wait(asked, 0.2).not_done and not one.died.is_set():
-            assert time.monotonic() < patience, where
-        left = 0  # no more
-        if one.died.is_set():
-            ended += 1
+        pending: list[Future[Any]] = [model.text("a", 12, 2), model.text("b", 20)]
+        pending += [model.prefill(2, 3, 4), model.prefill(2, 3, 4)]
+        deadline = time.monotonic() + 30
+        while wait(pending, 0.2).not_done and not model.died.is_set():
+            assert time.monotonic() < deadline, where
+        calls_left = 0  # raise no more
+        if model.died.is_set():
+            num_dead_threads += 1
             continue
-        failed = [isinstance(future.exception(30), MemoryError) for future in asked]
-        # The second text is never in one call with what is read.
+        failed = [isinstance(future.exception(30), MemoryError) for future in pending]
+        # The second text is never in one call with a prefill.
         assert not (failed[1] and any(failed[2:])), where
         for i in range(2):
-            assert failed[i] or asked[i].result() == texts[i], where
+            assert failed[i] or pending[i].result() == texts[i], where
         for i in range(2, 4):
-            assert failed[i] or np.array_equal(asked[i].result().outputs["logits"], read.outputs["logits"]), where
-        assert one.text("b", 20).result(30) == texts[1], where
-        batch = one.engine._scheduler._batch
-        assert batch is not None
-        one.engine.close()
-        assert one.engine.waiting_steps == 0, where
-        assert not batch, where
-        assert not one.engine._scheduler._reads, where
+            assert failed[i] or np.array_equal(pending[i].result().outputs["logits"], logits), where
+        assert model.text("b", 20).result(30) == texts[1], where
+        model.engine.close()
+        assert model.engine.waiting_steps == 0, where
+        assert model.engine.scheduler.decode_batch is not None
+        assert not model.engine.scheduler.decode_batch, where
+        assert not model.engine.scheduler.prefill_queue, where
     assert n > 100
-    assert ended <= 5
+    assert num_dead_threads <= 5
 
 
-def done(backlog: Backlog, group: str, steps: int) -> None:
+def complete(backlog: Backlog, group: str, steps: int) -> None:
     def task() -> Task[None]:
         yield from ()
 
-    backlog.done([(Request(task(), steps, math.inf, group), steps)])
+    backlog.complete([(Request(task(), steps, math.inf, group), steps)])
 
 
 def test_a_group_counts_for_half_of_the_queue_at_most() -> None:
     backlog = Backlog(1000)
     backlog.admit("large", 900)
-    backlog.admit("small", 500)  # half is left to it, whatever the other holds
+    backlog.admit("small", 500)  # the other half of the limit
     for group, steps in (("small", 501), ("third", 1), ("large", 101)):
         with pytest.raises(QueueFullError):
             backlog.admit(group, steps)
-    done(backlog, "large", 500)
+    complete(backlog, "large", 500)
     backlog.admit("third", 100)
-    done(backlog, "large", 400)
-    done(backlog, "small", 500)
-    done(backlog, "third", 100)
-    assert (backlog.total, backlog._counted, backlog._steps) == (0, 0, {})
-    backlog.admit("larger than all", 5000)
+    complete(backlog, "large", 400)
+    complete(backlog, "small", 500)
+    complete(backlog, "third", 100)
+    assert (backlog.total, backlog.steps_by_group) == (0, {})
+    backlog.admit("larger than the limit", 5000)
     backlog.admit("small", 500)
+    with pytest.raises(QueueFullError):
+        backlog.admit("third", 1)
 
 
-def test_when_to_come_back_is_about_what_is_left() -> None:
+def test_retry_after_is_the_time_that_the_waiting_steps_take() -> None:
     backlog = Backlog(1000)
     backlog.admit("a", 1000)
     backlog.admit("b", 500)
-    backlog.took(1.0, 100)
-    told = []
+    backlog.record(1.0, 100)
+    retry_after = []
     for _ in range(3):
-        with pytest.raises(QueueFullError) as refused:
+        with pytest.raises(QueueFullError) as refusal:
             backlog.admit("c", 700)
-        told.append(refused.value.retry_after)
-        done(backlog, "a", 300)
-    assert told == [15, 12, 9]
+        retry_after.append(refusal.value.retry_after)
+        complete(backlog, "a", 300)
+    assert retry_after == [15, 12, 9]
 
 
-def test_steps_that_are_done_do_not_wait_any_more() -> None:
-    seen: list[int] = []
-    with opened() as one:
-        run = one.decoding.run
+def test_steps_that_are_done_do_not_count_as_waiting() -> None:
+    waiting: list[int] = []
+    with open_engine() as model:
+        run = model.decode_runner.run
 
-        def watched(*arguments: Any) -> Any:
-            seen.append(one.engine.waiting_steps)
+        def run_and_record(*arguments: Any) -> Any:
+            waiting.append(model.engine.waiting_steps)
             return run(*arguments)
 
-        one.decoding.run = watched  # type: ignore[assignment,method-assign]
-        one.text(length=60).result(30)
-        assert seen == [61, 45, 29, 13]
-        assert one.engine.waiting_steps == 0
+        model.decode_runner.run = run_and_record  # type: ignore[assignment,method-assign]
+        model.text(length=60).result(30)
+        assert waiting == [61, 45, 29, 13]
+        assert model.engine.waiting_steps == 0

@@ -1,33 +1,36 @@
-"""Any schedule of joins, leaves, cancellations, deadlines and chunk sizes gives each request what it gets alone."""
+"""Each request gets the answer that it gets alone, whatever requests join, leave or expire beside it."""
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.decode import MAX_ROWS, SLICE_STEPS, plan
+from service.engine.decode import MAX_ROWS, SLICE_STEPS, DecodeGraph, plan_batch
+from service.engine.fair_queue import FairQueue
 from service.engine.prefill import MAX_PREFILL_ROWS
 from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import Scheduler, Steps
+from service.engine.scheduler import Scheduler, StepCounts
 from service.engine.sequence import PrefillResult, Task
-from service.engine.fair_queue import FairQueue
 from service.errors import DeadlineExceededError, NonFiniteOutputError
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
 from service.manifest import Manifest
+from service.text.decoder import DECODE_STEPS
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, derived_seeds, uniforms
-from service.text.task import DECODE_STEPS, GenerateRequest, generate, predict
-from tests.builders import character_model, forecaster, open_scheduler, write_model
+from service.text.scoring import predict
+from service.text.task import GenerateRequest, generate
+from tests.builders import character_model, forecaster, open_graphs, open_scheduler, write_model
 from training.onnx.layers import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
@@ -62,71 +65,68 @@ PREDICT = st.tuples(st.text("abc \n", min_size=1, max_size=90), st.booleans())
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request, the turn at which it comes, and the one at which it is cancelled, or its time is up, if ever."""
+    """What a request asks, at which step it arrives, and after how many it is cancelled or expires, if at all."""
 
-    wish: Any
-    turn: int
-    leaves: int | None
-    by: str
+    content: Any
+    step: int = 0
+    steps_until_end: int | None = None
+    end: Literal["cancelled", "expired"] = "cancelled"
     group: str | None = None
 
 
-def schedules(wishes: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Arrival]]:
-    leaves = st.one_of(st.none(), st.none(), st.integers(0, 30))
+def schedules(contents: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Arrival]]:
     arrival = st.builds(
         Arrival,
-        wishes,
+        contents,
         st.integers(0, 25),
-        leaves,
-        st.sampled_from(["cancelled", "deadline"]),
+        st.one_of(st.none(), st.none(), st.integers(0, 30)),
+        st.sampled_from(["cancelled", "expired"]),
         st.sampled_from([None, "a", "b"]),
     )
     return st.lists(arrival, min_size=2, max_size=10)
 
 
-def play(scheduler: Scheduler, arrivals: list[Arrival], task_of: Any) -> list[Any]:
-    """Run a schedule; for each arrival its answer, its error, or None if it was cancelled."""
+def play(scheduler: Scheduler, arrivals: list[Arrival], make_task: Callable[[Any], Task[Any]]) -> list[Any]:
+    """Run a schedule; the answer of each arrival, its error, or None if it was cancelled. The clock counts steps."""
     requests: dict[int, Request] = {}
-    turn = 0
-    while len(requests) < len(arrivals) or scheduler.busy:
-        for i, arrival in enumerate(arrivals):
-            if arrival.turn == turn:
-                requests[i] = Request(task_of(arrival.wish), 1, math.inf, arrival.group)
-                scheduler.add(requests[i])
-        for i, request in requests.items():
-            leaves = arrivals[i].leaves
-            if leaves is not None and turn >= arrivals[i].turn + leaves:
-                if arrivals[i].by == "cancelled":
-                    request.future.cancel()
-                else:
-                    request.deadline = scheduler._first_deadline = -math.inf
-        scheduler.step()
-        turn += 1
-    outcomes = []
-    for i in range(len(arrivals)):
-        future = requests[i].future
-        outcomes.append(None if future.cancelled() else future.exception() or future.result())
-    return outcomes
+    step = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.scheduler.monotonic", lambda: step)
+        while len(requests) < len(arrivals) or scheduler.busy:
+            for i, arrival in enumerate(arrivals):
+                end = math.inf if arrival.steps_until_end is None else arrival.step + arrival.steps_until_end
+                if arrival.step == step:
+                    deadline = end - 0.5 if arrival.end == "expired" else math.inf
+                    requests[i] = Request(make_task(arrival.content), 1, deadline, arrival.group)
+                    scheduler.add(requests[i])
+                if arrival.end == "cancelled" and step >= end:
+                    requests[i].future.cancel()
+            scheduler.step()
+            step += 1
+    futures = [requests[i].future for i in range(len(arrivals))]
+    return [None if future.cancelled() else future.exception() or future.result() for future in futures]
 
 
 def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request: GenerateRequest) -> list[str]:
-    """The plain way: read the prompt at once, then one character after the other, one text after the other."""
-    tokens = manifest.tokenizer.tokenize(request.prompt or "\n").tokens
-    (scores,), begun = runner.prefill({"tokens": tokens[None]}, np.array([len(tokens)]), runner.initial_states(1), ["logits"])
+    """The simplest way: prefill the prompt in one call, then decode one character at a time, one text at a time."""
+    tokens = manifest.tokenizer.tokenize(request.prompt or "\n").ids
+    (scores,), prompt_states = runner.prefill(
+        {"tokens": tokens[None]}, np.array([len(tokens)]), runner.initial_states(1), ["logits"]
+    )
     texts = []
     for seed in derived_seeds(request.seed, request.n):
         seen = np.zeros(scores.shape, dtype=bool)
         seen[0, tokens] = True
-        text, states = "", {**decode.initial_states(1), **begun, "logits": scores, "seen": seen}
+        text, states = "", {**decode.initial_states(1), **prompt_states, "logits": scores, "seen": seen}
         for position in range(len(tokens), len(tokens) + request.max_length):
-            drawn = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(not request.params.greedy)
-            inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": drawn}
+            random = uniforms(np.array([[seed]]), np.array([[position]])) * np.float32(not request.params.greedy)
+            inputs = {**controls([request.params], len(manifest.vocabulary)), "uniforms": random}
             inputs["given_tokens"] = np.array([[-1]])
             (token,), states = decode.run(inputs, states, ["tokens"])
             text += manifest.vocabulary[int(token[0, 0])]
-            completed = max((len(stop) for stop in request.stop if text.endswith(stop)), default=0)
-            if completed:
-                text = text[:-completed]
+            stop_length = max((len(stop) for stop in request.stop if text.endswith(stop)), default=0)
+            if stop_length:
+                text = text[:-stop_length]
                 break
         texts.append(text)
     return texts
@@ -140,7 +140,7 @@ def texts_alone(runner: Runner, decode: Runner, manifest: TextManifest, request:
     rows=st.integers(1, 6) | st.just(MAX_ROWS),
     slice_steps=st.integers(1, 20),
 )
-def test_texts_are_what_they_are_alone(
+def test_texts_are_the_same_alone_and_in_any_schedule(
     precision: Precision, arrivals: list[Arrival], chunk: int, rows: int, slice_steps: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -154,27 +154,35 @@ def check_texts(precision: Precision, arrivals: list[Arrival], chunk: int) -> No
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
 
-    def task_of(wish: Any) -> Task[Any]:
-        if isinstance(wish, GenerateRequest):
-            rows, task = generate(tokenizer, wish)
+    def make_task(content: Any) -> Task[Any]:
+        if isinstance(content, GenerateRequest):
+            rows, task = generate(tokenizer, content)
             return returning(task, lambda: ["".join(row.text) for row in rows])
-        return predict(tokenizer, *wish)
+        return predict(tokenizer, *content)
 
-    for arrival, outcome in zip(arrivals, play(scheduler, arrivals, task_of), strict=True):
+    for arrival, outcome in zip(arrivals, play(scheduler, arrivals, make_task), strict=True):
         if outcome is None or isinstance(outcome, DeadlineExceededError):
-            assert arrival.leaves is not None
-        elif isinstance(arrival.wish, GenerateRequest):
-            assert scheduler._batch is not None
-            assert outcome == texts_alone(runner, scheduler._batch._runner, manifest, arrival.wish)
+            assert arrival.steps_until_end is not None
+        elif isinstance(arrival.content, GenerateRequest):
+            assert outcome == texts_alone(runner, decode_runner(precision), manifest, arrival.content)
         else:
-            text, per_position = arrival.wish
+            text, per_position = arrival.content
             tokens = tokenizer.encode(text)[1]
             name = "logits_all" if per_position else "logits"
-            (alone,), _ = runner.prefill({"tokens": tokens[None]}, np.array([len(tokens)]), runner.initial_states(1), [name])
+            (alone,), _ = runner.prefill(
+                {"tokens": tokens[None]}, np.array([len(tokens)]), runner.initial_states(1), [name]
+            )
             assert np.array_equal(outcome.scores, alone.reshape(outcome.scores.shape))
 
 
-def returning(task: Task[Any], answer: Any) -> Task[Any]:
+@cache
+def decode_runner(precision: Precision) -> Runner:
+    _, _, decode_graph = open_graphs(folder("text"), precision)
+    assert isinstance(decode_graph, DecodeGraph)
+    return decode_graph.runner
+
+
+def returning(task: Task[Any], answer: Callable[[], Any]) -> Task[Any]:
     yield from task
     return answer()
 
@@ -182,7 +190,7 @@ def returning(task: Task[Any], answer: Any) -> Task[Any]:
 SERIES = st.builds(
     ForecastRequest,
     values=st.tuples(st.integers(0, 2**32), st.integers(1, 60)).map(
-        lambda found: np.random.default_rng(found[0]).normal(10, 5, (found[1], 1)).cumsum(axis=0)
+        lambda draw: np.random.default_rng(draw[0]).normal(10, 5, (draw[1], 1)).cumsum(axis=0)
     ),
     horizon=st.integers(1, 12),
     levels=st.just((0.1, 0.5, 0.9)),
@@ -192,21 +200,21 @@ SERIES = st.builds(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=20)
-@given(arrivals=schedules(SERIES), chunk=st.integers(5, 64), spoilt=st.integers(0, 9))
-def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
-    precision: Precision, arrivals: list[Arrival], chunk: int, spoilt: int
+@given(arrivals=schedules(SERIES), chunk=st.integers(5, 64), bad_index=st.integers(0, 9))
+def test_forecasts_are_the_same_alone_and_beside_one_that_is_not_finite(
+    precision: Precision, arrivals: list[Arrival], chunk: int, bad_index: int
 ) -> None:
     manifest, _, scheduler = open_scheduler(folder("forecast"), precision, chunk)
     assert isinstance(manifest, ForecastManifest)
-    bad = arrivals[spoilt % len(arrivals)]
-    bad.wish.values[[0, -1], 0] = -1.7e308, 1.7e308  # no number can hold their difference
-    outcomes = play(scheduler, arrivals, lambda wish: forecast(manifest, wish))
+    bad = arrivals[bad_index % len(arrivals)]
+    bad.content.values[[0, -1], 0] = -1.7e308, 1.7e308  # their difference overflows
+    outcomes = play(scheduler, arrivals, lambda request: forecast(manifest, request))
     for arrival, outcome in zip(arrivals, outcomes, strict=True):
         if outcome is None or isinstance(outcome, DeadlineExceededError):
-            assert arrival.leaves is not None
+            assert arrival.steps_until_end is not None
             continue
-        _, _, lonely = open_scheduler(folder("forecast"), precision, chunk)
-        [alone] = play(lonely, [Arrival(arrival.wish, 0, None, "")], lambda wish: forecast(manifest, wish))
+        _, _, other_scheduler = open_scheduler(folder("forecast"), precision, chunk)
+        [alone] = play(other_scheduler, [Arrival(arrival.content)], lambda request: forecast(manifest, request))
         assert isinstance(alone, NonFiniteOutputError) == (arrival is bad)
         if arrival is bad:
             assert isinstance(outcome, NonFiniteOutputError)
@@ -216,35 +224,34 @@ def test_forecasts_are_what_they_are_alone_beside_one_that_is_not_finite(
                 assert np.array_equal(outcome.history, alone.history, equal_nan=True)
 
 
-def test_scores_that_are_not_finite_end_their_text_only() -> None:
+def test_scores_that_are_not_finite_end_only_their_text() -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
-    wishes = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b" * 200, "c")]
+    requests = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b" * 200, "c")]
 
-    def task_of(i: int) -> Task[Any]:
-        rows, task = generate(tokenizer, wishes[i])
-        return returning(spoilt(task) if i == 1 else task, lambda: "".join(rows[0].text))
+    def make_task(i: int) -> Task[Any]:
+        rows, task = generate(tokenizer, requests[i])
+        return returning(with_nan_scores(task) if i == 1 else task, lambda: "".join(rows[0].text))
 
-    def spoilt(task: Task[Any]) -> Task[None]:
-        """The same, of whose prompt the model makes nothing."""
-        read = next(task)
-        result: PrefillResult = yield read
+    def with_nan_scores(task: Task[Any]) -> Task[None]:
+        """The same task; its prefill results in scores that are not a number."""
+        prefill = next(task)
+        result: PrefillResult = yield prefill
         result.outputs["logits"][:] = np.nan
         decode = task.send(result)
         yield decode
         yield from task
 
-    arrivals = [Arrival(i, i, None, "") for i in range(3)]
-    first, second, third = play(scheduler, arrivals, task_of)
+    first, second, third = play(scheduler, [Arrival(i, i) for i in range(3)], make_task)
     assert isinstance(second, NonFiniteOutputError)
-    alone = [play(scheduler, [Arrival(i, 0, None, "")], task_of)[0] for i in (0, 2)]
+    alone = [play(scheduler, [Arrival(i)], make_task)[0] for i in (0, 2)]
     assert [first, third] == alone
 
 
 @given(lengths=st.lists(st.integers(1, 400), min_size=2, max_size=12))
 def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[int]) -> None:
-    """Of texts that come together, a text of one piece is read within one round of all of them."""
+    """A text of one chunk is prefilled within one round of the texts that arrive with it."""
     manifest, _, scheduler = open_scheduler(folder("text"), chunk=16)
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
@@ -252,77 +259,78 @@ def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[in
     last = Request(predict(tokenizer, "a", False), 1, math.inf)
     for request in (*requests, last):
         scheduler.add(request)
-    turns = 0
+    steps = 0
     while not last.future.done():
         scheduler.step()
-        turns += 1
-    assert turns <= len(lengths) + 1
+        steps += 1
+    assert steps <= len(lengths) + 1
 
 
 @given(
     running=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=6),
     waiting=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=10),
 )
-def test_each_group_has_its_share_of_the_rows(running: list[tuple[int, int]], waiting: list[tuple[int, int]]) -> None:
+def test_each_group_gets_its_share_of_the_rows(running: list[tuple[int, int]], waiting: list[tuple[int, int]]) -> None:
     rows, slice_steps = 6, 20
-    turns: FairQueue[int] = FairQueue()
+    queue: FairQueue[int] = FairQueue()
     for group, count in waiting:
         for item in range(count):
-            turns.add(group, item)
+            queue.append(group, item)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.engine.decode.MAX_ROWS", rows)
         patch.setattr("service.engine.decode.SLICE_STEPS", slice_steps)
-        leaving, joining = plan(running, turns)
-    there, before = dict(turns.groups()), Counter(group for group, _ in running)
-    groups = there.keys() | before.keys()
+        leaving, joining = plan_batch(running, queue)
+    sizes, before = dict(queue.group_sizes()), Counter(group for group, _ in running)
+    groups = sizes.keys() | before.keys()
     share = max(1, rows // max(1, len(groups)))
     after = before + Counter(joining) - Counter(running[i][0] for i in leaving)
     assert len(set(leaving)) == len(leaving)
     assert after.total() <= rows
-    assert all(0 < count <= there[group] for group, count in joining.items())
-    # Nobody makes room for nothing, or below their share but for those who have none.
+    assert all(0 < count <= sizes[group] for group, count in joining.items())
+    # A row leaves only if another joins, and only if its group has more than its share or has had its slice.
     assert len(leaving) <= sum(joining.values())
-    for group, ran in (running[i] for i in leaving):
-        assert before[group] > share or (len(groups) > rows and ran >= slice_steps)
+    for group, steps in (running[i] for i in leaving):
+        assert before[group] > share or (len(groups) > rows and steps >= slice_steps)
     if len(groups) <= rows:
-        assert all(after[group] >= min(share, count) for group, count in there.items())
-    # No row stays empty while somebody waits.
-    assert after.total() == rows or joining == there or not there
+        assert all(after[group] >= min(share, count) for group, count in sizes.items())
+    # No row stays empty while a row waits.
+    assert after.total() == rows or joining == sizes or not sizes
 
 
-def others(steps: Steps, own: Request) -> int:
-    return sum(count for request, count in steps if request is not own)
+def steps_of_others(steps: StepCounts, request: Request) -> int:
+    return sum(count for other, count in steps if other is not request)
 
 
 @settings(max_examples=20)
-@given(prompts=st.integers(50, 200), length=st.integers(1, 60), own=st.integers(1, 60))
+@given(prompts=st.integers(50, 200), length=st.integers(1, 60), neighbour_length=st.integers(1, 60))
 def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_steps(
-    prompts: int, length: int, own: int
+    prompts: int, length: int, neighbour_length: int
 ) -> None:
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
 
-    def request(seed: int, length: int, group: str | None) -> Request:
-        wish = GenerateRequest("ab", length, SamplingParams(), seed)
-        return Request(generate(tokenizer, wish)[1], 1, math.inf, group)
+    def make_request(seed: int, length: int, group: str | None) -> Request:
+        task = generate(tokenizer, GenerateRequest("ab", length, SamplingParams(), seed))[1]
+        return Request(task, 1, math.inf, group)
 
-    many = [request(seed, length, "many") for seed in range(prompts)]
-    for one in many:
-        scheduler.add(one)
+    many = [make_request(seed, length, "many") for seed in range(prompts)]
+    for request in many:
+        scheduler.add(request)
     scheduler.step()
-    neighbour = request(0, own, None)
+    neighbour = make_request(0, neighbour_length, None)
     scheduler.add(neighbour)
-    waited = turns = 0
+    waited = steps = 0
     while not neighbour.future.done():
-        waited += others(scheduler.step(), neighbour)
-        turns += 1
-    # As many calls as it needs alone, each with as many rows as there may be; none takes more steps than it wants.
-    assert turns <= own + 2 if length < own else turns <= math.ceil((2 + own) / DECODE_STEPS) + 1
-    assert waited <= turns * MAX_ROWS * DECODE_STEPS
+        waited += steps_of_others(scheduler.step(), neighbour)
+        steps += 1
+    # It needs as many calls as alone, each with at most MAX_ROWS rows; no call takes more steps than the shortest text.
+    calls = neighbour_length + 2 if length < neighbour_length else math.ceil((2 + neighbour_length) / DECODE_STEPS) + 1
+    assert steps <= calls
+    assert waited <= steps * MAX_ROWS * DECODE_STEPS
     while scheduler.busy:
         scheduler.step()
-    assert all(one.future.result().position == 0 for one in many)
+    assert all(request.future.result().position == 0 for request in many)
 
 
 @settings(max_examples=10)
@@ -331,51 +339,60 @@ def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(ca
     manifest, _, scheduler = open_scheduler(folder("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
-    wish = GenerateRequest("ab", 400, SamplingParams(), 1)
-    long = [Request(generate(tokenizer, wish)[1], 1, math.inf) for _ in range(callers)]
-    for request in long:
+
+    def make_request(length: int) -> Request:
+        return Request(generate(tokenizer, GenerateRequest("ab", length, SamplingParams(), 1))[1], 1, math.inf)
+
+    many = [make_request(400) for _ in range(callers)]
+    for request in many:
         scheduler.add(request)
     scheduler.step()
-    last = Request(generate(tokenizer, GenerateRequest("ab", 10, SamplingParams(), 1))[1], 1, math.inf)
+    last = make_request(10)
     scheduler.add(last)
     waited = 0
     while not last.future.done():
-        waited += others(scheduler.step(), last)
+        waited += steps_of_others(scheduler.step(), last)
     rounds = math.ceil((callers + 1) / MAX_ROWS) + 1
     assert waited <= rounds * (SLICE_STEPS + DECODE_STEPS) * MAX_ROWS
-    for request in long:
+    for request in many:
         request.future.cancel()
     scheduler.step()
 
 
 @cache
 def idle_forecaster() -> tuple[Manifest, Scheduler]:
-    """One for all examples, each of which leaves it idle."""
+    """One scheduler for all examples; each leaves it idle."""
     manifest, _, scheduler = open_scheduler(folder("forecast"))
     return manifest, scheduler
 
 
 @settings(max_examples=10)
-@given(series=st.integers(3 * MAX_PREFILL_ROWS + 1, 100), length=st.integers(1, 200), own=st.integers(1, 60))
-def test_a_forecast_beside_many_of_one_caller_waits_for_one_call_of_theirs(series: int, length: int, own: int) -> None:
+@given(
+    series=st.integers(3 * MAX_PREFILL_ROWS + 1, 100),
+    length=st.integers(1, 200),
+    neighbour_length=st.integers(1, 60),
+)
+def test_a_forecast_beside_many_of_one_caller_waits_for_one_call_of_theirs(
+    series: int, length: int, neighbour_length: int
+) -> None:
     manifest, scheduler = idle_forecaster()
     assert isinstance(manifest, ForecastManifest)
 
-    def request(length: int, group: str | None) -> Request:
-        wish = ForecastRequest(np.arange(length, dtype=float)[:, None], 2, (0.5,))
-        return Request(forecast(manifest, wish), 1, math.inf, group)
+    def make_request(length: int, group: str | None) -> Request:
+        task = forecast(manifest, ForecastRequest(np.arange(length, dtype=float)[:, None], 2, (0.5,)))
+        return Request(task, 1, math.inf, group)
 
     for _ in range(series):
-        scheduler.add(request(length, "many"))
+        scheduler.add(make_request(length, "many"))
     scheduler.step()
-    neighbour = request(own, None)
+    neighbour = make_request(neighbour_length, None)
     scheduler.add(neighbour)
-    waited = turns = 0
+    waited = steps = 0
     while not neighbour.future.done():
-        waited += others(scheduler.step(), neighbour)
-        turns += 1
-    assert turns <= 2
-    assert waited <= turns * MAX_PREFILL_ROWS * length
+        waited += steps_of_others(scheduler.step(), neighbour)
+        steps += 1
+    assert steps <= 2
+    assert waited <= steps * MAX_PREFILL_ROWS * length
     assert scheduler.busy
     while scheduler.busy:
         scheduler.step()
