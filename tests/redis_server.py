@@ -10,7 +10,7 @@ import pytest
 
 
 class RedisServer:
-    """Runs in the `with` block; what it acknowledged outlives `kill()` and is there after `start()`."""
+    """Runs inside a `with` block. Acknowledged writes outlive `kill()`: they are there after `start()`."""
 
     def __enter__(self) -> "RedisServer":
         program = shutil.which("redis-server")
@@ -32,25 +32,25 @@ class RedisServer:
 
     @property
     def pid(self) -> int:
-        """Its process number."""
+        """The number of its process."""
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, again with what it kept; returns when it accepts connections."""
+        """Start the server with its stored data; return once it accepts connections."""
         options = (
             f"--port 0 --unixsocket {self._socket} --dir {self._folder.name} --appendonly yes --appendfsync always"
         )
         self._process = subprocess.Popen([self._program, *options.split(), "--save", ""], stdout=subprocess.PIPE)
-        said = []
+        output = []
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            said.append(line.decode())
+            output.append(line.decode())
             if b"ready to accept connections" in line.lower():
                 return
-        pytest.fail(f"redis-server ended:\n{''.join(said)}")
+        pytest.fail(f"redis-server ended:\n{''.join(output)}")
 
     def kill(self) -> None:
-        """As `kill -9` does."""
+        """Kill the server as `kill -9` does."""
         self._process.kill()
         self._process.communicate()
 

@@ -1,4 +1,4 @@
-"""Stores to test, of every kind, and what to keep in them."""
+"""Stores of every kind to test, and sessions, changes and records to store in them."""
 
 import asyncio
 import time
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import redis
 
-from service.sessions.store import Change, Limits, Receipt, Session, Store
+from service.sessions.store import Change, IdempotencyRecord, Limits, Session, Store
 from service.sessions.stores import SYNCED, open_store
 from tests.redis_server import RedisServer
 
-LIMITS = Limits(sessions=1000, sessions_per_owner=100, bytes_per_owner=2**20, versions=3, remembered=1000.0)
+LIMITS = Limits(sessions=1000, sessions_per_owner=100, bytes_per_owner=2**20, versions=3, tombstone_ttl=1000.0)
 NOW = time.time() + 3600
-"""Ahead of the clock of Redis, so that its own expiry does nothing here."""
+"""Ahead of the clock of Redis, so that its own expiry removes nothing in a test."""
 
 Test = Callable[[Store], Awaitable[None]]
 
 
-class Kind:
-    """One kind of store. `server`: of redis."""
+class StoreKind:
+    """One kind of store. `server`: the Redis server, if the store is Redis. `shared`: several processes can open it."""
 
     def __init__(self, name: str, folder: Path, server: RedisServer | None = None) -> None:
         self.evicted = 0
@@ -32,7 +32,7 @@ class Kind:
         self.reset()
 
     def reset(self) -> None:
-        """Let the next store that is opened be empty."""
+        """Make the next store that is opened an empty one."""
         self.url = "memory://"
         if self._name in ("sqlite", "synced"):
             option = f"?{SYNCED}" if self._name == "synced" else ""
@@ -49,12 +49,12 @@ class Kind:
         self.evicted += 1
 
     def run(self, test: Test, limits: Limits = LIMITS) -> None:
-        """On an empty store."""
+        """Run a test on an empty store."""
         self.reset()
         self.resume(test, limits)
 
     def resume(self, test: Test, limits: Limits = LIMITS) -> None:
-        """On what the test before has left."""
+        """Run a test on the store that the last test left."""
 
         async def main() -> None:
             store = self.open(limits)
@@ -74,7 +74,7 @@ def new(id: str = "a", owner: str = "", ttl: float = 100.0, now: float = NOW) ->
     return Session(id, owner, "text", 1, "0" * 64, 0, 0, now, now, now + ttl, ttl)
 
 
-def moved(session: Session, now: float = NOW) -> Session:
+def updated(session: Session, now: float = NOW) -> Session:
     return replace(
         session,
         version=session.version + 1,
@@ -84,14 +84,15 @@ def moved(session: Session, now: float = NOW) -> Session:
     )
 
 
-def change(session: Session, state: bytes = b"state\n\x00\xff", receipt: Receipt | None = None) -> Change:
-    return Change(uuid.uuid4().hex, session, state, receipt)
+def change(session: Session, state: bytes = b"state\n\x00\xff", record: IdempotencyRecord | None = None) -> Change:
+    return Change(uuid.uuid4().hex, session, state, record)
 
 
-def receipt(key: str = "key", owner: str = "", ttl: float = 50.0, answer: bytes = b"{}\n\x00\xff") -> Receipt:
-    return Receipt(owner, key, "fingerprint", answer, NOW + ttl)
+def record(key: str = "key", owner: str = "", ttl: float = 50.0, answer: bytes = b"{}\n\x00\xff") -> IdempotencyRecord:
+    return IdempotencyRecord(owner, key, "fingerprint", answer, NOW + ttl)
 
 
-async def seen(store: Store, id: str = "a") -> tuple[int, bytes | None] | None:
-    found = await store.load(id, "", None)
-    return (found.session.version, found.state) if found.session else None
+async def stored(store: Store, id: str = "a") -> tuple[int, bytes | None] | None:
+    """The version and the state of a session."""
+    loaded = await store.load(id, "", None)
+    return (loaded.session.version, loaded.state) if loaded.session else None

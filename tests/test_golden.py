@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.engine.runner import int8_is_exact
-from service.sessions.state import read_header, verified
+from service.sessions.state import read_header, verify_state
 from service.settings import Settings
 from tests.conftest import SHIPPED
 
@@ -138,7 +138,7 @@ def test_a_text_of_a_session_in_two_parts(served: TestClient, precision: str) ->
     session = post(served, "/sessions", {"model": "text"})["id"]
     parts = [post(served, "/generate", {**part, "session_id": session})["text"] for part in IN_TWO_PARTS]
     state = served.get(f"/sessions/{session}/state").json()["state"]
-    payload, header = verified(state, STATE_KEY.encode())
+    payload, header = verify_state(state, STATE_KEY.encode())
     check(precision, "text: a session in two parts", parts)
     check(precision, "state: header", {**asdict(header), "bytes": len(payload), "data_at": read_header(payload)[1]})
 

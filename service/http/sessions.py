@@ -20,7 +20,7 @@ from service.http.state import AppState
 from service.http.stateful import Reply, check_name, etag, model_of_session, model_of_state, reference, stateful
 from service.kind import Kind, Model
 from service.sessions.sessions import SessionUpdate
-from service.sessions.state import read_header, signed, verified
+from service.sessions.state import read_header, sign_state, verify_state
 from service.sessions.store import Session
 
 router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
@@ -207,7 +207,7 @@ async def post_rewind(id: str, body: RewindBody, call: Context) -> Response:
 async def get_state(id: str, call: Context) -> Response:
     """Export a session's state."""
     session, payload = await call.app.sessions.get(call.caller, id)
-    exported = signed(payload, await call.app.sessions.state_key())
+    exported = sign_state(payload, await call.app.sessions.state_key())
     model = ModelId(name=session.model, version=session.model_version)
     return json_answer(StateAnswer(model=model, session=reference(session), state=exported), headers=etag(session))
 
@@ -226,13 +226,13 @@ async def put_state(id: str, body: StateBody, call: Context) -> Response:
     async with call.app.sessions.update(call.caller, id, call.deadline) as update:
         session = update.session
         try:
-            payload, header = verified(body.state, key)
+            payload, header = verify_state(body.state, key)
             if (header.model, header.version, header.sha256) != (session.model, session.model_version, session.sha256):
                 raise InvalidStateError(
                     f"the state belongs to {header.model}@{header.version}, the session to "
                     f"{session.model}@{session.model_version}, or to another graph of that model"
                 )
-            model_of_session(call.app, session).codec.accept(payload)
+            model_of_session(call.app, session).codec.decode_untrusted(payload)
         except InvalidStateError as error:
             error.path = "$.state"
             raise
@@ -305,7 +305,7 @@ async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any],
         return app.registry.find(body.model), EMPTY_STATE
     model, payload = model_of_state(app, body.state, await app.sessions.state_key())
     check_name(model, body.model)
-    return model, model.codec.accept(payload)
+    return model, model.codec.decode_untrusted(payload)
 
 
 async def _read_first_input(body: Any, model: Model[Any], call: RequestContext) -> SequenceState:

@@ -37,7 +37,7 @@ from service.http.state import AppState
 from service.kind import Kind, Model
 from service.manifest import M
 from service.sessions.sessions import ReplayedError, SessionUpdate
-from service.sessions.state import signed, verified
+from service.sessions.state import sign_state, verify_state
 from service.sessions.store import Session
 
 Result = TypeVar("Result")
@@ -141,7 +141,7 @@ class ResumedSequence(Generic[M]):
         session = self._session if self._update is None else self._update.moved_to(after.position)
         if session is not None:
             return Ending(session, state, {"session": reference(session).model_dump(), "state": None})
-        returned_state = signed(state, self._state_key) if self.returns_state else None
+        returned_state = sign_state(state, self._state_key) if self.returns_state else None
         return Ending(None, state, {"session": None, "state": returned_state})
 
     async def commit(self, ending: Ending, body: bytes) -> Response:
@@ -196,7 +196,7 @@ def model_and_start(app: AppState, body: StatefulBody, kind: Kind[M], key: bytes
     if not body.state:
         return app.registry.find_kind(body.model, kind), EMPTY_STATE
     model, payload = model_of_state(app, body.state, key)
-    return _checked(model, body, kind, "$.state"), model.codec.accept(payload)
+    return _checked(model, body, kind, "$.state"), model.codec.decode_untrusted(payload)
 
 
 def etag(session: Session) -> dict[str, str]:
@@ -261,7 +261,7 @@ def model_of_state(app: AppState, state: str, key: bytes) -> tuple[Model[Any], b
         SessionModelError: its model is not loaded.
     """
     try:
-        payload, header = verified(state, key)
+        payload, header = verify_state(state, key)
         label = f"{header.model}@{header.version}"
         return app.registry.find(label), payload
     except (ModelNotFoundError, ModelRefusedError):

@@ -1,1 +1,1 @@
-"""Recurrent states that are kept between calls."""
+"""Sessions: the states of sequences, stored between calls."""

@@ -1,8 +1,8 @@
 """The rules of sessions: who may use one, when it is updated, and that an update is atomic. Knows nothing of HTTP.
 
 A call loads a session, runs the model, and then makes one change. The store accepts the change only if the session is
-still at the version that the call loaded. Nothing is held in the store while a call runs, a call that dies leaves no
-trace, and of two calls at once, anywhere, one comes first. Calls of one process wait for each other, so that no work is
+still at the version that the call loaded. The store holds no lock while a call runs, and a call that dies leaves no
+trace. Of two concurrent calls, anywhere, one comes first. Calls of one process wait for each other, so that no work is
 done twice.
 """
 
@@ -29,17 +29,17 @@ from service.errors import (
     VersionNotKeptError,
 )
 from service.metrics import SessionMetrics
-from service.sessions import receipts
+from service.sessions import answers
 from service.sessions.steady_clock import SteadyClock
-from service.sessions.store import Change, Receipt, Session, Store, Version
+from service.sessions.store import Change, IdempotencyRecord, Session, Store, Version
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls, and on what conditions.
 
-    `owner`: "" where the service knows no owners. `key`, `fingerprint`: the idempotency key, and what the call is.
-    `expected`: the versions that the caller accepts the session at; None: any.
+    `owner`: "" where the service has no API keys. `key`: the idempotency key; `fingerprint`: a hash of the call.
+    `expected`: the session versions that the caller accepts; None: any.
     """
 
     owner: str
@@ -49,7 +49,7 @@ class Caller:
 
 
 class ReplayedError(Exception):
-    """The same call, with the same idempotency key, was answered before. `answer`: that answer."""
+    """The same call, with the same idempotency key, was answered before; `answer` is that answer."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__("answered before")
@@ -69,9 +69,9 @@ class _Cached:
 MAX_CACHED = 1000
 """Sessions that a process caches: a few megabytes."""
 PING_SECONDS = 5.0
-"""How long an answer of the store to a ping is believed."""
+"""How long the outcome of a ping is reused."""
 PING_TIMEOUT = 1.0
-"""Seconds after which a store that does not answer is taken to be down."""
+"""Seconds after which a store that does not answer counts as down."""
 
 
 class Sessions:
@@ -101,10 +101,10 @@ class Sessions:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._is_up = True
-        self._ask_again_at = 0.0
+        self._next_ping = 0.0
 
     async def state_key(self) -> bytes:
-        """The key that signs states which leave the service."""
+        """The key that signs states for callers."""
         return self._state_key or await self._store.secret()
 
     async def get(self, caller: Caller, id: str) -> tuple[Session, bytes]:
@@ -118,10 +118,10 @@ class Sessions:
         return self._checked(caller, loaded.session, loaded.state)
 
     async def get_and_touch(self, caller: Caller, id: str) -> tuple[Session, bytes]:
-        """As `get`, for a call that uses the session without updating it: it lives on."""
+        """As `get`, for a call that uses the session without updating it: the use prolongs its life."""
         session, state = await self.get(caller, id)
         now = self._clock()
-        # Seldom enough to cost nothing.
+        # Rarely, so that most calls write nothing.
         if session.expires_at - now < session.ttl / 2:
             await self._store.touch(id, now + session.ttl)
         return session, state
@@ -130,7 +130,7 @@ class Sessions:
     async def update(
         self, caller: Caller, id: str, deadline: float, cached: bool = True
     ) -> AsyncIterator["SessionUpdate"]:
-        """One call's update of a session, after those that came before it in this process.
+        """Begin a call's update of a session, once the earlier calls of this process have ended.
 
         deadline: on time.monotonic's clock. cached: start from this process's copy where it is likely to be current.
         A `SessionConflictError` then means: run the call again.
@@ -157,11 +157,11 @@ class Sessions:
 
     @asynccontextmanager
     async def _lock(self, id: str, deadline: float) -> AsyncIterator[None]:
-        """No other call of this process updates the session meanwhile."""
+        """Keep other calls of this process from updating the session."""
         _check_id(id)
         lock = self._locks.setdefault(id, asyncio.Lock())
         try:
-            # Also if it is free: a waiting call may be about to get it, and comes first.
+            # The deadline also applies to a free lock: it may be about to go to a waiting call.
             async with asyncio.timeout(deadline - time.monotonic()):
                 await lock.acquire()
         except TimeoutError:
@@ -172,17 +172,17 @@ class Sessions:
             lock.release()
 
     async def check_replay(self, caller: Caller) -> None:
-        """Find out whether a call that creates something was answered before.
+        """Check whether a call that creates a session was answered before.
 
         Raises:
-            ReplayedError: it was.
+            ReplayedError: it was answered before.
             IdempotencyKeyError: its key was used for another call.
         """
         if caller.key is not None:
-            await self._check_replay(caller, (await self._store.load("", caller.owner, caller.key)).receipt)
+            await self._check_replay(caller, (await self._store.load("", caller.owner, caller.key)).record)
 
     def new(self, caller: Caller, model: tuple[str, int, str], position: int, ttl: float) -> Session:
-        """A session of a model (name, version, sha256) as it will be once it is created."""
+        """A session of a model (name, version, sha256), not stored yet."""
         now = self._clock()
         return Session(secrets.token_hex(16), caller.owner, *model, 0, position, now, now, now + ttl, ttl)
 
@@ -194,10 +194,10 @@ class Sessions:
             ReplayedError: the same call was answered meanwhile.
         """
         now = session.created_at
-        change = Change(secrets.token_hex(16), session, state, await self._receipt(caller, answer, now))
+        change = Change(secrets.token_hex(16), session, state, await self._record(caller, answer, now))
         if not await self._commit(change, now):
             await self.check_replay(caller)
-            raise SessionConflictError("the same call was made twice at once; send it again")
+            raise SessionConflictError("the same call was sent twice at once; send it again")
         self._metrics.events.labels("created").inc()
 
     async def versions(self, session: Session) -> list[Version]:
@@ -208,31 +208,31 @@ class Sessions:
         """The state of an earlier version.
 
         Raises:
-            VersionNotKeptError: it is not kept.
+            VersionNotKeptError: the version is not stored.
         """
-        state = await self._store.earlier(session.id, version) if version < session.version else None
+        state = await self._store.earlier_state(session.id, version) if version < session.version else None
         if state is None:
             versions = ", ".join(str(v.version) for v in await self.versions(session)) or "none"
             raise VersionNotKeptError(
-                f"version {version} is not kept; the session is at {session.version}, earlier ones kept: {versions}",
+                f"version {version} is not stored; the session is at {session.version}, earlier versions: {versions}",
                 "$.version",
             )
         return state
 
     async def sweep(self) -> None:
-        """Drop what has expired."""
+        """Drop expired sessions and answers."""
         expired = await self._store.sweep(self._sweep_clock())
         self._metrics.events.labels("expired").inc(expired)
 
     async def is_up(self) -> bool:
-        """Whether the store answered when it was last asked, some seconds ago at most. Takes a second at most."""
-        if time.monotonic() >= self._ask_again_at:
-            self._ask_again_at = time.monotonic() + PING_SECONDS
+        """Whether the store answered the last ping, at most `PING_SECONDS` ago. Takes at most `PING_TIMEOUT`."""
+        if time.monotonic() >= self._next_ping:
+            self._next_ping = time.monotonic() + PING_SECONDS
             try:
                 async with asyncio.timeout(PING_TIMEOUT):
                     await self._store.ping()
                 self._is_up = True
-            except StoreFullError:  # which takes what needs no room
+            except StoreFullError:  # a full store still serves calls that need no room
                 self._is_up = True
             except (CarryError, TimeoutError):
                 self._is_up = False
@@ -240,7 +240,7 @@ class Sessions:
         return self._is_up
 
     async def measure(self) -> None:
-        """Note whether the store answers and how much it holds."""
+        """Update the metrics of the store: whether it answers, and how much it holds."""
         if not await self.is_up():
             return
         try:
@@ -252,15 +252,15 @@ class Sessions:
         self._metrics.bytes.set(size.bytes)
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         await self._store.close()
 
     async def list(self, owner: str, after: str, limit: int) -> list[Session]:
-        """An owner's live sessions, by id, from the first beyond `after`."""
+        """An owner's live sessions with ids beyond `after`, by id."""
         return await self._store.list(owner, after, limit, self._clock())
 
     def _from_cache(self, caller: Caller, id: str) -> "SessionUpdate | None":
-        """An update of this process's copy, if that is likely to be current."""
+        """Begin an update of this process's copy, if that is likely to be current."""
         cached = self._cache.get(id)
         if cached is None or not cached.uncontended:
             return None
@@ -270,9 +270,9 @@ class Sessions:
             return None
 
     async def _load(self, caller: Caller, id: str) -> "SessionUpdate":
-        """An update of what the store holds."""
+        """Begin an update of the stored session."""
         loaded = await self._store.load(id, caller.owner, caller.key)
-        await self._check_replay(caller, loaded.receipt)
+        await self._check_replay(caller, loaded.record)
         session, state = self._checked(caller, loaded.session, loaded.state)
         cached = self._cache.get(id)
         return SessionUpdate(
@@ -291,26 +291,27 @@ class Sessions:
             raise SessionNotFoundError("no such session", "$.session_id")
         if state is None or now >= session.expires_at:
             raise SessionExpiredError(
-                f"the session expired: it was not used for {session.ttl:g} s, or made room for others", "$.session_id"
+                f"the session expired: it was not used for {session.ttl:g} s, or other sessions took its room",
+                "$.session_id",
             )
         if caller.expected is not None and session.version not in caller.expected:
             raise VersionMismatchError(f"the session is at version {session.version}; nothing was changed", "If-Match")
         return session, state
 
-    async def _check_replay(self, caller: Caller, receipt: Receipt | None) -> None:
-        if receipt is None or receipt.expires_at <= self._clock():
+    async def _check_replay(self, caller: Caller, record: IdempotencyRecord | None) -> None:
+        if record is None or record.expires_at <= self._clock():
             return
-        if receipt.fingerprint != caller.fingerprint:
+        if record.fingerprint != caller.fingerprint:
             raise IdempotencyKeyError("this key was used for another call", "Idempotency-Key")
         self._metrics.events.labels("replayed").inc()
-        raise ReplayedError(await receipts.unpack(receipt.answer))
+        raise ReplayedError(await answers.decompress(record.answer))
 
-    async def _receipt(self, caller: Caller, answer: bytes | None, now: float) -> Receipt | None:
+    async def _record(self, caller: Caller, answer: bytes | None, now: float) -> IdempotencyRecord | None:
         if caller.key is None:
             return None
         assert answer is not None
-        packed = await receipts.pack(answer)
-        return Receipt(caller.owner, caller.key, caller.fingerprint, packed, now + self._idempotency_ttl)
+        data = await answers.compress(answer)
+        return IdempotencyRecord(caller.owner, caller.key, caller.fingerprint, data, now + self._idempotency_ttl)
 
     async def _commit(self, change: Change, now: float) -> bool:
         started = time.perf_counter()
@@ -329,7 +330,7 @@ def _check_id(id: str) -> None:
 
 
 class SessionUpdate:
-    """A session as a call loaded it, with its `state`; and the one change that the call may make."""
+    """A session and its `state` as a call loaded them, and the one change that the call may make."""
 
     def __init__(self, sessions: Sessions, caller: Caller, session: Session, state: bytes, uncontended: bool) -> None:
         self.session = session
@@ -339,14 +340,14 @@ class SessionUpdate:
         self._uncontended = uncontended
 
     def moved_to(self, position: int) -> Session:
-        """The session as a commit will store it: one version on, at this position."""
+        """The session as a commit will store it: the next version, at this position."""
         session, now = self.session, self._sessions._clock()
         return replace(
             session,
             version=session.version + 1,
             position=position,
             updated_at=now,
-            # Later than before, also where the clock went back.
+            # Never earlier than before, even if the clock went back.
             expires_at=max(session.expires_at, now + session.ttl),
         )
 
@@ -357,7 +358,7 @@ class SessionUpdate:
             SessionConflictError: another process updated it meanwhile; nothing was written.
         """
         sessions, now = self._sessions, session.updated_at
-        change = Change(secrets.token_hex(16), session, state, await sessions._receipt(self._caller, answer, now))
+        change = Change(secrets.token_hex(16), session, state, await sessions._record(self._caller, answer, now))
         if not await sessions._commit(change, now):
             self._conflict()
         sessions._remember(session, state, self._uncontended)
@@ -369,7 +370,7 @@ class SessionUpdate:
             SessionConflictError: as `commit`.
         """
         sessions, now = self._sessions, self._sessions._clock()
-        if not await sessions._store.delete(self.session, await sessions._receipt(self._caller, answer, now), now):
+        if not await sessions._store.delete(self.session, await sessions._record(self._caller, answer, now), now):
             self._conflict()
         sessions._cache.pop(self.session.id, None)
         sessions._metrics.events.labels("deleted").inc()

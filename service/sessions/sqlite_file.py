@@ -1,4 +1,4 @@
-"""One SQLite file, opened: its tables, who may read it, and whether it is still the one that its path names."""
+"""An open SQLite file: its tables, its access rights, and whether its path still names it."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ import structlog
 from service.errors import StoreUnavailableError
 from service.sessions.sqlite_changes import Changes
 from service.sessions.store import ROW_BYTES, Limits, StoreError
-from service.sessions.writer import Writer, code_of
+from service.sessions.writer import Writer, primary_code
 
 _FORMAT = 2
-"""Of the tables, in PRAGMA user_version."""
+"""The format of the tables, in PRAGMA user_version."""
 
-_SCHEMA = """
-    -- It stands in the slot n * 1024 + place of the states.
+FIRST_SCHEMA = """
+    -- `place` is an index into the ring of the session's states. The current state has the slot n * 1024 + place.
     CREATE TABLE sessions (
         n INTEGER PRIMARY KEY, place INTEGER NOT NULL DEFAULT 0, swept INTEGER NOT NULL DEFAULT 0,
         id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, model TEXT NOT NULL, model_version INTEGER NOT NULL,
@@ -26,8 +26,8 @@ _SCHEMA = """
         updated_at REAL NOT NULL, expires_at REAL NOT NULL, ttl REAL NOT NULL
     ) STRICT;
     CREATE INDEX sessions_by_end ON sessions (swept, expires_at);
-    -- Those of a session go round in as many slots as there are versions kept: a change replaces the oldest one, in its
-    -- place, and touches no other page.
+    -- A session has a ring of states, one for each version kept. A change replaces the oldest state in place, and
+    -- touches no other page.
     CREATE TABLE states (
         slot INTEGER PRIMARY KEY, version INTEGER NOT NULL, position INTEGER NOT NULL, updated_at REAL NOT NULL,
         change TEXT NOT NULL, state BLOB NOT NULL
@@ -37,15 +37,15 @@ _SCHEMA = """
         expires_at REAL NOT NULL, PRIMARY KEY (owner, key)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX receipts_by_end ON receipts (expires_at);
-    -- Sessions that are not swept.
+    -- `sessions`: those that are not swept.
     CREATE TABLE counts (owner TEXT PRIMARY KEY, sessions INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE secrets (secret BLOB NOT NULL) STRICT;
 """
-_SECOND_FORMAT = f"""
+_SECOND_SCHEMA = f"""
     DROP INDEX IF EXISTS sessions_by_owner;
     CREATE INDEX live_by_owner ON sessions (owner, id) WHERE swept = 0;
     CREATE INDEX swept_by_owner ON sessions (owner, expires_at) WHERE swept = 1;
-    -- Bytes of the owner's states and receipts, and sessions that are swept.
+    -- `bytes`: of the owner's states and receipts. `swept`: the owner's tombstones, which have swept = 1.
     ALTER TABLE counts ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE counts ADD COLUMN swept INTEGER NOT NULL DEFAULT 0;
     INSERT INTO counts (owner, sessions, bytes)
@@ -60,15 +60,15 @@ _SECOND_FORMAT = f"""
 """
 
 _PAGE_BYTES = 8192
-"""About a state: a fifth less work than SQLite's 4096."""
+"""About one state: a fifth less work than with SQLite's default of 4096."""
 
-_LOG_BYTES = 32 * 2**20
-"""What is left of a log that was longer."""
+_WAL_BYTES = 32 * 2**20
+"""A checkpoint cuts a longer log to this length."""
 
 
 class SqliteFile:
-    """The file's connections, for the event loop that uses them: the `writer` runs `changes`; `reader` reads on
-    the event loop, `lister` beside it.
+    """The file's connections, for one event loop. `writer` runs `changes`; `reader` reads on the event loop,
+    `thread_reader` in a thread.
 
     Raises:
         StoreError: the file cannot be used; the message says why.
@@ -80,22 +80,22 @@ class SqliteFile:
         limits: Limits,
         max_bytes: int,
         synced: bool,
-        patience: float,
+        busy_timeout: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.paths = [path.with_name(path.name + end) for end in ("", "-wal", "-shm")]
+        self.paths = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
         self.secret: bytes | None = None
-        db = _open(self.paths, patience, max_bytes, synced)
+        db = _open(self.paths, busy_timeout, max_bytes, synced)
         stats = [os.stat(file) for file in self.paths]
         self._identities = [(str(file), stat.st_dev, stat.st_ino) for file, stat in zip(self.paths, stats, strict=True)]
         self.changes = Changes(db, path, limits)
-        self.writer = Writer(db, _connect(path, patience), self.check, patience, not synced, loop)
-        # What little there is to wait for here, when another process has crashed, holds up the event loop.
+        self.writer = Writer(db, _connect(path, busy_timeout), self.check, busy_timeout, not synced, loop)
+        # A read waits only after another process has crashed. It blocks the event loop, so not for long.
         self.reader = _connect(path, 0.1)
-        self.lister = _connect(path, patience)
+        self.thread_reader = _connect(path, busy_timeout)
 
-    def is_moved(self) -> bool:
-        """Whether its path names another file by now, or none: what is written is not to be found by others."""
+    def is_replaced(self) -> bool:
+        """Whether the path names another file, or none: other processes would not see what is written to this one."""
         try:
             for file, device, number in self._identities:
                 stat = os.stat(file)
@@ -105,66 +105,65 @@ class SqliteFile:
             return True
         return False
 
-    def is_emptied(self) -> bool:
-        """Whether its content was cut off. What is cut off of a part of it, SQLite finds out by itself."""
+    def is_empty(self) -> bool:
+        """Whether the file was truncated to nothing. SQLite itself notices a file that lost a part."""
         return self.paths[0].stat().st_size == 0
 
     def check(self) -> None:
-        """Raise an error if nothing may be written to it.
+        """Check that the file may be written.
 
         Raises:
-            StoreUnavailableError.
+            StoreUnavailableError: it was removed, replaced or emptied.
         """
-        if self.is_moved() or self.is_emptied():
+        if self.is_replaced() or self.is_empty():
             raise StoreUnavailableError("the session store's file was removed, replaced or emptied")
 
     async def close(self) -> None:
-        """Do what waits to be written, and close the connections."""
+        """Finish pending changes, and close the connections."""
         await self.writer.close()
         self.reader.close()
-        self.lister.close()
+        self.thread_reader.close()
 
 
-def _open(paths: list[Path], patience: float, max_bytes: int, synced: bool) -> sqlite3.Connection:
-    """A connection that writes, and does not wait for others; the file is made if it is not there.
+def _open(paths: list[Path], busy_timeout: float, max_bytes: int, synced: bool) -> sqlite3.Connection:
+    """Open a connection that writes, with a busy timeout of 0; create a file that does not exist.
 
     Raises:
-        StoreError: it cannot be used.
+        StoreError: the file cannot be used.
     """
     path = paths[0]
-    # Others may do the same at this moment, and not all of it waits for them by itself.
-    last_try = time.monotonic() + patience
+    # Other processes may open it at this moment, and SQLite does not wait for them in every step.
+    deadline = time.monotonic() + busy_timeout
     while True:
         db = None
         try:
             _make_private(paths)
-            db = _connect(path, patience)
+            db = _connect(path, busy_timeout)
             _prepare(db, max_bytes, synced)
             db.execute("PRAGMA busy_timeout = 0")
             return db
         except (OSError, sqlite3.Error, StoreError) as error:
             if db is not None:
                 db.close()
-            if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() > last_try:
+            if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise StoreError(f"sessions cannot be kept in {path}: {reason}") from error
             time.sleep(0.01)
 
 
 def _make_private(paths: list[Path]) -> None:
-    """Let nobody else read the file, which holds a secret, from its first byte; SQLite makes those beside it as it is.
+    """Let only the owner read the files, which hold a secret, from their first byte. SQLite creates the other two with
+    the rights of the first.
 
     Raises:
-        StoreError: it is lost, and what was written last is there still.
+        StoreError: the file is lost, but its log is not.
     """
-    path, log, _ = paths
-    # In this order: a file that others are just making has no log.
-    changes = log.exists() and log.stat().st_size > 0
-    if changes and not (path.exists() and path.stat().st_size > 0):
-        raise StoreError(
-            f"it is empty or not there, but {log.name} beside it holds changes of it: bring it back, or remove both"
-        )
-    # One that is there is not opened: to close it again would take SQLite's locks from it.
+    path, wal, _ = paths
+    # In this order: a file that another process is just creating has no log.
+    has_changes = wal.exists() and wal.stat().st_size > 0
+    if has_changes and not (path.exists() and path.stat().st_size > 0):
+        raise StoreError(f"it is empty or missing, but {wal.name} holds changes of it: restore it, or remove both")
+    # Do not open an existing file: closing it again would release SQLite's locks on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     for file in paths:
@@ -173,12 +172,12 @@ def _make_private(paths: list[Path]) -> None:
                 file.chmod(0o600)
             except OSError as error:
                 structlog.get_logger().warning(
-                    "others may read the session store, which holds secrets", file=str(file), error=error.strerror
+                    "other users may read the session store, which holds secrets", file=str(file), error=error.strerror
                 )
 
 
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
 
 
 def _prepare(db: sqlite3.Connection, max_bytes: int, synced: bool) -> None:
@@ -186,23 +185,23 @@ def _prepare(db: sqlite3.Connection, max_bytes: int, synced: bool) -> None:
     db.execute("BEGIN IMMEDIATE")
     (format,) = db.execute("PRAGMA user_version").fetchone()
     if format == 0 and not db.execute("SELECT 1 FROM sqlite_schema").fetchall():
-        _run(db, _SCHEMA)
+        _run(db, FIRST_SCHEMA)
         format = 1
     if format == 1:
-        _run(db, _SECOND_FORMAT)
+        _run(db, _SECOND_SCHEMA)
         format = _FORMAT
         db.execute(f"PRAGMA user_version = {_FORMAT}")
     if format != _FORMAT:
-        raise StoreError(f"its format is {format}, and this version of Carry knows those up to {_FORMAT} only")
+        raise StoreError(f"its format is {format}; this version of Carry reads formats up to {_FORMAT}")
     db.execute("COMMIT")
     if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-        raise StoreError("its file system has no memory that processes share")
+        raise StoreError("its file system does not support shared memory, which SQLite's WAL mode needs")
     db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-    db.execute("PRAGMA wal_autocheckpoint = 0")  # which would wait for the disk
-    db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint would wait for the disk
+    db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
     (page_size,) = db.execute("PRAGMA page_size").fetchone()
     db.execute(f"PRAGMA max_page_count = {max_bytes // page_size}")
-    db.execute("SELECT 1 FROM counts").fetchall()  # now the files beside it are there
+    db.execute("SELECT 1 FROM counts").fetchall()  # creates the other two files
 
 
 def _run(db: sqlite3.Connection, statements: str) -> None:

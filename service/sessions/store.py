@@ -1,23 +1,25 @@
-"""Where sessions are kept: what every store can do. The rules are in sessions.py; a store only keeps, and compares.
+"""The protocol of a session store, and what it stores. The rules are in sessions.py; a store only compares and writes.
 
-All times are seconds since 1970, told by the caller, so that all of a store's users and its tests agree on them.
+All times are seconds since 1970. Callers pass them, so that all processes and tests agree on the time.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.errors import OwnerStoreFullError, StoreFullError, TooManySessionsError
+
 
 class StoreError(Exception):
-    """A store that cannot be opened; the message says why, in a line that is safe to show."""
+    """The store cannot be opened. The message says why, in one line that is safe to show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is known of a session besides its state.
+    """A session without its state.
 
-    `owner`: "" where the service knows no owners. `model`, `model_version`, `sha256`: the graph that the state belongs
-    to. `version` counts the changes. `position`: values or characters read so far. `ttl`: seconds it lives after a
-    change.
+    `owner`: "" where the service has no API keys. `model`, `model_version`, `sha256`: the graph that the state belongs
+    to. `version` counts the updates. `position`: values or characters read so far. `ttl`: seconds the session lives
+    after an update.
     """
 
     id: str
@@ -34,8 +36,9 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a call with an idempotency key was answered. `fingerprint` tells whether another call is the same one."""
+class IdempotencyRecord:
+    """The answer to a call with an idempotency key. `fingerprint` identifies the call: another call with the same key
+    has another one."""
 
     owner: str
     key: str
@@ -48,19 +51,19 @@ class Receipt:
 class Change:
     """A session as it will be, with its state. Version 0 creates it; any other replaces the version before it.
 
-    `id` tells two tries of one change from two changes: a store that is asked to do the same one twice, since the
-    first answer was lost, does it once.
+    `id` identifies the change: a store that gets the same change twice, because its first answer was lost, makes it
+    once.
     """
 
     id: str
     session: Session
     state: bytes
-    receipt: Receipt | None = None
+    record: IdempotencyRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a session that it can be rewound to."""
+    """An earlier version of a session, to rewind to."""
 
     version: int
     position: int
@@ -68,17 +71,17 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a store holds of a session. `state` is None once it has expired and been swept away."""
+class LoadResult:
+    """What a store has of a session. A session without a state is a tombstone: it expired and was swept."""
 
     session: Session | None
     state: bytes | None
-    receipt: Receipt | None
+    record: IdempotencyRecord | None
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Live sessions, and the bytes that all of the store takes (in memory, or on disk)."""
+    """Live sessions, and the bytes of the whole store (in memory, or on disk)."""
 
     sessions: int
     bytes: int
@@ -86,89 +89,108 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`sessions` in all and `sessions_per_owner` (of owners other than ""): the most that are alive, and the most that
-    are remembered after they expired. `bytes_per_owner` (of owners other than ""): the most that an owner's states and
-    receipts take, by `state_bytes` and `receipt_bytes`. `versions`: how many earlier versions of a session are kept.
-    `remembered`: seconds that an expired session is told from one that never was."""
+    """What a store may hold.
+
+    `sessions`: live sessions in all. `sessions_per_owner`, `bytes_per_owner`: of each owner other than ""; the bytes
+    are those of `state_bytes` and `record_bytes`. `versions`: earlier versions of a session. `tombstone_ttl`: seconds
+    that a tombstone is kept; each owner has at most as many tombstones as live sessions.
+    """
 
     sessions: int
     sessions_per_owner: int
     bytes_per_owner: int
     versions: int
-    remembered: float
+    tombstone_ttl: float
 
-    def most_of(self, owner: str) -> int:
-        """Sessions that an owner may have alive, and remembered."""
+    def max_sessions(self, owner: str) -> int:
+        """The most live sessions of an owner, and the most tombstones."""
         return self.sessions_per_owner if owner else self.sessions
+
+    def store_full(self) -> StoreFullError:
+        """The error where `sessions` are reached."""
+        return StoreFullError(f"the store holds {self.sessions} live sessions, the most it may; nothing was changed")
+
+    def too_many_sessions(self) -> TooManySessionsError:
+        """The error where an owner has reached `sessions_per_owner`."""
+        return TooManySessionsError(
+            f"this API key has {self.sessions_per_owner} live sessions, the most it may have: delete one, or wait "
+            "until one expires; nothing was changed"
+        )
+
+    def owner_store_full(self) -> OwnerStoreFullError:
+        """The error where an owner would exceed `bytes_per_owner`."""
+        return OwnerStoreFullError(
+            f"the sessions and stored answers of this API key may take {self.bytes_per_owner} bytes, and this call "
+            "needs more: delete a session, or wait until one expires; nothing was changed"
+        )
 
 
 ROW_BYTES = 256
-"""What a state or a receipt counts for besides its bytes: how a store finds it again."""
+"""What a state or a record is charged besides its own bytes: its row and its index entries."""
 
 
 def state_bytes(state: bytes) -> int:
-    """What a state counts for."""
+    """The bytes that a state is charged."""
     return len(state) + ROW_BYTES
 
 
-def receipt_bytes(receipt: Receipt | None) -> int:
-    """What a receipt counts for."""
-    return 0 if receipt is None else len(receipt.answer) + len(receipt.key) + ROW_BYTES
+def record_bytes(record: IdempotencyRecord | None) -> int:
+    """The bytes that a record is charged."""
+    return 0 if record is None else len(record.answer) + len(record.key) + ROW_BYTES
 
 
 class Store(Protocol):
-    """Any method may raise StoreUnavailableError: it cannot be reached or read; what was asked may or may not have been
-    done. Whatever changes anything is done whole or not at all, and is kept when the call returns."""
+    """Any method may raise StoreUnavailableError: the store cannot be reached or read, and the change may or may not
+    have been made. A change is made completely or not at all, and is stored when the call returns."""
 
-    async def load(self, id: str, owner: str, key: str | None) -> Found:
-        """A session, whoever owns it and whether or not it has expired, and the owner's receipt for `key`."""
+    async def load(self, id: str, owner: str, key: str | None) -> LoadResult:
+        """Load a session, also another owner's or an expired one, and the record of the owner's `key`."""
 
     async def commit(self, change: Change, now: float) -> bool:
-        """Make a change and keep its receipt; the version replaced becomes an earlier version, and the oldest of those
-        is dropped. False, and nothing is changed, if the session is not at the version before (another change came
-        first, it was deleted or swept) or there is a receipt for the key already.
+        """Make a change and store its record. The replaced version becomes an earlier version, and the oldest of these
+        is dropped. Return False, and change nothing, if the session is not at the version before (another process
+        updated, deleted or swept it) or the key has a record already.
 
         Raises:
-            StoreFullError: there is no room for it; nothing was changed.
-            TooManySessionsError: the owner has as many sessions as one may have; nothing was changed.
-            OwnerStoreFullError: the owner has as many bytes as one may have; nothing was changed.
+            StoreFullError: the store is full; nothing was changed.
+            TooManySessionsError: the owner has `sessions_per_owner`; nothing was changed.
+            OwnerStoreFullError: the owner would exceed `bytes_per_owner`; nothing was changed.
         """
 
-    async def delete(self, session: Session, receipt: Receipt | None, now: float) -> bool:
-        """Forget a session, with its earlier versions, if it still is at this version; as `commit` otherwise."""
+    async def delete(self, session: Session, record: IdempotencyRecord | None, now: float) -> bool:
+        """Delete a session and its earlier versions if it is still at this version; otherwise as `commit`."""
 
     async def touch(self, id: str, expires_at: float) -> None:
-        """Let a session live until then, if that is later than it would, and it is still there."""
+        """Let a live session expire at this time, if it would expire sooner."""
 
     async def versions(self, id: str) -> list[Version]:
-        """The earlier versions that are kept, newest first."""
+        """The earlier versions, newest first."""
 
-    async def earlier(self, id: str, version: int) -> bytes | None:
-        """The state of one of them."""
+    async def earlier_state(self, id: str, version: int) -> bytes | None:
+        """The state of an earlier version."""
 
     async def list(self, owner: str, after: str, limit: int, now: float) -> list[Session]:
-        """The owner's live sessions, by id, from the first beyond `after`."""
+        """The owner's live sessions with ids beyond `after`, by id."""
 
     async def sweep(self, now: float) -> int:
-        """Drop the states of sessions that have expired, all of those that are remembered no longer or are more than
-        their owner may have remembered, the oldest first, and receipts that have expired. How many sessions expired
-        since the last time, whoever sweeps."""
+        """Turn expired sessions into tombstones, and delete expired records, expired tombstones, and the oldest
+        tombstones of owners who have too many. Return how many sessions expired since any process swept last."""
 
     async def secret(self) -> bytes:
-        """32 random bytes, the same for all who use this store, as long as it lives."""
+        """32 random bytes, the same for all processes that share the store, as long as it lives."""
 
     async def size(self, now: float) -> Size:
-        """How much it holds."""
+        """How much the store holds."""
 
     async def verify(self) -> None:
-        """Look, before the service starts, whether it can be used; warn if it cannot be yet.
+        """Check, before the service starts, that the store works. Warn if it does not work yet.
 
         Raises:
-            StoreError: it cannot, and waiting will not help.
+            StoreError: it does not work, and waiting will not help.
         """
 
     async def ping(self) -> None:
-        """Return if it can be reached and read."""
+        """Return if the store can be reached and read."""
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Finish pending changes and close all connections."""

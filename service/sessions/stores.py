@@ -1,4 +1,4 @@
-"""Opens the store that a URL names."""
+"""Opens the session store that a URL names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +10,21 @@ from service.sessions.store import Limits, Store, StoreError
 SYNCED = "synchronous=full"
 
 
-def open_store(url: str, limits: Limits, max_bytes: int, evicted: Callable[[], None]) -> Store:
-    """The store of memory://, sqlite:///FILE, or redis://HOST:PORT/DB; in a running event loop, after any fork.
+def open_store(url: str, limits: Limits, max_bytes: int, on_evicted: Callable[[], None]) -> Store:
+    """Open the store of memory://, sqlite:///FILE, or redis://HOST:PORT/DB. Call in a running event loop, after any
+    fork.
 
-    max_bytes: of the file of sqlite, or of what is kept in memory. evicted: told of each session that makes room for
-    another, in memory.
+    max_bytes: of the SQLite file, or in memory. on_evicted: called for each session that the memory drops to make room.
 
     Raises:
-        StoreError: it cannot be opened.
+        StoreError: the store cannot be opened.
     """
     if url == "memory://":
-        return MemoryStore(limits, max_bytes, evicted)
+        return MemoryStore(limits, max_bytes, on_evicted)
     if url.startswith("sqlite:///"):
         file, _, option = url.removeprefix("sqlite:///").partition("?")
         if option not in ("", SYNCED):
-            raise StoreError(f"the session store's URL may end in ?{SYNCED}, and not in ?{option}")
+            raise StoreError(f"the session store's URL may end in ?{SYNCED}, not in ?{option}")
         return SqliteStore(Path(file), limits, max_bytes, synced=option == SYNCED)
     try:
         from service.sessions.redis import RedisStore

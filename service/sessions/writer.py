@@ -1,11 +1,11 @@
 """Writes to an SQLite file so that the event loop waits neither for a lock nor for the disk. Knows nothing of sessions.
 
-No error ends its thread: it is raised in the call that it is of, and the thread goes on. If the thread ends all the
-same, the process does, since calls would wait for ever.
+One commit stores everything that callers submit during one iteration of the event loop. A commit that need not wait
+runs on the event loop: a thread would cost several times as much. All other commits run in a thread, and so does the
+checkpoint, which copies SQLite's write-ahead log into the file.
 
-What is asked for in one turn of the event loop is kept by one commit. What can be done without waiting is done where it
-is asked for: to hand it to a thread and back would cost several times as much. The rest goes to a thread, with all else
-that waits there, and so does moving SQLite's log to the file, now and then.
+An error is raised in the call that caused it and does not end the thread. If the thread ends all the same, the process
+ends: calls would wait for ever.
 """
 
 import asyncio
@@ -19,64 +19,63 @@ from typing import Any, TypeVar
 import structlog
 
 from service.errors import CarryError, StoreFullError, StoreUnavailableError
-from service.sessions.batches import Batch, Batches, settle
+from service.sessions.group_commit import Batch, GroupCommit, resolve
 from service.workers.board import end_process
 
 T = TypeVar("T")
 _Batch = Batch[Callable[[], Any]]
 
-LOG_WRITES = 400
-"""After which the log is moved to the file: some ten megabytes."""
+CHECKPOINT_EVERY = 400
+"""Writes between two checkpoints: some ten megabytes of the log."""
 
 
 class Writer:
-    """Owns two connections, in autocommit mode, from now on; used in the event loop.
+    """Owns two connections in autocommit mode; used on the event loop.
 
-    `db` writes, and does not wait for other processes by itself; `log` moves the log to the file. `check` raises a
-    CarryError if nothing may be written. `patience`: seconds to wait. `at_once`: whether a commit of `db` is done
-    without waiting for the disk.
+    `db` writes, with a busy timeout of 0. `checkpointer` makes the checkpoints. `check` raises a CarryError if the file
+    may not be written. `busy_timeout`: seconds that the thread waits for another process's lock. `inline`: run commits
+    on the event loop where possible; only if they do not wait for the disk.
     """
 
     def __init__(
         self,
         db: sqlite3.Connection,
-        log: sqlite3.Connection,
+        checkpointer: sqlite3.Connection,
         check: Callable[[], None],
-        patience: float,
-        at_once: bool,
+        busy_timeout: float,
+        inline: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._db = db
-        self._log = log
+        self._checkpointer = checkpointer
         self._check = check
-        self._patience = patience
-        self._at_once = at_once
-        self._writing = threading.Lock()
-        self._written = 0
+        self._busy_timeout = busy_timeout
+        self._inline = inline
+        self._lock = threading.Lock()
+        self._writes = 0
         self._loop = loop
-        self._batches: Batches[Callable[[], Any]] = Batches(self._write)
+        self._commits: GroupCommit[Callable[[], Any]] = GroupCommit(self._flush)
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="sessions", daemon=True)
         self._thread.start()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What it returns, once what it did with the connection is kept; it may run more than once, and counts once.
+        """Run `work` in a transaction, and return its result once that is committed. It may run more than once; only
+        the last run counts.
 
-        A CarryError that it raises must be raised before it changes anything.
+        `work` must raise a CarryError before it changes anything.
         """
-        if self._closed:
-            raise StoreUnavailableError("the session store is closed")
-        outcome: T = await self._batches.ask(work)
-        return outcome
+        self._check_open()
+        result: T = await self._commits.submit(work)
+        return result
 
-    async def run_beside(self, work: Callable[[], T], writes: int) -> T:
-        """As `run`, never on the event loop's thread; it counts as so many writes."""
-        if self._closed:
-            raise StoreUnavailableError("the session store is closed")
+    async def run_in_thread(self, work: Callable[[], T], writes: int) -> T:
+        """As `run`, never on the event loop's thread. It counts as so many writes."""
+        self._check_open()
 
         def counted() -> T:
-            self._written += writes
+            self._writes += writes
             return work()
 
         future: asyncio.Future[T] = self._loop.create_future()
@@ -84,136 +83,140 @@ class Writer:
         return await future
 
     async def close(self) -> None:
-        """Do what waits, and close the connections."""
+        """Finish what was submitted, and close the connections."""
         if not self._closed:
             self._closed = True
-            self._loop.call_soon(self._queue.put, None)  # after what was asked for
+            self._loop.call_soon(self._queue.put, None)  # behind the last batch
         await asyncio.to_thread(self._thread.join)
 
-    def _write(self, batch: _Batch) -> None:
-        """All of it by one commit."""
-        if not (self._at_once and self._done_at_once(batch)):
-            self._queue.put(batch)
-        elif self._written >= LOG_WRITES:
-            self._queue.put([])  # the thread looks after the log
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError("the session store is closed")
 
-    def _done_at_once(self, batch: _Batch) -> bool:
-        """Whether there was nothing to wait for."""
-        if not self._writing.acquire(blocking=False):
+    def _flush(self, batch: _Batch) -> None:
+        if not (self._inline and self._commit_inline(batch)):
+            self._queue.put(batch)
+        elif self._writes >= CHECKPOINT_EVERY:
+            self._queue.put([])  # wakes the thread, which makes the checkpoint
+
+    def _commit_inline(self, batch: _Batch) -> bool:
+        """Commit on the event loop's thread; False if that would wait or fails."""
+        if not self._lock.acquire(blocking=False):
             return False
         try:
             outcomes = self._transaction(batch)
         except Exception:  # another process writes, or worse: the thread has the time to find out
             return False
         finally:
-            self._writing.release()
-        settle(batch, outcomes)
+            self._lock.release()
+        resolve(batch, outcomes)
         return True
 
     def _run(self) -> None:
         try:
-            while (batch := self._waiting()) is not None:
-                self._serve(batch)
+            while (batch := self._next_batch()) is not None:
+                self._commit_in_thread(batch)
         except BaseException as error:
             end_process(f"the thread that writes sessions ended: {error!r}")
         self._db.close()
-        self._log.close()
+        self._checkpointer.close()
 
-    def _serve(self, batch: _Batch) -> None:
+    def _commit_in_thread(self, batch: _Batch) -> None:
         try:
-            with self._writing:
-                self._db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
-                outcomes = self._outcomes(batch)
+            with self._lock:
+                self._db.execute(f"PRAGMA busy_timeout = {round(1000 * self._busy_timeout)}")
+                outcomes = self._commit_or_split(batch)
                 self._db.execute("PRAGMA busy_timeout = 0")
         except BaseException as error:
-            outcomes = [_meaning(error)] * len(batch)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(settle, batch, outcomes)
-        if self._written >= LOG_WRITES:
-            self._written = 0
-            self._move_log()
+            outcomes = [to_store_error(error)] * len(batch)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and no caller waits
+            self._loop.call_soon_threadsafe(resolve, batch, outcomes)
+        if self._writes >= CHECKPOINT_EVERY:
+            self._writes = 0
+            self._checkpoint_wal()
 
-    def _move_log(self) -> None:
-        """Most of it while others write, and the rest while they wait: else it would grow for as long as they do."""
+    def _checkpoint_wal(self) -> None:
+        """Copy most of the log while others write, and the rest while they wait: otherwise the log would grow for as
+        long as they write."""
         try:
-            self._log.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            with self._writing:
-                self._log.execute("PRAGMA wal_checkpoint(RESTART)")
-        except Exception as error:  # there will be a next time
-            structlog.get_logger().warning("the session store's log was not moved", error=str(error))
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            with self._lock:
+                self._checkpointer.execute("PRAGMA wal_checkpoint(RESTART)")
+        except Exception as error:  # the next checkpoint tries again
+            structlog.get_logger().warning("the session store's log could not be checkpointed", error=str(error))
 
-    def _waiting(self) -> _Batch | None:
-        """All that waits; None once there will be nothing more."""
-        more = self._queue.get()
+    def _next_batch(self) -> _Batch | None:
+        """Join all queued batches; None after the last one."""
+        queued = self._queue.get()
         batch: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
-        while more is not None:
-            batch += more
+        while queued is not None:
+            batch += queued
             try:
-                more = self._queue.get_nowait()
+                queued = self._queue.get_nowait()
             except queue.Empty:
                 return batch
         if not batch:
             return None
-        self._queue.put(None)  # for the next time
+        self._queue.put(None)  # ends the thread after this batch
         return batch
 
-    def _outcomes(self, batch: _Batch) -> list[object]:
-        """What each of them returned or raised, all kept by one commit; if that fails, each by its own."""
+    def _commit_or_split(self, batch: _Batch) -> list[object]:
+        """What each item returned or raised. If the commit of all fails, commit them one by one."""
         try:
             return self._transaction(batch)
         except Exception as error:
-            if code_of(error) == sqlite3.SQLITE_BUSY:  # each by its own would wait as long
-                return [_meaning(error)] * len(batch)
+            if primary_code(error) == sqlite3.SQLITE_BUSY:  # each one alone would wait as long
+                return [to_store_error(error)] * len(batch)
             if len(batch) > 1:
-                return [outcome for work in batch for outcome in self._outcomes([work])]
-            if code_of(error) == sqlite3.SQLITE_FULL:
+                return [outcome for item in batch for outcome in self._commit_or_split([item])]
+            if primary_code(error) == sqlite3.SQLITE_FULL:
                 with contextlib.suppress(sqlite3.Error):
-                    # It may be the disk that is full, and of the log.
+                    # The log may fill the disk: empty it, and try again.
                     self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                     return self._transaction(batch)
-            return [_meaning(error)]
+            return [to_store_error(error)]
 
     def _transaction(self, batch: _Batch) -> list[object]:
         outcomes: list[object] = []
-        if self._db.in_transaction:  # a rollback failed
+        if self._db.in_transaction:  # an earlier rollback failed
             self._db.execute("ROLLBACK")
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._check()  # after the wait
+            self._check()  # after the wait for the lock
             for work, _ in batch:
                 try:
                     outcomes.append(work())
-                except CarryError as refused:
-                    outcomes.append(refused)
+                except CarryError as refusal:
+                    outcomes.append(refusal)
             self._db.execute("COMMIT")
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-        self._written += len(batch)
+        self._writes += len(batch)
         return outcomes
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Raise SQLite's errors as those that a store may raise."""
+def translate_errors() -> Iterator[None]:
+    """Raise SQLite's errors as the errors of a store."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _meaning(error) from error
+        raise to_store_error(error) from error
 
 
-def code_of(error: BaseException) -> int | None:
-    """SQLite's primary result code."""
+def primary_code(error: BaseException) -> int | None:
+    """SQLite's primary result code; None of other errors."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def _meaning(error: BaseException) -> BaseException:
-    """What a caller is told. What is not SQLite's is a fault of ours."""
+def to_store_error(error: BaseException) -> BaseException:
+    """The error that a caller gets. Any error that is not SQLite's is a bug of ours."""
     if not isinstance(error, sqlite3.Error):
-        # A future takes neither of the others.
+        # A future does not take StopIteration, nor exceptions like SystemExit.
         return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(error)
-    if code_of(error) == sqlite3.SQLITE_FULL:
+    if primary_code(error) == sqlite3.SQLITE_FULL:
         return StoreFullError("the session store is full; nothing was changed")
-    structlog.get_logger().error("the session store failed", error=str(error), code=code_of(error))
+    structlog.get_logger().error("the session store failed", error=str(error), code=primary_code(error))
     return StoreUnavailableError("the session store cannot be read or written now")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.redis_server import RedisServer
-from tests.stores import Kind
+from tests.stores import StoreKind
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +15,11 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", "synced", "redis"])
-def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StoreKind:
     server = request.getfixturevalue("server") if request.param == "redis" else None
-    return Kind(request.param, tmp_path_factory.mktemp(request.param), server)
+    return StoreKind(request.param, tmp_path_factory.mktemp(request.param), server)
 
 
 @pytest.fixture(scope="module")
-def redis_kind(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Kind:
-    return Kind("redis", tmp_path_factory.mktemp("redis"), server)
+def redis_kind(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> StoreKind:
+    return StoreKind("redis", tmp_path_factory.mktemp("redis"), server)

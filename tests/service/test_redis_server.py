@@ -1,4 +1,4 @@
-"""A server of Redis that is set up wrong, is away, falls silent, or is another one by now."""
+"""A Redis server that is misconfigured, away, silent, or replaced by another one."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from service.sessions import redis as redis_store
 from service.sessions.redis import RedisStore
 from service.sessions.store import StoreError
 from tests.redis_server import RedisServer
-from tests.stores import LIMITS, NOW, change, client_of, moved, new, seen
+from tests.stores import LIMITS, NOW, change, client_of, new, stored, updated
 
 
 async def verify(url: str) -> None:
@@ -35,7 +35,7 @@ def second() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def port(server: RedisServer) -> Iterator[int]:
-    """Where the server can be reached by TCP, too."""
+    """A TCP port of the server."""
     with client_of(server) as client:
         for port in range(20_000, 60_000, 77):
             try:
@@ -47,26 +47,26 @@ def port(server: RedisServer) -> Iterator[int]:
         client.config_set("port", 0)
 
 
-def test_a_server_that_is_set_up_right_is_taken_without_a_word(server: RedisServer) -> None:
+def test_a_correctly_configured_server_causes_no_log_line(server: RedisServer) -> None:
     with capture_logs() as logs:
         asyncio.run(verify(server.url))
     assert logs == []
 
 
-def test_a_wrong_password_and_none_are_refused(server: RedisServer, port: int) -> None:
+def test_a_wrong_or_missing_password_is_refused(server: RedisServer, port: int) -> None:
     with client_of(server) as client:
         client.config_set("requirepass", "right")
         client.auth("right")
         try:
             asyncio.run(verify(f"redis://:right@127.0.0.1:{port}/0"))
             for user in ("", ":wrong@"):
-                with pytest.raises(StoreError, match="refuses to work"):
+                with pytest.raises(StoreError, match="refuses commands"):
                     asyncio.run(verify(f"redis://{user}127.0.0.1:{port}/0"))
         finally:
             client.config_set("requirepass", "")
 
 
-def test_a_database_that_is_not_there_is_refused(server: RedisServer, port: int) -> None:
+def test_a_missing_database_is_refused(server: RedisServer, port: int) -> None:
     with pytest.raises(StoreError, match="out of range"):
         asyncio.run(verify(f"redis://127.0.0.1:{port}/99"))
 
@@ -103,7 +103,7 @@ def test_a_server_that_wants_tls_is_refused_without_it(server: RedisServer, port
             client.config_set("tls-port", 0)
 
 
-def test_a_server_that_is_away_may_come(tmp_path: Path) -> None:
+def test_a_server_that_is_away_causes_a_warning_and_is_used_once_it_is_there(tmp_path: Path) -> None:
     async def main(server: RedisServer) -> None:
         server.kill()
         with capture_logs() as logs:
@@ -122,47 +122,45 @@ def test_a_server_that_is_away_may_come(tmp_path: Path) -> None:
 
 
 class Name:
-    """A name that stands for one server, and then for another: a link to a socket."""
+    """A name that leads to one server, and later to another: a link to a socket."""
 
     def __init__(self, folder: Path) -> None:
         self._link = folder / "name"
         self.url = f"unix://{self._link}"
 
-    def stand_for(self, server: RedisServer) -> None:
+    def lead_to(self, server: RedisServer) -> None:
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(server.url.removeprefix("unix://"))
 
 
-async def hold_connections(store: RedisStore) -> None:
-    """Some, idle."""
+async def open_connections(store: RedisStore) -> None:
+    """Open some connections, which are idle afterwards."""
     await asyncio.gather(*(store.load(str(n), "", None) for n in range(10)))
 
 
-def test_after_a_failover_calls_go_on_with_the_new_master(
-    server: RedisServer, second: RedisServer, tmp_path: Path
-) -> None:
+def test_after_a_failover_calls_use_the_new_master(server: RedisServer, second: RedisServer, tmp_path: Path) -> None:
     async def main() -> None:
         name = Name(tmp_path)
-        name.stand_for(server)
+        name.lead_to(server)
         store = RedisStore(name.url, LIMITS)
         assert await store.commit(change(new(), b"old"), NOW)
-        await hold_connections(store)
+        await open_connections(store)
         with client_of(server) as former:
             former.replicaof("localhost", 1)
             try:
-                name.stand_for(second)
-                made = [store.commit(change(new(str(n)), b"new"), NOW) for n in range(20)]
-                assert all(await asyncio.gather(*made))
-                # Nobody reads from the one that was before.
-                assert {await seen(store) for _ in range(20)} == {None}
-                assert await store.commit(change(moved(new("1")), b"newer"), NOW)
+                name.lead_to(second)
+                commits = [store.commit(change(new(str(n)), b"new"), NOW) for n in range(20)]
+                assert all(await asyncio.gather(*commits))
+                # No read goes to the former master.
+                assert {await stored(store) for _ in range(20)} == {None}
+                assert await store.commit(change(updated(new("1")), b"newer"), NOW)
                 await store.ping()
             finally:
                 former.replicaof("NO", "ONE")
         await store.close()
 
-    for one in (server, second):
-        with client_of(one) as client:
+    for each in (server, second):
+        with client_of(each) as client:
             client.flushall()
     asyncio.run(main())
 
@@ -172,12 +170,12 @@ def test_a_server_that_falls_silent_costs_one_slow_call(
 ) -> None:
     async def main() -> None:
         name = Name(tmp_path)
-        name.stand_for(server)
+        name.lead_to(server)
         store = RedisStore(name.url, LIMITS)
-        await hold_connections(store)
+        await open_connections(store)
         os.kill(server.pid, signal.SIGSTOP)  # as behind a firewall that has forgotten the connections
         try:
-            name.stand_for(second)
+            name.lead_to(second)
             with capture_logs() as logs:
                 for n in range(10):
                     assert await store.commit(change(new(str(n)), b"0"), NOW)
@@ -186,7 +184,7 @@ def test_a_server_that_falls_silent_costs_one_slow_call(
             os.kill(server.pid, signal.SIGCONT)
         await store.close()
 
-    monkeypatch.setattr(redis_store, "_SILENCE", 0.5)
+    monkeypatch.setattr(redis_store, "SOCKET_TIMEOUT", 0.5)
     with client_of(second) as client:
         client.flushall()
     asyncio.run(main())

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from service.app import create_app
 from service.errors import CarryError
 from service.sessions.sessions import PING_SECONDS, Sessions
-from service.sessions.state import signed
+from service.sessions.state import sign_state
 from service.settings import Settings
 from tests.redis_server import RedisServer
 
@@ -121,7 +121,7 @@ def with_header(payload: bytes, **changed: Any) -> bytes:
 
 def take_up(client: TestClient, payload: bytes, **body: Any) -> Any:
     """The answer of a forecast, or text, that goes on from the state, and that of a session from it."""
-    state = signed(payload, STATE_KEY.encode())
+    state = sign_state(payload, STATE_KEY.encode())
     route, wanted = ("/generate", {"prompt": "ab"}) if "text" in body else ("/forecast", {"series": [4], "horizon": 2})
     answers = [
         client.post(route, json={"state": state, **wanted}),

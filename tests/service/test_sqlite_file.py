@@ -1,4 +1,4 @@
-"""The file of SQLite: who may read it, what becomes of it when it is taken away, and the thread that writes to it."""
+"""The SQLite file: its access rights, its removal or replacement while it is open, and the thread that writes to it."""
 
 import asyncio
 import os
@@ -17,12 +17,12 @@ from structlog.testing import capture_logs
 from service.errors import StoreUnavailableError
 from service.sessions import sqlite_file
 from service.sessions.sqlite import SqliteStore
-from service.sessions.store import ROW_BYTES, Found, StoreError
-from tests.stores import LIMITS, NOW, change, moved, new, seen
+from service.sessions.store import ROW_BYTES, LoadResult, StoreError
+from tests.stores import LIMITS, NOW, change, new, stored, updated
 
 
 def open_at(path: Path) -> SqliteStore:
-    return SqliteStore(path, LIMITS, 2**30, patience=0.05)
+    return SqliteStore(path, LIMITS, 2**30, busy_timeout=0.05)
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def modes(folder: Path) -> dict[str, int]:
 PRIVATE = {"db": 0o600, "db-wal": 0o600, "db-shm": 0o600}
 
 
-def test_nobody_else_may_read_a_store(tmp_path: Path) -> None:
+def test_only_the_owner_may_read_a_store(tmp_path: Path) -> None:
     async def main() -> None:
         store = open_at(tmp_path / "db")
         await store.secret()
@@ -52,7 +52,7 @@ def test_nobody_else_may_read_a_store(tmp_path: Path) -> None:
         asyncio.run(main())
 
 
-def test_a_store_that_others_could_read_is_made_private(tmp_path: Path) -> None:
+def test_a_store_that_others_could_read_becomes_private(tmp_path: Path) -> None:
     async def main() -> None:
         store = open_at(tmp_path / "db")
         for file in PRIVATE:
@@ -67,10 +67,10 @@ def test_a_store_that_others_could_read_is_made_private(tmp_path: Path) -> None:
 
 def test_a_file_is_private_before_sqlite_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect: Any = sqlite3.connect
-    found = []
+    modes_at_open = []
 
     def look(path: Path, *args: Any, **options: Any) -> Any:
-        found.append(stat.S_IMODE(path.stat().st_mode))
+        modes_at_open.append(stat.S_IMODE(path.stat().st_mode))
         return connect(path, *args, **options)
 
     async def main() -> None:
@@ -79,7 +79,7 @@ def test_a_file_is_private_before_sqlite_opens_it(tmp_path: Path, monkeypatch: p
 
     with umask(0):
         asyncio.run(main())
-    assert set(found) == {0o600}
+    assert set(modes_at_open) == {0o600}
 
 
 def remove(folder: Path) -> None:
@@ -88,13 +88,13 @@ def remove(folder: Path) -> None:
 
 
 def replace_by_another(folder: Path) -> None:
-    """By a copy from an earlier time."""
+    """Replace the file by an earlier copy."""
     remove(folder)
     (folder / "copy").rename(folder / "db")
 
 
 @pytest.mark.parametrize(("take_away", "left"), [(remove, None), (replace_by_another, (0, b"0"))])
-def test_a_file_that_is_taken_away_is_opened_anew_by_all(
+def test_a_file_that_is_removed_or_replaced_is_opened_anew_by_all(
     take_away: Callable[[Path], None], left: tuple[int, bytes] | None, tmp_path: Path
 ) -> None:
     async def main() -> None:
@@ -103,17 +103,17 @@ def test_a_file_that_is_taken_away_is_opened_anew_by_all(
         await copied.close()
         stores = [open_at(tmp_path / "db") for _ in range(2)]
         assert await stores[0].commit(change(new(), b"0"), NOW)
-        assert await stores[1].commit(change(moved(new()), b"1"), NOW)
+        assert await stores[1].commit(change(updated(new()), b"1"), NOW)
         take_away(tmp_path)
-        # No truth of one process is another one's untruth.
-        assert [await seen(store) for store in stores] == [left, left]
-        assert not await stores[0].commit(change(moved(moved(new())), b"2"), NOW)
+        # All processes see the same sessions.
+        assert [await stored(store) for store in stores] == [left, left]
+        assert not await stores[0].commit(change(updated(updated(new())), b"2"), NOW)
         assert await stores[0].commit(change(new("b"), b"new"), NOW)
-        assert await seen(stores[1], "b") == (0, b"new")
+        assert await stored(stores[1], "b") == (0, b"new")
         assert await stores[0].secret() == await stores[1].secret()
-        assert await stores[1].commit(change(moved(new("b")), b"newer"), NOW)
+        assert await stores[1].commit(change(updated(new("b")), b"newer"), NOW)
         restarted = open_at(tmp_path / "db")
-        assert await seen(restarted, "b") == (1, b"newer")
+        assert await stored(restarted, "b") == (1, b"newer")
         for store in (*stores, restarted):
             await store.close()
 
@@ -129,7 +129,9 @@ def empty(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("take_away", [only_the_file, empty])
-def test_a_file_whose_log_is_left_is_told_and_not_made_anew(take_away: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_lost_file_whose_log_is_left_is_reported_and_not_created_anew(
+    take_away: Callable[[Path], None], tmp_path: Path
+) -> None:
     async def main() -> None:
         store = open_at(tmp_path / "db")
         assert await store.commit(change(new(), b"0"), NOW)
@@ -144,9 +146,9 @@ def test_a_file_whose_log_is_left_is_told_and_not_made_anew(take_away: Callable[
     asyncio.run(main())
 
 
-def test_what_waits_to_be_written_when_the_file_is_taken_away_is_not_acknowledged(tmp_path: Path) -> None:
+def test_a_change_that_waits_while_the_file_is_removed_is_not_acknowledged(tmp_path: Path) -> None:
     async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 2**30, patience=10)
+        store = SqliteStore(tmp_path / "db", LIMITS, 2**30, busy_timeout=10)
         other = sqlite3.connect(tmp_path / "db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.create_task(store.commit(change(new(), b"0"), NOW))
@@ -156,16 +158,16 @@ def test_what_waits_to_be_written_when_the_file_is_taken_away_is_not_acknowledge
         other.close()
         with pytest.raises(StoreUnavailableError):
             await waiting
-        assert await seen(store) is None
+        assert await stored(store) is None
         await store.close()
 
     asyncio.run(main())
 
 
 def make_first_format(path: Path) -> None:
-    """A file as the version before made it: two owners, of whose sessions one is swept, and receipts."""
+    """Create a file as the previous version did: sessions of two owners, a tombstone, and a record."""
     with sqlite3.connect(path) as db:
-        for statement in sqlite_file._SCHEMA.split(";"):
+        for statement in sqlite_file.FIRST_SCHEMA.split(";"):
             db.execute(statement)
         db.execute("CREATE INDEX sessions_by_owner ON sessions (owner, id)")
         db.execute("PRAGMA user_version = 1")
@@ -182,19 +184,19 @@ def make_first_format(path: Path) -> None:
     db.close()
 
 
-def test_a_file_of_the_first_format_goes_on(tmp_path: Path) -> None:
+def test_a_file_of_the_first_format_is_converted(tmp_path: Path) -> None:
     make_first_format(tmp_path / "db")
 
     async def main() -> None:
         store = open_at(tmp_path / "db")
         assert await store.secret() == b"s" * 32
-        assert await seen(store, "a") == (1, b"1" * 1000)
-        assert await seen(store, "b") == (1, b"1" * 1000)
-        assert await store.earlier("b", 0) == b"0" * 1000
-        assert await seen(store, "c") == (1, None)
-        found = (await store.load("", "me", "key")).receipt
-        assert found is not None
-        assert found.answer == b"[200]\n{}"
+        assert await stored(store, "a") == (1, b"1" * 1000)
+        assert await stored(store, "b") == (1, b"1" * 1000)
+        assert await store.earlier_state("b", 0) == b"0" * 1000
+        assert await stored(store, "c") == (1, None)
+        loaded = (await store.load("", "me", "key")).record
+        assert loaded is not None
+        assert loaded.answer == b"[200]\n{}"
         assert [session.id for session in await store.list("me", "", 10, NOW)] == ["b"]
         with sqlite3.connect(tmp_path / "db") as db:
             counts = db.execute("SELECT owner, sessions, bytes, swept FROM counts ORDER BY owner").fetchall()
@@ -204,18 +206,24 @@ def test_a_file_of_the_first_format_goes_on(tmp_path: Path) -> None:
             ("me", 1, 2 * (1000 + ROW_BYTES) + len(b"[200]\n{}key") + ROW_BYTES, 1),
         ]
         await store.sweep(NOW + 5000)
-        assert await store.load("c", "me", "key") == Found(None, None, None)
+        assert await store.load("c", "me", "key") == LoadResult(None, None, None)
         await store.close()
         await open_at(tmp_path / "db").close()
 
     asyncio.run(main())
 
 
-class Broken:
-    """A connection whose next calls fail."""
+class Faulty:
+    """A connection to SQLite whose calls fail on demand."""
 
-    def __init__(self, db: sqlite3.Connection, error: BaseException, times: int) -> None:
-        self._db, self._error, self._times = db, error, times
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._error: BaseException = RuntimeError()
+        self._times = 0
+
+    def fail(self, error: BaseException, times: int) -> None:
+        """Raise the error in so many of the next calls."""
+        self._error, self._times = error, times
 
     def execute(self, *args: Any) -> Any:
         if self._times:
@@ -227,39 +235,54 @@ class Broken:
         return getattr(self._db, name)
 
 
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Faulty]:
+    """The connections that a store opens; the first one writes."""
+    connect: Any = sqlite3.connect
+    opened: list[Faulty] = []
+
+    def connect_faulty(*args: Any, **options: Any) -> Faulty:
+        opened.append(Faulty(connect(*args, **options)))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect_faulty)
+    return opened
+
+
 ERRORS = [MemoryError(), sqlite3.ProgrammingError("no"), RuntimeError("no"), StopIteration(), SystemExit(1)]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("times", range(1, 6))
-def test_no_error_ends_the_thread_that_writes_and_nobody_waits_for_ever(
-    error: BaseException, times: int, tmp_path: Path
+def test_no_error_ends_the_writing_thread_or_leaves_a_call_waiting(
+    error: BaseException, times: int, tmp_path: Path, connections: list[Faulty]
 ) -> None:
     async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 2**30, synced=True)  # all by the thread
-        writer: Any = store._file.writer
-        changes: Any = store._file.changes
-        writer._db = changes._db = Broken(writer._db, error, times)
+        store = SqliteStore(tmp_path / "db", LIMITS, 2**30, synced=True)  # the thread makes every commit
+        connections[0].fail(error, times)
         calls = [store.commit(change(new(str(n)), b"0"), NOW) for n in range(3)]
         async with asyncio.timeout(30):
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(outcome is True or isinstance(outcome, Exception) for outcome in outcomes)
         assert any(isinstance(outcome, Exception) for outcome in outcomes)
-        writer._db._times = 0
+        connections[0].fail(error, 0)
         assert await store.commit(change(new("after"), b"0"), NOW)
-        assert await seen(store, "after") == (0, b"0")
+        assert await stored(store, "after") == (0, b"0")
         await store.close()
 
     asyncio.run(main())
 
 
-def test_a_thread_that_ends_all_the_same_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_writing_thread_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: list[Faulty]
+) -> None:
     ended = threading.Event()
     monkeypatch.setattr("service.sessions.writer.end_process", lambda reason: ended.set())
+    monkeypatch.setattr("service.sessions.writer.to_store_error", None)  # calling it ends the thread
 
     async def main() -> None:
         store = SqliteStore(tmp_path / "db", LIMITS, 2**30, synced=True)
-        monkeypatch.setattr(store._file.writer, "_serve", None)
+        connections[0].fail(RuntimeError("no"), 1)
         calling = asyncio.create_task(store.commit(change(new(), b"0"), NOW))
         assert await asyncio.to_thread(ended.wait, 30)
         calling.cancel()
@@ -268,14 +291,14 @@ def test_a_thread_that_ends_all_the_same_ends_the_process(tmp_path: Path, monkey
 
 
 def test_a_large_sweep_lets_changes_through(tmp_path: Path) -> None:
-    """Also those of another process, which has to find the file unlocked at a look."""
+    """Also those of another process, which tries to get the lock from time to time."""
 
     async def main() -> None:
         limits = replace(LIMITS, sessions=100_000)
         stores = [SqliteStore(tmp_path / "db", limits, 2**30) for _ in range(2)]
         for start in range(0, 1000, 100):
-            made = (change(new(f"{start + n}", ttl=1), b"x" * 1000) for n in range(100))
-            assert all(await asyncio.gather(*(stores[0].commit(one, NOW) for one in made)))
+            changes = (change(new(f"{start + n}", ttl=1), b"x" * 1000) for n in range(100))
+            assert all(await asyncio.gather(*(stores[0].commit(change, NOW) for change in changes)))
         sweeping = asyncio.create_task(stores[0].sweep(NOW + 10))
         others = 0
         while not sweeping.done():

@@ -1,4 +1,4 @@
-"""One owner's sessions and kept answers leave room for others', in every store."""
+"""In every store, one owner's sessions and stored answers leave room for other owners."""
 
 import asyncio
 import contextlib
@@ -10,61 +10,60 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import LimitExceededError, OwnerStoreFullError, StoreFullError, TooManySessionsError
-from service.sessions import receipts
+from service.sessions import answers
 from service.sessions.memory import MemoryStore
-from service.sessions.store import Receipt, Session, Store
-from tests.stores import LIMITS, NOW, Kind, change, moved, new, receipt
+from service.sessions.store import IdempotencyRecord, Session, Store
+from tests.stores import LIMITS, NOW, StoreKind, change, new, record, updated
 
 SMALL = replace(LIMITS, bytes_per_owner=10_000)
 
 
-def test_an_owner_has_as_many_bytes_as_one_may_have_and_others_go_on(kind: Kind) -> None:
+def test_the_limit_of_bytes_per_owner_stops_only_that_owner(kind: StoreKind) -> None:
     async def test(store: Store) -> None:
         mine = new("mine", "me")
         assert await store.commit(change(mine, b"x" * 1000), NOW)
-        kept = 0
+        commits = 0
         with pytest.raises(OwnerStoreFullError):  # noqa: PT012
             while True:
-                answer = receipt(str(kept), "me", answer=b"x" * 1000)
-                assert await store.commit(change(moved(mine), b"x" * 1000, answer), NOW)
-                mine = moved(mine)
-                kept += 1
-        assert 2 < kept < 10
-        assert (await store.load("mine", "me", str(kept))).receipt is None
-        found = await store.load("mine", "", None)
-        assert found.session == mine
-        # Others go on, and so do calls that need no more room, and deletions.
-        assert await store.commit(change(new("yours", "you"), b"x" * 1000, receipt(owner="you")), NOW)
-        assert await store.commit(change(new("nobodys"), b"x" * 20_000, receipt()), NOW)
-        assert await store.commit(change(moved(mine), b"x" * 1000), NOW)
-        assert await store.delete(moved(mine), None, NOW)
+                new_record = record(str(commits), "me", answer=b"x" * 1000)
+                assert await store.commit(change(updated(mine), b"x" * 1000, new_record), NOW)
+                mine = updated(mine)
+                commits += 1
+        assert 2 < commits < 10
+        assert (await store.load("mine", "me", str(commits))).record is None
+        assert (await store.load("mine", "", None)).session == mine
+        # Other owners' calls succeed, and so do calls that need no more room, and deletions.
+        assert await store.commit(change(new("yours", "you"), b"x" * 1000, record(owner="you")), NOW)
+        assert await store.commit(change(new("nobodys"), b"x" * 20_000, record()), NOW)
+        assert await store.commit(change(updated(mine), b"x" * 1000), NOW)
+        assert await store.delete(updated(mine), None, NOW)
         assert await store.commit(change(new("another", "me"), b"x" * 1000), NOW)
 
     kind.run(test, SMALL)
 
 
-def test_what_expires_counts_no_more(kind: Kind) -> None:
+def test_expired_sessions_and_records_are_not_charged(kind: StoreKind) -> None:
     async def test(store: Store) -> None:
         for round in range(4):
             now = NOW + 1000 * round
             session = new(f"{round}", "me", now=now)
-            answer = replace(receipt("key", "me", answer=b"x" * 3000), expires_at=now + 50)
-            assert await store.commit(change(session, b"x" * 3000, answer), now)
-            assert await store.commit(change(moved(session, now), b"x" * 1000), now)
+            new_record = replace(record("key", "me", answer=b"x" * 3000), expires_at=now + 50)
+            assert await store.commit(change(session, b"x" * 3000, new_record), now)
+            assert await store.commit(change(updated(session, now), b"x" * 1000), now)
             await store.sweep(now + 500)
 
     kind.run(test, SMALL)
 
 
-def test_a_receipt_in_place_of_an_expired_one_counts_once(kind: Kind) -> None:
+def test_a_record_that_replaces_an_expired_one_is_charged_once(kind: StoreKind) -> None:
     async def test(store: Store) -> None:
         session = new("a", "me", ttl=10_000)
         assert await store.commit(change(session, b"0"), NOW)
         for n in range(20):
             now = NOW + 100 * n
-            answer = replace(receipt("key", "me", answer=b"x" * 2000), expires_at=now + 50)
-            assert await store.commit(change(moved(session, now), b"0", answer), now)
-            session = moved(session, now)
+            new_record = replace(record("key", "me", answer=b"x" * 2000), expires_at=now + 50)
+            assert await store.commit(change(updated(session, now), b"0", new_record), now)
+            session = updated(session, now)
 
     kind.run(test, SMALL)
 
@@ -74,29 +73,31 @@ steps = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(("move", "de
 
 
 @given(steps)
-def test_an_owner_who_has_nothing_left_has_all_of_the_room(kind: Kind, steps: list[tuple[str, str, int]]) -> None:
-    """However it was used: what is counted is taken back to the byte."""
+def test_an_owner_without_sessions_has_all_of_the_room(kind: StoreKind, steps: list[tuple[str, str, int]]) -> None:
+    """After any use: every charge is taken back to the byte."""
 
     async def test(store: Store) -> None:
-        there: dict[str, Session] = {}
+        live: dict[str, Session] = {}
         now = NOW
         for number, (id, step, size) in enumerate(steps):
             if step == "sweep":
                 now += 60
                 await store.sweep(now)
-                there = {id: session for id, session in there.items() if session.expires_at > now}
+                live = {id: session for id, session in live.items() if session.expires_at > now}
                 continue
-            session = there.get(id)
+            session = live.get(id)
             if step == "delete":
                 if session is not None:
                     assert await store.delete(session, None, now)
-                    del there[id]
+                    del live[id]
                 continue
             unused = f"{id}{number}"
-            following = new(unused, "me", now=now) if session is None else moved(session, now)
-            answer = Receipt("me", str(number % 3), "", os.urandom(size), now + 50) if step == "keyed" else None
-            if await store.commit(change(following, os.urandom(size), answer), now):
-                there[id] = following
+            following = new(unused, "me", now=now) if session is None else updated(session, now)
+            new_record = (
+                IdempotencyRecord("me", str(number % 3), "", os.urandom(size), now + 50) if step == "keyed" else None
+            )
+            if await store.commit(change(following, os.urandom(size), new_record), now):
+                live[id] = following
         now += 5000
         await store.sweep(now)
         whole = change(new("whole", "me", now=now), b"x" * (20_000 - 256))
@@ -107,7 +108,7 @@ def test_an_owner_who_has_nothing_left_has_all_of_the_room(kind: Kind, steps: li
     kind.run(test, replace(LIMITS, bytes_per_owner=20_000))
 
 
-def test_of_an_owners_expired_sessions_as_many_are_remembered_as_may_live(kind: Kind) -> None:
+def test_an_owner_has_at_most_as_many_tombstones_as_live_sessions(kind: StoreKind) -> None:
     async def test(store: Store) -> None:
         for n in range(9):
             now = NOW + n
@@ -115,8 +116,8 @@ def test_of_an_owners_expired_sessions_as_many_are_remembered_as_may_live(kind: 
             await store.sweep(now + 0.75)
         assert await store.commit(change(new("yours", "you", ttl=1), b"0"), NOW)
         await store.sweep(NOW + 10)
-        remembered = [n for n in range(9) if (await store.load(f"{n}", "", None)).session is not None]
-        assert remembered == [6, 7, 8]
+        tombstones = [n for n in range(9) if (await store.load(f"{n}", "", None)).session is not None]
+        assert tombstones == [6, 7, 8]
         assert (await store.load("yours", "", None)).session is not None
         await store.sweep(NOW + 5000)
         assert (await store.load("8", "", None)).session is None
@@ -124,21 +125,21 @@ def test_of_an_owners_expired_sessions_as_many_are_remembered_as_may_live(kind: 
     kind.run(test, replace(LIMITS, sessions_per_owner=3))
 
 
-def test_sessions_that_end_at_once_are_limited_before_they_are_swept(kind: Kind) -> None:
+def test_short_lived_sessions_are_limited_before_they_are_swept(kind: StoreKind) -> None:
     async def test(store: Store) -> None:
-        made = 0
+        commits = 0
         for n in range(30):
             now = NOW + 2 * n
             with contextlib.suppress(TooManySessionsError):
-                made += await store.commit(change(new(f"{n}", "me", ttl=1, now=now), b"0"), now)
-        assert kind.url == "memory://" or made == 6
+                commits += await store.commit(change(new(f"{n}", "me", ttl=1, now=now), b"0"), now)
+        assert kind.url == "memory://" or commits == 6
         await store.sweep(NOW + 100)
         assert await store.commit(change(new("new", "me", now=NOW + 100), b"0"), NOW + 100)
 
     kind.run(test, replace(LIMITS, sessions_per_owner=3))
 
 
-def test_memory_holds_as_many_bytes_as_it_may() -> None:
+def test_memory_never_holds_more_bytes_than_its_limit() -> None:
     async def main() -> None:
         evicted = 0
 
@@ -151,11 +152,11 @@ def test_memory_holds_as_many_bytes_as_it_may() -> None:
             assert await store.commit(change(new(f"{n}"), b"x" * 3000), NOW)
             assert (await store.size(NOW)).bytes <= 20_000
         assert evicted == 4
-        # Answers are not dropped, and leave half of the room to sessions.
+        # Records are never dropped, and leave half of the room to sessions.
         with pytest.raises(StoreFullError):  # noqa: PT012
             for n in range(10):
-                assert await store.commit(change(new(f"k{n}"), b"x", receipt(f"{n}", answer=b"x" * 3000)), NOW)
-        assert (await store.load("", "", "2")).receipt is not None
+                assert await store.commit(change(new(f"k{n}"), b"x", record(f"{n}", answer=b"x" * 3000)), NOW)
+        assert (await store.load("", "", "2")).record is not None
         assert await store.commit(change(new("after"), b"x" * 3000), NOW)
         assert (await store.size(NOW)).bytes <= 20_000
         with pytest.raises(StoreFullError):
@@ -165,6 +166,6 @@ def test_memory_holds_as_many_bytes_as_it_may() -> None:
     asyncio.run(main())
 
 
-def test_an_answer_that_is_too_large_to_be_kept_is_refused() -> None:
-    with pytest.raises(LimitExceededError, match="too large to be kept"):
-        asyncio.run(receipts.pack(os.urandom(receipts.MAX_BYTES + 2**16)))
+def test_an_answer_that_is_too_large_to_store_is_refused() -> None:
+    with pytest.raises(LimitExceededError, match="too large to store"):
+        asyncio.run(answers.compress(os.urandom(answers.MAX_BYTES + 2**16)))
