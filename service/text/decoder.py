@@ -146,7 +146,7 @@ class Row:
 class TextDecoder:
     """The `Decoder` of text models: feeds a batch of rows to the graph that decodes, and hands each row its tokens."""
 
-    outputs = ("tokens", "scores")
+    output_names = ("tokens", "scores")
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._vocabulary = vocabulary

@@ -1,4 +1,4 @@
-"""Text models, as a kind of model."""
+"""Text models as a kind of model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from service.engine.decode import DecodeGraph
 from service.engine.runner import GraphMismatchError, Runner, States, check_outputs
 from service.engine.sequence import SequenceState, Task
-from service.errors import LimitExceededError
 from service.kind import FirstInput, Model, OpenGraphs, StateSpec
 from service.manifest import Graph, Graphs
 from service.settings import Settings
 from service.text.answers import read_texts
 from service.text.decoder import TextDecoder
+from service.text.limits import check_length
 from service.text.manifest import TextManifest
 from service.text.openai_answers import model_cards
 from service.text.sampling import SamplingParams, controls
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TextKind:
-    """Models of characters or words. A text may be cut anywhere without changing a bit."""
+    """Character and word models. Cutting a text anywhere does not change a bit."""
 
     name = "text"
     manifest = TextManifest
@@ -40,7 +40,7 @@ class TextKind:
         return settings.default_text_model
 
     def state_spec(self, manifest: TextManifest, graphs: Graphs) -> StateSpec:
-        """The graphs' own state. Integers are tokens."""
+        """The graphs' own state. Its integers are token ids."""
         return StateSpec(graphs.state, (0, len(manifest.vocabulary) - 1))
 
     def open(self, folder: Path, manifest: TextManifest, graphs: Graphs, threads: int) -> OpenGraphs:
@@ -52,7 +52,7 @@ class TextKind:
         return OpenGraphs(runner, DecodeGraph(Runner(folder, graphs.decode, threads), decoder))
 
     def smoke_test(self, manifest: TextManifest, graphs: Graphs, opened: OpenGraphs) -> None:
-        """Read two tokens and write two; the scores must be finite and of the right shape, the tokens known."""
+        """Read two tokens and generate two. Check shapes, that scores are finite, that ids are in the vocabulary."""
         size, runner = len(manifest.vocabulary), opened.runner
         expected = {"logits": (1, size), "logits_all": (1, 2, size)}
         tokens = {"tokens": np.zeros((1, 2), dtype=np.int64)}
@@ -62,16 +62,15 @@ class TextKind:
         _try_decoding(opened.decode_graph, states, size)
 
     async def prepare_first_input(self, body: Any, model: Model[TextManifest], settings: Settings) -> FirstInput:
-        """Read a first text."""
-        if len(body.prompt) > settings.max_text_length:
-            raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.prompt")
+        """Tokenize the first text."""
+        check_length(body.prompt, settings, "$.prompt")
         tokenizer = model.manifest.tokenizer
         [text], _ = await read_texts(tokenizer, {"$.prompt": body.prompt}, "replace")
-        held = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
-        return FirstInput(_read(tokenizer, text), 1 + len(text.ids), held, "$.prompt")
+        max_bytes = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
+        return FirstInput(_read(tokenizer, text), 1 + len(text.ids), max_bytes, "$.prompt")
 
     def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[BaseModel]:
-        """All of them, the newest version of each name under its name."""
+        """One card a model; the newest version of each name under its name."""
         cards: list[BaseModel] = [*model_cards(models, settings)]
         return cards
 
@@ -91,12 +90,12 @@ def _read(tokenizer: Tokenizer, text: TokenizedText) -> Task[SequenceState]:
 
 
 def _check_controls(decode: Graph) -> None:
-    """An earlier version of Carry may have exported a graph without the newest controls."""
+    """Refuse a graph without the newest controls, which an earlier version of Carry exported."""
     missing = controls([SamplingParams()], vocabulary=1).keys() - {tensor.name for tensor in decode.inputs}
     if missing:
         raise GraphMismatchError(
             f"{decode.file} does not take {', '.join(sorted(missing))}: an earlier version of Carry exported it; train "
-            "it anew, `--start-from` goes on from its weights"
+            "it again, with `--start-from` to continue from its weights"
         )
 
 

@@ -1,46 +1,45 @@
-"""Limits of a request about texts, beyond those of its fields."""
+"""Limits of requests about texts, beyond those of single fields."""
 
 from service.errors import LimitExceededError
-from service.http.state import AppState
 from service.kind import Model
+from service.settings import Settings
 from service.text.manifest import TextManifest
 
 
-def check_length(text: str, app: AppState, path: str) -> None:
-    """Refuse a text that is too long.
+def check_length(text: str, settings: Settings, path: str) -> None:
+    """Check a text's length.
 
     Raises:
-        LimitExceededError: it is.
+        LimitExceededError: the text is too long.
     """
-    if len(text) > app.settings.max_text_length:
-        raise LimitExceededError(f"at most {app.settings.max_text_length} characters are read at once", path)
+    if len(text) > settings.max_text_length:
+        raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", path)
 
 
-def check_candidates(positions: int, count: int, app: AppState, path: str) -> None:
-    """Refuse an answer of too many candidates.
+def check_candidates(positions: int, count: int, settings: Settings, path: str) -> None:
+    """Check how many candidates an answer has: `count` at each of the positions.
 
     Raises:
-        LimitExceededError: it has.
+        LimitExceededError: they are too many.
     """
-    limit = app.settings.max_answer_items
+    limit = settings.max_answer_items
     if positions * count > limit:
         raise LimitExceededError(
-            f"at most {limit} candidates in one answer: ask for fewer, or for fewer characters", path
+            f"at most {limit} candidates in one answer: ask for fewer candidates or fewer characters", path
         )
 
 
 MAX_SCORES = 50_000_000
-"""Most scores, of every piece of a vocabulary at every position, that are held for one request: 200 MB."""
+"""Scores that one request may hold, of every token of the vocabulary at each of its positions: 200 MB."""
 
 
 def check_scores(positions: int, model: Model[TextManifest], path: str) -> None:
-    """Refuse a request for the scores of too many positions.
+    """Check how many positions a request holds scores of.
 
     Raises:
-        LimitExceededError: it is one.
+        LimitExceededError: they are too many.
     """
-    if positions * model.manifest.tokenizer.size > MAX_SCORES:
-        limit = MAX_SCORES // model.manifest.tokenizer.size
-        raise LimitExceededError(
-            f"with this model, at most {limit} {model.manifest.tokenizer.level}s are looked at so closely", path
-        )
+    tokenizer = model.manifest.tokenizer
+    if positions * tokenizer.size > MAX_SCORES:
+        limit = MAX_SCORES // tokenizer.size
+        raise LimitExceededError(f"this model scores at most {limit} {tokenizer.level}s in one request", path)

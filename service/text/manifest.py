@@ -1,4 +1,4 @@
-"""What the folder of a text model says of itself."""
+"""The manifest of a text model."""
 
 import re
 from dataclasses import replace
@@ -12,15 +12,14 @@ from service.text.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, Token
 
 
 class TextManifest(Manifest):
-    """A character model, or a word model: of either, a text is the concatenation of its tokens' pieces.
+    """A character model or a word model. A text is the concatenation of its tokens.
 
-    Graph inputs, besides the state: `tokens` int64 (B, T), indices into `vocabulary`, or 0 for any other piece;
-    `lengths` int64 (B,), each at least 1; `per_step` bool (): whether `logits_all` is wanted.
+    Graph inputs, besides the state: `tokens` int64 (B, T), ids, which are indices into `vocabulary`; `lengths` int64
+    (B,), each at least 1; `per_step` bool (): whether to compute `logits_all`.
     Outputs: `logits` float32 (B, V), scores of the next token after each row's last; `logits_all` float32 (B, T, V),
-    after every token (T = 0 if not wanted). Token 0 is the unknown character or word: it can be read but is never
-    generated.
+    after every token (T = 0 without `per_step`). Id 0 is the unknown token: the model reads it but never generates it.
 
-    The graph `decode` takes N steps at once, each row sampling its next token itself. Its state is that of the other
+    The graph `decode` takes N steps at once; each row samples its next token itself. Its state is that of the other
     graph, with `logits` (B, V), from which the next token is sampled, `seen` bool (B, V), which tokens occurred before
     those that the request samples, and `counts` (B, V), how often it has sampled each, at first 0. Inputs: `uniforms`
     float32 (N, B) in [0, 1); `given_tokens` int64 (N, B), the token to take instead of a sampled one, or -1; `bias`
@@ -33,31 +32,31 @@ class TextManifest(Manifest):
     kind: Literal["text"] = "text"
     decode: Graph
     unit: TokenLevel = Field(default="character", description="what a token is; see WORD_PATTERN")
-    vocabulary: tuple[str, ...] = Field(min_length=2, description="token -> piece of text; token 0, unknown, is ''")
+    vocabulary: tuple[str, ...] = Field(min_length=2, description="id -> token; id 0, the unknown token, is ''")
     replacements: dict[str, str] = Field(
-        default={}, description="characters rewritten before tokenising (typographic quotes, dashes, spaces)"
+        default={}, description="characters to rewrite before tokenizing (typographic quotes, dashes, spaces)"
     )
     context: int = Field(gt=0, description="tokens per training window (truncation of backpropagation)")
 
     @model_validator(mode="after")
-    def _vocabulary_is_of_its_unit(self) -> "TextManifest":
+    def _vocabulary_matches_unit(self) -> "TextManifest":
         if self.vocabulary[0] != "":
             raise ValueError("vocabulary must begin with '' (unknown)")
         if len(set(self.vocabulary)) != len(self.vocabulary):
-            raise ValueError("vocabulary must not repeat a piece")
+            raise ValueError("vocabulary must not repeat a token")
         if self.unit == "character":
-            if any(len(piece) != 1 for piece in self.vocabulary[1:]):
+            if any(len(token) != 1 for token in self.vocabulary[1:]):
                 raise ValueError("after '', the vocabulary of a character model must be single characters")
         elif not all(map(re.compile(WORD_PATTERN).fullmatch, self.vocabulary[1:])) or UNKNOWN_WORDS & {
             *self.vocabulary
         }:
-            raise ValueError("after '', the vocabulary of a word model must be pieces of text as WORD_PATTERN has them")
+            raise ValueError("after '', the vocabulary of a word model must be tokens that match WORD_PATTERN")
         return self
 
     @model_validator(mode="after")
-    def _replacements_are_of_characters(self) -> "TextManifest":
+    def _replacements_are_characters(self) -> "TextManifest":
         if any(len(old) != 1 for old in self.replacements):
-            raise ValueError("replacements must be of single characters")
+            raise ValueError("replacements must replace single characters")
         return self
 
     def graphs(self, precision: Precision) -> Graphs:
@@ -67,5 +66,5 @@ class TextManifest(Manifest):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the vocabulary."""
+        """The tokenizer of this vocabulary."""
         return Tokenizer(self.vocabulary, self.unit, self.replacements)

@@ -1,4 +1,4 @@
-"""The completions and chat APIs of OpenAI, as its `openai` client (version 3.54) calls them, by the text models."""
+"""The completions and chat APIs of OpenAI over the text models, as its `openai` client (version 3.54) calls them."""
 
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -22,13 +22,13 @@ from service.text.openai_answers import (
     model_cards,
 )
 from service.text.openai_chat import ChatAnswer, ChatCompletion, ChatPayload
-from service.text.openai_completion import Completion, text_model
+from service.text.openai_completion import Completion, find_text_model
 from service.text.openai_payload import CompletionPayload
 from service.text.streaming import STREAM
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 without_prefix = APIRouter(include_in_schema=False)
-"""What clients call whose base URL lacks the /v1."""
+"""The routes of clients whose base URL lacks the /v1: they say so."""
 
 EXAMPLES: dict[str, Example] = {
     "sampled": {
@@ -36,7 +36,7 @@ EXAMPLES: dict[str, Example] = {
         "value": {"model": "text", "prompt": "It was ", "max_tokens": 120, "temperature": 0.7, "seed": 7},
     },
     "scored": {
-        "summary": "How probable a text is, with two candidates in the place of each of its tokens",
+        "summary": "How probable a text is, with two candidates in the place of each token",
         "value": {"model": "text", "prompt": "It was ", "max_tokens": 0, "echo": True, "logprobs": 2},
     },
 }
@@ -49,7 +49,7 @@ CHAT_EXAMPLES: dict[str, Example] = {
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Those of a route, for OpenAPI."""
+    """The errors of a route, for OpenAPI."""
     return {status: {"description": HTTPStatus(status).phrase, "model": ErrorAnswer} for status in statuses}
 
 
@@ -63,8 +63,8 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def post_completions(
     body: Annotated[CompletionPayload, Body(openapi_examples=EXAMPLES)], call: Context, request: Request
 ) -> Response:
-    """What `client.completions.create` asks for: texts that continue prompts. With `stream`, server-sent events, each
-    with what is new of one text, `finish_reason` in its last, then `[DONE]`; an error ends them instead."""
+    """`client.completions.create`: texts that continue prompts. With `stream`, server-sent events with new text of one
+    text each, the last of a text with its `finish_reason`; then `[DONE]`, or instead an error."""
     return await _answer(Completion(body, call), body.stream, call, request)
 
 
@@ -78,8 +78,8 @@ async def post_completions(
 async def post_chat(
     body: Annotated[ChatPayload, Body(openapi_examples=CHAT_EXAMPLES)], call: Context, request: Request
 ) -> Response:
-    """What `client.chat.completions.create` asks for, by models that only continue texts: the messages become a plain
-    dialogue (`User: ...`, `Assistant: ...`), which is continued until the next turn. With `stream`, as there."""
+    """`client.chat.completions.create`, by models that only continue texts: they continue the messages as a plain
+    dialogue (`User: ...`, `Assistant: ...`) up to the next turn. `stream` works as for completions."""
     return await _answer(ChatCompletion(body, call), body.stream, call, request)
 
 
@@ -87,21 +87,21 @@ async def _answer(completion: Completion, stream: bool, call: RequestContext, re
     if not stream:
         return json_answer(await completion.whole())
     frames = completion.frames(request)
-    headers = await anext(frames)  # what is refused before the first token is an answer of its own
+    headers = await anext(frames)  # a request that is refused gets an answer with its own status
     return EventStream(frames, headers, call.deadline)
 
 
 @router.get("/models/", include_in_schema=False)
 @router.get("/models", operation_id="openai_list_models", responses=_errors(401))
 async def get_models(app: App) -> ModelList:
-    """The text models."""
+    """List the text models."""
     return ModelList(data=model_cards(app.registry.current.of_kind(TEXT), app.settings))
 
 
 @router.get("/models/{model}", operation_id="openai_get_model", responses=_errors(401, 404, 409))
 async def get_model(model: str, app: App) -> ModelCard:
-    """One text model, by `name` or `name@version`."""
-    return model_card(text_model(model, app), model, app.settings)
+    """Describe one text model, by `name` or `name@version`."""
+    return model_card(find_text_model(model, app), model, app.settings)
 
 
 @router.api_route(
@@ -109,19 +109,19 @@ async def get_model(model: str, app: App) -> ModelCard:
     methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
     include_in_schema=False,
 )
-async def refuse(request: Request) -> Response:
-    """What else that API has."""
+async def refuse_other(request: Request) -> Response:
+    """Say what this service offers of OpenAI's API."""
     check_method(request)
     raise UnsupportedError(
-        f"{request.method} {request.url.path} is not offered here: these models complete texts, "
-        "for POST /v1/completions, POST /v1/chat/completions, GET /v1/models and GET /v1/models/{model}"
+        f"{request.method} {request.url.path} is not offered: these models complete texts; use POST /v1/completions, "
+        "POST /v1/chat/completions, GET /v1/models or GET /v1/models/{model}"
     )
 
 
 @without_prefix.post("/completions")
 @without_prefix.post("/chat/completions")
-async def tell_the_prefix(request: Request) -> Response:
-    """Clients show its message and nothing else."""
+async def refuse_without_prefix(request: Request) -> Response:
+    """Name the right base URL. Clients show this message and nothing else."""
     path = request.url.path
     base = f"{request.url.scheme}://{request.url.netloc}/v1"
     raise UnsupportedError(f"POST {path} is at /v1{path} here: set the client's base_url to {base}")

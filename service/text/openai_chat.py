@@ -14,7 +14,7 @@ from service.text.answers import json_list
 from service.text.decoder import Row
 from service.text.logprobs import TokenLogprob, log_probability, logprob_blocks
 from service.text.openai_answers import CompletionUsage
-from service.text.openai_completion import Completion, text_model
+from service.text.openai_completion import Completion, find_text_model
 from service.text.openai_payload import CompletionPayload, ControlsPayload, OpenAiLength
 from service.text.schemas import Flag, Text
 from service.text.streaming import TextDelta
@@ -30,7 +30,7 @@ TEMPLATE = (
     "{% elif message['role'] == 'assistant' %}Assistant: {{ message['content'] }}\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
 )
-"""`prompt_of` in the language that clients read templates in (Jinja)."""
+"""`chat_prompt` as a Jinja template, for clients that read one."""
 
 
 class TextPart(Body):
@@ -41,7 +41,7 @@ class TextPart(Body):
 
 
 class ChatMessage(Body):
-    """One turn. What else earlier answers have (`refusal`, `annotations`, `reasoning_content`) is not read."""
+    """One turn. Ignores the other fields of earlier answers (`refusal`, `annotations`, `reasoning_content`)."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -51,31 +51,31 @@ class ChatMessage(Body):
 
     @property
     def text(self) -> str:
-        """All of its parts."""
+        """The text of all parts."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
 
 
 class ChatPayload(ControlsPayload):
-    """A chat, and how to go on with it."""
+    """A chat, and how to continue it."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000, fail_fast=True)]
     max_completion_tokens: OpenAiLength | None = Field(default=None, description="The newer name of `max_tokens`.")
     logprobs: Flag = Field(default=False, description="Log-probabilities of each token.")
     top_logprobs: Annotated[int, Field(strict=True, ge=0, le=20)] | None = Field(
-        default=None, description="With `logprobs`: of so many candidates in its place, too."
+        default=None, description="With `logprobs`: also those of so many candidates in the token's place."
     )
 
 
 class ChatPrompt(CompletionPayload):
-    """A chat as a prompt to be continued."""
+    """A chat as a prompt."""
 
     prompt_path: ClassVar[str] = "$.messages"
 
 
-def prompt_of(messages: Sequence[ChatMessage], level: TokenLevel) -> str:
-    """The dialogue up to where the next turn of the assistant begins. In a word model, a word brings its own space."""
+def chat_prompt(messages: Sequence[ChatMessage], level: TokenLevel) -> str:
+    """The dialogue up to the assistant's next turn. A word of a word model includes the space before it."""
     text = ""
     for message in messages:
         if message.role in ("system", "developer"):
@@ -85,14 +85,14 @@ def prompt_of(messages: Sequence[ChatMessage], level: TokenLevel) -> str:
     return f"{text}{ASSISTANT} " if level == "character" else f"{text}{ASSISTANT}"
 
 
-def completion_of(body: ChatPayload, level: TokenLevel) -> ChatPrompt:
-    """The completion that answers a chat."""
+def chat_completion(body: ChatPayload, level: TokenLevel) -> ChatPrompt:
+    """The completion request that answers a chat."""
     shared = {name: getattr(body, name) for name in ControlsPayload.model_fields}
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     return ChatPrompt.model_construct(
         **shared
         | {
-            "prompt": prompt_of(body.messages, level),
+            "prompt": chat_prompt(body.messages, level),
             "max_tokens": length,
             "stop": [*body.stop, *ENDS],
             "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
@@ -101,60 +101,59 @@ def completion_of(body: ChatPayload, level: TokenLevel) -> ChatPrompt:
 
 
 class ChatCompletion(Completion):
-    """A chat to be continued."""
+    """The assistant's next turns, as completions."""
 
     id_prefix = "chatcmpl"
     answer_object = "chat.completion"
     frame_object = "chat.completion.chunk"
 
     def __init__(self, body: ChatPayload, call: RequestContext) -> None:
-        model = text_model(body.model, call.app)
-        super().__init__(completion_of(body, model.manifest.tokenizer.level), call)
+        model = find_text_model(body.model, call.app)
+        super().__init__(chat_completion(body, model.manifest.tokenizer.level), call)
         self._begun: set[int] = set()
-        """The texts of which something was sent."""
+        """Indices of the texts of which the stream has sent a part."""
 
     def _choice(self, index: int, row: Row, offset: int) -> dict[str, Any]:
         logprobs, count = None, self._body.logprobs
         if count is not None:
-            blocks = logprob_blocks(self._model.manifest.tokenizer, row, self._told)
-            logprobs = {"content": json_list(_logs(block, count) for block in blocks), "refusal": None}
-        text = self._first(row.text)
-        message = {"role": "assistant", "content": text, "refusal": None}
+            blocks = logprob_blocks(self._tokenizer, row, self._candidates)
+            logprobs = {"content": json_list(_logprobs(block, count) for block in blocks), "refusal": None}
+        message = {"role": "assistant", "content": self._turn_start(row.text), "refusal": None}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": row.finish_reason}
 
-    def _opening(self, texts: int) -> list[dict[str, Any]]:
+    def _opening_choices(self, texts: int) -> list[dict[str, Any]]:
         return [_delta(index, {"role": "assistant", "content": ""}, None, None) for index in range(texts)]
 
-    def _frames_of(self, new: TextDelta, offset: int) -> list[dict[str, Any]]:
-        frames, count = [], self._body.logprobs
-        if new.text:
-            text = new.text if new.index in self._begun else self._first(new.text)
-            self._begun.add(new.index)
-            logprobs = None if count is None else {"content": _logs(new.logprobs, count), "refusal": None}
-            frames.append(_delta(new.index, {"content": text}, logprobs, None))
-        if new.finish_reason is not None:
-            frames.append(_delta(new.index, {}, None, new.finish_reason))
-        return frames
+    def _delta_choices(self, delta: TextDelta, offset: int) -> list[dict[str, Any]]:
+        choices, count = [], self._body.logprobs
+        if delta.text:
+            text = delta.text if delta.index in self._begun else self._turn_start(delta.text)
+            self._begun.add(delta.index)
+            logprobs = None if count is None else {"content": _logprobs(delta.logprobs, count), "refusal": None}
+            choices.append(_delta(delta.index, {"content": text}, logprobs, None))
+        if delta.finish_reason is not None:
+            choices.append(_delta(delta.index, {}, None, delta.finish_reason))
+        return choices
 
-    def _first(self, text: str) -> str:
-        """What a turn begins with, without the space that parts it from its name in a word model."""
-        return text if self._model.manifest.tokenizer.level == "character" else text.removeprefix(" ")
+    def _turn_start(self, text: str) -> str:
+        """The beginning of a turn. In a word model, drops the space between `Assistant:` and the first word."""
+        return text if self._tokenizer.level == "character" else text.removeprefix(" ")
 
 
 def _delta(index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _logs(logprobs: Sequence[TokenLogprob], count: int) -> list[dict[str, Any]]:
+def _logprobs(logprobs: Sequence[TokenLogprob], count: int) -> list[dict[str, Any]]:
     """`ChatLogprob`s."""
     return [
-        _log(logprob.token, logprob.probability or 0.0)
-        | {"top_logprobs": [_log(token, p) for token, p in logprob.candidates[:count]]}
+        _candidate(logprob.token, logprob.probability or 0.0)
+        | {"top_logprobs": [_candidate(token, p) for token, p in logprob.candidates[:count]]}
         for logprob in logprobs
     ]
 
 
-def _log(token: str, probability: float) -> dict[str, Any]:
+def _candidate(token: str, probability: float) -> dict[str, Any]:
     return {"token": token, "logprob": log_probability(probability), "bytes": [*token.encode()]}
 
 
@@ -175,13 +174,13 @@ class ChatCandidate(Answer):
 
 
 class ChatLogprob(ChatCandidate):
-    """A token that was written, and the most probable ones in its place."""
+    """A generated token, and the most probable ones in its place."""
 
     top_logprobs: list[ChatCandidate]
 
 
 class ChatLogprobs(Answer):
-    """Of each token."""
+    """The log-probabilities of each token."""
 
     content: list[ChatLogprob]
     refusal: None

@@ -1,4 +1,4 @@
-"""Fields that clients of OpenAI's API, of vLLM and of llama.cpp send and that this service does not have."""
+"""Fields that clients of OpenAI's API, of vLLM and of llama.cpp send, and that this service does not have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ IGNORED = frozenset(
         "user",
     }
 )
-"""They change nothing about the text: there are no special tokens and no end of text here, and nothing is stored."""
+"""They do not change the text: there are no special tokens and no end of text here, and the service stores nothing."""
 
 _LEAVE = "not offered here: leave it out"
 _FILTERS = "not offered here: use `top_k`, `top_p` or `min_p`"
@@ -93,16 +93,16 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "web_search_options": ((), _LEAVE),
     "xtc_probability": ((0,), _FILTERS),
 }
-"""By name: the values that ask for nothing, and what to do instead of any other. They would change the text."""
+"""They would change the text. By name: the values that ask for nothing, and what to do instead of any other value."""
 
 
 def known_fields(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request gives of these fields: without what is `null` and what changes nothing here.
+    """The data without fields that are `null` or change nothing. Leaves other unknown fields, for pydantic to refuse.
 
     Raises:
-        InvalidRequestError: it asks for what is not offered here.
+        InvalidRequestError: a field asks for a feature that this service does not offer.
     """
-    found = {}
+    known = {}
     for name, value in data.items():
         if value is None:
             continue
@@ -110,9 +110,9 @@ def known_fields(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str
             if name in IGNORED:
                 continue
             if name in REFUSED:
-                nothing, instead = REFUSED[name]
-                if value in nothing:
+                neutral_values, instead = REFUSED[name]
+                if value in neutral_values:
                     continue
                 raise InvalidRequestError(instead, f"$.{name}")
-        found[name] = value
-    return found
+        known[name] = value
+    return known

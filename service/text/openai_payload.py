@@ -1,4 +1,4 @@
-"""What the `openai` client (version 3.54) sends to the completions API, and reads. Knows nothing of engines."""
+"""The requests that the `openai` client (version 3.54) sends to the completions API. Knows nothing of engines."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
@@ -16,25 +16,26 @@ from service.text.tokenizer import TokenizedText, Tokenizer
 
 
 def _layout(prompt: Any) -> str:
+    """The tag of the prompt's type, so that pydantic tries, and names in its errors, only that one."""
     if not isinstance(prompt, list):
         return "<text>"
     first = prompt[0] if prompt else ""
     return "<tokens>" if isinstance(first, int) else "<lists>" if isinstance(first, list) else "<texts>"
 
 
-def _in_a_list(stop: Any) -> Any:
-    """An empty stop text asks for nothing."""
+def _stop_list(stop: Any) -> Any:
+    """Stop texts as a list, without empty ones: those ask for nothing."""
     stops = [stop] if isinstance(stop, str) else stop
-    return [one for one in stops if one != ""] if isinstance(stops, list) else stops
+    return [text for text in stops if text != ""] if isinstance(stops, list) else stops
 
 
-def _whole_number(given: Any) -> Any:
-    """As JSON has it: 5.0 is 5."""
-    return int(given) if isinstance(given, float) and given.is_integer() else given
+def _whole_number(value: Any) -> Any:
+    """Take 5.0 for 5: JSON does not tell them apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_count(logprobs: Any) -> Any:
-    """Clients of chats say `true`: it is one."""
+def _logprobs_count(logprobs: Any) -> Any:
+    """Take `true`, which clients of chats send, for 1."""
     return {True: 1, False: None}[logprobs] if isinstance(logprobs, bool) else _whole_number(logprobs)
 
 
@@ -42,31 +43,31 @@ Whole = BeforeValidator(_whole_number)
 OpenAiLength = Annotated[int, Whole, Field(strict=True, ge=-1, le=MAX_INTEGER)]
 OpenAiCopies = Annotated[Copies, Whole]
 OpenAiSeed = Annotated[int, Whole, Field(strict=True, gt=-(2**64), lt=2**64)]
-OpenAiStops = Annotated[Stops, BeforeValidator(_in_a_list, json_schema_input_type=str | list[str])]
+OpenAiStops = Annotated[Stops, BeforeValidator(_stop_list, json_schema_input_type=str | list[str])]
 
 
-MOST_PROMPTS = 50_000
-"""In one call, however many the settings allow: more take long to be validated, and others wait."""
+MAX_PROMPTS = 50_000
+"""Prompts in one call, whatever the settings allow: to validate more would keep other callers waiting."""
 TokenList = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(fail_fast=True)]
 Prompt = Annotated[
     Annotated[Text, Tag("<text>")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True), Tag("<texts>")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("<texts>")]
     | Annotated[TokenList, Tag("<tokens>")]
-    | Annotated[list[TokenList], Field(max_length=MOST_PROMPTS, fail_fast=True), Tag("<lists>")],
+    | Annotated[list[TokenList], Field(max_length=MAX_PROMPTS, fail_fast=True), Tag("<lists>")],
     Discriminator(_layout),
 ]
 
 
 def _nullable(schema: dict[str, Any]) -> None:
-    """Tell OpenAPI that each field that may be absent may be `null`."""
+    """Tell OpenAPI that every optional field may be `null`."""
     for name, field in schema.get("properties", {}).items():
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get("anyOf", ()):
-            told = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
-            schema["properties"][name] = {"anyOf": [{**field}, {"type": "null"}], **told}
+            annotations = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
+            schema["properties"][name] = {"anyOf": [{**field}, {"type": "null"}], **annotations}
 
 
 class LenientBody(Body):
-    """A request in which `null` is as good as absent, and which may have fields that change nothing here."""
+    """A request that may have `null` for any optional field, and fields that change nothing here."""
 
     model_config = ConfigDict(json_schema_extra=_nullable)
 
@@ -77,7 +78,7 @@ class LenientBody(Body):
 
 
 class StreamOptions(LenientBody):
-    """`include_usage`: a last frame tells it; `continuous_usage_stats`: each frame tells what there is so far."""
+    """`include_usage`: the last frame has the usage; `continuous_usage_stats`: each frame has the usage so far."""
 
     include_usage: Flag = False
     continuous_usage_stats: Flag = False
@@ -85,7 +86,7 @@ class StreamOptions(LenientBody):
 
 
 class ControlsPayload(LenientBody):
-    """What completions and chats have in common. A `null` is the default. A token is a character, of a word model a
+    """The fields that completions and chats share. `null` is the default. A token is a character, in a word model a
     word."""
 
     model: Annotated[str, Field(min_length=1, max_length=80)] | None = Field(
@@ -95,13 +96,13 @@ class ControlsPayload(LenientBody):
     )
     max_tokens: OpenAiLength | None = Field(
         default=None,
-        description="Most tokens of a text. If absent or -1, CARRY_DEFAULT_MAX_TOKENS, or as many as may be generated "
-        "over all texts if these are fewer.",
+        description="The most tokens of a text. If absent or -1: CARRY_DEFAULT_MAX_TOKENS, or fewer if the limit "
+        "over all texts is lower.",
     )
     temperature: Temperature = 1.0
     top_p: Share = Field(default=1.0, description="0 takes the most probable token, as `temperature` 0 does.")
     n: OpenAiCopies = Field(default=1, description="How many texts of each prompt.")
-    logit_bias: Biases = Field(default={}, description="By token: what is added to its score; -100 bans it.")
+    logit_bias: Biases = Field(default={}, description="By token: a number to add to its score; -100 bans the token.")
     stop: OpenAiStops = Field(default=[], description="End before any of these texts.")
     seed: OpenAiSeed | None = Field(
         default=None,
@@ -120,22 +121,22 @@ class ControlsPayload(LenientBody):
     @model_validator(mode="after")
     def _options_of_a_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise InvalidRequestError("only where `stream` is true", "$.stream_options")
+            raise InvalidRequestError("needs `stream` to be true", "$.stream_options")
         return self
 
     def params(self, tokenizer: Tokenizer) -> SamplingParams:
-        """The controls.
+        """The sampling controls.
 
         Raises:
-            InvalidRequestError: a bias is of no token.
+            InvalidRequestError: a key of `logit_bias` is not a token.
         """
-        tokens = {str(token): token for token in range(1, tokenizer.size)} if self.logit_bias else {}
+        ids = {str(id): id for id in range(1, tokenizer.size)} if self.logit_bias else {}
         for key in self.logit_bias:
-            if key not in tokens:
+            if key not in ids:
                 raise InvalidRequestError(
-                    f"no token to write; those are 1 to {len(tokens)}", f"$.logit_bias.{key[:20]}"
+                    f"no token that the model generates; those are 1 to {len(ids)}", f"$.logit_bias.{key[:20]}"
                 )
-        biases = tuple((tokens[key], bias) for key, bias in self.logit_bias.items())
+        biases = tuple((ids[key], bias) for key, bias in self.logit_bias.items())
         return SamplingParams(
             self.temperature,
             max(0, self.top_k),
@@ -156,47 +157,49 @@ class CompletionPayload(ControlsPayload):
         default="", description="A text, or a list of tokens, indices into the model's vocabulary; or a list of those."
     )
     best_of: OpenAiCopies | None = Field(
-        default=None, description="Write so many, answer with the `n` of the highest mean log-probability of a token."
+        default=None,
+        description="Generate so many texts, and return the `n` with the highest mean log-probability of a token.",
     )
     echo: Flag = Field(default=False, description="Begin each text with its prompt.")
     logprobs: Annotated[
         Annotated[int, Field(strict=True, ge=0, le=20)] | None,
-        BeforeValidator(_as_count, json_schema_input_type=bool | Annotated[int, Field(ge=0, le=20)] | None),
-    ] = Field(default=None, description="Log-probabilities of each token, and of so many candidates in its place.")
-    suffix: Annotated[str, unsupported("nothing is inserted before a suffix here: leave it out")] = ""
+        BeforeValidator(_logprobs_count, json_schema_input_type=bool | Annotated[int, Field(ge=0, le=20)] | None),
+    ] = Field(default=None, description="Log-probabilities of each token and of so many candidates in its place.")
+    suffix: Annotated[str, unsupported("these models write no text before a suffix: leave it out")] = ""
 
     @property
     def texts(self) -> int:
-        """Texts to write for each prompt."""
+        """Texts to generate for each prompt."""
         return self.best_of or self.n
 
     def check(self, settings: Settings) -> None:
-        """Refuse what does not go together, and what is too much.
+        """Check that fields fit together, and the limits.
 
         Raises:
-            InvalidRequestError, LimitExceededError: it is.
+            InvalidRequestError: `best_of` does not fit `n` or `stream`.
+            LimitExceededError: too many texts, or too long ones.
         """
         if self.texts < self.n:
-            raise InvalidRequestError("at least n", "$.best_of")
+            raise InvalidRequestError("must be at least n", "$.best_of")
         if self.stream and self.texts > self.n:
-            raise InvalidRequestError("at most n: a stream cannot know which will be the best", "$.best_of")
+            raise InvalidRequestError("must be at most n: a stream cannot know which will be the best", "$.best_of")
         count = self.texts * (len(self.prompt) if self._many else 1)
         if count > settings.max_batch_requests:
-            most = settings.max_batch_requests
+            limit = settings.max_batch_requests
             raise LimitExceededError(
-                f"at most {most} texts at once, over all prompts, and these are {count}", self.prompt_path
+                f"at most {limit} texts at once, over all prompts, and these are {count}", self.prompt_path
             )
-        read = sum(map(len, self.each_prompt.values()))
-        if read > settings.max_text_length:
+        length = sum(map(len, self.each_prompt.values()))
+        if length > settings.max_text_length:
             raise LimitExceededError(
                 f"at most {settings.max_text_length} characters are read at once", self.prompt_path
             )
         if count * self.length(settings) > settings.max_generated_length:
-            most = settings.max_generated_length
-            raise LimitExceededError(f"at most {most} tokens are generated at once, over all texts", "$.max_tokens")
+            limit = settings.max_generated_length
+            raise LimitExceededError(f"at most {limit} tokens are generated at once, over all texts", "$.max_tokens")
 
     def length(self, settings: Settings) -> int:
-        """Most tokens of a text."""
+        """The most tokens of a text."""
         if self.max_tokens is not None and self.max_tokens >= 0:
             return self.max_tokens
         texts = self.texts * (len(self.prompt) if self._many else 1)
@@ -204,7 +207,7 @@ class CompletionPayload(ControlsPayload):
 
     @property
     def _many(self) -> bool:
-        """Whether there is a list of prompts."""
+        """Whether `prompt` is a list of prompts."""
         return isinstance(self.prompt, list) and not isinstance(next(iter(self.prompt), 0), int)
 
     @property
@@ -212,32 +215,29 @@ class CompletionPayload(ControlsPayload):
         """The prompts, by their JSON paths."""
         prompt: Any = self.prompt
         path = self.prompt_path
-        return {f"{path}[{i}]": one for i, one in enumerate(prompt)} if self._many else {path: prompt}
+        return {f"{path}[{i}]": item for i, item in enumerate(prompt)} if self._many else {path: prompt}
 
 
 def read_prompt(prompt: str | list[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
-    """A prompt as the model reads it.
+    """Tokenize a prompt: a text, or token ids.
 
     Raises:
-        InvalidRequestError: tokens that there are not, or that no text has; or a text that cannot be read here.
+        InvalidRequestError: the text cannot be read; or an id is not in the vocabulary, or no text has these tokens.
     """
-    return tokenizer.tokenize(prompt, path) if isinstance(prompt, str) else _text(prompt, tokenizer, path)
-
-
-def _text(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> TokenizedText:
-    """The text of these tokens."""
-    text = tokenizer.tokenize(text_of_tokens(tokens, tokenizer, path), path)
-    if text.ids.tolist() != tokens:
-        raise InvalidRequestError("these tokens are not those of the text that they make: send the text", path)
+    if isinstance(prompt, str):
+        return tokenizer.tokenize(prompt, path)
+    text = tokenizer.tokenize(detokenize(prompt, tokenizer, path), path)
+    if text.ids.tolist() != prompt:
+        raise InvalidRequestError("their text has other tokens than these: send the text", path)
     return text
 
 
-def text_of_tokens(tokens: Sequence[int], tokenizer: Tokenizer, path: str) -> str:
-    """The pieces of these tokens, one after the other.
+def detokenize(ids: Sequence[int], tokenizer: Tokenizer, path: str) -> str:
+    """The text of token ids.
 
     Raises:
-        InvalidRequestError: there are no such tokens.
+        InvalidRequestError: an id is not in the vocabulary.
     """
-    if tokens and max(tokens) >= tokenizer.size:
-        raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(tokens)}]")
-    return "".join(tokenizer.vocabulary[id] or tokenizer.unknown_token for id in tokens)
+    if ids and max(ids) >= tokenizer.size:
+        raise InvalidRequestError(f"no token; those are 0 to {tokenizer.size - 1}", f"{path}[{np.argmax(ids)}]")
+    return "".join(tokenizer.vocabulary[id] or tokenizer.unknown_token for id in ids)

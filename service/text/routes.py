@@ -15,11 +15,11 @@ from service.http.context import WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, to_json
 from service.http.offload import offload_if_large
 from service.http.problems import documented, problem_of
-from service.http.state import AppState
 from service.http.stateful import Reply, ResumedSequence, resume, stateful
 from service.http.streaming import EventStream, as_carry_error, sse_event
 from service.kind import Model
 from service.sessions.sessions import ReplayedError
+from service.settings import Settings
 from service.text.answers import (
     INLINE_ITEMS,
     candidate_dicts,
@@ -63,14 +63,14 @@ GENERATE_EXAMPLES: dict[str, Example] = {
         "value": {"prompt": "The old house ", "max_length": 120, "temperature": 0.7, "seed": 7, "stream": True},
     },
     "greedy": {
-        "summary": "The most probable character each time, with the five most probable ones told",
+        "summary": "The most probable character each time, with five candidates at each",
         "value": {"prompt": "She looked at ", "max_length": 20, "temperature": 0, "logprobs": 5},
     },
 }
 PREDICT_EXAMPLES: dict[str, Example] = {
     "next": {"summary": "What comes next", "value": {"text": "She opened the do", "top_k": 3}},
     "each": {
-        "summary": "What was expected after each character, and the bits per character",
+        "summary": "What the model expects after each character, and the bits per character",
         "value": {"text": "It was", "top_k": 2, "per_position": True},
     },
     "ranked": {
@@ -93,13 +93,13 @@ async def post_generate(
     call: Context,
     request: Request,
 ) -> Response:
-    """Continue a text, character by character. With `stream`, as server-sent events: `{"index","text"}` for new text,
-    with its `logprobs` if they are wanted, at the end one with `finish_reason` and `usage`, or an event `error` with a
-    problem. A session then stands at the end of the text that was given back."""
-    _check_generate(body, call.app)
+    """Continue a text, character by character. With `stream`, the answer is server-sent events: `{"index","text"}` with
+    new text, and its `logprobs` if the request asks for them; at the end one with `finish_reason` and `usage`, or an
+    event `error` with a problem. A session moves to the end of the returned text."""
+    _check_generate(body, call.app.settings)
     if body.stream:
         events = _events(body, call, request)
-        headers = await anext(events)  # what is refused before the first character is an answer of its own
+        headers = await anext(events)  # a request that is refused gets an answer with its own status
         return EventStream(events, headers, call.deadline)
     async with resume(call, body, TEXT) as run:
         generation = await _Generation.begin(body, run, call)
@@ -108,8 +108,8 @@ async def post_generate(
 
 
 async def _events(body: GenerateBody, call: RequestContext, request: Request) -> AsyncGenerator[Any, None]:
-    """The headers of a stream, as soon as nothing more can be refused; then its events. Where another process updates
-    the session meanwhile, the stream ends with an error: what was sent cannot be taken back."""
+    """The headers of a stream, once nothing can be refused any more; then its events. If another process updates the
+    session meanwhile, the stream ends with an error: it cannot take back the text that it sent."""
     headers = {"Cache-Control": "no-store"}
     try:
         async with resume(call, body, TEXT, cached=False) as run:
@@ -121,8 +121,8 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
                 async with aclosing(generation.updates()) as updates:
                     async for delta in updates:
                         if delta.text:
-                            logs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
-                            event = sse_event({"index": delta.index, "text": delta.text} | logs)
+                            logprobs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
+                            event = sse_event({"index": delta.index, "text": delta.text} | logprobs)
                             if repeatable:
                                 sent += event
                             yield event
@@ -142,7 +142,7 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
 
 
 class _Generation:
-    """The texts of one request, while they are generated and after."""
+    """The texts of one request, while the engine generates them and after."""
 
     def __init__(
         self,
@@ -153,21 +153,21 @@ class _Generation:
         unknown: list[str],
         listener: Listener | None,
     ) -> None:
-        """Submit them. `unknown`: what of the prompt the model does not know."""
+        """Submit the texts. `unknown`: the prompt's characters or words that the model does not know."""
         model, tokenizer = run.model, run.model.manifest.tokenizer
         self._body = body
         self._model = model
         self._app = call.app
         self._unknown = unknown
         self._choices: list[dict[str, Any]] = []
-        self._read = len(prompt.ids)
+        self._prompt_length = len(prompt.ids)
         if run.returns_state and body.n > 1:
-            raise InvalidRequestError('only one text can move a session or state; or `"commit": false`', "$.n")
+            raise InvalidRequestError('only one text can move a session or state: n is 1, or `"commit": false`', "$.n")
         if body.logprobs:
-            positions = body.max_length * body.n + (self._read if body.echo else 0)
+            positions = body.max_length * body.n + (self._prompt_length if body.echo else 0)
             check_scores(positions, model, "$.logprobs")
         self._seed = secrets.randbits(53) if body.seed is None else body.seed
-        generate_request = GenerateRequest(
+        texts = GenerateRequest(
             prompt=prompt,
             max_length=body.max_length,
             params=SamplingParams(
@@ -187,9 +187,9 @@ class _Generation:
             echo=body.echo,
         )
         path = "$.logprobs" if body.logprobs else "$.prompt"
-        run.hold(generate_request.max_bytes(tokenizer.size, model.graphs.state_bytes), path)
-        self._rows, task = generate(tokenizer, generate_request, run.start, run.returns_state, listener)
-        self._pending = run.begin(task, generate_request.cost_steps)
+        run.hold(texts.max_bytes(tokenizer.size, model.graphs.state_bytes), path)
+        self._rows, task = generate(tokenizer, texts, run.start, run.returns_state, listener)
+        self._pending = run.begin(task, texts.cost_steps)
 
     @classmethod
     async def begin(
@@ -199,21 +199,21 @@ class _Generation:
         call: RequestContext,
         listener: Listener | None = None,
     ) -> "_Generation":
-        """Read the prompt, and submit the texts."""
+        """Tokenize the prompt and submit the texts."""
         [prompt], unknown = await read_texts(run.model.manifest.tokenizer, {"$.prompt": body.prompt}, body.unknown)
         return cls(body, run, call, prompt, unknown, listener)
 
     def updates(self) -> AsyncGenerator[TextDelta, None]:
-        """New text as soon as it is there."""
+        """New text as soon as the engine generates it."""
         tokenizer = self._model.manifest.tokenizer
         return stream_updates(self._app.notifier, tokenizer, self._rows, self._body.logprobs, [self._pending])
 
     def cancel(self) -> None:
-        """Generate no more."""
+        """Stop generating."""
         self._pending.cancel()
 
     async def finish(self, logprobs: int) -> SequenceState:
-        """Wait until the texts have ended, and make their `choices`; the state after them."""
+        """Wait until the texts have ended and prepare the answer's choices; the state after the first text."""
         after = await asyncio.wrap_future(self._pending)
 
         def choices() -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ class _Generation:
         return after
 
     def answer(self, ending: dict[str, Any]) -> bytes:
-        """A `GenerateAnswer`, with the fields that tell where the call ended."""
+        """A `GenerateAnswer`. `ending`: its fields about the session or state."""
         choices, summary = self._choices, self.summary(ending)
         first = choices[0]
         head = {"model": summary["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
@@ -240,17 +240,17 @@ class _Generation:
         return to_json(answer | {"choices": choices if self._body.n > 1 else None})
 
     def summary(self, ending: dict[str, Any]) -> dict[str, Any]:
-        """The last event of a stream: all of the answer but what was streamed."""
+        """The last event of a stream: the answer without the texts. Adds to the metrics."""
         choices, label = self._choices, self._model.label
-        written = sum(len(row.tokens) for row in self._rows)
-        self._app.metrics.read.labels(label).inc(self._read)
-        self._app.metrics.predicted.labels(label).inc(written)
+        generated = sum(len(row.tokens) for row in self._rows)
+        self._app.metrics.read.labels(label).inc(self._prompt_length)
+        self._app.metrics.predicted.labels(label).inc(generated)
         return {
             "model": _model_id(self._model),
             "finish_reason": choices[0]["finish_reason"],
             "choices": [{"finish_reason": choice["finish_reason"]} for choice in choices] if self._body.n > 1 else None,
             "seed": self._seed,
-            "usage": {"prompt_characters": self._read, "generated_characters": written},
+            "usage": {"prompt_characters": self._prompt_length, "generated_characters": generated},
             "unknown_characters": self._unknown,
             **ending,
         }
@@ -268,39 +268,39 @@ async def post_predict(
     body: Annotated[PredictBody, Body(openapi_examples=PREDICT_EXAMPLES)],
     call: Context,
 ) -> Response:
-    """See which characters the model expects next, after a text or after each of its characters, and which of several
-    continuations it finds the most probable."""
+    """Say which characters the model expects next, after a text or after each of its characters, and rank continuations
+    by their probability."""
     continuations = body.candidates or []
-    check_length(body.text, call.app, "$.text")
-    check_length("".join(continuations), call.app, "$.candidates")
+    check_length(body.text, call.app.settings, "$.text")
+    check_length("".join(continuations), call.app.settings, "$.candidates")
     async with resume(call, body, TEXT) as run:
         tokenizer = run.model.manifest.tokenizer
-        text, candidates, unknown = await _read_predict(body, run.model, call.app)
+        text, candidates, unknown = await _read_predict(body, run.model, call.app.settings)
         check_follows(run.start, text.nfc, "$.text")
         lengths = [len(candidate.ids) for candidate in candidates]
         size, top_k = tokenizer.size, min(body.top_k, tokenizer.size)
-        held = predict_bytes(len(text.ids), body.per_position, top_k, lengths, size)
-        run.hold(held, "$.per_position" if body.per_position else "$.text")
+        max_bytes = predict_bytes(len(text.ids), body.per_position, top_k, lengths, size)
+        run.hold(max_bytes, "$.per_position" if body.per_position else "$.text")
         steps = 1 + len(text.ids) + sum(lengths)
         scored = await run.submit(predict(tokenizer, text, body.per_position, run.start, candidates), steps)
         call.app.metrics.read.labels(run.model.label).inc(steps - 1)
-        expected = await offload_if_large(
-            len(scored.scores) * top_k > INLINE_ITEMS, _expected, body, tokenizer, text, scored
+        predictions = await offload_if_large(
+            len(scored.scores) * top_k > INLINE_ITEMS, _predictions, body, tokenizer, text, scored
         )
-        ranked = [
+        ranking = [
             {
-                "index": candidate.index,
-                "text": continuations[candidate.index],
-                "logprob": candidate.logprob,
-                "logprob_per_character": candidate.logprob_per_character,
+                "index": ranked.index,
+                "text": continuations[ranked.index],
+                "logprob": ranked.logprob,
+                "logprob_per_character": ranked.logprob_per_character,
             }
-            for candidate in scored.ranked
+            for ranked in scored.ranked
         ]
         ending = run.ending(scored.after)
         answer = {
             "model": _model_id(run.model),
-            **expected,
-            "candidates": None if body.candidates is None else ranked,
+            **predictions,
+            "candidates": None if body.candidates is None else ranking,
             "unknown_characters": unknown,
             **ending.fields,
         }
@@ -308,16 +308,16 @@ async def post_predict(
 
 
 async def _read_predict(
-    body: PredictBody, model: Model[TextManifest], app: AppState
+    body: PredictBody, model: Model[TextManifest], settings: Settings
 ) -> tuple[TokenizedText, list[TokenizedText], list[str]]:
-    """The text, its candidates, and what of them the model does not know.
+    """The text and the candidates, tokenized, and their characters or words that the model does not know.
 
     Raises:
-        CarryError: they are too much, or a candidate is empty.
+        CarryError: they exceed a limit, cannot be read, or a candidate is empty.
     """
     tokenizer = model.manifest.tokenizer
     if body.per_position:
-        check_candidates(len(body.text), min(body.top_k, tokenizer.size), app, "$.top_k")
+        check_candidates(len(body.text), min(body.top_k, tokenizer.size), settings, "$.top_k")
     paths = {"$.text": body.text} | {f"$.candidates[{i}]": text for i, text in enumerate(body.candidates or [])}
     (text, *candidates), unknown = await read_texts(tokenizer, paths, body.unknown)
     if body.per_position:
@@ -330,7 +330,7 @@ async def _read_predict(
     return text, candidates, unknown
 
 
-def _expected(body: PredictBody, tokenizer: Tokenizer, text: TokenizedText, scored: ScoredText) -> dict[str, Any]:
+def _predictions(body: PredictBody, tokenizer: Tokenizer, text: TokenizedText, scored: ScoredText) -> dict[str, Any]:
     """The `next`, `positions` and `bits_per_character` of a `PredictAnswer`."""
     candidates = next_candidates(tokenizer, scored.scores, body.top_k)
     nats, characters = 0.0, 0
@@ -355,10 +355,10 @@ def _model_id(model: Model[TextManifest]) -> dict[str, Any]:
     return {"name": model.manifest.name, "version": model.manifest.version}
 
 
-def _check_generate(body: GenerateBody, app: AppState) -> None:
-    check_length(body.prompt, app, "$.prompt")
-    limit = app.settings.max_generated_length
+def _check_generate(body: GenerateBody, settings: Settings) -> None:
+    check_length(body.prompt, settings, "$.prompt")
+    limit = settings.max_generated_length
     if body.max_length * body.n > limit:
         raise LimitExceededError(f"at most {limit} characters are generated at once, over all n texts", "$.max_length")
     positions = body.max_length + (len(body.prompt) if body.echo else 0)
-    check_candidates(positions * body.n, body.logprobs, app, "$.logprobs")
+    check_candidates(positions * body.n, body.logprobs, settings, "$.logprobs")

@@ -1,6 +1,6 @@
-"""The controls and random numbers by which a model's graph chooses the next character. Knows tokens, not text.
+"""The controls and random numbers by which a model's graph samples the next token. Knows token ids, not text.
 
-The choice itself is in the graph (training/onnx/text.py): between two calls of it, Python would cost as much again.
+The graph itself samples (training/onnx/text.py): Python between two calls would double the time.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The usual controls; the defaults sample from the model's own distribution. They act in this order, each on what
-    the one before it left:
+    """The usual controls. The defaults sample from the model's own distribution. They act in this order, each on the
+    result of the one before:
 
-    1. repetition_penalty: above 1 makes tokens that already occurred less likely: their scores are divided by it where
-       above 0, multiplied where below (Keskar et al. 2019).
-    2. frequency_penalty, presence_penalty: the first times how often the request wrote a token, and the second if it
-       wrote it at all, are subtracted from its score (OpenAI's). Neither the prompt nor earlier requests count.
-    3. logit_bias: pairs of a token and what is added to its score, in [-100, 100]; -100 bans it.
-    4. temperature: divides the scores; 0 is greedy, the lowest token on ties.
-    5. top_k: keep the k most probable, 0 all.
-    6. top_p: keep the fewest most probable whose mass reaches p of what is left (Holtzman et al. 2020); 0 is greedy,
-       too.
-    7. min_p: keep those at least min_p times as probable as the best (Nguyen et al. 2024).
+    1. repetition_penalty: above 1 makes tokens that already occurred less likely. Divides their positive scores and
+       multiplies their negative ones (Keskar et al. 2019).
+    2. frequency_penalty, presence_penalty: subtract from a token's score the first times how often the request wrote
+       it, and the second if the request wrote it at all (OpenAI's). Neither the prompt nor earlier requests count.
+    3. logit_bias: pairs of a token id and a number in [-100, 100] to add to its score; -100 bans the token.
+    4. temperature: divides the scores; 0 is greedy, with the lowest id on ties.
+    5. top_k: keep the k most probable tokens; 0: all.
+    6. top_p: keep the fewest most probable tokens whose mass reaches p of the mass left (Holtzman et al. 2020); 0 is
+       greedy, too.
+    7. min_p: keep the tokens at least min_p times as probable as the best (Nguyen et al. 2024).
 
-    Tokens that are as probable as the last one that 5 or 6 keeps are kept with it. Then one is drawn in proportion to
-    the probabilities of those that are left.
+    5 and 6 also keep the tokens that are as probable as the last one they keep. The graph then draws a token in
+    proportion to the remaining probabilities.
     """
 
     temperature: float = 1.0
@@ -44,20 +44,20 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the best token is taken, without chance."""
+        """Whether the best token wins, without chance."""
         return not (self.temperature and self.top_p)
 
     @property
     def controlled(self) -> bool:
-        """Whether it uses a control that costs time (all but the bias and the temperature)."""
+        """Whether it uses a control that costs time: any but the bias and the temperature."""
         penalised = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
         return bool(penalised or self.top_k or self.top_p < 1 or self.min_p)
 
 
 def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDArray[Any]]:
-    """The controls of several rows as inputs of a model's `decode` graph (manifest.TextManifest), but for `uniforms`.
+    """The controls of several rows as inputs of a model's `decode` graph (manifest.TextManifest).
 
-    Where one is not used, its value there keeps everything, exactly. Token 0, the unknown character, is never chosen.
+    A row that does not use a control gets the value that changes nothing, exactly. Id 0, the unknown token, is banned.
     """
     columns = {
         "temperature": [TINY if p.greedy else max(p.temperature, TINY) for p in params],
@@ -70,8 +70,8 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
     bias = np.zeros((len(params), vocabulary), dtype=np.float32)
     for row, p in zip(bias, params, strict=True):
         if p.logit_bias:
-            tokens, added = zip(*p.logit_bias, strict=True)
-            row[list(tokens)] = added
+            ids, biases = zip(*p.logit_bias, strict=True)
+            row[list(ids)] = biases
     bias[bias <= BAN] = -np.inf
     bias[:, 0] = -np.inf
     return {
@@ -83,21 +83,21 @@ def controls(params: Sequence[SamplingParams], vocabulary: int) -> dict[str, NDA
 
 
 BAN = -100.0
-"""The bias that no token outlives."""
+"""The bias that bans a token."""
 TINY = 1e-30
-"""The temperature that leaves the best token only; with 0 for the random number, the first of several. And the least
+"""The temperature that leaves only the best token, and with the random number 0 the first of several. Also the smallest
 number in single precision that is safe to divide by."""
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: Ints) -> NDArray[np.float32]:
-    """One number in [0, 1) for each (seed, position): a function of these two and nothing else, so that neither load
-    nor the split of a text over calls changes what is drawn. SplitMix64's mixer (Steele, Lea and Flood 2014), twice."""
+    """One number in [0, 1) for each (seed, position). It depends on nothing else, so neither load nor the split of a
+    text over calls changes a text. SplitMix64's mixer (Steele, Lea and Flood 2014), twice."""
     mixed = _mix(seeds ^ _mix(positions.astype(np.uint64)))
     return (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def derived_seeds(seed: int, count: int) -> NDArray[np.uint64]:
-    """`count` seeds from one: the first is the seed itself, modulo 2**64."""
+    """`count` seeds from one. The first is the seed itself, modulo 2**64."""
     first = np.array([seed % 2**64], dtype=np.uint64)
     return np.concatenate([first, _mix(first + np.arange(1, count).astype(np.uint64))])
 
@@ -110,7 +110,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Natural logarithms of the probabilities (B, V)."""
+    """The natural logarithms of the probabilities (B, V)."""
     shifted = scores.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -17,7 +17,7 @@ from service.http.schemas import (
     check_unicode,
 )
 
-MOST_BIASES = 1024
+MAX_BIASES = 1024
 Text = Annotated[str, AfterValidator(check_unicode)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(check_unicode)]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
@@ -26,10 +26,10 @@ Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
 Unknown = Annotated[
     Literal["replace", "error"],
     Field(
-        description="What becomes of characters (words, of a word model) that the model does not know, once the text "
+        description="What to do with characters (words, in a word model) that the model does not know, once the text "
         "is in Unicode's composed form (NFC) with LF as line ends and plain quotes and dashes: `replace` reads each as "
-        "the unknown one and tells it in `unknown_characters`; `error` refuses the text and tells the first and its "
-        "position."
+        "the unknown one and lists it in `unknown_characters`; `error` refuses the text and names the first one and "
+        "its position."
     ),
 ]
 Length = Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)]
@@ -37,7 +37,7 @@ Temperature = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=
 RepetitionPenalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0.1, le=10)]
 Penalty = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-2, le=2)]
 Bias = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-100, le=100)]
-Biases = Annotated[dict[str, Bias], BeforeValidator(partial(check_field_count, max_fields=MOST_BIASES))]
+Biases = Annotated[dict[str, Bias], BeforeValidator(partial(check_field_count, max_fields=MAX_BIASES))]
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_unicode)]], Field(max_length=16)
 ]
@@ -47,78 +47,78 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 class GenerateBody(StatefulBody):
-    """A prompt, and how to continue it. What a token is, is the model's `unit`: a character, or a word. The controls
-    act in this order, each on what the one before it left: `repetition_penalty`, `frequency_penalty` and
-    `presence_penalty`, `logit_bias`, `temperature`, `top_k`, `top_p`, `min_p`. Tokens that are as probable as the last
-    one that is kept are kept with it."""
+    """A prompt, and how to continue it. A token is a character or a word, as the model's `unit` says. The controls act
+    in this order, each on the result of the one before: `repetition_penalty`, `frequency_penalty` and
+    `presence_penalty`, `logit_bias`, `temperature`, `top_k`, `top_p`, `min_p`. `top_k` and `top_p` also keep tokens
+    that are as probable as the last one they keep."""
 
     prompt: Text = Field(description="The text to continue; may be empty.", examples=["The old house "])
-    max_length: Length = Field(default=200, description="Most tokens to generate; 0 only reads the prompt.")
+    max_length: Length = Field(default=200, description="The most tokens to generate; 0 only reads the prompt.")
     temperature: Temperature = Field(
         default=0.8,
-        description="Divides the scores. 0 takes the most probable token, of several the first in the vocabulary.",
+        description="Divides the scores. 0 takes the most probable token; of several, the first in the vocabulary.",
     )
     top_k: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = Field(
-        default=0, description="Keep the k most probable; 0: all."
+        default=0, description="Keep the k most probable tokens; 0: all."
     )
     top_p: Share = Field(
         default=1.0,
-        description="Keep the fewest whose mass reaches p of what top_k left. 0 takes the most probable token, as "
-        "`temperature` 0 does.",
+        description="Keep the fewest most probable tokens whose mass reaches p of the mass that top_k left. 0 takes "
+        "the most probable token, as `temperature` 0 does.",
     )
-    min_p: Share = Field(default=0.0, description="Keep those at least min_p times as probable as the best.")
+    min_p: Share = Field(default=0.0, description="Keep tokens at least min_p times as probable as the best.")
     repetition_penalty: RepetitionPenalty = Field(
         default=1.0,
-        description="Above 1: tokens that already occurred become less likely: their scores are divided by it where "
-        "above 0, multiplied where below.",
+        description="Above 1, tokens that already occurred become less likely. Divides their positive scores and "
+        "multiplies their negative ones.",
     )
     frequency_penalty: Penalty = Field(
         default=0.0,
-        description="Is subtracted from the score of a token for each time that this request wrote it; the prompt and "
-        "what a session holds do not count.",
+        description="Subtracted from a token's score for each time that this request wrote it; the prompt and earlier "
+        "calls of the session do not count.",
     )
     presence_penalty: Penalty = Field(
-        default=0.0, description="Is subtracted once from the score of each token that this request wrote."
+        default=0.0, description="Subtracted once from the score of each token that this request wrote."
     )
     logit_bias: Biases = Field(
         default={},
-        description="By character of the vocabulary (word, of a word model, with the space before it): what is added "
+        description="By character of the vocabulary (in a word model, word with the space before it): a number to add "
         "to its score; -100 bans it.",
         examples=[{"e": -5.0}],
     )
     stop: Stops = Field(
         default=[],
-        description="End before any of these texts, as the model writes them: composed (NFC), and otherwise as they "
-        "are; of a word model, with the last whole word before it.",
+        description="End before the first of these texts that the model writes. It writes composed text (NFC); a word "
+        "model ends with the last whole word before the stop text.",
     )
     seed: Seed | None = Field(
         default=None,
-        description="The same request with the same seed gives the same text. Any integer of 64 bits, with or without "
-        "a sign (-1 is 2**64 - 1). Random if absent.",
+        description="The same request with the same seed gives the same text. Any 64-bit integer, signed or unsigned "
+        "(-1 is 2**64 - 1). Random if absent.",
     )
     n: Copies = Field(default=1, description="How many texts.")
     logprobs: Annotated[int, Field(strict=True, ge=0, le=100)] = Field(
         default=0,
-        description="Tell so many candidates at each token, with log-probabilities, of the model's own distribution: "
-        "before any control.",
+        description="Return so many candidates at each token, with their log-probabilities in the model's own "
+        "distribution, before any control.",
     )
     echo: Flag = Field(
-        default=False, description="Give the text back with the prompt before it, as it was read; `logprobs` too."
+        default=False, description="Return the prompt, as the model read it, before the text; in `logprobs`, too."
     )
     unknown: Unknown = "replace"
-    stream: Flag = Field(default=False, description="Send the text as it is written, as server-sent events.")
+    stream: Flag = Field(default=False, description="Send the text while it is generated, as server-sent events.")
 
 
 class CandidateLog(Answer):
-    """A character, or word, and the natural logarithm of its probability."""
+    """A character or word, and the natural logarithm of its probability."""
 
     character: str
     logprob: float
 
 
 class ChosenLog(Answer):
-    """A character, or word, of the text beside the most probable ones in its place. `null` and none where nothing came
-    before it."""
+    """A character or word of the text, and the most probable ones in its place. The first of a sequence has `null` and
+    none."""
 
     character: str
     logprob: float | None
@@ -134,7 +134,7 @@ class Choice(Answer):
 
 
 class Usage(Answer):
-    """What was read and written: characters, or of a word model words."""
+    """Characters that the model read and generated; in a word model, words."""
 
     prompt_characters: int
     generated_characters: int
@@ -151,7 +151,7 @@ class GenerateAnswer(Answer):
     seed: int
     usage: Usage
     unknown_characters: list[str] = Field(
-        description="Those of the prompt that the model does not know; of a word model, words."
+        description="Characters of the prompt that the model does not know; in a word model, words."
     )
     session: AnswerSession
     state: AnswerState
@@ -164,25 +164,25 @@ class PredictBody(StatefulBody):
     top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(default=5, description="How many candidates.")
     per_position: Annotated[bool, Field(strict=True)] = Field(
         default=False,
-        description="Tell them after each token of the text as it is read, and the text's bits per character.",
+        description="Return candidates after each token of the text, and the text's bits per character.",
     )
     candidates: Annotated[list[NonEmptyText], Field(min_length=1, max_length=1000, fail_fast=True)] | None = Field(
         default=None,
-        description="Continuations of the text, to be ranked by their probability. They move no session.",
+        description="Continuations of the text to rank by their probability. They move no session.",
         examples=[["e", " and", "ut"]],
     )
     unknown: Unknown = "replace"
 
 
 class CandidateProbability(Answer):
-    """A character, or word, and its probability."""
+    """A character or word, and its probability."""
 
     character: str
     probability: float
 
 
 class PositionAnswer(Answer):
-    """A character of the text, or word, the probability it had (`null` for the very first), and what the model expects
+    """A character or word of the text, its probability (`null` for the first of a sequence), and what the model expects
     next."""
 
     character: str
@@ -191,8 +191,8 @@ class PositionAnswer(Answer):
 
 
 class RankedCandidate(Answer):
-    """A continuation, its place among those that were sent, and the natural logarithm of its probability: in all, and
-    per character of it as it was read."""
+    """A continuation, its index in the request, and the natural logarithm of its probability: in all, and per
+    character as the model read it."""
 
     index: int
     text: str
@@ -207,9 +207,10 @@ class PredictAnswer(Answer):
     next: list[CandidateProbability]
     positions: list[PositionAnswer] | None
     bits_per_character: float | None = Field(
-        description="With `per_position`, of what had something before it. Of a word model, too, per character."
+        description="With `per_position`: the mean over all but the first character or word of a sequence. In a word "
+        "model, too, per character."
     )
-    candidates: list[RankedCandidate] | None = Field(description="The most probable first, in all.")
+    candidates: list[RankedCandidate] | None = Field(description="The most probable one first.")
     unknown_characters: list[str]
     session: AnswerSession
     state: AnswerState

@@ -1,22 +1,22 @@
-"""Finds stop texts in a text that is being written, at a cost a character that does not depend on how many they are or
-how long (Aho and Corasick, "Efficient string matching", 1975). Knows nothing of models."""
+"""Finds stop texts in a growing text. The cost of a character does not depend on the number and length of the stop
+texts (Aho and Corasick, "Efficient string matching", 1975). Knows nothing of models."""
 
 from collections import deque
 from collections.abc import Sequence
 
 
 class StopTexts:
-    """An automaton of some texts, none of them empty. Its states are the texts' beginnings; that of a text which was
-    read is the longest beginning that the text ends with."""
+    """An automaton over stop texts, none of them empty. A state is a prefix of a stop text: the longest one that the
+    text read so far ends with."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.depth = [0]
-        """By state: how many characters it is long. State 0 is the empty beginning."""
+        """By state: the length of the prefix. State 0 is the empty prefix."""
         self.completed = [0]
-        """By state: how long the longest of the texts is that it ends with; 0: it ends with none."""
+        """By state: the length of the longest stop text that the prefix ends with; 0: none."""
         self._next: list[dict[str, int]] = [{}]
         self._shorter = [0]
-        """By state: the longest other one that it ends with."""
+        """By state: the longest shorter prefix that it ends with."""
         for text in texts:
             self._add(text)
         self._link()
@@ -44,7 +44,7 @@ class StopTexts:
         self.completed[state] = len(text)
 
     def _link(self) -> None:
-        """Shorter states first, since each builds on shorter ones."""
+        """Shorter prefixes first: the links of a longer one build on them."""
         waiting = deque(self._next[0].values())
         while waiting:
             state = waiting.popleft()

@@ -1,4 +1,4 @@
-"""POST /tokenize, POST /detokenize, GET /tokenizer_info, as vLLM has them: for programs that count or score tokens."""
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info, as in vLLM: for programs that count or score tokens."""
 
 from typing import Annotated
 
@@ -13,9 +13,9 @@ from service.http.schemas import Answer
 from service.http.state import App
 from service.text.answers import INLINE_CHARACTERS
 from service.text.limits import check_length
-from service.text.openai_chat import TEMPLATE, ChatMessage, prompt_of
-from service.text.openai_completion import text_model
-from service.text.openai_payload import LenientBody, TokenList, text_of_tokens
+from service.text.openai_chat import TEMPLATE, ChatMessage, chat_prompt
+from service.text.openai_completion import find_text_model
+from service.text.openai_payload import LenientBody, TokenList, detokenize
 from service.text.schemas import Flag, Text
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
@@ -27,7 +27,7 @@ TextModelName = Annotated[
 
 
 class TokenizeBody(LenientBody):
-    """A text, or a chat, to be read as tokens."""
+    """A text or a chat to tokenize."""
 
     model: TextModelName = None
     prompt: Text | None = None
@@ -36,29 +36,29 @@ class TokenizeBody(LenientBody):
 
 
 class TokenizeAnswer(Answer):
-    """The tokens: indices into the model's vocabulary, 0 where it does not know the piece."""
+    """The tokens, as indices into the model's vocabulary; 0 is the unknown token."""
 
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: list[str] | None = Field(description="With `return_token_strs`, the pieces of the text as it is read.")
+    token_strs: list[str] | None = Field(description="With `return_token_strs`, the text of each token.")
 
 
 class DetokenizeBody(LenientBody):
-    """Tokens, to be written as a text."""
+    """Tokens to turn into a text."""
 
     model: TextModelName = None
     tokens: TokenList
 
 
 class DetokenizeAnswer(Answer):
-    """The text. The unknown token is U+FFFD, of a word model `<unk>`."""
+    """The text. The unknown token becomes U+FFFD, in a word model `<unk>`."""
 
     prompt: str
 
 
 class TokenizerInfo(Answer):
-    """A tokenizer. `bos_token`, `eos_token`: what stands before a text, and so between two: a new line."""
+    """A tokenizer. `bos_token`, `eos_token`: the new line that stands before a text, and so between two texts."""
 
     tokenizer_class: str
     model: str
@@ -78,22 +78,22 @@ class TokenizerInfo(Answer):
     responses=documented(400, 401, 404, 409, 413, 415, 422),
 )
 async def post_tokenize(body: TokenizeBody, app: App) -> Response:
-    """The tokens that a text model reads a text as."""
-    tokenizer = text_model(body.model, app).manifest.tokenizer
+    """Tokenize a text or a chat."""
+    tokenizer = find_text_model(body.model, app).manifest.tokenizer
     if (body.prompt is None) == (body.messages is None):
-        raise InvalidRequestError("give one of `prompt` and `messages`", "$.prompt")
+        raise InvalidRequestError("send either `prompt` or `messages`", "$.prompt")
     text, path = body.prompt, "$.prompt"
     if body.messages is not None:
-        text, path = prompt_of(body.messages, tokenizer.level), "$.messages"
+        text, path = chat_prompt(body.messages, tokenizer.level), "$.messages"
     assert text is not None
-    check_length(text, app, path)
-    text_tokens = await offload_if_large(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
+    check_length(text, app.settings, path)
+    tokenized = await offload_if_large(len(text) > INLINE_CHARACTERS, tokenizer.tokenize, text, path)
     return json_answer(
         {
-            "count": len(text_tokens.ids),
+            "count": len(tokenized.ids),
             "max_model_len": app.settings.max_text_length,
-            "tokens": text_tokens.ids,
-            "token_strs": [*text_tokens.tokens] if body.return_token_strs else None,
+            "tokens": tokenized.ids,
+            "token_strs": [*tokenized.tokens] if body.return_token_strs else None,
         }
     )
 
@@ -105,11 +105,11 @@ async def post_tokenize(body: TokenizeBody, app: App) -> Response:
     responses=documented(400, 401, 404, 409, 413, 415, 422),
 )
 async def post_detokenize(body: DetokenizeBody, app: App) -> Response:
-    """The text that tokens stand for."""
-    tokenizer = text_model(body.model, app).manifest.tokenizer
+    """Turn tokens into a text."""
+    tokenizer = find_text_model(body.model, app).manifest.tokenizer
     if len(body.tokens) > app.settings.max_text_length:
-        check_length(" " * len(body.tokens), app, "$.tokens")
-    return json_answer({"prompt": text_of_tokens(body.tokens, tokenizer, "$.tokens")})
+        check_length(" " * len(body.tokens), app.settings, "$.tokens")
+    return json_answer({"prompt": detokenize(body.tokens, tokenizer, "$.tokens")})
 
 
 @router.get("/tokenizer_info", operation_id="tokenizer_info", responses=documented(401, 404, 409, 422))
@@ -119,16 +119,16 @@ async def get_tokenizer_info(
         str | None, Query(max_length=80, description="`name` or `name@version`; the default text model if absent.")
     ] = None,
 ) -> TokenizerInfo:
-    """What a text model's tokens are."""
-    found = text_model(model, app)
-    tokenizer = found.manifest.tokenizer
-    begin = "\n" if tokenizer.start_id else None
+    """Describe a text model's tokenizer."""
+    text_model = find_text_model(model, app)
+    tokenizer = text_model.manifest.tokenizer
+    new_line = "\n" if tokenizer.start_id else None
     return TokenizerInfo(
         tokenizer_class=f"{tokenizer.level.capitalize()}Tokenizer",
-        model=found.label,
+        model=text_model.label,
         vocab_size=tokenizer.size,
-        bos_token=begin,
-        eos_token=begin,
+        bos_token=new_line,
+        eos_token=new_line,
         unk_token=tokenizer.unknown_token,
         model_max_length=app.settings.max_text_length,
         chat_template=TEMPLATE,

@@ -1,4 +1,4 @@
-"""Unicode's composed form (NFC) in linear time, and whether two texts can be normalized apart. Knows nothing of models."""
+"""Unicode's composed form (NFC) in linear time, and where it depends on the text before. Knows nothing of models."""
 
 import functools
 import unicodedata
