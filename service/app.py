@@ -39,21 +39,20 @@ DESCRIPTION = (
 
 class _Application(FastAPI):
     def setup(self) -> None:
-        """FastAPI's own routes; the document is encoded once, not for each who asks."""
-
+        """Add FastAPI's own routes. The OpenAPI document is encoded once, not for each request."""
         encoded = cache(lambda: json.dumps(self.openapi()))  # orjson takes no bound above 64 bits
 
         @self.get("/openapi.json", include_in_schema=False)
         async def get_openapi() -> Response:
-            # The first time takes long enough that others would wait.
+            # The first time is slow: other requests would wait.
             return Response(await asyncio.to_thread(encoded), media_type="application/json")
 
         super().setup()
 
     def openapi(self) -> dict[str, Any]:
-        made = self.openapi_schema is None
+        is_new = self.openapi_schema is None
         openapi = super().openapi()
-        if made:
+        if is_new:
             openapi_document.complete(openapi)
         return openapi
 
@@ -61,10 +60,10 @@ class _Application(FastAPI):
 SWEEP_SECONDS = 30.0
 BEAT_SECONDS = 1.0
 GARBAGE_SECONDS = 10.0
-GARBAGE_WAITS = 60
-"""So often is a search for garbage put off."""
+MAX_POSTPONED = 60
+"""How often in a row a search for garbage is postponed at most."""
 QUIET_BYTES = 2**24
-"""What requests may hold while there is a search for garbage."""
+"""Bytes that requests may hold during a search for garbage."""
 
 
 def create_app(
@@ -76,36 +75,45 @@ def create_app(
     trials: Trials | None = None,
     kinds: Sequence[Kind[Any]] = KINDS,
 ) -> FastAPI:
-    """The service; its models are loaded when it starts, and closed when it stops.
+    """The application. It loads its models when it starts, and closes them when it stops.
 
-    `clock`: seconds since 1970, by which sessions expire. `board`, `place`, `figures`: where several processes serve,
-    what they share, and the place of this one in it. `trials`: where models are tried out before they are opened.
+    `clock`: seconds since 1970, for the expiry of sessions. `board`, `shared_metrics`: shared with other processes, if
+    there are any; `worker_index`: this process's index in them. `trials`: tries models before they are opened.
     """
     metrics = Metrics(shared_metrics)
-    shared = board or Board()
+    board = board or Board()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        reloader = Reloader(settings, kinds, metrics, shared, worker_index, trials)
-        kept = _sessions(settings, metrics, clock)
+        reloader = Reloader(settings, kinds, metrics, board, worker_index, trials)
+        session_service = _sessions(settings, metrics, clock)
         owners = frozenset(context.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
         state = AppState(
-            kinds, settings, reloader.registry, metrics, StreamNotifier(), reloader, kept, owners, shared, worker_index, memory
+            kinds=kinds,
+            settings=settings,
+            registry=reloader.registry,
+            metrics=metrics,
+            notifier=StreamNotifier(),
+            reloader=reloader,
+            sessions=session_service,
+            owners=owners,
+            board=board,
+            worker_index=worker_index,
+            memory=memory,
         )
         app.state.carry = state
-        beating = asyncio.create_task(_beat(state))
-        sweeping = asyncio.create_task(_sweep(kept))
-        collecting = asyncio.create_task(_collect_garbage(memory))
+        loops = [_beat(state), _sweep(session_service), _collect_garbage(memory)]
+        tasks = [asyncio.create_task(loop) for loop in loops]
         async with reloader.watch():
             yield
-        for task in (collecting, sweeping, beating):
-            # Again until it has ended: a store's client may take one cancellation for a timeout of its own.
+        for task in reversed(tasks):
+            # Cancel until it has ended: a store's client may take one cancellation for its own timeout.
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=0.2)
         reloader.registry.close()
-        await kept.close()
+        await session_service.close()
 
     app = _Application(
         title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
@@ -128,10 +136,10 @@ def create_app(
 
 
 async def try_store(settings: Settings) -> None:
-    """Open the session store, look whether it can be used, and let go of it.
+    """Open the session store, check that it can be used, and close it.
 
     Raises:
-        StoreError: it cannot.
+        StoreError: it cannot be used.
     """
     store = _store(settings, lambda: None)
     try:
@@ -164,7 +172,7 @@ def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float]) 
 
 
 async def _sweep(sessions: Sessions) -> None:
-    """Drop what has expired, now and then, until cancelled: no failure ends it, or it would fill the store."""
+    """Drop expired sessions now and then. A failure does not end the loop: the store would fill up."""
     while True:
         try:
             await sessions.sweep()
@@ -176,7 +184,7 @@ async def _sweep(sessions: Sessions) -> None:
 
 
 async def _beat(state: AppState) -> None:
-    """Tell the other processes, and the supervisor, that the event loop turns, and whether this process is ready."""
+    """Tell the other processes and the supervisor that the event loop runs, and whether this process is ready."""
     while True:
         state.board.beat(state.worker_index)
         state.board.report(state.worker_index, health.reason_not_ready(state))
@@ -184,14 +192,14 @@ async def _beat(state: AppState) -> None:
 
 
 async def _collect_garbage(memory: MemoryBudget, pause: float = GARBAGE_SECONDS) -> None:
-    """Search all objects for garbage now and then. It stops everybody, the longer the more objects there are: it waits
-    until no large request is under way, but not for ever."""
-    put_off = 0
+    """Search all objects for garbage now and then. A search stops the process, longer the more objects there are, so it
+    waits until no large request runs, but not for ever."""
+    postponed = 0
     while True:
         await asyncio.sleep(pause)
-        if gc.get_count()[2] < 10:  # so many searches among younger objects come before one among all
+        if gc.get_count()[2] < 10:  # searches among younger objects come first
             continue
-        put_off += 1
-        if memory.held <= QUIET_BYTES or put_off > GARBAGE_WAITS:
+        postponed += 1
+        if memory.held <= QUIET_BYTES or postponed > MAX_POSTPONED:
             gc.collect()
-            put_off = 0
+            postponed = 0

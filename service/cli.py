@@ -1,4 +1,4 @@
-"""The command line `carry`. Its verbs `train`, `evaluate` and `forecast` are found by name: the service runs without
+"""The command line `carry`. The verbs `train`, `evaluate` and `forecast` are entry points: the service runs without
 them."""
 
 import asyncio
@@ -30,18 +30,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ModelOption = Annotated[str | None, typer.Option(help="name or name@version; the default model if absent.")]
+ModelOption = Annotated[str | None, typer.Option(help="name or name@version. If absent, the default model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"carry {metadata.version('carry')}")
         raise typer.Exit
 
 
 Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
 
 
@@ -52,7 +52,7 @@ def carry(version: Version = False) -> None:
 
 def main() -> None:
     """Run the command line."""
-    # What the service imports, each of its processes holds, and it is ready the later.
+    # Imports cost each process of the service memory, and time at the start.
     serves = sys.argv[1:2] == ["serve"]
     for verb in () if serves else metadata.entry_points(group="carry.verbs"):
         try:
@@ -67,7 +67,7 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        _fail(f"this verb needs {error.name}, which is not installed: pip install 'carry[training]'")
+        _fail(f"this command needs {error.name}, which is not installed: pip install 'carry[training]'")
     except CarryError as error:
         _fail(error.detail)
     except ValidationError as error:
@@ -75,31 +75,30 @@ def main() -> None:
             raise
         first = error.errors(include_url=False, include_input=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        # What is wrong with several settings together names them itself.
+        # The message about several settings together names them itself.
         _fail(f"CARRY_{'_'.join(map(str, first['loc'])).upper()}: {message}" if first["loc"] else message)
 
 
 def _absent() -> None:
     """Not installed: pip install 'carry[training]'."""
-    _fail("this verb is not installed: pip install 'carry[training]'")
+    _fail("this command is not installed: pip install 'carry[training]'")
 
 
 @app.command()
 def serve() -> None:
-    """Serve the models over HTTP. Settings come from the environment: CARRY_PORT, CARRY_MODELS_DIR, ..."""
-    # Nothing is open yet. An exception raised by a handler could be swallowed wherever the interpreter happens to be,
-    # and process 1 of a container has no default for SIGTERM.
+    """Serve the models over HTTP. Environment variables set it up: CARRY_PORT, CARRY_MODELS_DIR, ..."""
+    # Nothing is open yet, so end at once. An exception from a handler could be swallowed, and for process 1 of a
+    # container, the system ignores SIGTERM by default.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: os._exit(0))
-    # A process that has threads cannot be forked safely; NumPy would make some as it is imported, and nothing here uses
-    # them.
+    # Importing NumPy would start threads. A process with threads cannot fork safely, and the service does not use them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     settings = Settings()
 
     from service.workers.trials import Trials
 
     trials = Trials(settings)
-    trials.begin()  # beside what is imported now
+    trials.begin()  # during the imports
 
     import structlog
 
@@ -126,58 +125,58 @@ def serve() -> None:
         except OSError as error:
             _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
         failed.pop_all()
-    # Whoever comes before the models are loaded waits.
+    # Clients that connect before the models are loaded wait.
     port = sockets[0].getsockname()[1]
     log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys))
 
     trials.finish()
     board, shared_metrics = Board(processes), SharedMetrics(processes)
 
-    def work(listener: "socket.socket", worker_index: int) -> None:
+    def serve_on(listener: "socket.socket", worker_index: int) -> None:
         run_worker(settings, board, shared_metrics, trials, listener, worker_index)
 
     if processes == 1:
         board.enter(0, os.getpid())
-        work(sockets[0], 0)
+        serve_on(sockets[0], 0)
     else:
-        Supervisor(sockets, board, work, settings.shutdown_grace).run()
+        Supervisor(sockets, board, serve_on, settings.shutdown_grace).run()
 
 
 def _warn(settings: Settings) -> None:
-    """Say what is likely not meant."""
+    """Warn of settings that are probably mistakes."""
     import structlog
 
     log = structlog.get_logger()
     for name, nearest in unknown_settings(os.environ).items():
         log.warning("unknown setting", setting=name, did_you_mean=nearest)
     if (address := port_of_kubernetes(os.environ)) is not None:
-        log.warning("CARRY_PORT is the address of a Kubernetes Service and taken as not set", value=address)
+        log.warning("CARRY_PORT is the address of a Kubernetes Service; it is ignored", value=address)
     cores = available_cores()
     if "processes" not in settings.model_fields_set and settings.processes < cores:
-        log.warning("memory allows fewer processes than cores", processes=settings.processes, cores=cores)
+        log.warning("memory suffices for fewer processes than cores", processes=settings.processes, cores=cores)
     if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
-        log.warning("open to all who reach it: CARRY_API_KEYS is not set", host=settings.host)
+        log.warning("the service needs no API key: CARRY_API_KEYS is not set", host=settings.host)
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
-    """List the model folders: how well each measured, or why it is refused. Manifests and files are checked; only
-    `carry serve` also tries the graphs out."""
+    """List the model folders, with the metrics of each, or the reason why it is refused. This checks manifests and
+    files; only `carry serve` also runs the graphs."""
     from service.kinds import KINDS
     from service.registry import list_models
 
     settings = Settings()
-    found = list_models(settings, KINDS)
-    if not found.models and not found.rejected:
+    folders = list_models(settings, KINDS)
+    if not folders.models and not folders.rejected:
         typer.echo(f"carry: no model folders in {settings.models_dir}", err=True)
     if as_json:
-        loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in found.models]
-        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in found.rejected]}, indent=1))
+        loaded = [model.manifest.model_dump(mode="json", include=_SHOWN) for model in folders.models]
+        typer.echo(json.dumps({"models": loaded, "refused": [vars(refused) for refused in folders.rejected]}, indent=1))
     else:
-        for model in found.models:
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in model.manifest.metrics.items())
-            typer.echo(f"{model.label:16} {model.manifest.kind:9} {model.manifest.description} [{measured}]")
-        for refused in found.rejected:
+        for model in folders.models:
+            metrics = ", ".join(f"{name} {value:.4g}" for name, value in model.manifest.metrics.items())
+            typer.echo(f"{model.label:16} {model.manifest.kind:9} {model.manifest.description} [{metrics}]")
+        for refused in folders.rejected:
             typer.echo(f"{refused.name}@{refused.version}: refused: {refused.reason}")
 
 
@@ -187,7 +186,7 @@ _SHOWN = {"name", "version", "kind", "description", "metrics"}
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
-    max_length: Annotated[int, typer.Option(min=1, help="Most characters to generate.")] = 200,
+    max_length: Annotated[int, typer.Option(min=1, help="Characters to generate, at most.")] = 200,
     temperature: Annotated[float, typer.Option(min=0, max=10, help="0 takes the most probable character.")] = 0.8,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     model: ModelOption = None,
@@ -201,18 +200,18 @@ def generate(
     from service.text.task import GenerateRequest
     from service.text.task import generate as generate_on
 
-    found = open_model(Settings(), KINDS, Metrics(), model, TEXT)
-    drawn = secrets.randbits(53) if seed is None else seed
-    request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), drawn)
-    [row], task = generate_on(found.manifest.tokenizer, request)
-    found.engine.submit(task, request.cost_steps).result()
-    found.engine.close()
+    text_model = open_model(Settings(), KINDS, Metrics(), model, TEXT)
+    seed = secrets.randbits(53) if seed is None else seed
+    request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), seed)
+    [row], task = generate_on(text_model.manifest.tokenizer, request)
+    text_model.engine.submit(task, request.cost_steps).result()
+    text_model.engine.close()
     typer.echo(prompt + row.text)
 
 
 def _fail(message: str) -> NoReturn:
-    """Say what is wrong in one line and end with status 2."""
-    if os.environ.get("CARRY_LOG_FORMAT") == "json":  # whoever collects the log of a service reads nothing else
+    """Print the error in one line and exit with status 2."""
+    if os.environ.get("CARRY_LOG_FORMAT") == "json":  # a collector of logs reads nothing else
         line = {"event": message, "level": "critical", "timestamp": datetime.now(UTC).isoformat()}
         typer.echo(json.dumps(line), err=True)
     else:

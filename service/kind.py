@@ -1,6 +1,6 @@
-"""What a kind of model is, to all that serve every kind alike: the registry, the engine, the sessions, HTTP.
+"""The protocol of a kind of model: what the registry, the engine, the sessions and HTTP need of each kind.
 
-A kind is one object in a folder of its own (`service/forecast`, `service/text`), listed in `service/kinds.py`.
+A kind is one object, in a folder of its own (`service/forecast`, `service/text`), and one line in `service/kinds.py`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """What a sequence's state holds: its tensors, and the least and the largest that its integers can be."""
+    """A sequence's state: its tensors, and the minimum and the maximum of its integers."""
 
     tensors: tuple[State, ...]
     integers: tuple[int, int]
@@ -33,16 +33,16 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class OpenGraphs:
-    """A model's open graphs: the one that reads, and the one that decodes if the kind has one."""
+    """A model's open graphs: the graph that reads, and the graph that decodes, if the kind has one."""
 
     runner: Runner
-    decoding: DecodeGraph | None = None
+    decode_graph: DecodeGraph | None = None
 
 
 @dataclass(frozen=True)
 class FirstInput:
-    """The first input of a new session, prepared: a task that reads it, its steps, and the bytes that it may hold on
-    behalf of the field at `path`."""
+    """The first input of a new session, prepared: the task that reads it, its steps, and the bytes that it may hold.
+    `path`: the field that makes the bytes many."""
 
     task: Task[SequenceState]
     steps: int
@@ -52,7 +52,7 @@ class FirstInput:
 
 class Kind(Protocol[M]):
     """A kind of model. `split_invariant`: whether a sequence may be cut anywhere without changing a bit. `first_input`:
-    the fields of `POST /sessions` that bring a first input; the first of them says whether there is one."""
+    the fields of a first input in `POST /sessions`. The first field is the input, the others are its options."""
 
     @property
     def name(self) -> str: ...
@@ -64,10 +64,10 @@ class Kind(Protocol[M]):
     def first_input(self) -> type[BaseModel]: ...
 
     def default_model(self, settings: Settings) -> str:
-        """The name of the model that answers where a request names none."""
+        """The name of the model for requests that name none."""
 
     def state_spec(self, manifest: M, graphs: Graphs) -> StateSpec:
-        """What the state of a sequence holds."""
+        """The tensors and bounds of a sequence's state."""
 
     def open(self, folder: Path, manifest: M, graphs: Graphs, threads: int) -> OpenGraphs:
         """Open the graphs.
@@ -80,27 +80,27 @@ class Kind(Protocol[M]):
         """Run a few real steps.
 
         Raises:
-            GraphMismatchError: they give what they should not.
-            ModelFailedError: they fail.
+            GraphMismatchError: the outputs are wrong.
+            ModelFailedError: a step fails.
         """
 
     async def prepare_first_input(self, body: Any, model: "Model[M]", settings: Settings) -> FirstInput:
         """Prepare the first input of a session. `body` has the fields of `first_input`.
 
         Raises:
-            CarryError: it cannot be read.
+            CarryError: the input is invalid.
         """
 
     def listed(self, models: "Sequence[Model[M]]", settings: Settings) -> list[BaseModel]:
-        """The kind's entries in the `data` of `GET /models`, where clients of OpenAI's API look for models."""
+        """The kind's entries in the `data` of `GET /models`, which clients of OpenAI's API read."""
 
     def routers(self) -> "Sequence[APIRouter]":
-        """The kind's routes; they are imported when they are asked for, since not all who use a kind serve HTTP."""
+        """The kind's routes. This imports them: not every user of a kind serves HTTP."""
 
 
 @dataclass(frozen=True)
 class Model(Generic[M]):
-    """A model that answers."""
+    """A loaded model."""
 
     kind: Kind[M]
     manifest: M
@@ -109,12 +109,12 @@ class Model(Generic[M]):
 
     @cached_property
     def codec(self) -> StateCodec:
-        """Writes and reads the states of its sequences."""
+        """Encodes and decodes the states of its sequences."""
         return codec_of(self.kind, self.manifest, self.graphs)
 
     @cached_property
     def graphs(self) -> Graphs:
-        """Those that are served."""
+        """The graphs in use."""
         return self.manifest.graphs(self.precision)
 
     @property
@@ -124,6 +124,6 @@ class Model(Generic[M]):
 
 
 def codec_of(kind: Kind[M], manifest: M, graphs: Graphs) -> StateCodec:
-    """Writes and reads the states of a model's sequences, as these graphs make them."""
+    """Encodes and decodes the states that these graphs make."""
     spec = kind.state_spec(manifest, graphs)
     return StateCodec(manifest.name, manifest.version, graphs.graph.sha256, spec.tensors, spec.integers)

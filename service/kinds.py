@@ -1,4 +1,4 @@
-"""The list of the kinds of model that Carry serves. A new kind is one line here."""
+"""The kinds of model that Carry serves. A new kind is one line here."""
 
 from typing import Any
 

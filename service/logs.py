@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, JSON or for people, on standard error."""
+"""Structured logs on standard error: one line for each event, as JSON or for people."""
 
 import logging
 import sys
@@ -12,13 +12,13 @@ from service.settings import Settings
 
 
 def configure_logs(settings: Settings) -> None:
-    """Set up structlog for this process; the request id of the request at work is in every line."""
+    """Set up structlog for this process. Every line has the id of the request that runs."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if as_json
         else structlog.dev.ConsoleRenderer(
-            # Without the local variables, which hold what callers sent.
+            # Without local variables: they hold the callers' data.
             exception_formatter=structlog.dev.plain_traceback
         )
     )
@@ -34,11 +34,11 @@ def configure_logs(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
-    _route_what_others_say(added, rendered, level)
+    _route_other_logs(added, rendered, level)
 
 
-def _route_what_others_say(added: list[Processor], rendered: list[Processor], level: int) -> None:
-    """What libraries log, warnings, and errors that nobody catches become lines of the same form."""
+def _route_other_logs(added: list[Processor], rendered: list[Processor], level: int) -> None:
+    """Write the logs of libraries, warnings, and uncaught exceptions in the same form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

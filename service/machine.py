@@ -1,6 +1,6 @@
-"""What this process may use of its machine: cores and memory, by its control groups (a container's or a unit's limits).
+"""The cores and the memory that this process may use, by its control groups (the limits of a container or a unit).
 
-Both versions of control groups are read, from the group's own folder up to the root: the least limit counts.
+Reads both versions of control groups, from the group's folder up to the root. The lowest limit counts.
 """
 
 import os
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BASE_MEMORY = 100 * 2**20
-"""What the supervisor takes, and what all processes share."""
+"""Bytes of the supervisor, and of what all processes share."""
 PROCESS_MEMORY = 150 * 2**20
-"""What a process takes of its own, with the models that Carry ships, at rest and in ordinary use."""
+"""Bytes of each process, with the models that Carry ships, in ordinary use."""
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """By the affinity of this process, and by quotas."""
+    """The cores that this process may use, by its affinity and its quotas."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([cores, *(max(1, round(quota)) for quota in _quotas(root))])
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes; None if nobody says."""
+    """The bytes that this process may use; None if the system does not say."""
     limits = []
     for folder in _folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -31,7 +31,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def processes_to_run(root: Path = Path("/")) -> int:
-    """One for each core, as far as memory goes; at least one."""
+    """One process for each core, if memory suffices; at least one."""
     memory = available_memory(root)
     by_memory = (memory - BASE_MEMORY) // PROCESS_MEMORY if memory is not None else available_cores(root)
     return max(1, min(available_cores(root), by_memory, 256))
@@ -39,15 +39,15 @@ def processes_to_run(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     for folder in _folders(root, "cpu"):
-        of_two = _words(folder / "cpu.max")
-        of_one = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
-        for pair in (of_two, of_one):
-            if len(pair) == 2 and pair[0].isdecimal() and int(pair[0]) > 0 and int(pair[1]) > 0:  # "max", or -1: none
+        version_2 = _words(folder / "cpu.max")
+        version_1 = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
+        for pair in (version_2, version_1):  # the quota "max" or -1 means none
+            if len(pair) == 2 and pair[0].isdecimal() and int(pair[0]) > 0 and int(pair[1]) > 0:
                 yield int(pair[0]) / int(pair[1])
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """Of the process's groups and all above them, which of them there are."""
+    """The folders of the process's control groups and of all groups above them. Some may not exist."""
     mounted = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -62,7 +62,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
             groups += [(mounted / controller, path), (mounted / controllers, path)]
     for top, path in groups:
         folder = top / path.lstrip("/")
-        yield from (each for each in (folder, *folder.parents) if each.is_relative_to(top))
+        yield from (group for group in (folder, *folder.parents) if group.is_relative_to(top))
 
 
 def _words(file: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""What a model folder says about itself: the one contract between training (writes it) and the service (reads it).
+"""The manifest of a model folder: the contract between training, which writes it, and the service, which reads it.
 
-`models/<name>/<version>/manifest.json` is the manifest of a kind of model, such as `ForecastManifest`, over the common
+`models/<name>/<version>/manifest.json` holds the manifest of a kind of model, such as `ForecastManifest`, which extends
 `Manifest`. This module imports nothing of ours and knows nothing of PyTorch, ONNX Runtime or HTTP.
 """
 
@@ -20,12 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator,
 
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
-"""A vocabulary of a million words is a quarter of it."""
+"""The manifest with a vocabulary of a million words takes a quarter of it."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 MAX_SEQUENCE_BYTES = 16 * 2**20
-"""Most that one sequence may take: its state, and its inputs and its outputs of one step. A hundred are in one call of
-the graph, and a state has to fit into a request; that of a model of a million words takes 5 MB."""
+"""Maximum of one sequence's state, and of its inputs and its outputs of one step. One call of the graph takes a hundred
+sequences, and a state must fit into a request. The state of a model of a million words takes 5 MB."""
 
 DType = Literal["float32", "float64", "int64", "uint8", "bool"]
 Precision = Literal["float32", "int8"]
@@ -34,10 +34,10 @@ Size = Annotated[int, Field(gt=0)]
 MAX_AXES = 8
 
 COUNTS = "counts"
-"""The state of a graph that decodes which begins anew with each request: no part of what a sequence carries on."""
+"""A state of the decoding graph that each request starts anew, so that it is not part of a sequence's state."""
 
 PER_STEP_OUTPUTS = frozenset({"logits_all", "one_step"})
-"""Outputs with an axis T: computed only if the input `per_step` says so."""
+"""Outputs with an axis T. The graph computes them only if its input `per_step` is true."""
 
 
 class Frozen(BaseModel):
@@ -45,8 +45,7 @@ class Frozen(BaseModel):
 
 
 class Tensor(Frozen):
-    """An input or output of a graph. `shape` leaves out axis 0, which is the batch where nothing else is said; "T" is
-    time, "B" the batch."""
+    """An input or output of a graph. `shape` leaves out axis 0, usually the batch; "T" is time, "B" the batch."""
 
     name: str
     dtype: DType
@@ -54,15 +53,15 @@ class Tensor(Frozen):
 
     @property
     def step_bytes(self) -> int:
-        """Of one step of one sequence."""
+        """Bytes of one step of one sequence."""
         return ITEM_BYTES[self.dtype] * math.prod(size for size in self.shape if isinstance(size, int))
 
 
 class State(Frozen):
-    """A recurrent state tensor: what a sequence carries from one call to the next.
+    """A recurrent state tensor, which a sequence carries from one call to the next.
 
-    `shape` is per sequence (the batch axis, axis 0, left out) and constant. The graph takes it as input `name` and
-    returns it as output `output`. A fresh sequence starts with every element at `initial`.
+    `shape` is constant and that of one sequence, without axis 0 (the batch). The graph takes the tensor as input
+    `name` and returns it as output `output`. A new sequence starts with every element at `initial`.
     """
 
     name: str
@@ -73,20 +72,20 @@ class State(Frozen):
 
     @property
     def sequence_bytes(self) -> int:
-        """Of one sequence."""
+        """Bytes of one sequence."""
         return ITEM_BYTES[self.dtype] * math.prod(self.shape)
 
 
 class Weights(Frozen):
-    """A file that holds large constants of several graphs once (ONNX's external data), beside the manifest."""
+    """A file beside the manifest with large constants that several graphs share (ONNX's external data)."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.weights$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Graph(Frozen):
-    """The ONNX file, beside the manifest. If its constants are in `weights`, their sha256 stands in its metadata as
-    `weights_sha256`, so that its own is that of the whole."""
+    """An ONNX file beside the manifest. If it has its constants in `weights`, its metadata has their sha256 as
+    `weights_sha256`, so that its own sha256 covers both files."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_.-]+\.onnx$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -95,11 +94,11 @@ class Graph(Frozen):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     state: tuple[State, ...]
-    max_steps: int = Field(gt=0, description="most time steps in one call of the graph; longer input goes in chunks")
+    max_steps: int = Field(gt=0, description="maximum time steps in one call of the graph; longer input goes in chunks")
 
     @property
     def state_bytes(self) -> int:
-        """Of one sequence."""
+        """Bytes of one sequence."""
         return sum(state.sequence_bytes for state in self.state)
 
     @model_validator(mode="after")
@@ -107,16 +106,16 @@ class Graph(Frozen):
         inputs, outputs = (sum(tensor.step_bytes for tensor in tensors) for tensors in (self.inputs, self.outputs))
         for what, size in (("state", self.state_bytes), ("inputs", inputs), ("outputs", outputs)):
             if size > MAX_SEQUENCE_BYTES:
-                raise ValueError(f"{size} bytes of {what} for one sequence, at most {MAX_SEQUENCE_BYTES} are served")
+                raise ValueError(f"{size} bytes of {what} for one sequence; the maximum is {MAX_SEQUENCE_BYTES}")
         return self
 
 
 class Int8(Frozen):
-    """The same network with its products in int8.
+    """The same network with matrix products in int8.
 
-    `loss`: the relative loss of quality on the test part (of bits per character, or of the scaled quantile loss), None
-    where there was no test part. `speedup`: float32's time over its own, for a batch of 16 on the machine that exported
-    it. `default`: whether it is what is served, unless the operator says otherwise.
+    `loss`: the relative loss of quality on the test part (of bits per character, or of the scaled quantile loss); None
+    without a test part. `speedup`: the time of float32 over that of int8, for a batch of 16 on the machine of the
+    export. `default`: whether the service uses int8, unless the operator sets CARRY_PRECISION.
     """
 
     graph: Graph
@@ -127,14 +126,14 @@ class Int8(Frozen):
 
 
 class DataSource(Frozen):
-    """A file that the model was trained on, or that its weights were chosen or measured on."""
+    """A file that the training used: to train, to choose the weights, or to measure."""
 
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Provenance(Frozen):
-    """How the model came to be, so that it can be made again."""
+    """How the model was made, to make it again."""
 
     command: str
     seed: int
@@ -149,14 +148,14 @@ class Provenance(Frozen):
 
     @field_validator("created_at")
     @classmethod
-    def _is_a_time(cls, created_at: str) -> str:
+    def _check_time(cls, created_at: str) -> str:
         datetime.fromisoformat(created_at)
         return created_at
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """What is served of a model: its graph in one precision, and of a text model the one that decodes."""
+    """A model's graphs in one precision: the graph that reads, and for a text model the graph that decodes."""
 
     precision: Precision
     graph: Graph
@@ -164,22 +163,22 @@ class Graphs:
 
     @property
     def files(self) -> tuple[Graph, ...]:
-        """Both, or the one there is."""
+        """All graphs."""
         return (self.graph,) if self.decode is None else (self.graph, self.decode)
 
     @property
     def state(self) -> tuple[State, ...]:
-        """What a sequence carries from one call to the next."""
+        """The tensors that a sequence carries from one call to the next."""
         return tuple(state for state in (self.decode or self.graph).state if state.name != COUNTS)
 
     @property
     def state_bytes(self) -> int:
-        """Of one sequence."""
+        """Bytes of one sequence, in the graph that holds more."""
         return (self.decode or self.graph).state_bytes
 
 
 class Manifest(Frozen):
-    """What every model folder says of itself; each kind of model adds what is its own, and its `kind`."""
+    """The manifest of every model folder. Each kind of model adds its fields and its `kind`."""
 
     format: Literal[2] = 2
     kind: str
@@ -188,7 +187,7 @@ class Manifest(Frozen):
     description: str = ""
     graph: Graph
     int8: Int8 | None = None
-    metrics: dict[str, float] = Field(description="on the test part; the card says how they were measured")
+    metrics: dict[str, float] = Field(description="on the test part; the card says how they are measured")
     provenance: Provenance
 
     @property
@@ -197,10 +196,10 @@ class Manifest(Frozen):
         return f"{self.name}@{self.version}"
 
     def graphs(self, precision: Precision) -> Graphs:
-        """Those of a precision.
+        """The graphs in a precision.
 
         Raises:
-            ValueError: it has none in int8.
+            ValueError: the model has no int8 graph.
         """
         if precision == "float32":
             return Graphs(precision, self.graph)
@@ -213,30 +212,30 @@ M = TypeVar("M", bound=Manifest)
 
 
 def read_manifest(folder: Path, *kinds: type[M]) -> M:
-    """Read and validate a model folder's manifest, which must be of one of these kinds.
+    """Read and validate a model folder's manifest, of one of these kinds.
 
     Raises:
         OSError: it cannot be read.
-        pydantic.ValidationError: it is no manifest of these kinds (this is a `ValueError`).
+        pydantic.ValidationError: it is not a valid manifest of these kinds (a `ValueError`).
     """
-    # Without O_NONBLOCK, to open a pipe waits for whoever writes to it.
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
     descriptor = os.open(folder / MANIFEST_FILE, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a file")
-        if about.st_size > MAX_MANIFEST_BYTES:
+        if status.st_size > MAX_MANIFEST_BYTES:
             raise OSError(errno.EFBIG, f"it is larger than {MAX_MANIFEST_BYTES} bytes")
         return cast(M, _adapter(kinds).validate_json(file.read()))
 
 
 @cache
 def _adapter(kinds: tuple[type[Manifest], ...]) -> TypeAdapter[Any]:
-    """Of the manifest that has the `kind` of one of these."""
-    either: Any = reduce(operator.or_, kinds)
+    """Validates a manifest of one of these kinds, by its `kind`."""
+    union: Any = reduce(operator.or_, kinds)
     if len(kinds) > 1:
-        either = Annotated[either, Field(discriminator="kind")]
-    return TypeAdapter(either)
+        union = Annotated[union, Field(discriminator="kind")]
+    return TypeAdapter(union)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How much memory the requests of one process may hold at once: charged before they begin, given back at their end."""
+"""Limits the memory that the requests of one process hold: reserved before a request runs, released at its end."""
 
 import threading
 
@@ -8,42 +8,42 @@ from service.errors import LimitExceededError, QueueFullError
 
 
 class MemoryBudget:
-    """Bytes. What is charged is the most that a request may hold, by its own figures, and not measured."""
+    """A budget in bytes. Each request reserves the maximum that it may hold, by calculation, not by measurement."""
 
-    def __init__(self, most: int, gauge: Gauge) -> None:
-        self._most = most
+    def __init__(self, limit: int, gauge: Gauge) -> None:
+        self.limit = limit
         self._gauge = gauge
         self._lock = threading.Lock()
         self.held = 0
 
     def change(self, before: int, after: int, path: str, retry_after: int) -> None:
-        """Let a request hold so much, which has held so much before.
+        """Change what a request holds from `before` to `after` bytes.
 
         Raises:
-            LimitExceededError: it is more than there is, whoever else is there.
-            QueueFullError: the others hold too much of it.
+            LimitExceededError: the request alone exceeds the budget.
+            QueueFullError: other requests hold too much of the budget.
         """
-        if after > self._most:
+        if after > self.limit:
             raise LimitExceededError(
-                f"would take up to {after} bytes of memory, more than the {self._most} of this service: ask for less",
+                f"may take {after} bytes of memory; the service allows {self.limit}: request less",
                 path,
             )
         with self._lock:
-            if after > before and self.held - before + after > self._most:
-                raise QueueFullError("the requests under way hold all memory that there is for them", retry_after)
+            if after > before and self.held - before + after > self.limit:
+                raise QueueFullError("other requests hold all the memory for requests", retry_after)
             self.held += after - before
             self._gauge.set(self.held)
 
 
 class HeldMemory:
-    """What one call holds of the budget."""
+    """The bytes that one call holds of the budget."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._bytes = 0
 
     def hold(self, amount: int, path: str, retry_after: int) -> None:
-        """Hold so many bytes, in place of those held before; `path` is the field that makes them many.
+        """Hold `amount` bytes instead of those held before. `path`: the field that makes the amount large.
 
         Raises:
             LimitExceededError, QueueFullError: as `MemoryBudget.change`.
@@ -52,6 +52,6 @@ class HeldMemory:
         self._bytes = amount
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Release all bytes."""
         self._budget.change(self._bytes, 0, "", 0)
         self._bytes = 0

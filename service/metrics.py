@@ -1,4 +1,4 @@
-"""The Prometheus instruments. They belong to one application, not to the process."""
+"""The Prometheus instruments of one application."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from service.workers.shared_metrics import SharedMetrics
 
 @dataclass(frozen=True)
 class EngineMetrics:
-    """One model's share of the engine's instruments."""
+    """The instruments of one model's engine."""
 
     waiting: Gauge
     decode_calls: Counter
     decode_steps: Counter
-    read_calls: Counter
-    read_steps: Counter
+    prefill_calls: Counter
+    prefill_steps: Counter
     cancelled: Counter
     expired: Counter
 
@@ -32,13 +32,13 @@ class SessionMetrics:
 
 
 class Metrics:
-    """What /metrics shows. `figures`: of all processes, where several serve."""
+    """All instruments. `shared_metrics`: those of all processes, if there are several."""
 
     def __init__(self, shared_metrics: SharedMetrics | None = None) -> None:
-        self._registry = self._shown = CollectorRegistry()
+        self._registry = self._exposed = CollectorRegistry()
         if shared_metrics is not None:
-            self._shown = CollectorRegistry()
-            self._shown.register(shared_metrics)
+            self._exposed = CollectorRegistry()
+            self._exposed.register(shared_metrics)
         self.requests = Counter(
             "carry_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
         )
@@ -62,13 +62,13 @@ class Metrics:
         )
         self.held = Gauge(
             "carry_held_bytes",
-            "What the requests under way may hold of CARRY_MAX_WAITING_BYTES.",
+            "Bytes that running requests may hold, of CARRY_MAX_WAITING_BYTES.",
             registry=self._registry,
             multiprocess_mode="livesum",
         )
         self._waiting = Gauge(
             "carry_engine_waiting_steps",
-            "Steps asked for and not yet answered.",
+            "Steps of requests that are not answered yet.",
             ["model"],
             registry=self._registry,
             multiprocess_mode="livesum",
@@ -76,13 +76,13 @@ class Metrics:
         self._calls = Counter("carry_engine_calls", "Calls of the graph.", ["model", "phase"], registry=self._registry)
         self._steps = Counter(
             "carry_engine_steps",
-            "Steps of rows in them; over the calls, the mean batch.",
+            "Rows times steps in these calls; divided by the calls, the mean batch.",
             ["model", "phase"],
             registry=self._registry,
         )
         self._dropped = Counter(
             "carry_engine_dropped",
-            "Requests dropped under way, by reason.",
+            "Requests dropped before their end, by reason.",
             ["model", "reason"],
             registry=self._registry,
         )
@@ -96,19 +96,19 @@ class Metrics:
             ),
             bytes=Gauge(
                 "carry_session_store_bytes",
-                "What the store takes, in memory or on disk.",
+                "Bytes of the store, in memory or on disk.",
                 registry=self._registry,
                 multiprocess_mode="mostrecent",
             ),
             events=Counter(
                 "carry_session_events",
-                "Sessions created, deleted, expired and evicted; calls in conflict with another; answers replayed.",
+                "Sessions created, deleted, expired and evicted; conflicts between calls; answers replayed.",
                 ["event"],
                 registry=self._registry,
             ),
             commit_seconds=Histogram(
                 "carry_session_commit_seconds",
-                "Time until the store has kept a change.",
+                "Time until the store has written a change.",
                 buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
                 registry=self._registry,
             ),
@@ -121,17 +121,17 @@ class Metrics:
         )
 
     def engine(self, model: str) -> EngineMetrics:
-        """The engine's instruments, for one model."""
+        """The instruments of one model's engine."""
         return EngineMetrics(
             waiting=self._waiting.labels(model),
             decode_calls=self._calls.labels(model, "decode"),
             decode_steps=self._steps.labels(model, "decode"),
-            read_calls=self._calls.labels(model, "read"),
-            read_steps=self._steps.labels(model, "read"),
+            prefill_calls=self._calls.labels(model, "read"),
+            prefill_steps=self._steps.labels(model, "read"),
             cancelled=self._dropped.labels(model, "cancelled"),
             expired=self._dropped.labels(model, "deadline"),
         )
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format; where several processes serve, of all of them."""
-        return generate_latest(self._shown)
+        """All metrics in Prometheus' text format; of all processes, if there are several."""
+        return generate_latest(self._exposed)

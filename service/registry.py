@@ -1,6 +1,6 @@
-"""Finds the model folders, checks them, opens them. A folder that fails its checks is rejected; no other model suffers.
+"""Finds, checks and opens the model folders. A folder that fails its checks is rejected, without harm to other models.
 
-The registry knows the protocol of a kind of model (`service/kind.py`), and no kind by name.
+The registry knows the protocol of a kind of model (`service/kind.py`), but no kind by name.
 """
 
 import gc
@@ -31,7 +31,7 @@ from service.settings import Settings
 
 Kinds = Sequence[Kind[Any]]
 Trial = Callable[[Sequence[Path]], Mapping[Path, str | None]]
-"""Tries model folders out elsewhere: why each is rejected, or None."""
+"""Tries model folders in another process. Returns the reason to reject each folder, or None."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class RejectedModel:
 
 
 class _RejectedError(Exception):
-    """Why a folder is rejected."""
+    """The folder is rejected, for this reason."""
 
 
 @dataclass(frozen=True)
 class ModelFolder(Generic[M]):
-    """A model that is not opened: its folder and its manifest."""
+    """A model that is not opened: its folder, kind and manifest."""
 
     path: Path
     kind: Kind[M]
@@ -66,16 +66,16 @@ AnyModel = TypeVar("AnyModel", Model[Any], ModelFolder[Any])
 
 @dataclass(frozen=True)
 class ModelSet(Generic[AnyModel]):
-    """The models at one moment, the newest version of each name first, and the rejected folders. `defaults`: by kind,
-    the model that answers where a request names none."""
+    """The models at one moment, by name with the newest version first, and the rejected folders. `defaults`: for each
+    kind, the name of the default model."""
 
     models: tuple[AnyModel, ...]
     rejected: tuple[RejectedModel, ...]
     defaults: Mapping[str, str]
 
     def default(self, kind: Kind[Any]) -> str | None:
-        """The name of the model that answers where a request names none: the kind's default if it is loaded, else the
-        only one of the kind."""
+        """The name of the model for requests that name none: the kind's default if it is loaded, else the only model of
+        the kind."""
         return self._loaded_defaults.get(kind.name)
 
     @cached_property
@@ -91,49 +91,49 @@ class ModelSet(Generic[AnyModel]):
         return [model for model in self.models if model.kind is kind]
 
     def find(self, name: str) -> AnyModel:
-        """The model "name" (its newest version that loaded) or "name@version".
+        """The model "name" (its newest version) or "name@version".
 
         Raises:
-            ModelNotFoundError: there is none.
-            ModelRefusedError: there is only one that was refused.
+            ModelNotFoundError: no model has this name and version.
+            ModelRefusedError: the model was refused.
         """
-        wanted, _, version = name.partition("@")
+        base_name, _, version = name.partition("@")
         for model in self.models:
-            if model.manifest.name == wanted and version in ("", str(model.manifest.version)):
+            if model.manifest.name == base_name and version in ("", str(model.manifest.version)):
                 return model
         for rejected in self.rejected:
-            if rejected.name == wanted and version in ("", rejected.version):
+            if rejected.name == base_name and version in ("", rejected.version):
                 reason = f"{rejected.name}@{rejected.version} was refused: {rejected.reason}"
                 raise ModelRefusedError(f"model {reason}", "$.model")
-        raise ModelNotFoundError(f"no such model; those loaded are: {labels(self.models)}", "$.model")
+        raise ModelNotFoundError(f"no such model; the loaded models are: {labels(self.models)}", "$.model")
 
     def find_kind(self, name: str | None, kind: Kind[Any]) -> AnyModel:
-        """As `find`, of one kind; without a name, the kind's default.
+        """The model of this name and kind; without a name, the kind's default.
 
         Raises:
             ModelNotFoundError, ModelRefusedError: as `find`.
-            WrongModelKindError: it is of another kind.
+            WrongModelKindError: the model is of another kind.
         """
         name = name or self.default(kind)
         if name is None:
             choices = labels(self.of_kind(kind))
-            raise ModelNotFoundError(f"no default {kind.name} model; name one of those loaded: {choices}", "$.model")
+            raise ModelNotFoundError(f"no default {kind.name} model; name a loaded one: {choices}", "$.model")
         model = self.find(name)
         if model.kind is not kind:
             choices = labels(self.of_kind(kind))
-            message = f"{model.label} is a {model.kind.name} model; {kind.name} models loaded: {choices}"
+            message = f"{model.label} is a {model.kind.name} model; the loaded {kind.name} models are: {choices}"
             raise WrongModelKindError(message, "$.model")
         return model
 
 
 def labels(models: "Sequence[Model[Any] | ModelFolder[Any]]") -> str:
-    """The models by name@version, for a message."""
+    """The labels of the models, for a message."""
     return ", ".join(model.label for model in models) or "none"
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a reload has changed. `unloaded` are labels: to hold a model would keep it from ending."""
+    """The changes of a reload. `unloaded` has labels: a reference to a model would keep it alive."""
 
     loaded: tuple[Model[Any], ...]
     unloaded: tuple[str, ...]
@@ -141,11 +141,11 @@ class Changes:
 
 
 class Registry:
-    """The models of one folder. Its `current` set is replaced whole, so that readers on any thread see an old one or a
-    new one; a reader that needs two answers takes `current` once."""
+    """The loaded models. A reload replaces the whole `current` set, so that each thread sees either the old set or the
+    new one. Read `current` once if you need two answers from the same set."""
 
     def __init__(self, settings: Settings, kinds: Kinds, metrics: Metrics, trial: Trial | None = None) -> None:
-        """`trial`: tries new folders out elsewhere before they are opened here."""
+        """`trial`: tries new folders in another process before this one opens them."""
         self._settings = settings
         self._kinds = kinds
         self._metrics = metrics
@@ -155,7 +155,7 @@ class Registry:
 
     @property
     def models(self) -> tuple[Model[Any], ...]:
-        """Those that answer."""
+        """The loaded models."""
         return self.current.models
 
     @property
@@ -164,16 +164,16 @@ class Registry:
         return self.current.rejected
 
     def find(self, name: str) -> Model[Any]:
-        """As `ModelSet.find`, now."""
+        """`ModelSet.find` in the current set."""
         return self.current.find(name)
 
     def find_kind(self, name: str | None, kind: Kind[M]) -> Model[M]:
-        """As `ModelSet.find_kind`, now."""
+        """`ModelSet.find_kind` in the current set."""
         return cast(Model[M], self.current.find_kind(name, kind))
 
     def reload(self) -> Changes:
-        """Read the folders again, as a new registry would. A model whose folder has not changed goes on undisturbed; an
-        unloaded model ends when nobody holds it any more. Call it from one thread at a time."""
+        """Read the folders again. A model whose folder has not changed keeps running; an unloaded model ends when no
+        request holds it any more. Call it from one thread at a time."""
         old = self.current
         models: list[Model[Any]] = []
         folders, unreadable = model_folders(self._settings.models_dir)
@@ -188,9 +188,9 @@ class Registry:
                 models.append(unchanged[path] or _load(path, self._settings, self._kinds, self._metrics))
             except _RejectedError as error:
                 rejected.append(_rejected(path, error))
-            except Exception as error:  # of our own making; it must take no other model down
+            except Exception as error:  # a bug of ours must not harm other models
                 structlog.get_logger().exception("a model folder could not be opened", folder=printable(str(path)))
-                reason = f"unexpected {type(error).__name__}; the log says more"
+                reason = f"unexpected {type(error).__name__}; the log has the details"
                 rejected.append(RejectedModel(printable(path.parent.name), printable(path.name), reason))
         models.sort(key=_newest_first)
         self.current = ModelSet(tuple(models), tuple(rejected), old.defaults)
@@ -200,12 +200,12 @@ class Registry:
         return Changes(
             loaded=tuple(model for model in models if model not in old.models),
             unloaded=tuple(model.label for model in unloaded),
-            rejected=tuple(each for each in rejected if each not in old.rejected),
+            rejected=tuple(folder for folder in rejected if folder not in old.rejected),
         )
 
     def _unchanged(self, path: Path, loaded: tuple[Model[Any], ...]) -> Model[Any] | None:
-        """The model that is loaded from this folder already: the manifest holds the sha256 of its files, so the same
-        manifest is the same model."""
+        """The loaded model of this folder, if the folder has not changed. The manifest has the sha256 of all files, so
+        the same manifest means the same model."""
         if not loaded:
             return None
         try:
@@ -222,7 +222,7 @@ class Registry:
 
 
 def list_models(settings: Settings, kinds: Kinds) -> ModelSet[ModelFolder[Any]]:
-    """The models in the folders, none of them opened: their manifests and the sha256 of their files are checked."""
+    """List the models without opening them. This checks their manifests and the sha256 of their files."""
     folders = _read_folders(settings, kinds)
     models, rejected = [], list(folders.rejected)
     for folder in folders.models:
@@ -235,7 +235,7 @@ def list_models(settings: Settings, kinds: Kinds) -> ModelSet[ModelFolder[Any]]:
 
 
 def open_model(settings: Settings, kinds: Kinds, metrics: Metrics, name: str | None, kind: Kind[M]) -> Model[M]:
-    """Open the model that a registry finds under this name (`ModelSet.find_kind`), and no other.
+    """Open only the model that a registry would find under this name (`ModelSet.find_kind`).
 
     Raises:
         ModelNotFoundError, ModelRefusedError, WrongModelKindError: as `ModelSet.find_kind`.
@@ -244,7 +244,7 @@ def open_model(settings: Settings, kinds: Kinds, metrics: Metrics, name: str | N
 
 
 def find_model(settings: Settings, kinds: Kinds, name: str | None, kind: Kind[M]) -> M:
-    """The manifest of the model that `open_model` opens; its files are checked, but not opened.
+    """The manifest of the model that `open_model` would open. This checks its files, but does not open them.
 
     Raises:
         ModelNotFoundError, ModelRefusedError, WrongModelKindError: as `ModelSet.find_kind`.
@@ -263,7 +263,7 @@ Result = TypeVar("Result")
 def _first_good(
     settings: Settings, kinds: Kinds, name: str | None, kind: Kind[M], attempt: Callable[[ModelFolder[M]], Result]
 ) -> Result:
-    """The result of an attempt on the model that is found; if the attempt rejects it, on the next one found."""
+    """The result of the attempt on the model of this name. If the attempt rejects the folder, try the next one."""
     models = _read_folders(settings, kinds)
     while True:
         folder = models.find_kind(name, kind)
@@ -275,7 +275,7 @@ def _first_good(
 
 
 def reason_to_reject(path: Path, kinds: Kinds, precision: str, threads: int) -> str | None:
-    """Why a model folder is rejected; None if it is not."""
+    """The reason to reject a model folder; None if it passes all checks."""
     try:
         _open(path, kinds, precision, threads)
     except _RejectedError as error:
@@ -301,7 +301,7 @@ def _load(path: Path, settings: Settings, kinds: Kinds, metrics: Metrics) -> Mod
     engine = Engine(
         manifest.name,
         opened.runner,
-        opened.decoding,
+        opened.decode_graph,
         kind.split_invariant,
         max_waiting_steps=settings.max_waiting_steps,
         metrics=metrics.engine(manifest.label),
@@ -328,23 +328,23 @@ def _rejected(path: Path, error: _RejectedError) -> RejectedModel:
 
 
 def _retire(model: Model[Any], timeout: float) -> None:
-    """End a model's engine once nobody holds the model, since a request that found it may have yet to submit its work;
-    or after `timeout` seconds, when no such request has any time left."""
-    released: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an event, can be set amid a garbage collection
+    """End a model's engine when no request holds the model any more: a request may have found it, and submit its task
+    later. After `timeout` seconds, all such requests have passed their deadlines."""
+    released: queue.SimpleQueue[None] = queue.SimpleQueue()  # unlike an event, safe in a finalizer
     weakref.finalize(model, released.put, None)
     threading.Thread(target=_end, args=([model.engine], released, timeout), daemon=True).start()
 
 
 def _end(engines: list[Engine], released: "queue.SimpleQueue[None]", timeout: float) -> None:
-    gc.collect()  # the errors of past requests hold whatever those requests held
+    gc.collect()  # the exceptions of past requests may hold the model
     with suppress(queue.Empty):
         released.get(timeout=timeout)
     engines.pop().close()
-    gc.collect()  # an engine and its scheduler hold each other, and the memory of the graph
+    gc.collect()  # the engine and its scheduler form a cycle, which holds the memory of the graph
 
 
 def _read_folder(path: Path, kinds: Kinds) -> ModelFolder[Any]:
-    """The manifest of a folder, checked."""
+    """Read and check a folder's manifest."""
     try:
         manifest: Manifest = read_manifest(path, *(kind.manifest for kind in kinds))
     except OSError as error:
@@ -354,14 +354,14 @@ def _read_folder(path: Path, kinds: Kinds) -> ModelFolder[Any]:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise _RejectedError(f"{MANIFEST_FILE}: {where}: {first['msg']}") from None
     if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
-        raise _RejectedError(f"the manifest is of {manifest.label}, the folder {path.parent.name}/{path.name}")
+        raise _RejectedError(f"the manifest names {manifest.label}, the folder {path.parent.name}/{path.name}")
     return ModelFolder(path, next(kind for kind in kinds if kind.name == manifest.kind), manifest)
 
 
 def _open(
     path: Path, kinds: Kinds, precision: str, threads: int
 ) -> tuple[ModelFolder[Any], Graphs, OpenGraphs, Callable[[], None]]:
-    """Open a folder's graphs and run its smoke test, which is given back to be run again."""
+    """Open a folder's graphs and run the smoke test. Returns the smoke test, too, to run it again."""
     folder = _read_folder(path, kinds)
     graphs = select_graphs(folder.manifest, precision)
     _check_all_files(folder, precision)
@@ -371,16 +371,16 @@ def _open(
         smoke_test()
     except (GraphMismatchError, CarryError) as error:
         raise _RejectedError(str(error)) from error
-    except (ValueError, MemoryError) as error:  # NumPy's, of a shape that no array can have
-        raise _RejectedError(f"{MANIFEST_FILE} describes tensors that cannot be made") from error
+    except (ValueError, MemoryError) as error:  # NumPy raises it for impossible shapes
+        raise _RejectedError(f"{MANIFEST_FILE} describes tensors of impossible shapes") from error
     return folder, graphs, opened, smoke_test
 
 
-def select_graphs(manifest: Manifest, wanted: str) -> Graphs:
-    """The graphs to serve in the precision `wanted`. "auto" follows the export's own measurement, where this processor
-    multiplies int8 exactly; a model without int8 is served in float32."""
+def select_graphs(manifest: Manifest, precision: str) -> Graphs:
+    """The graphs to use. "auto" follows the measurement of the export if this processor multiplies int8 exactly, else
+    float32. A model without int8 is always served in float32."""
     int8 = manifest.int8
-    if int8 is not None and (wanted == "int8" or (wanted == "auto" and int8.default and int8_is_exact())):
+    if int8 is not None and (precision == "int8" or (precision == "auto" and int8.default and int8_is_exact())):
         return manifest.graphs("int8")
     return manifest.graphs("float32")
 
@@ -404,16 +404,16 @@ def _check_files(path: Path, graph: Graph) -> None:
             raise _RejectedError(
                 f"{part.file} is not the file that was exported: its sha256 is {digest}, not {part.sha256}"
             )
-    named = {graph.weights.file} if graph.weights is not None else set()
-    others = _external_files(path / graph.file) - named
+    listed = {graph.weights.file} if graph.weights is not None else set()
+    others = _external_files(path / graph.file) - listed
     if others:
         raise _RejectedError(
-            f"{graph.file} has weights in files that the manifest does not name: {', '.join(sorted(others))}"
+            f"{graph.file} has weights in files that the manifest does not list: {', '.join(sorted(others))}"
         )
 
 
 def _external_files(graph: Path) -> set[str]:
-    """The files that hold an ONNX file's external data: entries "location" of its tensors, as protobuf writes them."""
+    """The files of an ONNX file's external data: the entries "location" of its tensors, in protobuf's encoding."""
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return {
             content[match.end() : match.end() + match[1][0]].decode(errors="backslashreplace")

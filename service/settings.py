@@ -11,27 +11,27 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.machine import processes_to_run
 
-_OF_KUBERNETES = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-"""What it sets in each pod of a namespace that has a Service named carry, or carry-something."""
+_KUBERNETES_VARIABLE = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+"""The variables that Kubernetes sets in each pod of a namespace with a Service named carry, or carry-something."""
 _KEY = re.compile(r"[\x21-\x7e]+")
 _OLD_NAMES = {"CARRY_SESSION_REMEMBERED"}
 """Aliases: what settings were called in version 0.1."""
 
 
 def unknown_settings(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables CARRY_<...> that set nothing, each with the setting whose name is nearest, if one is near."""
+    """The variables CARRY_<...> that no setting has, each with the most similar setting, if one is similar."""
     known = {f"CARRY_{name.upper()}" for name in Settings.model_fields}
     accepted = known | _OLD_NAMES
     unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in accepted]
     return {
         name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)
         for name in unknown
-        if not _OF_KUBERNETES.fullmatch(name)
+        if not _KUBERNETES_VARIABLE.fullmatch(name)
     }
 
 
 def port_of_kubernetes(environment: Mapping[str, str]) -> str | None:
-    """What Kubernetes has put in CARRY_PORT: the address of a Service named carry, and no port to listen on."""
+    """The value of CARRY_PORT if Kubernetes set it to the address of a Service named carry; None if it is a port."""
     port = environment.get("CARRY_PORT", "")
     return port if _ADDRESS.match(port) else None
 
@@ -52,98 +52,99 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every network."""
+    """Address to listen on; 0.0.0.0 for all networks."""
 
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0 takes any free one."""
+    """Port to listen on; 0 takes any free port."""
 
     models_dir: Path = Path("models")
     """Folder of the model folders, <name>/<version>/."""
 
     default_forecast_model: str = "forecast"
-    """Model of a forecast request that names none. Where it is absent, the only forecaster there is."""
+    """Model for forecast requests that name none. If it is not loaded, the only forecaster."""
 
     default_text_model: str = "text"
-    """Model of a text request that names none. Where it is absent, the only text model there is."""
+    """Model for text requests that name none. If it is not loaded, the only text model."""
 
     processes: int = Field(default_factory=processes_to_run, ge=1, le=256)
-    """Processes that share the port, each with its own models. If not set, one for each core that there is to use, but
-    no more than there is memory for."""
+    """Processes that share the port, each with its own models. If not set, one for each available core, as far as
+    memory suffices."""
 
     threads: int = Field(default=1, ge=1, le=256)
-    """Threads of one step of one model. One process for each core does more than one process with many threads."""
+    """Threads of one step of one model. A process for each core does more than one process with many threads."""
 
     precision: Literal["auto", "float32", "int8"] = "auto"
-    """auto: a model's int8 graph where its export measured that it is faster and loses under 0.5 % of quality."""
+    """auto: a model's int8 graph if its export measured that it is faster and loses less than 0.5 % of quality."""
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
-    """Largest request body: ten thousand series of 120 values, each number as long as it gets, are 24 MiB."""
+    """Largest request body. Ten thousand series of 120 values, each number with all its digits, are 24 MiB."""
 
     max_body_items: int = Field(default=2_000_000, ge=100)
-    """Most values in a request body, counted before it is parsed; a list or an object counts as 10 more, a field as
-    4 and a quotation mark as one. Ten thousand series of 120 values are 1,530,000."""
+    """Maximum values in a request body, counted before parsing. A list or an object counts as 10 more, a field as 4 and
+    a quotation mark as one. Ten thousand series of 120 values are 1,530,000."""
 
     body_timeout: float = Field(default=60.0, gt=0)
-    """Seconds within which a request has to arrive, body and all."""
+    """Seconds within which a request must arrive, with its body."""
 
     keep_alive: int = Field(default=75, ge=1)
-    """Seconds that an idle connection is kept; more than any balancer in front keeps it, so that none is closed just as
-    it is used."""
+    """Seconds until an idle connection is closed. Set more than a load balancer in front has, so that no connection
+    closes while the balancer uses it."""
 
     max_connections: int = Field(default=4096, ge=1)
-    """Most connections of one process; further ones are answered 503. Never more than the system's limit of open files
-    leaves room for."""
+    """Maximum connections of one process; further ones are answered 503. The system's limit of open files also limits
+    them."""
 
     max_series_length: int = Field(default=200_000, ge=1)
-    """Most values of one feature in a request."""
+    """Maximum values of one feature in a request."""
 
     max_horizon: int = Field(default=1000, ge=1)
-    """Most values to forecast."""
+    """Maximum values to forecast."""
 
     max_windows: int = Field(default=1000, ge=1)
-    """Most windows of one series in a cross-validation, or in a detection of anomalies by such windows."""
+    """Maximum windows of one series in a cross-validation, or in a detection of anomalies by windows."""
 
     max_text_length: int = Field(default=200_000, ge=1)
-    """Most characters of a prompt or text."""
+    """Maximum characters of a prompt or text."""
 
     max_generated_length: int = Field(default=10_000, ge=1)
-    """Most characters to generate, over all `n` texts of a request."""
+    """Maximum characters to generate, over all `n` texts of a request."""
 
     default_max_tokens: int = Field(default=256, ge=1)
-    """Tokens of a text that a client of OpenAI's API asks for without `max_tokens`."""
+    """Tokens to generate if a client of OpenAI's API sends no `max_tokens`."""
 
     max_answer_items: int = Field(default=250_000, ge=1)
-    """Most quantiles of a history, or candidate characters, in one answer."""
+    """Maximum quantiles of a history, or candidate characters, in one answer."""
 
     max_batch_requests: int = Field(default=10_000, ge=1)
-    """Most forecast requests in one call of /forecast/batch."""
+    """Maximum forecast requests in one call of /forecast/batch."""
 
     max_batch_answer_items: int = Field(default=5_000_000, ge=1)
-    """Most quantiles in the answer of /forecast/batch, over all requests."""
+    """Maximum quantiles in the answer of /forecast/batch, over all requests."""
 
     max_waiting_steps: int = Field(default=2_000_000, ge=1)
-    """Most steps (values and characters to read and to predict) of one model that may be under way in one process;
-    beyond it, requests are refused with 429."""
+    """Maximum steps (values and characters to read and to predict) in the queue of one model in one process. Beyond it,
+    requests are refused with 429."""
 
     max_waiting_bytes: int = Field(default=2**30, ge=2**20)
-    """Most bytes that all requests under way in one process may hold, while they run and until they are answered; each
-    is counted with the most that it may need. Beyond it, requests are refused with 429."""
+    """Maximum bytes that all requests of one process may hold until they are answered. Each counts with the most that
+    it may need. Beyond it, requests are refused with 429."""
 
     request_timeout: float = Field(default=300.0, gt=0)
-    """Seconds until a request is given up with 504; a caller may ask for less with the header X-Request-Timeout."""
+    """Seconds until a request fails with 504. The header X-Request-Timeout can lower it for a request."""
 
     shutdown_grace: int = Field(default=30, ge=1)
-    """Seconds that requests under way are given to end after SIGTERM."""
+    """Seconds in which running requests may finish after SIGTERM."""
 
     session_store: str = "sqlite:///carry.db"
-    """Where sessions are kept. sqlite:///FILE (relative; four slashes: absolute): the processes of one machine share
-    it. redis://HOST:PORT/DB (rediss: with TLS): any number of machines do. memory://: one process, and gone with it."""
+    """Where to store sessions. sqlite:///FILE (relative; four slashes: absolute): shared by the processes of a machine.
+    redis://HOST:PORT/DB (rediss: with TLS): shared by any number of machines. memory://: for one process, lost at its
+    end."""
 
     session_ttl: float = Field(default=86_400.0, ge=1)
-    """Seconds that a session lives after its last use, where its creator does not say."""
+    """Seconds from a session's last use to its end, unless its creator sets `ttl`."""
 
     max_session_ttl: float = Field(default=30 * 86_400.0, ge=1)
-    """Most seconds that its creator may say."""
+    """Maximum of a session's `ttl`."""
 
     session_tombstone_ttl: float = Field(
         default=7 * 86_400.0,
@@ -153,68 +154,67 @@ class Settings(BaseSettings):
     """Seconds that an expired session is answered with 410, then with 404. CARRY_SESSION_REMEMBERED sets it, too."""
 
     session_versions: int = Field(default=8, ge=0, le=1000)
-    """Earlier versions of a session that are kept, to go back to."""
+    """Earlier versions to keep of a session, for rewind and fork."""
 
     max_sessions: int = Field(default=1_000_000, ge=1)
-    """Most sessions alive in the store. memory:// drops the one not used for longest, the others refuse new ones."""
+    """Maximum live sessions in the store. memory:// drops the least recently used one, the others refuse new ones."""
 
     max_sessions_per_owner: int = Field(default=100_000, ge=1)
-    """Most sessions alive of one API key."""
+    """Maximum live sessions of one API key."""
 
     max_session_store_bytes: int = Field(default=16 * 2**30, ge=2**20)
-    """Most that the file of sqlite:// may take, or what memory:// holds, whose default is 2**30. (Redis has its own
-    setting for that, maxmemory.)"""
+    """Maximum bytes of the file of sqlite://, or of memory://, whose default is 2**30. (Redis has its own setting,
+    maxmemory.)"""
 
     max_session_bytes_per_owner: int | None = Field(default=None, ge=2**16)
-    """Most bytes of the sessions and of the answers kept for repetitions of one API key. If not set, half of
-    CARRY_MAX_SESSION_STORE_BYTES."""
+    """Maximum bytes of one API key's sessions and stored answers. If not set, half of CARRY_MAX_SESSION_STORE_BYTES."""
 
     idempotency_ttl: float = Field(default=86_400.0, gt=0)
-    """Seconds that the answer to a call with an Idempotency-Key is kept for its repetition."""
+    """Seconds to keep the answer of a call with an Idempotency-Key, to replay it."""
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Keys, separated by commas, one of which every call but those of health and metrics must then bring, as
-    `Authorization: Bearer <key>`. A session belongs to the key that created it. None: everybody may do everything."""
+    """API keys, separated by commas. Every call, except health and metrics, must then send one of them, as
+    `Authorization: Bearer <key>`. A session belongs to the key that created it. If not set, no call needs a key."""
 
     state_key: SecretStr | None = None
-    """What states that leave the service are signed with, at least 16 characters. If not set, a random one is made and
-    kept in the session store, so that all who share the store accept each other's."""
+    """The key that signs exported states, at least 16 characters. If not set, the session store keeps a random key, so
+    that all services on one store accept each other's states."""
 
     log_format: Literal["auto", "json", "console"] = "auto"
-    """json: one object a line; console: for people; auto: console on a terminal, else json."""
+    """json: one object a line. console: for people. auto: console on a terminal, else json."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log line to write."""
+    """Minimum level of the log lines to write."""
 
     @field_validator("api_keys", mode="before")
     @classmethod
-    def _separated(cls, keys: Any) -> Any:
+    def _split(cls, keys: Any) -> Any:
         if not isinstance(keys, str):
             return keys
-        separated = tuple(key.strip() for key in keys.split(",") if key.strip())
-        if not separated:
-            raise ValueError("is set, but holds no key; leave it unset, and everybody may do everything")
-        return separated
+        split = tuple(key.strip() for key in keys.split(",") if key.strip())
+        if not split:
+            raise ValueError("is set, but holds no key; unset it if calls need no key")
+        return split
 
     @field_validator("api_keys")
     @classmethod
-    def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(key.get_secret_value()) < 16 for key in keys):
             raise ValueError("each key needs at least 16 characters")
         if not all(_KEY.fullmatch(key.get_secret_value()) for key in keys):
-            raise ValueError("keys are printable ASCII characters without blanks, as a header can carry them")
+            raise ValueError("keys must be printable ASCII characters without blanks: a header carries them")
         return keys
 
     @field_validator("state_key")
     @classmethod
-    def _secret_enough(cls, key: SecretStr | None) -> SecretStr | None:
+    def _check_state_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and len(key.get_secret_value()) < 16:
             raise ValueError("needs at least 16 characters")
         return key
 
     @field_validator("session_store")
     @classmethod
-    def _known_store(cls, url: str) -> str:
+    def _check_store(cls, url: str) -> str:
         file = url.removeprefix("sqlite:///")
         if url == "memory://" or (file and file != url) or url.startswith(("redis://", "rediss://", "unix://")):
             return url
@@ -222,22 +222,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _port_of_kubernetes(cls, given: Any) -> Any:
-        port = given.get("port")
-        return (
-            {k: v for k, v in given.items() if k != "port"} if isinstance(port, str) and _ADDRESS.match(port) else given
-        )
+    def _drop_port_of_kubernetes(cls, values: Any) -> Any:
+        port = values.get("port")
+        if isinstance(port, str) and _ADDRESS.match(port):
+            return {name: value for name, value in values.items() if name != "port"}
+        return values
 
     @model_validator(mode="before")
     @classmethod
-    def _one_process(cls, given: Any) -> Any:
-        """What one process has in its memory, no other can see."""
-        if given.get("session_store") == "memory://":
-            return {"processes": 1, "max_session_store_bytes": 2**30, **given}
-        return given
+    def _set_memory_defaults(cls, values: Any) -> Any:
+        """Other processes cannot see sessions in the memory of one: default to one process."""
+        if values.get("session_store") == "memory://":
+            return {"processes": 1, "max_session_store_bytes": 2**30, **values}
+        return values
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Settings":
+    def _check_together(self) -> "Settings":
         if self.session_store == "memory://" and self.processes > 1:
             raise ValueError("CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1")
         if self.session_ttl > self.max_session_ttl:

@@ -159,8 +159,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._await_arrival(HEAD_SECONDS)  # for the head after an empty line
 
     def _without_upgrade(self) -> bytes:
-        """The head without its Upgrade headers, which a server may ignore (RFC 9110, section 7.8). It is parsed again, by
-        a new parser: the old one accepts no body after an upgrade."""
+        """The head without its Upgrade headers, which a server may ignore (RFC 9110, section 7.8), to parse again. Sets
+        a new parser, since the old one accepts no body after an upgrade."""
         parts = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name == b"connection":

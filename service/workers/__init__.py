@@ -1,1 +1,1 @@
-"""Several processes on one port, and reloads across them."""
+"""Several processes on one port: supervision, reloads and metrics across them."""

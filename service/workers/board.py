@@ -1,6 +1,7 @@
-"""What the processes of one machine tell each other, in memory that they share: made before they are forked.
+"""The board: memory that the processes of one machine share, with heartbeats, readiness and counts of reloads.
 
-Each cell has one writer, so there is no lock to be held by a process that died. Knows nothing of HTTP or models.
+The board is made before the fork. Each cell has one writer, so there is no lock that a dead process could hold. Knows
+nothing of HTTP or models.
 """
 
 import mmap
@@ -13,7 +14,7 @@ import structlog
 SILENT_AFTER = 5.0
 """Seconds without a heartbeat after which a process is not ready."""
 ENDED = 2**64 - 1
-"""In the place of the reloads that a process has completed: nobody waits for it."""
+"""The count of completed reloads of a process that has ended, so that no reload waits for it."""
 EXIT_BROKEN = 70
 """Exit status of a process that cannot go on (EX_SOFTWARE of sysexits.h)."""
 
@@ -21,43 +22,43 @@ _REASON_BYTES = 256
 
 
 class Board:
-    """For each process, by its place from 0: its heartbeat, why it is not ready, and how many reloads it was asked for
-    and has completed. `asked` has one cell more, of the supervisor."""
+    """For each process, by its index from 0: its heartbeat, the reason why it is not ready, and how many reloads it has
+    `requested` and `completed`. `requested` has one more cell, for the supervisor."""
 
     def __init__(self, processes: int = 1) -> None:
         self.processes = processes
         cells = memoryview(mmap.mmap(-1, 8 * (4 * processes + 1)))
         integers, self._beats = cells[: -8 * processes].cast("Q"), cells[-8 * processes :].cast("d")
         self._pids = integers[:processes]
-        self.done = integers[processes : 2 * processes]
-        self.asked = integers[2 * processes :]
+        self.completed = integers[processes : 2 * processes]
+        self.requested = integers[2 * processes :]
         self._reasons = memoryview(mmap.mmap(-1, _REASON_BYTES * processes))
 
     @property
-    def wanted(self) -> int:
-        """How many reloads all processes were asked for."""
-        return sum(self.asked)
+    def target(self) -> int:
+        """How many reloads every process has to complete: all that were requested."""
+        return sum(self.requested)
 
-    def ask_for_reload(self) -> None:
-        """The supervisor's: all processes reload their models soon."""
-        self.asked[self.processes] += 1
+    def request_reload(self) -> None:
+        """Make all processes reload their models soon. Only the supervisor may call it: it writes its cell."""
+        self.requested[self.processes] += 1
 
     def enter(self, worker_index: int, pid: int) -> None:
-        """A process begins at this place: it has no heartbeat yet and is not ready."""
+        """A process starts: it has no heartbeat yet and is not ready."""
         self._beats[worker_index] = 0.0
         self._pids[worker_index] = pid
         self.report(worker_index, "is starting")
 
     def beat(self, worker_index: int) -> None:
-        """The event loop of the process turns."""
+        """The event loop of the process runs."""
         self._beats[worker_index] = time.monotonic()
 
     def last_beat(self, worker_index: int) -> float:
-        """On time.monotonic's clock, which all processes of a machine share; 0 before the first."""
+        """time.monotonic() of the last heartbeat, a clock that all processes of a machine share; 0 before the first."""
         return self._beats[worker_index]
 
     def report(self, worker_index: int, reason: str) -> None:
-        """Why the process at this place is not ready; "" if it is."""
+        """Set the reason why the process is not ready; "" if it is ready."""
         text = reason.encode()[: _REASON_BYTES - 1]
         start = _REASON_BYTES * worker_index
         self._reasons[start : start + _REASON_BYTES] = text.ljust(_REASON_BYTES, b"\0")
@@ -71,15 +72,15 @@ class Board:
         reason = bytes(self._reasons[start : start + _REASON_BYTES]).rstrip(b"\0").decode(errors="replace")
         if not reason and time.monotonic() - self._beats[worker_index] > SILENT_AFTER:
             reason = "does not answer"
-        return f"process {self._pids[place]} {reason}" if reason else ""
+        return f"process {self._pids[worker_index]} {reason}" if reason else ""
 
 
 def end_process(reason: str) -> NoReturn:
-    """End this process at once, from any thread: what it holds cannot be trusted any more, so nothing is finished.
+    """End this process at once, from any thread: its memory cannot be trusted any more, so it finishes nothing.
 
-    The supervisor starts another one in its place; a service of one process ends, and whoever runs it starts it again.
+    The supervisor starts another process in its place. A service of one process ends; its operator restarts it.
     """
     try:
         structlog.get_logger().critical("the process cannot go on and ends", reason=reason, process=os.getpid())
-    finally:  # even where nothing can be written
+    finally:  # even if the log cannot be written
         os._exit(EXIT_BROKEN)

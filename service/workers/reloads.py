@@ -1,4 +1,4 @@
-"""Reloads the models of every process of the machine when one of them is asked to. Knows nothing of HTTP."""
+"""Reloads the models in every process of the machine when one process requests it. Knows nothing of HTTP."""
 
 import asyncio
 import time
@@ -16,11 +16,11 @@ from service.workers.board import ENDED, Board
 from service.workers.trials import Trials
 
 POLL_SECONDS = 0.25
-"""Seconds between two looks at the board while nobody waits; ten times as often costs more than all else at rest."""
+"""Seconds between two looks at the board. Ten times as many looks would cost more than all else of an idle process."""
 
 
 class Reloader:
-    """Loads the models of the process that is number `own`, and reloads them whenever any process is asked to."""
+    """Loads the models of the process `worker_index`, and reloads them whenever any process requests it."""
 
     def __init__(
         self,
@@ -28,17 +28,17 @@ class Reloader:
         kinds: Kinds,
         metrics: Metrics,
         board: Board,
-        own: int,
+        worker_index: int,
         trials: Trials | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._board = board
-        self._own = own
+        self._worker_index = worker_index
         self._trials = trials
         self._reloading = asyncio.Lock()
-        board.done[own] = 0  # what the one before it has done counts no more
-        self._tried = board.wanted
+        board.completed[worker_index] = 0  # the reloads of its predecessor do not count
+        self._attempted = board.target
         self._failed = -1
         self.registry = Registry(settings, kinds, metrics, trials.reasons if trials is not None else None)
         if not int8_is_exact() and settings.precision != "float32":
@@ -46,19 +46,19 @@ class Reloader:
                 "this processor multiplies int8 inexactly (x86 without VNNI): "
                 "unless CARRY_PRECISION=int8 asks for int8, models are served in float32"
             )
-        self._tell(Changes(self.registry.models, (), self.registry.rejected))
-        board.done[own] = self._tried
+        self._report(Changes(self.registry.models, (), self.registry.rejected))
+        board.completed[worker_index] = self._attempted
 
     async def reload_all(self, deadline: float) -> None:
-        """Return when all processes have looked at the folders after this call.
+        """Reload in all processes. Returns when all have read the folders after this call.
 
         Raises:
-            DeadlineExceededError: one of them has not by then.
+            DeadlineExceededError: a process has not done so by the deadline.
         """
-        self._board.asked[self._own] += 1
-        wanted = self._board.wanted
-        while min(self._board.done) < wanted:
-            if self._failed >= wanted:
+        self._board.requested[self._worker_index] += 1
+        target = self._board.target
+        while min(self._board.completed) < target:
+            if self._failed >= target:
                 raise RuntimeError("the reload has failed; the log says why")
             if time.monotonic() > deadline:
                 raise DeadlineExceededError("not all processes have reloaded their models by the deadline")
@@ -66,33 +66,33 @@ class Reloader:
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[None]:
-        """Reload when asked to, meanwhile."""
-        task = asyncio.create_task(self._follow())
+        """Reload on request while the context is open."""
+        task = asyncio.create_task(self._watch())
         try:
             yield
         finally:
             if self._trials is not None:
                 self._trials.stop()
-            async with self._reloading:  # what is begun comes to its end
+            async with self._reloading:  # let a running reload finish
                 task.cancel()
-            self._board.done[self._own] = ENDED
+            self._board.completed[self._worker_index] = ENDED
 
-    async def _follow(self) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            wanted = self._board.wanted  # before the look at the folders: what comes later needs another
-            if wanted == self._tried:  # also where it failed: until somebody asks again
+            target = self._board.target  # read before the folders: a later request needs another reload
+            if target == self._attempted:  # a failed reload, too, waits for the next request
                 continue
-            self._tried = wanted
+            self._attempted = target
             async with self._reloading:
                 try:
-                    self._tell(await asyncio.to_thread(self.registry.reload))
-                    self._board.done[self._own] = wanted
+                    self._report(await asyncio.to_thread(self.registry.reload))
+                    self._board.completed[self._worker_index] = target
                 except Exception:
-                    self._failed = wanted
+                    self._failed = target
                     structlog.get_logger().exception("reload failed")
 
-    def _tell(self, changes: Changes) -> None:
+    def _report(self, changes: Changes) -> None:
         log = structlog.get_logger()
         for model in changes.loaded:
             log.info("model loaded", model=model.label, kind=model.manifest.kind, precision=model.precision)

@@ -1,7 +1,7 @@
-"""The metrics of all processes of a machine, in memory that they share; made before they are forked.
+"""The metrics of all processes of a machine, in memory that they share. It is made before the fork.
 
-Each process counts in a region of its own, so there is no lock between them, and one that takes the place of another
-goes on from its counts. There are no files: none to fill a disk, none left behind by processes that died.
+Each process counts in a region of its own, so processes need no lock between them. A process that replaces another one
+continues its counts. There are no files: none fill a disk, and dead processes leave none behind.
 """
 
 import json
@@ -19,13 +19,13 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 REGION_BYTES = 2**20
-"""Of one process: some five thousand figures. Memory that is never written is never taken."""
+"""Bytes of the region of one process: about five thousand samples. The system allocates only what is written."""
 _START = 8  # a region begins with the number of bytes in use
 _LENGTH = struct.Struct("<Q")
 
 
 class Key(NamedTuple):
-    """Which figure: a sample of a metric. `mode`: how a gauge's values in several processes become one."""
+    """Identifies a sample of a metric. `mode`: how to merge a gauge's values of several processes."""
 
     kind: str
     mode: str
@@ -37,12 +37,12 @@ class Key(NamedTuple):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Of the sample."""
+        """The labels of the sample."""
         return dict(zip(self.label_names, self.label_values, strict=True))
 
 
 class _Region:
-    """The figures of one process: records of a key, its value, and when it was set. Only appended to."""
+    """The samples of one process: records of a key, its value, and the time of the last `set`. It only grows."""
 
     def __init__(self) -> None:
         self._bytes = memoryview(mmap.mmap(-1, REGION_BYTES))
@@ -51,9 +51,9 @@ class _Region:
         self._end = _START
         self._cells_by_key: dict[Key, int] = {}
 
-    def known(self) -> dict[Key, int]:
-        """Where the value of each figure is; the time is in the cell after it."""
-        used = self._used[0]  # written last: all before it is whole
+    def cells_by_key(self) -> dict[Key, int]:
+        """The cell of each sample's value. The next cell has its time."""
+        used = self._used[0]  # written last: all records before it are complete
         while self._end < used:
             (length,) = _LENGTH.unpack_from(self._bytes, self._end)
             text = bytes(self._bytes[self._end + 8 : self._end + 8 + length])
@@ -65,9 +65,8 @@ class _Region:
         return self._cells_by_key
 
     def cell_of(self, key: Key) -> int | None:
-        """Where the value of a figure is, made if it is new; None if the region is full."""
-        known = self.known()
-        if key not in known:
+        """The cell of a sample's value, added if it is new; None if the region is full."""
+        if key not in self.cells_by_key():
             text = json.dumps(key).encode()
             text += b" " * (-len(text) % 8)
             end = self._end + 8 + len(text) + 16
@@ -76,32 +75,32 @@ class _Region:
             _LENGTH.pack_into(self._bytes, self._end, len(text))
             self._bytes[self._end + 8 : self._end + 8 + len(text)] = text
             self._used[0] = end
-        return self.known()[key]
+        return self.cells_by_key()[key]
 
 
 class SharedMetrics(Collector):
-    """The figures of all processes."""
+    """The metrics of all processes."""
 
     def __init__(self, processes: int) -> None:
         self._regions = [_Region() for _ in range(processes)]
 
     def count_here(self, worker_index: int) -> None:
-        """From now on, the instruments made in this process count in the region at this place."""
+        """Instruments that this process makes from now on count in its region."""
         region = self._regions[worker_index]
-        for key, cell in region.known().items():
-            if key.mode.startswith("live"):  # of the process that was here before
+        for key, cell in region.cells_by_key().items():
+            if key.mode.startswith("live"):  # of its predecessor
                 region.cells[cell] = 0.0
         prometheus_client.values.ValueClass = _value_class(region)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of all processes together."""
-        found: dict[Key, list[tuple[int, float, float]]] = {}
+        values_by_key: dict[Key, list[tuple[int, float, float]]] = {}
         for worker_index, region in enumerate(self._regions):
-            for key, cell in region.known().items():
-                found.setdefault(key, []).append((worker_index, region.cells[cell], region.cells[cell + 1]))
+            for key, cell in region.cells_by_key().items():
+                values_by_key.setdefault(key, []).append((worker_index, region.cells[cell], region.cells[cell + 1]))
         metrics: dict[str, Metric] = {}
         buckets: dict[tuple[str, tuple[tuple[str, str], ...]], dict[float, float]] = {}
-        for key, values in found.items():
+        for key, values in values_by_key.items():
             metric = metrics.setdefault(key.metric, Metric(key.metric, key.documentation, key.kind))
             if key.sample == f"{key.metric}_bucket":
                 labels = key.labels
@@ -112,7 +111,7 @@ class SharedMetrics(Collector):
                 for worker_index, value, _ in values:
                     metric.add_sample(key.sample, key.labels | {"process": str(worker_index)}, value)
             else:
-                metric.add_sample(key.sample, key.labels, _together(key.mode.removeprefix("live"), values))
+                metric.add_sample(key.sample, key.labels, _merge(key.mode.removeprefix("live"), values))
         for (name, series_labels), series in buckets.items():
             total = 0.0
             for bound in sorted(series):
@@ -124,8 +123,8 @@ class SharedMetrics(Collector):
         yield from metrics.values()
 
 
-def _together(mode: str, values: list[tuple[int, float, float]]) -> float:
-    """One value of those in several processes: (place, value, when it was set) of each."""
+def _merge(mode: str, values: list[tuple[int, float, float]]) -> float:
+    """Merge the (process, value, time of the last `set`) of several processes into one value."""
     if mode == "mostrecent":
         return max(values, key=lambda each: each[2])[1]
     if mode in ("max", "min"):
@@ -134,7 +133,7 @@ def _together(mode: str, values: list[tuple[int, float, float]]) -> float:
 
 
 def _value_class(region: _Region) -> type:
-    """What prometheus_client keeps a figure in; it makes one for each sample of each instrument."""
+    """prometheus_client's class for a value. It makes one value for each sample of each instrument."""
     lock = Lock()
 
     class SharedValue:
@@ -155,7 +154,7 @@ def _value_class(region: _Region) -> type:
             with lock:
                 cell = region.cell_of(key)
             if cell is None:
-                structlog.get_logger().warning("no room for another figure", metric=name, labels=key.labels)
+                structlog.get_logger().warning("no room for another metric", metric=name, labels=key.labels)
             self._cells: Any = [0.0, 0.0] if cell is None else region.cells[cell : cell + 2]
 
         def inc(self, amount: float) -> None:

@@ -1,7 +1,7 @@
-"""Several processes that share one port: started, watched, replaced when one dies or hangs, ended together.
+"""The supervisor: starts several processes on one port, replaces a process that dies or hangs, and ends all together.
 
-One single-threaded process for each core does more than one with as many threads (docs/performance.md). They are
-forked from one that has imported everything, so that most of their memory is shared, before it has any thread.
+One single-threaded process for each core does more than one process with as many threads (docs/performance.md). The
+supervisor imports everything and then forks, before it has any thread, so that the processes share most memory.
 """
 
 import os
@@ -22,125 +22,126 @@ from service.workers.board import Board
 
 CAN_FORK = hasattr(os, "fork")
 BACKLOG = 2048
-LOOK_SECONDS = 1.0
-"""Seconds between two looks at the heartbeats."""
+CHECK_SECONDS = 1.0
+"""Seconds between two checks of the heartbeats."""
 FROZEN_AFTER = 30
-"""Looks in a row at which a process has no new heartbeat, before it is killed. Counted by looks and not by the clock: a
-machine that was paused finds its processes as late as their supervisor."""
+"""Checks in a row without a new heartbeat after which a process is killed. Checks and not seconds: when a machine was
+paused, its processes and their supervisor are late alike."""
 STARTING_FOR = 600
-"""Looks until the first heartbeat of a process, which loads its models before, after which it is killed."""
+"""Checks without a first heartbeat after which a process is killed. It loads its models before the first one."""
 KILL_AFTER = 5.0
-"""Seconds after the grace at which what still lives is killed."""
+"""Seconds after the grace period until the remaining processes are killed."""
 EARLY_DEATH = 1.0
-"""Seconds: a process that lived no longer, or died before its first heartbeat, counts as a failed start."""
-LONGEST_PAUSE = 30.0
-"""Most seconds between two starts in one place, after failed ones."""
+"""Seconds. A process that lived shorter, or died before its first heartbeat, counts as a failed start."""
+MAX_PAUSE = 30.0
+"""Maximum seconds before the next start, after failed starts."""
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` listening sockets on one port, over which the system spreads the connections; one where it cannot.
+    """`count` listening sockets on one port. The system spreads the connections over them; if it cannot, one socket.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     first = _bound(host, port, shared=False)
     first.listen(BACKLOG)
-    if count == 1 or sys.platform != "linux":  # Linux alone balances
+    if count == 1 or sys.platform != "linux":  # only Linux balances
         return [first]
-    # While the first one listens, a second service cannot have the port; then those of this one may share it.
+    # While this socket listens without SO_REUSEPORT, no other service has the port. Now our own sockets may share it.
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sockets = [_bound(host, first.getsockname()[1], shared=True) for _ in range(count)]
-    for one in sockets:
-        one.listen(BACKLOG)
+    for listener in sockets:
+        listener.listen(BACKLOG)
     first.close()
     return sockets
 
 
 def _bound(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    one = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        one.bind((host, port))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
     except OSError:
-        one.close()
+        listener.close()
         raise
-    one.set_inheritable(True)
-    return one
+    listener.set_inheritable(True)
+    return listener
 
 
 @dataclass
 class _Worker:
-    worker_index: int
+    index: int
     started: float
     last_beat: float = 0.0
-    silent_looks: int = 0
+    silent_checks: int = 0
 
 
 class Supervisor:
-    """Runs `work` in one forked process for each place of the board, until SIGTERM, SIGINT or SIGQUIT.
+    """Runs `serve` in one forked process for each index of the board, until SIGTERM, SIGINT or SIGQUIT.
 
-    `work` is given its listening socket and its place. A process that dies, or whose event loop stands still, is
-    replaced; callers wait on its socket meanwhile. SIGHUP reloads the models. All processes end if this one is killed.
-    `grace`: seconds that requests under way are given after SIGTERM.
+    `serve` takes a listening socket and the process's index. The supervisor replaces a process that dies, or whose
+    event loop hangs; new connections wait on its socket meanwhile. SIGHUP reloads the models. If the supervisor is
+    killed, all processes end. `grace`: seconds in which running requests may finish after SIGTERM.
     """
 
     def __init__(
-        self, sockets: list[socket.socket], board: Board, work: Callable[[socket.socket, int], None], grace: float
+        self, sockets: list[socket.socket], board: Board, serve: Callable[[socket.socket, int], None], grace: float
     ) -> None:
         self._sockets = sockets
         self._board = board
-        self._work = work
+        self._serve = serve
         self._grace = grace
         self._log = structlog.get_logger()
         self._workers: dict[int, _Worker] = {}
-        self._due: dict[int, float] = {}  # when each empty place is filled
+        self._due: dict[int, float] = {}  # index -> when its process starts
         self._failed_starts = [0] * board.processes
-        self._kill_at: float | None = None  # set once they have been told to end
-        self._alive, self._held = os.pipe()  # closed by the system, with all that this process holds
+        self._kill_at: float | None = None  # set once the processes are to end
+        self._read_end, self._write_end = os.pipe()  # the system closes the write end when the supervisor dies
 
     def run(self) -> None:
-        """Return when all processes have ended."""
+        """Run the processes. Returns when all have ended."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
-        # Handlers in Python run wherever the interpreter is; here a signal is a byte, read where it is expected.
+        # A handler in Python runs between any two instructions. From a pipe, the loop reads a signal when it is ready.
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for signum in _HANDLED:
-            signal.signal(signum, _noted)
+            signal.signal(signum, _ignore)
         self._due = dict.fromkeys(range(self._board.processes), 0.0)
-        next_look = time.monotonic() + LOOK_SECONDS
+        next_check = time.monotonic() + CHECK_SECONDS
         while self._workers or self._due:
             now = time.monotonic()
-            for worker_index in [worker_index for worker_index, due in self._due.items() if due <= now]:
-                self._start(worker_index)
-            wait = min([next_look, *self._due.values()]) - now
+            for index in [index for index, due in self._due.items() if due <= now]:
+                self._start(index)
+            wait = min([next_check, *self._due.values()]) - now
             if select.select([reader], [], [], max(0.0, wait))[0]:
                 for number in os.read(reader, 4096):
                     self._on_signal(number)
             self._reap()
-            if time.monotonic() >= next_look:
-                self._look()
-                next_look = time.monotonic() + LOOK_SECONDS
+            if time.monotonic() >= next_check:
+                self._check_workers()
+                next_check = time.monotonic() + CHECK_SECONDS
         self._log.info("ended")
 
-    def _start(self, worker_index: int) -> None:
-        del self._due[worker_index]
-        own = self._sockets[worker_index % len(self._sockets)]
-        own.listen(BACKLOG)  # a process that was told to end has shut it
-        self._board.enter(worker_index, 0)
-        # Until the child is no supervisor any more, no signal reaches it.
+    def _start(self, index: int) -> None:
+        del self._due[index]
+        listener = self._sockets[index % len(self._sockets)]
+        listener.listen(BACKLOG)  # its last process may have shut it down
+        self._board.enter(index, 0)
+        # Block signals until the child has replaced the supervisor's handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         pid = os.fork()
         if pid == 0:
-            self._be_worker(own, worker_index)
+            self._run_worker(listener, index)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        self._workers[pid] = _Worker(worker_index, time.monotonic())
+        self._workers[pid] = _Worker(index, time.monotonic())
         self._log.info("process started", process=pid)
 
-    def _be_worker(self, own: socket.socket, worker_index: int) -> None:
+    def _run_worker(self, listener: socket.socket, index: int) -> None:
+        """In the child: serve, and end the process."""
         status = 1
         try:
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor
@@ -148,14 +149,14 @@ class Supervisor:
             for signum in _HANDLED:
                 signal.signal(signum, signal.SIG_IGN if signum in _NOT_FOR_WORKERS else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-            os.close(self._held)
-            # A socket that nobody accepts from must not be held open: callers would connect, and wait for nobody.
+            os.close(self._write_end)
+            # Close the sockets of the other processes: if they die, new connections must not wait on our copies.
             for other in self._sockets:
-                if other is not own:
+                if other is not listener:
                     other.close()
-            self._board.enter(worker_index, os.getpid())
-            threading.Thread(target=_end_with, args=(self._alive, self._grace), daemon=True).start()
-            self._work(own, worker_index)
+            self._board.enter(index, os.getpid())
+            threading.Thread(target=_end_with_supervisor, args=(self._read_end, self._grace), daemon=True).start()
+            self._serve(listener, index)
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
@@ -166,63 +167,64 @@ class Supervisor:
     def _on_signal(self, signum: int) -> None:
         if signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             return
-        # Of a terminal that is closed, SIGHUP means the end; to a service it means: look at what has changed.
+        # On a terminal, SIGHUP means that it closed: end. To a service, SIGHUP means: reload.
         if signum == signal.SIGHUP and not sys.stderr.isatty():
-            self._log.info("reload asked for", signal="SIGHUP")
-            self._board.ask_for_reload()
+            self._log.info("reload requested", signal="SIGHUP")
+            self._board.request_reload()
         elif self._kill_at is None:
             self._log.info("ending", signal=signal.Signals(signum).name, grace=self._grace)
             self._kill_at = time.monotonic() + self._grace + KILL_AFTER
             self._due.clear()
-            for one in self._sockets:
-                one.close()
-            self._tell(signal.SIGTERM)
-        elif signum == signal.SIGINT:  # the second: do not wait for requests under way
-            self._tell(signal.SIGINT)
+            for listener in self._sockets:
+                listener.close()
+            self._send_to_all(signal.SIGTERM)
+        elif signum == signal.SIGINT:  # the second one: do not wait for running requests
+            self._send_to_all(signal.SIGINT)
 
-    def _tell(self, signum: int) -> None:
+    def _send_to_all(self, signum: int) -> None:
         for pid in self._workers:
-            with suppress(ProcessLookupError):  # it ended, and was not yet reaped
+            with suppress(ProcessLookupError):  # it has ended, but is not reaped yet
                 os.kill(pid, signum)
 
     def _reap(self) -> None:
-        with suppress(ChildProcessError):  # there is no child
+        with suppress(ChildProcessError):  # no child is left
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                # Process 1 of a container is given the orphans of others.
+                # As process 1 of a container, the supervisor also inherits orphans of other processes.
                 worker = self._workers.pop(pid, None)
                 if worker is not None and self._kill_at is None:
                     self._replace(pid, worker, os.waitstatus_to_exitcode(status))
 
     def _replace(self, pid: int, worker: _Worker, status: int) -> None:
         self._log.error("a process died; it is started again", process=pid, status=status)
-        worker_index = worker.worker_index
-        self._board.report(worker_index, "died; it is started again")
-        early = self._board.last_beat(worker_index) == 0.0 or time.monotonic() - worker.started < EARLY_DEATH
-        self._failed_starts[worker_index] = self._failed_starts[worker_index] + 1 if early else 0
-        # The first early death may be chance; what always dies at once is not started without end.
-        pause = min(LONGEST_PAUSE, 2.0 ** (self._failed_starts[worker_index] - 2)) if self._failed_starts[worker_index] > 1 else 0.0
-        self._due[worker_index] = time.monotonic() + pause
+        index = worker.index
+        self._board.report(index, "died; it is started again")
+        early = self._board.last_beat(index) == 0.0 or time.monotonic() - worker.started < EARLY_DEATH
+        failed_starts = self._failed_starts[index] + 1 if early else 0
+        # The first early death may be chance; after more of them, wait longer before each start.
+        pause = min(MAX_PAUSE, 2.0 ** (failed_starts - 2)) if failed_starts > 1 else 0.0
+        self._failed_starts[index] = failed_starts
+        self._due[index] = time.monotonic() + pause
 
-    def _look(self) -> None:
-        """Kill what is frozen, or has outlived the grace."""
+    def _check_workers(self) -> None:
+        """Kill processes that hang, or that still run after the grace period."""
         if self._kill_at is not None:
             if time.monotonic() >= self._kill_at and self._workers:
                 self._log.error("killed after the grace", processes=list(self._workers))
-                self._tell(signal.SIGKILL)
+                self._send_to_all(signal.SIGKILL)
             return
         for pid, worker in self._workers.items():
-            beat = self._board.last_beat(worker.worker_index)
-            worker.silent_looks = worker.silent_looks + 1 if beat == worker.last_beat else 0
+            beat = self._board.last_beat(worker.index)
+            worker.silent_checks = worker.silent_checks + 1 if beat == worker.last_beat else 0
             worker.last_beat = beat
-            if worker.silent_looks >= (FROZEN_AFTER if beat else STARTING_FOR):
-                what = "a process does not answer; it is killed" if beat else "a process does not start; it is killed"
-                self._log.error(what, process=pid)
+            if worker.silent_checks >= (FROZEN_AFTER if beat else STARTING_FOR):
+                event = "a process does not answer; it is killed" if beat else "a process does not start; it is killed"
+                self._log.error(event, process=pid)
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                worker.silent_looks = 0
+                worker.silent_checks = 0
 
 
 _HANDLED = [
@@ -233,13 +235,13 @@ _HANDLED = [
 _NOT_FOR_WORKERS = {signal.Signals[name] for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)}
 
 
-def _noted(signum: int, _: FrameType | None) -> None:
-    """A handler in Python, without which no byte is written."""
+def _ignore(signum: int, _: FrameType | None) -> None:
+    """Python writes a signal's byte to the pipe only if the signal has a handler in Python."""
 
 
-def _end_with(alive: int, grace: float) -> None:
-    """Wait until nobody holds the other end of the pipe; then nobody is left to supervise."""
-    os.read(alive, 1)
+def _end_with_supervisor(read_end: int, grace: float) -> None:
+    """Wait until the supervisor has died, which closes the pipe; then end this process."""
+    os.read(read_end, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace + KILL_AFTER)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The process in which service/workers/trials.py has model folders tried out."""
+"""The process in which service/workers/trials.py tries model folders."""
 
 import contextlib
 import json
@@ -19,15 +19,15 @@ def _end_with_parent() -> None:
 
 
 def main(limit: float, precision: str, threads: int, paths: Sequence[Path]) -> None:
-    """Write for each folder, on a line, why it is refused, or null."""
+    """Write a line of JSON for each folder: the reason to reject it, or null."""
     out = os.dup(1)
-    os.dup2(2, 1)  # libraries may write there
+    os.dup2(2, 1)  # libraries may write to standard output
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(OSError):  # if memory runs out, it is this process that goes
+    with contextlib.suppress(OSError):  # if memory runs out, the system kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
 
     for path in paths:
-        signal.setitimer(signal.ITIMER_REAL, limit)  # ends this process, wherever it is
+        signal.setitimer(signal.ITIMER_REAL, limit)  # ends this process, even in native code
         reason = reason_to_reject(path, KINDS, precision, threads)
         os.write(out, json.dumps(reason).encode() + b"\n")
 

@@ -1,4 +1,4 @@
-"""What one process of the service does: runs the application on its listening socket, until it is told to end."""
+"""One process of the service: runs the application on its listening socket until SIGTERM."""
 
 import gc
 import os
@@ -23,10 +23,10 @@ from service.workers.trials import Trials
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, for a process at one place of the board.
+    """uvicorn's server, for a process on the board.
 
-    Until it has started, SIGTERM ends the process where it stands: nothing has been accepted yet. Then SIGTERM lets
-    the requests under way end.
+    Until it has started, SIGTERM ends the process at once: it has accepted nothing yet. Afterwards, running requests
+    finish first.
     """
 
     def __init__(self, config: uvicorn.Config, board: Board, worker_index: int, grace: int) -> None:
@@ -37,27 +37,27 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the signals as they are: `startup` takes them."""
+        """Set no handlers here: `startup` sets them."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load the models and begin to accept."""
+        """Load the models and start to accept connections."""
         await super().startup(sockets)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self.handle_exit)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, and let the requests under way end."""
+        """Accept no new connections, and let running requests finish."""
         log, started = structlog.get_logger().bind(process=os.getpid()), time.monotonic()
         self._board.report(self._place, "is ending")
-        # What outlives the grace, such as a thread that never returns, ends with the process.
+        # A thread that never returns would keep the process alive after the grace period.
         last_resort = threading.Timer(self._grace + KILL_AFTER, os._exit, args=[1])
         last_resort.daemon = True
         last_resort.start()
-        for one in sockets or []:
-            # The supervisor holds it, too: without this, callers would still connect, and wait for nobody.
+        for listener in sockets or []:
+            # The supervisor holds the socket, too: without a shutdown, clients would connect and wait in vain.
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                listener.shutdown(socket.SHUT_RDWR)
         for server in self.servers:
             server.close()
         log.info("draining", connections=len(self.server_state.connections), requests=len(self.server_state.tasks))
@@ -66,23 +66,28 @@ class Server(uvicorn.Server):
 
 
 def run_worker(
-    settings: Settings, board: Board, shared_metrics: SharedMetrics, trials: Trials, listener: socket.socket, worker_index: int
+    settings: Settings,
+    board: Board,
+    shared_metrics: SharedMetrics,
+    trials: Trials,
+    listener: socket.socket,
+    worker_index: int,
 ) -> None:
-    """Serve until told to end."""
+    """Serve until SIGTERM."""
     shared_metrics.count_here(worker_index)
-    # The engine's thread asks for the interpreter between two calls of the graph, many times in five milliseconds.
+    # Between two calls of the graph, the engine's thread needs the interpreter at once, not after the default 5 ms.
     sys.setswitchinterval(0.0005)
     config = uvicorn.Config(
         create_app(settings, board=board, worker_index=worker_index, shared_metrics=shared_metrics, trials=trials),
-        log_config=None,  # service/logs.py writes what uvicorn says
+        log_config=None,  # service/logs.py routes uvicorn's lines
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_grace,
         **http_options(settings),
     )
-    # What is there now stays: looking through it for garbage would stop everybody for a tenth of a second.
+    # All objects so far stay: to search them for garbage would stop the process for a tenth of a second.
     gc.collect()
     gc.freeze()
-    # So would looking through all that large requests make: app.py does that when none is under way.
+    # So would a search among the objects of large requests: app.py searches when none is running.
     gc.set_threshold(*gc.get_threshold()[:2], 2**30)
     Server(config, board, worker_index, settings.shutdown_grace).run(sockets=[listener])

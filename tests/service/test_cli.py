@@ -151,7 +151,7 @@ def test_a_verb_that_needs_more_says_what_to_install(
     status, _, err = carry("evaluate", capsys=capsys)
     assert (status, err) == (
         2,
-        "carry: this verb needs torch, which is not installed: pip install 'carry[training]'\n",
+        "carry: this command needs torch, which is not installed: pip install 'carry[training]'\n",
     )
 
 

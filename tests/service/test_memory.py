@@ -84,12 +84,12 @@ def test_a_call_holds_memory_until_it_is_answered(
     assert given_back == held > len(answer.content)
     assert budget.held == 0
     # Larger than all that there is: refused, and the field named.
-    monkeypatch.setattr(budget, "_most", held - 1)
+    monkeypatch.setattr(budget, "limit", held - 1)
     refused = service.post(route, json=body)
     assert refused.status_code == (400 if route.startswith("/v1") else 422)
     assert path in refused.text
     # As long as others hold it: later.
-    monkeypatch.setattr(budget, "_most", held)
+    monkeypatch.setattr(budget, "limit", held)
     monkeypatch.setattr(budget, "held", 1)
     later = service.post(route, json=body)
     assert later.status_code == 429
@@ -127,7 +127,7 @@ def test_requests_that_would_hold_too_much_together_are_refused_and_later_taken(
         assert client.post("/generate", json=body).status_code == 200
 
 
-@pytest.mark.parametrize(("held", "waits"), [(0, 0), (app.QUIET_BYTES + 1, app.GARBAGE_WAITS)])
+@pytest.mark.parametrize(("held", "waits"), [(0, 0), (app.QUIET_BYTES + 1, app.MAX_POSTPONED)])
 def test_garbage_is_searched_when_no_large_request_is_under_way(held: int, waits: int) -> None:
     """Else everybody would wait for the search, but not for ever."""
     budget = MemoryBudget(2**30, Gauge("held", "", registry=None))
@@ -141,7 +141,7 @@ def test_garbage_is_searched_when_no_large_request_is_under_way(held: int, waits
     async def rounds_until_searched() -> int:
         searching = asyncio.create_task(app._collect_garbage(budget, pause=0))
         rounds = 0
-        while not searched and rounds < 3 * app.GARBAGE_WAITS:
+        while not searched and rounds < 3 * app.MAX_POSTPONED:
             for _ in range(10):  # what makes a search among all objects due
                 gc.collect(1)
             await asyncio.sleep(0)
