@@ -1,4 +1,4 @@
-"""The service around its session store: what it does when the store fails, and what it refuses."""
+"""The service around its session store: failures of the store, forged states, limits."""
 
 import base64
 import time
@@ -34,17 +34,18 @@ def service(models: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_nothing_ends_the_sweep_or_breaks_the_shutdown(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    swept: list[int] = []
+def test_no_error_ends_the_sweep_or_breaks_the_shutdown(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweeps = 0
 
     async def failing(sessions: Sessions) -> None:
-        swept.append(len(swept))
-        raise (CarryError("no"), ValueError("no"), OSError("no"))[len(swept) % 3]
+        nonlocal sweeps
+        sweeps += 1
+        raise (CarryError("no"), ValueError("no"), OSError("no"))[sweeps % 3]
 
     monkeypatch.setattr(Sessions, "sweep", failing)
     monkeypatch.setattr("service.app.SWEEP_SECONDS", 0)
     with capture_logs() as logs, open_client(models) as client:
-        while len(swept) < 10:
+        while sweeps < 10:
             assert client.get("/health/live").status_code == 200
     assert {line["event"] for line in logs} >= {"expired sessions were not swept"}
 
@@ -53,7 +54,7 @@ def test_nothing_ends_the_sweep_or_breaks_the_shutdown(models: Path, monkeypatch
 
 
 def store_is_up(client: TestClient) -> list[Any]:
-    """As the metrics, the readiness, and the readiness of a service that has to have one tell it."""
+    """What the metrics say, the readiness, and the readiness of a service that needs its store."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     [metric] = [family.samples[0].value for family in families if family.name == "carry_session_store_up"]
     ready = client.get("/health/ready")
@@ -61,7 +62,7 @@ def store_is_up(client: TestClient) -> list[Any]:
     return [metric, ready.json()["store"], client.get("/health/ready?store=true").status_code]
 
 
-def test_readiness_and_metrics_tell_of_a_store_that_is_away(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_and_metrics_report_a_store_that_is_away(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.sessions.sessions.PING_SECONDS", 0)
     with RedisServer() as server, open_client(models, session_store=server.url, processes=1) as client:
         assert store_is_up(client) == [1, "up", 200]
@@ -72,7 +73,7 @@ def test_readiness_and_metrics_tell_of_a_store_that_is_away(models: Path, monkey
         assert store_is_up(client) == [1, "up", 200]
 
 
-def test_readiness_tells_of_a_file_that_was_taken_away(
+def test_readiness_reports_a_file_that_was_removed(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.sessions.sessions.PING_SECONDS", 0)
@@ -84,30 +85,31 @@ def test_readiness_tells_of_a_file_that_was_taken_away(
         assert client.post("/sessions", json={"model": "text"}).json()["code"] == "store_unavailable"
         for file in tmp_path.glob("db*"):
             file.unlink()
-        monkeypatch.setattr("service.sessions.sqlite._LEAST_RETRY", 0)
+        monkeypatch.setattr("service.sessions.sqlite.REOPEN_SECONDS", 0)
         assert store_is_up(client) == [1, "up", 200]
         id = client.post("/sessions", json={"model": "text"}).json()["id"]
         assert client.get(f"/sessions/{id}").status_code == 200
 
 
-def test_a_store_is_not_asked_more_than_now_and_then(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+def test_the_store_is_pinged_only_every_few_seconds(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    pings = 0
 
     async def ping(store: Any) -> None:
-        asked.append(time.monotonic())
+        nonlocal pings
+        pings += 1
 
     monkeypatch.setattr("service.sessions.memory.MemoryStore.ping", ping)
     started = time.monotonic()
     for _ in range(50):
         assert service.get("/health/ready").json()["store"] == "up"
-    assert len(asked) <= 1 + (time.monotonic() - started) / PING_SECONDS
+    assert pings <= 1 + (time.monotonic() - started) / PING_SECONDS
 
 
-# States that were forged by somebody who has the key.
+# States forged with the service's key.
 
 
 def exported(client: TestClient, **body: Any) -> bytes:
-    """The bytes of a state, without their signature."""
+    """An encoded state, without its signature."""
     id = client.post("/sessions", json=body).json()["id"]
     state = client.get(f"/sessions/{id}/state").json()["state"]
     return base64.urlsafe_b64decode(state)[:-32]
@@ -119,26 +121,25 @@ def with_header(payload: bytes, **changed: Any) -> bytes:
     return payload[:6] + len(header).to_bytes(4, "little") + header + payload[10 + size :]
 
 
-def take_up(client: TestClient, payload: bytes, **body: Any) -> Any:
-    """The answer of a forecast, or text, that goes on from the state, and that of a session from it."""
+def resume(client: TestClient, payload: bytes, **body: Any) -> Any:
+    """Status and code of a call that resumes from the state, and of a session created from it."""
     state = sign_state(payload, STATE_KEY.encode())
-    route, wanted = ("/generate", {"prompt": "ab"}) if "text" in body else ("/forecast", {"series": [4], "horizon": 2})
+    route, content = ("/generate", {"prompt": "ab"}) if "text" in body else ("/forecast", {"series": [4], "horizon": 2})
     answers = [
-        client.post(route, json={"state": state, **wanted}),
+        client.post(route, json={"state": state, **content}),
         client.post("/sessions", json={"state": state}),
     ]
     return {(answer.status_code, answer.json().get("code")) for answer in answers}
 
 
 @pytest.mark.parametrize("season", [0, -1, 2**40, -(2**63)])
-def test_a_season_that_no_graph_may_divide_by_is_refused(service: TestClient, season: int) -> None:
+def test_a_season_that_a_graph_cannot_divide_by_is_refused(service: TestClient, season: int) -> None:
     payload = exported(service, series=[1, 2, 3, 4], season_length=2)
-    assert take_up(service, payload) == {(200, None), (201, None)}
-    # Two integers, beside each other.
-    told = (2).to_bytes(8, "little")
-    assert payload.count(told) >= 1
-    forged = payload.replace(told, season.to_bytes(8, "little", signed=True))
-    assert take_up(service, forged) == {(422, "state_refused")}
+    assert resume(service, payload) == {(200, None), (201, None)}
+    season_bytes = (2).to_bytes(8, "little")
+    assert payload.count(season_bytes) >= 1
+    forged = payload.replace(season_bytes, season.to_bytes(8, "little", signed=True))
+    assert resume(service, forged) == {(422, "state_refused")}
     assert service.get("/health/ready").status_code == 200
 
 
@@ -168,11 +169,11 @@ def test_a_header_that_no_service_writes_is_refused(service: TestClient, changed
         forged = payload[:6] + len(header).to_bytes(4, "little") + header + payload[10 + size :]
     else:
         forged = with_header(payload, **changed)
-    assert take_up(service, forged) == {(422, "state_refused")}
+    assert resume(service, forged) == {(422, "state_refused")}
 
 
-def test_a_state_is_good_for_whoever_has_it(models: Path) -> None:
-    """Documented: it is a bearer's, as services that share no store may share the key."""
+def test_any_caller_may_use_a_state(models: Path) -> None:
+    """Documented: services that share no store may share the key that signs states."""
     keys = SecretStr("first-key-of-a-test"), SecretStr("second-key-of-a-test")
     with open_client(models, api_keys=keys) as client:
         first, second = ({"Authorization": f"Bearer {key.get_secret_value()}"} for key in keys)
@@ -196,7 +197,7 @@ def test_a_session_lives_for_a_second_at_least(service: TestClient, ttl: float) 
         assert answer.json()["errors"][0]["path"] == "$.ttl"
 
 
-def test_one_key_cannot_fill_the_store_of_all(models: Path, tmp_path: Path) -> None:
+def test_one_api_key_cannot_fill_the_store(models: Path, tmp_path: Path) -> None:
     keys = SecretStr("first-key-of-a-test"), SecretStr("second-key-of-a-test")
     settings = {"session_store": f"sqlite:///{tmp_path}/db", "processes": 1, "max_session_bytes_per_owner": 2**16}
     with open_client(models, api_keys=keys, **settings) as client:
@@ -209,7 +210,7 @@ def test_one_key_cannot_fill_the_store_of_all(models: Path, tmp_path: Path) -> N
                 break
         assert (answer.status_code, answer.json()["code"]) == (507, "owner_store_full")
         assert 2 < n < 99
-        # A repetition is answered, others go on, and so does the owner after a deletion.
+        # A repetition is answered, other keys' calls succeed, and so do this key's after a deletion.
         again = client.post("/generate", json=body, headers=first | {"Idempotency-Key": "0"})
         assert (again.status_code, again.headers["Idempotency-Replayed"]) == (200, "true")
         assert client.post("/sessions", json={"model": "text"}, headers=second).status_code == 201

@@ -1,4 +1,4 @@
-"""Sessions, and states that the caller carries, over HTTP."""
+"""Sessions, and states that the caller keeps, over HTTP."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ FIRST, SECOND = ({"Authorization": f"Bearer {key}"} for key in KEYS.split(","))
 
 
 class Clock:
-    """The time, when a test wants it to pass."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -38,19 +38,19 @@ def clock() -> Clock:
 
 @pytest.fixture
 def timed(models: Path, clock: Clock) -> Iterator[TestClient]:
-    """A service whose clock the test turns; sessions live for 100 s and leave a tombstone for 50 more."""
+    """A service whose clock the test sets; sessions live for 100 s and leave a tombstone for 50 more."""
     chosen = Settings(models_dir=models, session_ttl=100, session_tombstone_ttl=50, max_session_ttl=1000)
     with TestClient(create_app(chosen, clock), raise_server_exceptions=False) as opened:
         yield opened
 
 
-def begin(client: TestClient, **body: Any) -> dict[str, Any]:
+def create(client: TestClient, **body: Any) -> dict[str, Any]:
     answer = client.post("/sessions", json=body or {"model": "text"})
     assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    assert answer.headers["location"] == f"/sessions/{found['id']}"
-    assert answer.headers["etag"] == f'"{found["version"]}"'
-    return found
+    session: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/sessions/{session['id']}"
+    assert answer.headers["etag"] == f'"{session["version"]}"'
+    return session
 
 
 def generate(client: TestClient, prompt: str = "", length: int = 10, **more: Any) -> Any:
@@ -59,8 +59,8 @@ def generate(client: TestClient, prompt: str = "", length: int = 10, **more: Any
     return client.post("/generate", json=body, headers=headers)
 
 
-def test_a_text_in_calls_is_the_text_in_one_call(client: TestClient) -> None:
-    session = begin(client)
+def test_a_text_in_several_calls_is_the_text_in_one_call(client: TestClient) -> None:
+    session = create(client)
     assert (session["version"], session["position"]) == (0, 0)
     whole = generate(client, "abc de", 60).json()["text"]
     text = ""
@@ -73,59 +73,59 @@ def test_a_text_in_calls_is_the_text_in_one_call(client: TestClient) -> None:
     assert text == whole
 
 
-def test_a_session_begins_as_a_call_without_one(client: TestClient) -> None:
-    session = begin(client)
+def test_a_new_session_generates_as_a_call_without_a_session(client: TestClient) -> None:
+    session = create(client)
     assert generate(client, "", 30, session_id=session["id"]).json()["text"] == generate(client, "", 30).json()["text"]
 
 
-def test_series_go_on(client: TestClient) -> None:
+def test_a_session_continues_a_series(client: TestClient) -> None:
     values = [3.0, 4, 6, 5, None, 8, 8, 9, 11, 10]
     whole = client.post("/forecast", json={"series": values, "horizon": 6, "include_history": True}).json()
-    session = begin(client, model="forecast", series=values[:3])["id"]
+    session = create(client, model="forecast", series=values[:3])["id"]
     assert client.get(f"/sessions/{session}").json()["position"] == 3
     body = {"horizon": 6, "session_id": session, "include_history": True}
     client.post("/forecast", json={**body, "series": values[3:5]})
-    found = client.post("/forecast", json={**body, "series": values[5:]}).json()
-    assert found["median"] == pytest.approx(whole["median"], rel=1e-4)
-    for level, row in found["history"]["quantiles"].items():
+    forecast = client.post("/forecast", json={**body, "series": values[5:]}).json()
+    assert forecast["median"] == pytest.approx(whole["median"], rel=1e-4)
+    for level, row in forecast["history"]["quantiles"].items():
         assert row == pytest.approx(whole["history"]["quantiles"][level][5:], rel=1e-4)
     again = client.post("/forecast", json={"series": [], "horizon": 6, "session_id": session, "commit": False}).json()
-    assert again["quantiles"] == found["quantiles"]
-    assert again["session"] == found["session"] == {"id": session, "version": 2, "position": 10}
+    assert again["quantiles"] == forecast["quantiles"]
+    assert again["session"] == forecast["session"] == {"id": session, "version": 2, "position": 10}
     after = {"series": [], "horizon": 2, "session_id": session, "start": "2024-01-01", "freq": "D"}
     assert client.post("/forecast", json=after).json()["timestamps"] == ["2024-01-01", "2024-01-02"]
     missing = client.post("/forecast", json={"series": [None, None], "session_id": session})
     assert missing.json()["session"]["position"] == 12
 
 
-def test_several_features_go_on(client: TestClient) -> None:
+def test_a_session_continues_several_features(client: TestClient) -> None:
     series: dict[str, list[Any]] = {"f0": [1.0, 2, 3, 4], "f1": ["a", "b", None, "c"]}
     first, rest = ({name: row[part] for name, row in series.items()} for part in (slice(2), slice(2, None)))
     whole = client.post("/forecast", json={"model": "weather", "series": series}).json()["median"]
-    session = begin(client, model="weather")["id"]
-    # What is known of the third step when the second is read, as it is when all are read at once.
+    session = create(client, model="weather")["id"]
+    # Send the future of the third step with the second, as one call would.
     client.post("/forecast", json={"session_id": session, "series": first, "future": {"f1": series["f1"][2:3]}})
-    found = client.post("/forecast", json={"session_id": session, "series": rest})
-    assert found.json()["median"] == pytest.approx(whole, rel=1e-4)
+    forecast = client.post("/forecast", json={"session_id": session, "series": rest})
+    assert forecast.json()["median"] == pytest.approx(whole, rel=1e-4)
     nothings: list[Any] = [[], {"f0": [], "f1": []}]
     for nothing in nothings:
         answer = client.post("/forecast", json={"session_id": session, "series": nothing})
-        assert answer.json()["median"] == found.json()["median"]
+        assert answer.json()["median"] == forecast.json()["median"]
 
 
-def test_predictions_go_on_and_know_the_first_character(client: TestClient) -> None:
+def test_a_session_continues_predictions(client: TestClient) -> None:
     whole = client.post("/predict", json={"text": "abcd", "per_position": True}).json()
-    session = begin(client, prompt="ab")["id"]
-    found = client.post("/predict", json={"text": "cd", "per_position": True, "session_id": session}).json()
-    assert found["positions"] == whole["positions"][2:]
-    assert found["next"] == whole["next"]
+    session = create(client, prompt="ab")["id"]
+    predicted = client.post("/predict", json={"text": "cd", "per_position": True, "session_id": session}).json()
+    assert predicted["positions"] == whole["positions"][2:]
+    assert predicted["next"] == whole["next"]
     nothing = client.post("/predict", json={"text": "", "session_id": session, "commit": False}).json()
     assert nothing["next"] == whole["next"]
     assert nothing["session"] == {"id": session, "version": 1, "position": 4}
 
 
-def test_without_commit_nothing_moves(client: TestClient) -> None:
-    session = begin(client, prompt="abc")["id"]
+def test_a_call_without_commit_changes_nothing(client: TestClient) -> None:
+    session = create(client, prompt="abc")["id"]
     before = client.get(f"/sessions/{session}/state").json()
     first = generate(client, "d", 20, session_id=session, commit=False, n=3)
     assert len(first.json()["choices"]) == 3
@@ -134,11 +134,11 @@ def test_without_commit_nothing_moves(client: TestClient) -> None:
     assert client.get(f"/sessions/{session}/state").json() == before
 
 
-def test_a_session_stands_where_the_text_ends(client: TestClient) -> None:
-    """Not where the model had to look to find the stop text."""
+def test_a_session_ends_where_the_returned_text_ends(client: TestClient) -> None:
+    """Not at the last token that the model generated, which may lie beyond the stop text."""
     free = generate(client, "abc", 60, temperature=1).json()["text"]
     stop = free[30:33]
-    session = begin(client, prompt="abc")["id"]
+    session = create(client, prompt="abc")["id"]
     cut = generate(client, "", 60, temperature=1, stop=[stop], session_id=session).json()
     assert cut["text"] == free[: free.index(stop)]
     assert cut["session"]["position"] == 3 + len(cut["text"])
@@ -146,19 +146,19 @@ def test_a_session_stands_where_the_text_ends(client: TestClient) -> None:
     assert cut["text"] + rest == free
 
 
-def test_a_stream_moves_the_session_at_its_end(client: TestClient) -> None:
-    session = begin(client, prompt="abc")["id"]
+def test_a_stream_updates_the_session_at_its_end(client: TestClient) -> None:
+    session = create(client, prompt="abc")["id"]
     streamed = generate(client, "", 40, session_id=session, stream=True)
-    *news, (_, last) = events(streamed.text)
+    *deltas, (_, last) = events(streamed.text)
     whole = generate(client, "abc", 40).json()
-    assert "".join(data["text"] for _, data in news) == whole["text"]
+    assert "".join(data["text"] for _, data in deltas) == whole["text"]
     assert last["session"] == {"id": session, "version": 1, "position": 43}
     assert client.get(f"/sessions/{session}").json()["version"] == 1
 
 
 @pytest.mark.parametrize("logprobs", [0, 2])
 def test_a_repeated_stream_has_the_same_events(client: TestClient, logprobs: int) -> None:
-    session = begin(client, prompt="abc")["id"]
+    session = create(client, prompt="abc")["id"]
     key = {"Idempotency-Key": session}
     call: dict[str, Any] = {"session_id": session, "stream": True, "logprobs": logprobs, "headers": key}
     streamed, again = (generate(client, "", 200, **call) for _ in range(2))
@@ -169,15 +169,15 @@ def test_a_repeated_stream_has_the_same_events(client: TestClient, logprobs: int
     assert client.get(f"/sessions/{session}").json()["version"] == 1
 
 
-def test_what_a_stream_cannot_begin_with_is_an_answer(client: TestClient) -> None:
+def test_an_error_before_a_stream_begins_is_a_plain_answer(client: TestClient) -> None:
     assert generate(client, "", 40, session_id="0" * 32, stream=True).status_code == 404
-    session = begin(client)["id"]
+    session = create(client)["id"]
     answer = generate(client, "", 4, session_id=session, stream=True, headers={"If-Match": '"7"'})
     assert answer.status_code == 412
     assert generate(client, "", 4, session_id=session).status_code == 200
 
 
-def test_the_client_can_carry_the_state(client: TestClient) -> None:
+def test_the_client_can_keep_the_state(client: TestClient) -> None:
     whole = generate(client, "abcd", 30).json()["text"]
     first = generate(client, "ab", 0, state="").json()
     assert first["session"] is None
@@ -185,25 +185,25 @@ def test_the_client_can_carry_the_state(client: TestClient) -> None:
     third = client.post(
         "/generate", json={"prompt": "", "max_length": 19, "seed": 5, "state": second["state"], "stream": True}
     )
-    *news, (_, last) = events(third.text)
-    assert second["text"] + "".join(data["text"] for _, data in news) == whole
-    # The same state again: nothing is kept, so nothing has moved.
+    *deltas, (_, last) = events(third.text)
+    assert second["text"] + "".join(data["text"] for _, data in deltas) == whole
+    # The service stores nothing: the same state gives the same answer again.
     assert generate(client, "cd", 11, state=first["state"]).json() == second
     assert generate(client, "cd", 11, state=first["state"], commit=False).json()["state"] is None
     predicted = client.post("/predict", json={"text": "", "state": last["state"]}).json()
     assert predicted["next"] == client.post("/predict", json={"text": "abcd" + whole}).json()["next"]
 
 
-def test_a_batch_carries_states(client: TestClient) -> None:
+def test_a_batch_takes_and_returns_states(client: TestClient) -> None:
     rows = [[1.0, 2, 4, 3], [7.0, 7, 8, 6]]
     first = client.post("/forecast/batch", json={"requests": [{"series": row[:2], "state": ""} for row in rows]})
     requests = [
-        {"series": row[2:], "horizon": 3, "state": found["state"]}
-        for row, found in zip(rows, first.json()["results"], strict=True)
+        {"series": row[2:], "horizon": 3, "state": answer["state"]}
+        for row, answer in zip(rows, first.json()["results"], strict=True)
     ]
     items = [*requests, {**requests[0], "state": "nonsense"}, {"series": [1], "session_id": "0" * 32}]
-    *found, broken, refused = client.post("/forecast/batch", json={"requests": items}).json()["results"]
-    for row, answer in zip(rows, found, strict=True):
+    *answers, broken, refused = client.post("/forecast/batch", json={"requests": items}).json()["results"]
+    for row, answer in zip(rows, answers, strict=True):
         whole = client.post("/forecast", json={"series": row, "horizon": 3}).json()
         assert answer["median"] == pytest.approx(whole["median"], rel=1e-4)
         assert answer["state"]
@@ -211,20 +211,20 @@ def test_a_batch_carries_states(client: TestClient) -> None:
     assert refused["errors"][0]["path"] == "$.requests[3].session_id"
 
 
-def test_fork_rewind_and_delete(client: TestClient) -> None:
-    session = begin(client, prompt="abc")["id"]
-    one = generate(client, "", 8, session_id=session).json()["text"]
+def test_a_session_can_be_forked_rewound_and_deleted(client: TestClient) -> None:
+    session = create(client, prompt="abc")["id"]
+    first_text = generate(client, "", 8, session_id=session).json()["text"]
     fork = client.post(f"/sessions/{session}/fork").json()
     assert (fork["version"], fork["position"]) == (0, 11)
-    two = generate(client, "", 8, session_id=session).json()["text"]
-    assert generate(client, "", 8, session_id=fork["id"]).json()["text"] == two
+    second_text = generate(client, "", 8, session_id=session).json()["text"]
+    assert generate(client, "", 8, session_id=fork["id"]).json()["text"] == second_text
     back = client.post(f"/sessions/{session}/rewind", json={"version": 1})
     assert (back.status_code, back.json()["version"], back.json()["position"]) == (200, 3, 11)
     assert back.headers["etag"] == '"3"'
-    assert generate(client, "", 8, session_id=session).json()["text"] == two
+    assert generate(client, "", 8, session_id=session).json()["text"] == second_text
     early = client.post(f"/sessions/{session}/fork", json={"version": 0, "ttl": 60}).json()
     assert (early["position"], early["ttl"]) == (3, 60)
-    assert generate(client, "", 8, session_id=early["id"]).json()["text"] == one
+    assert generate(client, "", 8, session_id=early["id"]).json()["text"] == first_text
     shown = client.get(f"/sessions/{session}").json()
     assert [v["version"] for v in shown["versions"]] == [3, 2, 1, 0]
     assert shown["model_loaded"]
@@ -233,27 +233,27 @@ def test_fork_rewind_and_delete(client: TestClient) -> None:
     assert generate(client, "", 8, session_id=fork["id"]).status_code == 200
 
 
-def test_only_the_last_versions_are_kept(client: TestClient) -> None:
-    session = begin(client)["id"]
+def test_only_the_last_versions_are_stored(client: TestClient) -> None:
+    session = create(client)["id"]
     for _ in range(12):
         generate(client, "a", 0, session_id=session)
-    kept = [v["version"] for v in client.get(f"/sessions/{session}").json()["versions"]]
-    assert kept == [11, 10, 9, 8, 7, 6, 5, 4]
+    versions = [v["version"] for v in client.get(f"/sessions/{session}").json()["versions"]]
+    assert versions == [11, 10, 9, 8, 7, 6, 5, 4]
     for version in (3, 13, 10**15):
-        gone = client.post(f"/sessions/{session}/rewind", json={"version": version})
-        assert (gone.status_code, gone.json()["code"]) == (409, "version_not_kept")
-        assert "11, 10, 9, 8, 7, 6, 5, 4" in gone.json()["detail"]
+        refused = client.post(f"/sessions/{session}/rewind", json={"version": version})
+        assert (refused.status_code, refused.json()["code"]) == (409, "version_not_kept")
+        assert "11, 10, 9, 8, 7, 6, 5, 4" in refused.json()["detail"]
     assert client.post(f"/sessions/{session}/rewind", json={"version": 12}).json()["version"] == 13
 
 
-def test_export_and_import(client: TestClient) -> None:
-    session = begin(client, prompt="abc")["id"]
+def test_an_exported_state_can_be_imported(client: TestClient) -> None:
+    session = create(client, prompt="abc")["id"]
     exported = client.get(f"/sessions/{session}/state")
     assert exported.headers["etag"] == '"0"'
     state = exported.json()["state"]
     assert re.fullmatch(r"[A-Za-z0-9_=-]+", state)
     text = generate(client, "", 12, session_id=session).json()["text"]
-    other = begin(client, state=state, ttl=50)
+    other = create(client, state=state, ttl=50)
     assert (other["position"], other["ttl"]) == (3, 50)
     assert generate(client, "", 12, session_id=other["id"]).json()["text"] == text
     put = client.put(f"/sessions/{session}/state", json={"state": state})
@@ -261,10 +261,10 @@ def test_export_and_import(client: TestClient) -> None:
     assert generate(client, "", 12, session_id=session).json()["text"] == text
 
 
-def test_states_of_others_are_refused(client: TestClient) -> None:
-    text = client.get(f"/sessions/{begin(client, prompt='abc')['id']}/state").json()["state"]
-    series = client.get(f"/sessions/{begin(client, series=[1, 2])['id']}/state").json()["state"]
-    session = begin(client)["id"]
+def test_forged_and_foreign_states_are_refused(client: TestClient) -> None:
+    text = client.get(f"/sessions/{create(client, prompt='abc')['id']}/state").json()["state"]
+    series = client.get(f"/sessions/{create(client, series=[1, 2])['id']}/state").json()["state"]
+    session = create(client)["id"]
     raw = bytearray(base64.urlsafe_b64decode(text))
     raw[100] ^= 1
     wrong = {
@@ -289,7 +289,7 @@ def test_states_of_others_are_refused(client: TestClient) -> None:
     assert client.get(f"/sessions/{session}").json()["version"] == 0
 
 
-def test_a_state_of_another_service_is_refused_and_of_one_with_the_same_key_taken(models: Path) -> None:
+def test_a_state_is_accepted_by_services_with_the_same_key_only(models: Path) -> None:
     answers = {}
     for name, key in (("one", "k" * 16), ("same", "k" * 16), ("other", "l" * 16)):
         settings = Settings.model_validate({"models_dir": models, "state_key": key})
@@ -300,8 +300,8 @@ def test_a_state_of_another_service_is_refused_and_of_one_with_the_same_key_take
     assert answers == {"one": 200, "same": 200, "other": 422}
 
 
-def test_if_match(client: TestClient) -> None:
-    session = begin(client)["id"]
+def test_if_match_stops_calls_at_other_versions(client: TestClient) -> None:
+    session = create(client)["id"]
     assert generate(client, "a", 1, session_id=session, headers={"If-Match": '"0"'}).status_code == 200
     for tag in ('"0"', 'W/"1"', '"x"', '"0", "2"', '"99999999999999999999999"'):
         answer = generate(client, "a", 1, session_id=session, headers={"If-Match": tag})
@@ -319,7 +319,7 @@ def test_if_match(client: TestClient) -> None:
     assert (alone.status_code, alone.json()["errors"][0]["path"]) == (422, "If-Match")
 
 
-def test_idempotency(client: TestClient) -> None:
+def test_a_repeated_call_gets_the_same_answer(client: TestClient) -> None:
     key = {"Idempotency-Key": "a key"}
     created = client.post("/sessions", json={"model": "text", "prompt": "abc"}, headers=key)
     again = client.post("/sessions", json={"model": "text", "prompt": "abc"}, headers=key)
@@ -339,7 +339,7 @@ def test_idempotency(client: TestClient) -> None:
     }
     for name, (method, path, body) in calls.items():
         first = client.request(method, path, json=body, headers={"Idempotency-Key": name})
-        # Even with a condition that no longer holds, as the first one met it.
+        # The repetition is answered even if its condition no longer holds: the first call met it.
         second = client.request(method, path, json=body, headers={"Idempotency-Key": name, "If-Match": '"0"'})
         assert first.status_code in (200, 201, 204), first.text
         assert (second.status_code, second.content) == (first.status_code, first.content), name
@@ -350,8 +350,8 @@ def test_idempotency(client: TestClient) -> None:
         assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "Idempotency-Key")
 
 
-def test_calls_at_once_come_one_after_the_other(client: TestClient) -> None:
-    session = begin(client, prompt="abc")["id"]
+def test_concurrent_calls_come_one_after_the_other(client: TestClient) -> None:
+    session = create(client, prompt="abc")["id"]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: generate(client, "", 7, session_id=session).json(), range(16)))
     answers.sort(key=lambda answer: answer["session"]["version"])
@@ -359,26 +359,26 @@ def test_calls_at_once_come_one_after_the_other(client: TestClient) -> None:
     assert "".join(answer["text"] for answer in answers) == generate(client, "abc", 7 * 16).json()["text"]
 
 
-def test_the_same_call_at_once_is_done_once(client: TestClient) -> None:
-    session = begin(client, prompt="abc")["id"]
+def test_concurrent_repetitions_of_a_call_are_done_once(client: TestClient) -> None:
+    session = create(client, prompt="abc")["id"]
     with ThreadPoolExecutor(8) as pool:
         body = {"prompt": "", "max_length": 7, "session_id": session}
         same = list(
             pool.map(lambda _: client.post("/generate", json=body, headers={"Idempotency-Key": "same"}), range(8))
         )
-        made = list(
+        created = list(
             pool.map(
                 lambda _: client.post("/sessions", json={"model": "text"}, headers={"Idempotency-Key": "x"}), range(8)
             )
         )
     assert len({answer.content for answer in same}) == 1
-    assert len({answer.content for answer in made}) == 1
+    assert len({answer.content for answer in created}) == 1
     assert client.get(f"/sessions/{session}").json()["version"] == 1
 
 
-def test_expiry(timed: TestClient, clock: Clock) -> None:
-    idle, used, read = (begin(timed, prompt="a")["id"] for _ in range(3))
-    short = begin(timed, model="text", ttl=10)["id"]
+def test_sessions_expire_after_their_last_use(timed: TestClient, clock: Clock) -> None:
+    idle, used, read = (create(timed, prompt="a")["id"] for _ in range(3))
+    short = create(timed, model="text", ttl=10)["id"]
     clock.now += 55
     assert timed.get(f"/sessions/{short}").status_code == 410
     generate(timed, "b", 1, session_id=used)
@@ -400,21 +400,21 @@ def test_expiry(timed: TestClient, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 1001, "x"])
-def test_a_time_to_live_that_is_none_is_refused(timed: TestClient, ttl: Any) -> None:
+def test_an_invalid_time_to_live_is_refused(timed: TestClient, ttl: Any) -> None:
     answer = timed.post("/sessions", json={"model": "text", "ttl": ttl})
     assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, "$.ttl")
 
 
 def test_sessions_are_listed_in_pages(timed: TestClient) -> None:
-    made = sorted(begin(timed)["id"] for _ in range(7))
-    found, after = [], ""
+    created = sorted(create(timed)["id"] for _ in range(7))
+    listed, after = [], ""
     while True:
         page = timed.get("/sessions", params={"limit": 3, "after": after}).json()
-        found += [session["id"] for session in page["sessions"]]
+        listed += [session["id"] for session in page["sessions"]]
         if page["next"] is None:
             break
         after = page["next"]
-    assert found == made
+    assert listed == created
     for params in ({"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"after": "é"}):
         assert timed.get("/sessions", params=params).status_code == 422
 
@@ -426,7 +426,7 @@ def owned(models: Path) -> Iterator[TestClient]:
         yield opened
 
 
-def test_who_has_no_key_is_refused(owned: TestClient) -> None:
+def test_calls_without_a_known_key_are_refused(owned: TestClient) -> None:
     for headers in ({}, {"Authorization": "Bearer nobody's key at all"}, {"Authorization": "Basic abc"}):
         for method, path in (
             ("POST", "/generate"),
@@ -445,7 +445,7 @@ def test_who_has_no_key_is_refused(owned: TestClient) -> None:
         assert owned.get(path).status_code == 200
 
 
-def test_a_session_is_its_owners(owned: TestClient) -> None:
+def test_a_session_is_visible_to_its_owner_only(owned: TestClient) -> None:
     session = owned.post("/sessions", json={"model": "text"}, headers=FIRST).json()["id"]
     for method, path, body in (
         ("GET", "", None),
@@ -457,8 +457,8 @@ def test_a_session_is_its_owners(owned: TestClient) -> None:
         theirs = owned.request(method, f"/sessions/{session}{path}", json=body, headers=SECOND)
         nobodys = owned.request(method, f"/sessions/{'0' * 32}{path}", json=body, headers=SECOND)
         assert theirs.status_code == nobodys.status_code == 404
-        told = [{**answer.json(), "request_id": ""} for answer in (theirs, nobodys)]
-        assert told[0] == told[1]
+        problems = [{**answer.json(), "request_id": ""} for answer in (theirs, nobodys)]
+        assert problems[0] == problems[1]
     for headers, status in ((SECOND, 404), (FIRST, 200)):
         assert generate(owned, "a", session_id=session, headers=headers).status_code == status
     assert owned.get("/sessions", headers=SECOND).json()["sessions"] == []
@@ -501,8 +501,8 @@ def test_bad_input_names_the_field(client: TestClient, name: str) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["path"]) == (status, field), answer.text
 
 
-def test_what_does_not_fit_a_session_is_refused_and_does_not_move_it(client: TestClient) -> None:
-    session = begin(client, prompt="ab")["id"]
+def test_a_call_that_does_not_fit_a_session_is_refused_and_changes_nothing(client: TestClient) -> None:
+    session = create(client, prompt="ab")["id"]
     for route, body, path in (
         ("/forecast", {"series": [1]}, "$.session_id"),
         ("/generate", {"prompt": "a", "model": "other"}, "$.model"),
@@ -515,18 +515,18 @@ def test_what_does_not_fit_a_session_is_refused_and_does_not_move_it(client: Tes
     assert client.get(f"/sessions/{session}").json()["version"] == 1
 
 
-def test_a_deadline_leaves_a_session_where_it_was(client: TestClient) -> None:
-    session = begin(client, prompt="ab")["id"]
+def test_a_missed_deadline_changes_nothing(client: TestClient) -> None:
+    session = create(client, prompt="ab")["id"]
     late = generate(client, "", 400, session_id=session, headers={"X-Request-Timeout": "0.001"})
     assert late.status_code == 504
     assert client.get(f"/sessions/{session}").json()["version"] == 0
 
 
-def test_a_session_whose_model_has_gone_waits_for_it(models: Path, tmp_path: Path) -> None:
+def test_a_session_waits_for_its_unloaded_model(models: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sessions.db"
     chosen = Settings(models_dir=models, session_store=url)
     with TestClient(create_app(chosen)) as client:
-        session = begin(client, prompt="ab")["id"]
+        session = create(client, prompt="ab")["id"]
         state = client.get(f"/sessions/{session}/state").json()["state"]
     with TestClient(create_app(chosen.model_copy(update={"models_dir": tmp_path}))) as client:
         answer = generate(client, "", 3, session_id=session)
@@ -540,55 +540,53 @@ def test_a_session_whose_model_has_gone_waits_for_it(models: Path, tmp_path: Pat
 
 
 def test_a_session_stays_with_its_version_of_the_model(models: Path, tmp_path: Path) -> None:
-    """A newer one serves new sessions; an older one that goes and comes back is waited for."""
+    """A newer version serves new sessions; an older one that is unloaded is waited for."""
     folder = tmp_path / "models"
     shutil.copytree(models, folder)
     with TestClient(create_app(Settings(models_dir=folder))) as client:
-        old = begin(client, prompt="ab")["id"]
+        old = create(client, prompt="ab")["id"]
         whole = generate(client, "ab", 30).json()["text"]
         text = generate(client, "", 10, session_id=old).json()["text"]
         add_version(folder / "text/1", folder / "text", 2)
         assert client.post("/models/reload").json()["loaded"] == ["text@2"]
-        assert begin(client, prompt="ab")["model"]["version"] == 2
+        assert create(client, prompt="ab")["model"]["version"] == 2
         answer = generate(client, "", 10, session_id=old).json()
         assert answer["model"]["version"] == 1
         text += answer["text"]
         (folder / "text/1").rename(tmp_path / "away")
         client.post("/models/reload")
-        gone = generate(client, "", 10, session_id=old)
-        assert (gone.status_code, gone.json()["code"]) == (409, "session_model_gone")
+        refused = generate(client, "", 10, session_id=old)
+        assert (refused.status_code, refused.json()["code"]) == (409, "session_model_gone")
         (tmp_path / "away").rename(folder / "text/1")
         client.post("/models/reload")
         assert text + generate(client, "", 10, session_id=old).json()["text"] == whole
 
 
-def test_a_session_that_another_process_moved_is_answered_from_where_it_stands_now(
-    models: Path, tmp_path: Path
-) -> None:
-    """Also by a process that was alone with it before, and where what it remembers could not be answered at all."""
+def test_a_session_that_another_process_updated_is_loaded_again(models: Path, tmp_path: Path) -> None:
+    """Also by a process whose cached copy is out of date, and where that copy could not be answered from."""
     chosen = Settings(models_dir=models, session_store=f"sqlite:///{tmp_path}/db")
-    with TestClient(create_app(chosen)) as one, TestClient(create_app(chosen)) as other:
-        text = begin(one, prompt="ab")["id"]
-        series = begin(one, model="forecast")["id"]
+    with TestClient(create_app(chosen)) as first, TestClient(create_app(chosen)) as second:
+        text = create(first, prompt="ab")["id"]
+        series = create(first, model="forecast")["id"]
         for _ in range(3):
-            generate(one, "", 5, session_id=text)
-            one.post(f"/sessions/{series}/rewind", json={"version": 0})
+            generate(first, "", 5, session_id=text)
+            first.post(f"/sessions/{series}/rewind", json={"version": 0})
         for _ in range(2):
-            generate(other, "", 5, session_id=text)
-        other.post("/forecast", json={"series": [1, 2, 3], "session_id": series})
-        back = one.post(f"/sessions/{text}/rewind", json={"version": 4})
+            generate(second, "", 5, session_id=text)
+        second.post("/forecast", json={"series": [1, 2, 3], "session_id": series})
+        back = first.post(f"/sessions/{text}/rewind", json={"version": 4})
         assert (back.status_code, back.json()["position"]) == (200, 22)
-        nothing_new = one.post("/forecast", json={"series": [], "session_id": series})
+        nothing_new = first.post("/forecast", json={"series": [], "session_id": series})
         assert (nothing_new.status_code, nothing_new.json()["session"]["position"]) == (200, 3)
 
 
-def test_metrics(timed: TestClient, clock: Clock) -> None:
+def test_metrics_count_sessions_and_events(timed: TestClient, clock: Clock) -> None:
     def shown(name: str) -> float:
         lines = timed.get("/metrics").text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
-    session = begin(timed)["id"]
-    begin(timed)
+    session = create(timed)["id"]
+    create(timed)
     assert shown("carry_sessions ") == 2
     assert shown("carry_session_store_bytes ") > 0
     assert shown('carry_session_events_total{event="created"}') == 2

@@ -1,4 +1,4 @@
-"""Calls on one session come one after the other, and none waits longer than its deadline."""
+"""The rules of sessions: locks and deadlines, clocks, and replayed answers."""
 
 import asyncio
 import math
@@ -21,7 +21,7 @@ MODEL = ("text", 1, "0")
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self.now = now
@@ -34,41 +34,41 @@ def sessions_in_memory(clock: Clock | None = None) -> Sessions:
     return Sessions(MemoryStore(LIMITS, 2**20, lambda: None), Metrics().sessions, 1000, 100, None, clock or Clock())
 
 
-async def begin(sessions: Sessions) -> str:
-    """A new session's id."""
+async def create_session(sessions: Sessions) -> str:
+    """Create a session; return its id."""
     session = sessions.new(ANYBODY, MODEL, 0, 100)
     await sessions.create(ANYBODY, session, b"0", None)
     return session.id
 
 
-async def replay(sessions: Sessions, caller: Caller) -> bytes:
-    """The answer that a call was given before."""
+async def replayed_answer(sessions: Sessions, caller: Caller) -> bytes:
+    """The answer that the store has for a repetition of a call."""
     with pytest.raises(ReplayedError) as replayed:
         await sessions.check_replay(caller)
     return replayed.value.answer
 
 
 async def ticks(count: int) -> None:
-    """So many turns of the event loop."""
+    """Let the event loop turn so many times."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-def test_who_comes_as_the_turn_is_handed_over_waits_no_longer_than_its_deadline() -> None:
+def test_a_call_that_comes_as_the_lock_is_handed_over_waits_no_longer_than_its_deadline() -> None:
     async def main() -> None:
         sessions = sessions_in_memory()
-        id = await begin(sessions)
+        id = await create_session(sessions)
         end = asyncio.Event()
 
-        async def stay(deadline: float) -> None:
+        async def hold(deadline: float) -> None:
             async with sessions.update(ANYBODY, id, deadline):
                 await end.wait()
 
         async with sessions.update(ANYBODY, id, math.inf):
-            waiting = asyncio.create_task(stay(math.inf))
+            waiting = asyncio.create_task(hold(math.inf))
             await ticks(3)
-            # It will find the turn free, but promised to the one that waits.
-            late = asyncio.create_task(stay(time.monotonic() + 0.01))
+            # It will find the lock free, but promised to the waiting call.
+            late = asyncio.create_task(hold(time.monotonic() + 0.01))
         done, _ = await asyncio.wait([late], timeout=10)
         end.set()
         await waiting
@@ -80,11 +80,11 @@ def test_who_comes_as_the_turn_is_handed_over_waits_no_longer_than_its_deadline(
 
 @dataclass(frozen=True)
 class Plan:
-    """What one caller does: comes after so many ticks, keeps its turn for so many, waits as long as it takes or not at
-    all, and is cancelled after so many ticks, if it is there that long."""
+    """What one call does. `starts`: ticks before it comes; `holds`: ticks that it has the session; `patient`: waits as
+    long as it takes, or not at all; `cancelled`: ticks after which it is cancelled, if it has not ended."""
 
-    comes: int
-    stays: int
+    starts: int
+    holds: int
     patient: bool
     cancelled: int
 
@@ -93,21 +93,21 @@ plans = st.builds(Plan, st.integers(0, 8), st.integers(0, 4), st.booleans(), st.
 
 
 @given(st.lists(plans, max_size=8))
-def test_however_calls_end_one_at_a_time_has_the_turn_and_it_is_free_afterwards(plans: list[Plan]) -> None:
+def test_one_call_at_a_time_has_the_session_however_calls_end(plans: list[Plan]) -> None:
     async def main() -> None:
         sessions = sessions_in_memory()
-        id = await begin(sessions)
+        id = await create_session(sessions)
         inside = 0
 
         async def call(plan: Plan) -> None:
             nonlocal inside
-            await ticks(plan.comes)
+            await ticks(plan.starts)
             deadline = math.inf if plan.patient else time.monotonic() - 1
             async with sessions.update(ANYBODY, id, deadline):
                 inside += 1
                 try:
                     assert inside == 1
-                    await ticks(plan.stays)
+                    await ticks(plan.holds)
                 finally:
                     inside -= 1
 
@@ -120,18 +120,18 @@ def test_however_calls_end_one_at_a_time_has_the_turn_and_it_is_free_afterwards(
         outcomes, _ = await asyncio.gather(asyncio.gather(*calls, return_exceptions=True), asyncio.gather(*cancelling))
         for outcome in outcomes:
             assert outcome is None or isinstance(outcome, DeadlineExceededError | asyncio.CancelledError), outcome
-        # Whoever comes now has it at once.
+        # The next call has the session at once.
         async with sessions.update(ANYBODY, id, time.monotonic() - 1):
             assert inside == 0
 
     asyncio.run(main())
 
 
-def test_a_clock_that_goes_back_shortens_no_life() -> None:
+def test_a_clock_that_goes_back_shortens_no_session() -> None:
     async def main() -> None:
         clock = Clock()
         sessions = sessions_in_memory(clock)
-        id = await begin(sessions)
+        id = await create_session(sessions)
         clock.now -= 30 * 86_400
         async with sessions.update(ANYBODY, id, math.inf) as update:
             await update.commit(update.moved_to(1), b"1", None)
@@ -145,7 +145,7 @@ def test_a_clock_that_jumps_ahead_and_is_put_right_ends_no_session() -> None:
     async def main() -> None:
         clock = Clock()
         sessions = sessions_in_memory(clock)
-        id = await begin(sessions)
+        id = await create_session(sessions)
         clock.now += 3 * 86_400
         await sessions.sweep()
         await sessions.measure()
@@ -179,14 +179,14 @@ def test_a_steady_clock_believes_a_jump_that_lasts() -> None:
     assert passes(30) == clock.now
 
 
-def test_a_large_answer_is_kept_compressed_and_replayed_to_the_byte() -> None:
+def test_a_large_answer_is_stored_compressed_and_replayed_to_the_byte() -> None:
     answer = b'[200,{}]\n{"logprobs":[' + b",".join(b"%d.5" % n for n in range(200_000)) + b"]}"
 
     async def main() -> None:
         sessions = sessions_in_memory()
         keyed = Caller("", "key", "fingerprint")
         await sessions.create(keyed, sessions.new(keyed, MODEL, 0, 100), b"0", answer)
-        assert await replay(sessions, keyed) == answer
+        assert await replayed_answer(sessions, keyed) == answer
         await sessions.measure()
 
     asyncio.run(main())
@@ -199,6 +199,6 @@ def test_answers_of_any_size_are_replayed_to_the_byte(size: int) -> None:
         keyed = Caller("", "key", "fingerprint")
         answer = b"[" + b"\x00\xff" * size
         await sessions.create(keyed, sessions.new(keyed, MODEL, 0, 100), b"0", answer)
-        assert await replay(sessions, keyed) == answer
+        assert await replayed_answer(sessions, keyed) == answer
 
     asyncio.run(main())

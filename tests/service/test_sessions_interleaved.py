@@ -1,5 +1,5 @@
-"""Any interleaving of calls over many sessions - with forks, rewinds, imports, expiry, repetitions, restarts, and two
-replicas of the service that take turns - gives each session what it would get alone, in one piece."""
+"""Any interleaving of calls on many sessions gives each session what it gets alone, in one call: with forks, rewinds,
+imports, expiry, repetitions, restarts, and two replicas of the service that take turns."""
 
 import shutil
 import tempfile
@@ -26,7 +26,7 @@ SERIES = st.lists(st.none() | st.integers(-50, 50), max_size=6)
 
 @dataclass
 class Known:
-    """What a session should be. `pasts`: what it had read, all of it, at each version."""
+    """What a session should be. `pasts`: all the text or values that it had read at each version."""
 
     id: str
     text: bool
@@ -39,7 +39,7 @@ class Known:
     def past(self) -> Any:
         return self.pasts[self.version]
 
-    def move(self, past: Any, now: float) -> None:
+    def update(self, past: Any, now: float) -> None:
         self.version += 1
         self.pasts[self.version] = past
         self.pasts.pop(self.version - 9, None)
@@ -47,8 +47,8 @@ class Known:
 
 
 @dataclass
-class RequestContext:
-    """A call that changed something, to be made again."""
+class Call:
+    """A call that changed a session, to repeat later."""
 
     method: str
     path: str
@@ -58,7 +58,7 @@ class RequestContext:
 
 
 class Machine(RuleBasedStateMachine):
-    """Two replicas on one store, and a service without any that is asked in one piece."""
+    """Two replicas on one store; and `alone`, a service without sessions that gets each text or series in one call."""
 
     models: ClassVar[Path]
     alone: ClassVar[TestClient]
@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 1_900_000_000.0
         self.folder = Path(tempfile.mkdtemp())
         self.known: list[Known] = []
-        self.calls: list[RequestContext] = []
+        self.calls: list[Call] = []
         self.keys = 0
         self.exits = [ExitStack(), ExitStack()]
         self.replicas: list[TestClient] = []
@@ -94,11 +94,11 @@ class Machine(RuleBasedStateMachine):
         key = f"{self.folder.name}-{self.keys}"
         answer = self.replicas[replica].request(method, path, json=body, headers={"Idempotency-Key": key})
         if answer.is_success and commit:
-            self.calls.append(RequestContext(method, path, body, key, answer.content))
+            self.calls.append(Call(method, path, body, key, answer.content))
         return answer
 
     def _alive(self, session: Known, answer: Any) -> bool:
-        """Whether the session should answer; if not, that it did not."""
+        """Whether the session is alive; check the answer if it is not."""
         if session.deleted:
             assert answer.status_code == 404
         elif session.expires_at <= self.now:
@@ -113,17 +113,17 @@ class Machine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(known)) if known else None
 
     @rule(replica=st.integers(0, 1), prompt=WORDS)
-    def begin_a_text(self, replica: int, prompt: str) -> None:
-        found = self._call(replica, "POST", "/sessions", {"prompt": prompt}).json()
-        assert found["position"] == len(prompt)
-        self.known.append(Known(found["id"], True, {0: prompt}, self.now + TTL))
+    def create_a_text(self, replica: int, prompt: str) -> None:
+        created = self._call(replica, "POST", "/sessions", {"prompt": prompt}).json()
+        assert created["position"] == len(prompt)
+        self.known.append(Known(created["id"], True, {0: prompt}, self.now + TTL))
 
     @rule(replica=st.integers(0, 1), values=SERIES)
-    def begin_a_series(self, replica: int, values: list[float | None]) -> None:
+    def create_a_series(self, replica: int, values: list[float | None]) -> None:
         values = [5.0, *values]
-        found = self._call(replica, "POST", "/sessions", {"series": values}).json()
-        assert found["position"] == len(values)
-        self.known.append(Known(found["id"], False, {0: values}, self.now + TTL))
+        created = self._call(replica, "POST", "/sessions", {"series": values}).json()
+        assert created["position"] == len(values)
+        self.known.append(Known(created["id"], False, {0: values}, self.now + TTL))
 
     @precondition(lambda self: self.known)
     @rule(
@@ -148,14 +148,14 @@ class Machine(RuleBasedStateMachine):
             return
         whole = session.past + prompt
         once = self.alone.post("/generate", json={"prompt": whole, "max_length": length, **more}).json()
-        found = answer.json()
-        assert (found["text"], found["finish_reason"]) == (once["text"], once["finish_reason"])
+        generated = answer.json()
+        assert (generated["text"], generated["finish_reason"]) == (once["text"], once["finish_reason"])
         if commit:
-            begun = whole or ("\n" if length else "")
-            session.move(begun + found["text"], self.now)
+            start = whole or ("\n" if length else "")
+            session.update(start + generated["text"], self.now)
         elif session.expires_at - self.now < TTL / 2:
             session.expires_at = self.now + TTL
-        assert found["session"] == {"id": session.id, "version": session.version, "position": len(session.past)}
+        assert generated["session"] == {"id": session.id, "version": session.version, "position": len(session.past)}
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), replica=st.integers(0, 1), text=WORDS)
@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
             return
         once = self.alone.post("/predict", json={"text": session.past + text}).json()
         assert answer.json()["next"] == once["next"]
-        session.move(session.past + text, self.now)
+        session.update(session.past + text, self.now)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), replica=st.integers(0, 1), values=SERIES, horizon=st.integers(1, 7))
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine):
         once = self.alone.post("/forecast", json={"series": whole, "horizon": horizon}).json()
         for level, row in answer.json()["quantiles"].items():
             assert row == pytest.approx(once["quantiles"][level], rel=1e-4, abs=1e-3)
-        session.move(whole, self.now)
+        session.update(whole, self.now)
         assert answer.json()["session"]["position"] == len(whole)
 
     @precondition(lambda self: self.known)
@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         version = data.draw(st.sampled_from(sorted(session.pasts)))
         answer = self._call(replica, "POST", f"/sessions/{session.id}/rewind", {"version": version})
         if self._alive(session, answer):
-            session.move(session.pasts[version], self.now)
+            session.update(session.pasts[version], self.now)
             assert answer.json()["version"] == session.version
 
     @precondition(lambda self: self.known)
@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
         body = {"state": exported.json()["state"]}
         answer = self._call(1 - replica, "PUT", f"/sessions/{session.id}/state", body)
         if self._alive(session, answer):
-            session.move(other.past, self.now)
+            session.update(other.past, self.now)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), replica=st.integers(0, 1))
@@ -234,7 +234,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), replica=st.integers(0, 1))
     def repeat_a_call(self, data: st.DataObject, replica: int) -> None:
-        """Whatever has happened since, it gets its answer, and nothing moves (which the next calls would see)."""
+        """It gets the same answer, whatever has happened since. It changes nothing, or the next calls would fail."""
         call = data.draw(st.sampled_from(self.calls))
         again = self.replicas[replica].request(
             call.method, call.path, json=call.body, headers={"Idempotency-Key": call.key}
@@ -259,13 +259,13 @@ class Machine(RuleBasedStateMachine):
         assert session is not None
         answer = self.replicas[replica].get(f"/sessions/{session.id}")
         if self._alive(session, answer):
-            found = answer.json()
-            assert (found["version"], found["position"]) == (session.version, len(session.past))
-            assert [v["version"] for v in found["versions"]] == sorted(session.pasts, reverse=True)[1:]
+            shown = answer.json()
+            assert (shown["version"], shown["position"]) == (session.version, len(session.past))
+            assert [v["version"] for v in shown["versions"]] == sorted(session.pasts, reverse=True)[1:]
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-def test_sessions_in_any_order_are_sessions_alone(store: str, models: Path, client: TestClient) -> None:
+def test_interleaved_sessions_are_what_each_is_alone(store: str, models: Path, client: TestClient) -> None:
     with ExitStack() as exits:
         if store == "redis":
             url = exits.enter_context(RedisServer()).url

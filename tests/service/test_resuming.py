@@ -1,4 +1,4 @@
-"""A sequence that goes on from where it stood, however it is cut, in any company, is the sequence in one piece."""
+"""A sequence in pieces, cut anywhere and in any batch, is the sequence at once; and the codec of its state."""
 
 import itertools
 from typing import Any
@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.sequence import EMPTY_STATE, SequenceState, Task
-from service.errors import InvalidRequestError, NonFiniteOutputError, SessionModelError, InvalidStateError
+from service.errors import InvalidRequestError, InvalidStateError, NonFiniteOutputError, SessionModelError
 from service.forecast.kind import FORECAST
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
 from service.kind import codec_of
-from service.sessions.state import StateCodec, signed, verified
+from service.sessions.state import StateCodec, sign_state, verify_state
 from service.text.kind import TEXT
 from service.text.manifest import TextManifest
-from service.text.task import GenerateRequest, generate, predict
+from service.text.scoring import predict
+from service.text.task import GenerateRequest, generate
 from tests.builders import open_scheduler, run
 from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, folder, play
 from training.onnx.layers import Precision
@@ -31,37 +32,37 @@ STEP = st.builds(
     seed=st.integers(0, 2**53),
     stop=st.lists(st.text("abet ", min_size=1, max_size=3), max_size=2).map(tuple),
 ) | st.tuples(st.text("abc \n?", max_size=40), st.booleans())
-ALIVE = st.builds(Arrival, st.lists(STEP, min_size=1, max_size=5), st.integers(0, 20), st.none(), st.just("cancelled"))
+ALIVE = st.builds(Arrival, st.lists(STEP, min_size=1, max_size=5), st.integers(0, 20))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @settings(max_examples=40)
 @given(arrivals=st.lists(ALIVE, min_size=1, max_size=5), chunk=st.integers(1, 70))
-def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
-    """What is generated, what is predicted and the state after each step, all to the bit."""
+def test_a_text_in_pieces_is_the_text_at_once(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
+    """The generated text, the predictions and the state after each step, all to the bit."""
     manifest, _, scheduler = open_scheduler(folder("text"), precision, chunk)
     assert isinstance(manifest, TextManifest)
     tokenizer, codec = manifest.tokenizer, codec_of(TEXT, manifest, manifest.graphs(precision))
 
     def in_steps(steps: list[Any]) -> Task[list[tuple[str, Any]]]:
-        state, told = codec.encode(EMPTY_STATE), []
+        state, results = codec.encode(EMPTY_STATE), []
         for step in steps:
             start = codec.decode(state)
             if isinstance(step, GenerateRequest):
-                [row], task = generate(tokenizer, step, start, keeps=True)
+                [row], task = generate(tokenizer, step, start, returns_state=True)
                 after = yield from task
-                told.append(("".join(row.text), codec.encode(after)))
+                results.append(("".join(row.text), codec.encode(after)))
             else:
                 text, per_position = step
                 scored = yield from predict(tokenizer, text, per_position, start)
                 after = scored.after
-                told.append((scored.scores[-1].tolist(), codec.encode(after)))
+                results.append((scored.scores[-1].tolist(), codec.encode(after)))
             state = codec.encode(after)
-        return told
+        return results
 
-    for arrival, told in zip(arrivals, play(scheduler, arrivals, in_steps), strict=True):
+    for arrival, results in zip(arrivals, play(scheduler, arrivals, in_steps), strict=True):
         whole = ""
-        for step, (answer, state) in zip(arrival.wish, told, strict=True):
+        for step, (answer, state) in zip(arrival.content, results, strict=True):
             if isinstance(step, GenerateRequest):
                 assert isinstance(step.prompt, str)
                 whole += step.prompt or ("\n" if step.max_length and not whole else "")
@@ -86,7 +87,7 @@ def test_texts_that_go_on_are_texts_in_one_piece(precision: Precision, arrivals:
     horizon=st.integers(1, 11),
     history=st.booleans(),
 )
-def test_series_that_go_on_are_series_in_one_piece(
+def test_a_series_in_pieces_is_the_series_at_once(
     precision: Precision, seed: int, cuts: list[int], horizon: int, history: bool
 ) -> None:
     manifest, _, scheduler = open_scheduler(folder("forecast"), precision)
@@ -101,21 +102,21 @@ def test_series_that_go_on_are_series_in_one_piece(
     bounds = [0, *sorted(cut + 1 for cut in cuts), 301]
     for begin, end in itertools.pairwise(bounds):
         request = ForecastRequest(values[begin:end], horizon, levels, history)
-        found = run(scheduler, forecast(manifest, request, codec.decode(state)))
-        state = codec.encode(found.after)
-        histories.append(found.history)
+        piece = run(scheduler, forecast(manifest, request, codec.decode(state)))
+        state = codec.encode(piece.after)
+        histories.append(piece.history)
     scale = np.nanstd(values)
-    np.testing.assert_allclose(found.quantiles, whole.quantiles, rtol=1e-4, atol=1e-4 * scale)
+    np.testing.assert_allclose(piece.quantiles, whole.quantiles, rtol=1e-4, atol=1e-4 * scale)
     again = run(scheduler, forecast(manifest, ForecastRequest(values[:0], horizon, levels), codec.decode(state)))
-    assert np.array_equal(again.quantiles, found.quantiles)
+    assert np.array_equal(again.quantiles, piece.quantiles)
     assert codec.encode(again.after) == state
     if history:
         assert whole.history is not None
-        joined = np.concatenate([piece for piece in histories if piece is not None])
+        joined = np.concatenate([part for part in histories if part is not None])
         np.testing.assert_allclose(joined, whole.history, rtol=1e-4, atol=1e-4 * scale)
 
 
-def test_nothing_follows_from_nothing() -> None:
+def test_a_forecast_of_no_values_is_refused() -> None:
     manifest, _, scheduler = open_scheduler(folder("forecast"))
     assert isinstance(manifest, ForecastManifest)
     with pytest.raises(InvalidRequestError, match="at least one value"):
@@ -136,43 +137,43 @@ def text_state() -> tuple[StateCodec, bytes, SequenceState]:
 @given(data=st.data())
 def test_a_state_that_was_changed_in_any_way_is_refused(data: st.DataObject) -> None:
     codec, payload, _ = text_state()
-    text = signed(payload, KEY)
-    assert verified(text, KEY)[0] == payload
+    text = sign_state(payload, KEY)
+    assert verify_state(text, KEY)[0] == payload
     with pytest.raises(InvalidStateError):
-        verified(text, KEY[::-1])
+        verify_state(text, KEY[::-1])
     with pytest.raises(InvalidStateError):
-        verified(text[: data.draw(st.integers(0, len(text) - 1))], KEY)
+        verify_state(text[: data.draw(st.integers(0, len(text) - 1))], KEY)
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(exclude_characters=text[at]))
     changed = text[:at] + other + text[at + 1 :]
-    # The last character of base64 may have bits that say nothing.
+    # The last character of base64 may have unused bits.
     if at < len(text) - 1:
         with pytest.raises(InvalidStateError):
-            verified(changed, KEY)
-    # Even if somebody could sign it, nothing but a whole state is taken.
+            verify_state(changed, KEY)
+    # Also a signed state is refused if it is incomplete.
     cut = data.draw(st.integers(0, len(payload) - 1))
     with pytest.raises(InvalidStateError):
-        codec.decode(verified(signed(payload[:cut], KEY), KEY)[0])
+        codec.decode(verify_state(sign_state(payload[:cut], KEY), KEY)[0])
 
 
-def test_a_state_without_the_end_of_its_text_is_read_as_before() -> None:
-    """Those that were kept before states had one."""
+def test_a_state_of_the_first_format_is_read() -> None:
+    """It has no end of the text in its header."""
     codec, payload, after = text_state()
     assert payload[:6] == b"carry\x02"
     size = int.from_bytes(payload[6:10], "little")
     header = orjson.loads(payload[10 : 10 + size])
     assert header.pop("text_end") == "c"
     old = orjson.dumps(header)
-    found = codec.accept(b"carry\x01" + len(old).to_bytes(4, "little") + old + payload[10 + size :])
-    assert found.text_end == ""
-    assert found.position == after.position
-    assert all(np.array_equal(found.states[name], array) for name, array in after.states.items())
+    state = codec.decode_untrusted(b"carry\x01" + len(old).to_bytes(4, "little") + old + payload[10 + size :])
+    assert state.text_end == ""
+    assert state.position == after.position
+    assert all(np.array_equal(state.states[name], array) for name, array in after.states.items())
     with pytest.raises(InvalidStateError, match="format"):
         codec.decode(b"carry\x03" + payload[6:])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_a_state_that_is_not_finite_is_neither_written_nor_read(number: float) -> None:
+def test_a_state_that_is_not_finite_is_neither_encoded_nor_decoded(number: float) -> None:
     codec, payload, after = text_state()
     broken = {name: array.copy() for name, array in after.states.items()}
     broken["layer1_c"][0, 3] = number
@@ -180,7 +181,7 @@ def test_a_state_that_is_not_finite_is_neither_written_nor_read(number: float) -
         codec.encode(SequenceState(after.position, broken))
     at = payload.index(after.states["layer1_c"].astype("<f4").tobytes()) + 12
     with pytest.raises(InvalidStateError, match="not finite"):
-        codec.accept(payload[:at] + np.float32(number).tobytes() + payload[at + 4 :])
+        codec.decode_untrusted(payload[:at] + np.float32(number).tobytes() + payload[at + 4 :])
 
 
 def test_a_state_of_another_graph_is_refused() -> None:
@@ -191,8 +192,7 @@ def test_a_state_of_another_graph_is_refused() -> None:
         codec_of(TEXT, manifest, manifest.graphs("int8")).decode(payload)
 
 
-def test_a_runner_gives_all_that_a_state_holds() -> None:
-    """So that nothing which a graph carries is forgotten between two calls."""
+def test_a_state_holds_everything_that_a_graph_carries() -> None:
     _, runner, _ = open_scheduler(folder("text"))
     _, _, after = text_state()
     assert set(after.states) == {"logits", "seen", *runner.initial_states(1)}
