@@ -96,3 +96,14 @@ async def stored(store: Store, id: str = "a") -> tuple[int, bytes | None] | None
     """The version and the state of a session."""
     loaded = await store.load(id, "", None)
     return (loaded.session.version, loaded.state) if loaded.session else None
+
+
+async def count_up(store: Store, times: int) -> None:
+    """Add 1 so many times, each time to what other callers left."""
+    for _ in range(times):
+        committed = False
+        while not committed:
+            loaded = await store.load("a", "", None)
+            assert loaded.session is not None
+            assert loaded.state is not None
+            committed = await store.commit(change(updated(loaded.session), b"%d" % (int(loaded.state) + 1)), NOW)

@@ -73,8 +73,8 @@ class Client:
         """The version and the position of each session."""
         self.calls: list[Call] = []
         self.tally: Counter[str] = Counter()
-        """Broken calls, by the version of their session afterwards: the one "before" the call or the one "after" it. And
-        answers that the store is "unavailable"."""
+        """Broken calls, by whether their session was "before" or "after" them; answers that the store is
+        "unavailable"."""
 
     def run(self, over: threading.Event) -> None:
         """Use sessions until `over` is set."""

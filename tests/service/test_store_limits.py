@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import LimitExceededError, OwnerStoreFullError, StoreFullError, TooManySessionsError
+from service.errors import LimitExceededError, OwnerStoreFullError, TooManySessionsError
 from service.sessions import answers
-from service.sessions.memory import MemoryStore
 from service.sessions.store import IdempotencyRecord, Session, Store
 from tests.stores import LIMITS, NOW, StoreKind, change, new, record, updated
 
@@ -137,33 +136,6 @@ def test_short_lived_sessions_are_limited_before_they_are_swept(kind: StoreKind)
         assert await store.commit(change(new("new", "me", now=NOW + 100), b"0"), NOW + 100)
 
     kind.run(test, replace(LIMITS, sessions_per_owner=3))
-
-
-def test_memory_never_holds_more_bytes_than_its_limit() -> None:
-    async def main() -> None:
-        evicted = 0
-
-        def evict() -> None:
-            nonlocal evicted
-            evicted += 1
-
-        store = MemoryStore(LIMITS, 20_000, evict)
-        for n in range(10):
-            assert await store.commit(change(new(f"{n}"), b"x" * 3000), NOW)
-            assert (await store.size(NOW)).bytes <= 20_000
-        assert evicted == 4
-        # Records are never dropped, and leave half of the room to sessions.
-        with pytest.raises(StoreFullError):  # noqa: PT012
-            for n in range(10):
-                assert await store.commit(change(new(f"k{n}"), b"x", record(f"{n}", answer=b"x" * 3000)), NOW)
-        assert (await store.load("", "", "2")).record is not None
-        assert await store.commit(change(new("after"), b"x" * 3000), NOW)
-        assert (await store.size(NOW)).bytes <= 20_000
-        with pytest.raises(StoreFullError):
-            await store.commit(change(new("large"), b"x" * 30_000), NOW)
-        assert (await store.load("after", "", None)).state is not None
-
-    asyncio.run(main())
 
 
 def test_an_answer_that_is_too_large_to_store_is_refused() -> None:

@@ -1,31 +1,21 @@
-"""Every session store, over real files, processes and a real Redis: what all of them do, and what one of them does."""
+"""What every session store does, on real files and a real Redis; and the URLs that name a store."""
 
 import asyncio
-import multiprocessing
 import os
-import signal
-import sqlite3
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
-from service.errors import StoreFullError, StoreUnavailableError, TooManySessionsError
-from service.sessions.sqlite import SqliteStore
-from service.sessions.store import ROW_BYTES, Change, IdempotencyRecord, LoadResult, Session, Store, StoreError, Version
+from service.errors import StoreFullError, TooManySessionsError
+from service.sessions.store import Change, IdempotencyRecord, LoadResult, Session, Store, StoreError, Version
 from service.sessions.stores import open_store
-from service.sessions.writer import CHECKPOINT_EVERY
-from tests.redis_server import RedisServer
-from tests.stores import LIMITS, NOW, StoreKind, change, client_of, new, record, stored, updated
+from tests.stores import LIMITS, NOW, StoreKind, change, count_up, new, record, stored, updated
 
 # Examples, for every store.
 
@@ -271,17 +261,6 @@ def test_of_concurrent_creations_one_succeeds(kind: StoreKind) -> None:
     kind.run(test)
 
 
-async def count_up(store: Store, times: int) -> None:
-    """Add 1 so many times, each time to what other callers left."""
-    for _ in range(times):
-        committed = False
-        while not committed:
-            loaded = await store.load("a", "", None)
-            assert loaded.session is not None
-            assert loaded.state is not None
-            committed = await store.commit(change(updated(loaded.session), b"%d" % (int(loaded.state) + 1)), NOW)
-
-
 def test_no_increment_is_lost(kind: StoreKind) -> None:
     async def test(store: Store) -> None:
         assert await store.commit(change(new(), b"0"), NOW)
@@ -477,340 +456,7 @@ def test_any_order_of_calls_agrees_with_the_reference(kind: StoreKind, calls: li
     kind.run(test)
 
 
-# The memory of one process.
-
-
-def test_a_full_memory_drops_the_least_recently_updated_session(tmp_path: Path) -> None:
-    kind = StoreKind("memory", tmp_path)
-
-    async def test(store: Store) -> None:
-        for id in "abc":
-            assert await store.commit(change(new(id), b"0"), NOW)
-        assert await store.commit(change(updated(new("a")), b"1"), NOW + 1)
-        assert await store.commit(change(new("d"), b"0"), NOW + 2)
-        # It leaves a tombstone, as an expired session does.
-        assert await store.load("b", "", None) == LoadResult(replace(new("b"), expires_at=NOW + 2), None, None)
-        assert [session.id for session in await store.list("", "", 10, NOW + 2)] == ["a", "c", "d"]
-        assert await store.sweep(NOW + 2) == 0
-        assert kind.evicted == 1
-
-    kind.run(test, replace(LIMITS, sessions=3))
-
-
-def test_memory_counts_its_bytes(tmp_path: Path) -> None:
-    async def test(store: Store) -> None:
-        session = new()
-        for _ in range(10):
-            assert await store.commit(change(session, b"x" * 100), NOW)
-            session = updated(session)
-        assert await store.commit(change(new("b"), b"x" * 100, record(answer=b"x" * 10)), NOW)
-        assert (await store.size(NOW)).bytes == 100 * (LIMITS.versions + 2) + 13 + ROW_BYTES * (LIMITS.versions + 3)
-        await store.sweep(NOW + 100)
-        assert (await store.size(NOW)).bytes == 0
-
-    StoreKind("memory", tmp_path).run(test)
-
-
-# The SQLite file.
-
-
-def count_in_a_process(path: Path, barrier: Barrier) -> None:
-    async def main() -> None:
-        barrier.wait()
-        store = SqliteStore(path, LIMITS, 2**30)
-        await store.commit(change(new(), b"0"), NOW)
-        await count_up(store, 10)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    asyncio.run(main())
-
-
-def test_processes_share_a_file_from_its_creation_and_lose_nothing_when_killed(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(3)
-    counting = [spawn.Process(target=count_in_a_process, args=(tmp_path / "db", barrier)) for _ in range(3)]
-    for process in counting:
-        process.start()
-    for process in counting:
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-
-    async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 2**30)
-        assert await stored(store) == (30, b"30")
-        await store.close()
-
-    asyncio.run(main())
-
-
-def test_a_full_file_refuses_only_changes_that_need_room(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 300_000, synced=True)
-        sessions = 0
-        with pytest.raises(StoreFullError):  # noqa: PT012
-            while True:
-                assert await store.commit(change(new(str(sessions)), b"x" * 20_000, record(str(sessions))), NOW)
-                sessions += 1
-        assert sessions > 5
-        failed = new(str(sessions))
-        assert await store.load(failed.id, "", failed.id) == LoadResult(None, None, None)
-        assert (await store.size(NOW)).sessions == sessions
-        # Changes that wait together succeed or fail alone.
-        outcomes = await asyncio.gather(
-            store.commit(change(failed, b"x" * 20_000), NOW),
-            store.delete(new("0"), None, NOW),
-            store.commit(change(new("too large"), b"x" * 300_000), NOW),
-            store.commit(change(new("small"), b"x"), NOW),
-            return_exceptions=True,
-        )
-        assert [type(outcome) for outcome in outcomes] == [StoreFullError, bool, StoreFullError, bool]
-        assert await store.delete(new("1"), None, NOW)
-        assert await store.commit(change(failed, b"x" * 20_000), NOW)
-        await store.close()
-
-    asyncio.run(main())
-
-
-def test_a_locked_file_refuses_changes_and_can_be_read(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 2**30, busy_timeout=0.05)
-        assert await store.commit(change(new(), b"0"), NOW)
-        other = sqlite3.connect(tmp_path / "db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailableError):
-            await store.commit(change(updated(new())), NOW)
-        assert await stored(store) == (0, b"0")
-        other.execute("ROLLBACK")
-        other.close()
-        assert await store.commit(change(updated(new()), b"1"), NOW)
-        await store.close()
-
-    asyncio.run(main())
-
-
-def test_a_damaged_file_is_reported_as_unavailable(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 2**30)
-        other = sqlite3.connect(tmp_path / "db", isolation_level=None)
-        other.execute("DROP TABLE states")
-        other.close()
-        with pytest.raises(StoreUnavailableError):
-            await store.commit(change(new()), NOW)
-        with pytest.raises(StoreUnavailableError):
-            await store.load("a", "", None)
-        await store.close()
-        with pytest.raises(StoreUnavailableError):
-            await store.commit(change(new()), NOW)
-        with pytest.raises(StoreUnavailableError):
-            await store.load("a", "", None)
-
-    asyncio.run(main())
-
-
-def test_a_bug_in_one_call_fails_no_other_call(tmp_path: Path) -> None:
-    async def main() -> None:
-        store = SqliteStore(tmp_path / "db", LIMITS, 2**30)
-        too_large: Any = replace(new("wrong"), position=2**70)
-        outcomes = await asyncio.gather(
-            *(store.commit(change(session), NOW) for session in (new("a"), too_large, new("b"))),
-            return_exceptions=True,
-        )
-        assert outcomes[0::2] == [True, True]
-        assert isinstance(outcomes[1], OverflowError)
-        assert (await store.size(NOW)).sessions == 2
-        await store.close()
-
-    asyncio.run(main())
-
-
-def a_text(path: Path) -> None:
-    path.write_text("no database" * 1000)
-
-
-def a_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def another_database(path: Path) -> None:
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE theirs (column)")
-    db.close()
-
-
-def a_later_format(path: Path) -> None:
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
-
-
-@pytest.mark.parametrize("make", [a_text, a_folder, another_database, a_later_format])
-def test_a_path_that_is_no_store_is_refused_and_left_as_it_is(make: Callable[[Path], None], tmp_path: Path) -> None:
-    path = tmp_path / "db"
-    make(path)
-    before = None if path.is_dir() else path.read_bytes()
-
-    async def main() -> None:
-        with pytest.raises(StoreError) as refused:
-            open_store(f"sqlite:///{path}", LIMITS, 2**30, lambda: None)
-        assert "\n" not in str(refused.value)
-
-    asyncio.run(main())
-    assert before is None or path.read_bytes() == before
-
-
-def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
-    async def main() -> None:
-        with pytest.raises(StoreError, match="No such file"):
-            SqliteStore(tmp_path / "nowhere" / "db", LIMITS, 2**30)
-
-    asyncio.run(main())
-
-
-# The Redis server.
-
-
-def test_a_redis_that_was_killed_and_restarted_has_all_it_acknowledged() -> None:
-    async def main(server: RedisServer) -> None:
-        store = open_store(server.url, LIMITS, 0, lambda: None)
-        assert await store.commit(change(new(), b"0", record()), NOW)
-        server.kill()
-        outcomes = await asyncio.gather(
-            store.load("a", "", "key"),
-            store.commit(change(updated(new())), NOW),
-            store.size(NOW),
-            return_exceptions=True,
-        )
-        assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 3
-        # A call outlasts a short break.
-        waiting = asyncio.create_task(store.commit(change(updated(new()), b"1"), NOW))
-        await asyncio.to_thread(server.start)
-        assert await waiting
-        assert await store.load("a", "", "key") == LoadResult(updated(new()), b"1", record())
-        assert await store.earlier_state("a", 0) == b"0"
-        await store.close()
-
-    with RedisServer() as server:
-        asyncio.run(main(server))
-
-
-def test_a_full_redis_refuses_only_changes_that_need_room(redis_kind: StoreKind, server: RedisServer) -> None:
-    async def test(store: Store) -> None:
-        assert await store.commit(change(new("a"), b"0"), NOW)
-        assert await store.commit(change(new("b"), b"0"), NOW)
-        with client_of(server) as client:
-            client.config_set("maxmemory", 1)
-            try:
-                for refused in (change(new("c"), b"0"), change(updated(new("a")), b"1", record())):
-                    with pytest.raises(StoreFullError):
-                        await store.commit(refused, NOW)
-                assert await store.load("a", "", "key") == LoadResult(new("a"), b"0", None)
-                assert await store.versions("a") == []
-                assert await store.delete(new("a"), record(), NOW)
-                assert await store.sweep(NOW + 100) == 1
-                assert await stored(store, "b") == (0, None)
-            finally:
-                client.config_set("maxmemory", 0)
-        assert await store.commit(change(new("c"), b"0"), NOW)
-
-    redis_kind.run(test)
-
-
-def test_a_read_only_redis_is_reported_as_unavailable(redis_kind: StoreKind, server: RedisServer) -> None:
-    async def test(store: Store) -> None:
-        assert await store.commit(change(new(), b"0"), NOW)
-        with client_of(server) as client:
-            client.replicaof("localhost", 1)
-            try:
-                with pytest.raises(StoreUnavailableError):
-                    await store.commit(change(updated(new())), NOW)
-                assert await stored(store) == (0, b"0")
-            finally:
-                client.replicaof("NO", "ONE")
-
-    redis_kind.run(test)
-
-
-def test_redis_gets_its_scripts_again_after_it_lost_them(redis_kind: StoreKind, server: RedisServer) -> None:
-    async def test(store: Store) -> None:
-        assert await store.commit(change(new(), b"0"), NOW)
-        with client_of(server) as client:
-            client.script_flush()
-        assert await store.commit(change(updated(new()), b"1"), NOW)
-
-    redis_kind.run(test)
-
-
-def test_changes_sent_together_succeed_or_fail_alone(redis_kind: StoreKind, server: RedisServer) -> None:
-    async def test(store: Store) -> None:
-        first = [await store.commit(change(new(id), b"0"), NOW) for id in "abc"]
-        with client_of(server) as client:
-            client.script_flush()
-        limited = new("e", "owner")
-        outcomes = await asyncio.gather(
-            store.commit(change(updated(new("a")), b"1"), NOW),
-            store.commit(change(updated(updated(new("b"))), b"2"), NOW),  # not the next version
-            store.commit(change(limited), NOW),
-            store.commit(change(replace(limited, id="f")), NOW),  # over the limit
-            store.commit(change(updated(new("c")), b"1"), NOW),
-            return_exceptions=True,
-        )
-        assert first == [True] * 3
-        assert list(outcomes[:3]) == [True, False, True]
-        assert isinstance(outcomes[3], TooManySessionsError)
-        assert outcomes[4] is True
-        assert [await stored(store, id) for id in "abc"] == [(1, b"1"), (0, b"0"), (1, b"1")]
-
-    redis_kind.run(test, replace(LIMITS, sessions_per_owner=1))
-
-
-def test_a_deletion_that_is_sent_twice_succeeds_twice_and_is_made_once(
-    redis_kind: StoreKind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def test(store: Store) -> None:
-        assert await store.commit(change(new(), b"0"), NOW)
-        # The client does this when a connection breaks before the answer.
-        sent = uuid.uuid4()
-        with monkeypatch.context() as patched:
-            patched.setattr("service.sessions.redis.uuid.uuid4", lambda: sent)
-            assert await store.delete(new(), record(), NOW)
-            assert await store.delete(new(), record(), NOW)
-        assert not await store.delete(new(), None, NOW)
-
-    redis_kind.run(test)
-
-
-def test_redis_expires_keys_that_nobody_sweeps_and_none_sooner(redis_kind: StoreKind, server: RedisServer) -> None:
-    async def test(store: Store) -> None:
-        assert await store.commit(change(new(), b"0", record()), NOW)
-        assert await store.commit(change(updated(new(), NOW + 50)), NOW + 50)
-        await store.touch("a", NOW + 777)
-        with client_of(server) as client:
-            for key in ("session", "history"):
-                assert client.pexpiretime(f"carry:{key}:a") == pytest.approx((NOW + 1777) * 1000, abs=1)
-            assert client.pexpiretime("carry:receipt:\nkey") == pytest.approx((NOW + 50) * 1000, abs=1)
-            # A session that Redis removed counts as expired and leaves nothing behind.
-            client.delete("carry:session:a", "carry:history:a", "carry:receipt:\nkey")
-            assert await store.list("", "", 10, NOW) == []
-            assert await store.sweep(NOW + 2000) == 1
-            assert client.keys("*") == []
-
-    redis_kind.run(test)
-
-
-@pytest.mark.parametrize(("policy", "warnings"), [("noeviction", 0), ("allkeys-lru", 1)])
-def test_a_redis_that_may_drop_sessions_causes_a_warning(
-    redis_kind: StoreKind, server: RedisServer, policy: str, warnings: int
-) -> None:
-    async def test(store: Store) -> None:
-        with capture_logs() as logs:
-            await store.secret()
-            await store.secret()
-        assert len(logs) == warnings
-
-    with client_of(server) as client:
-        client.config_set("maxmemory-policy", policy)
-        redis_kind.run(test)
-        client.config_set("maxmemory-policy", "noeviction")
+# URLs.
 
 
 def test_an_invalid_url_is_refused() -> None:
@@ -832,26 +478,5 @@ def test_an_unknown_option_of_the_url_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         with pytest.raises(StoreError, match="synchronous=full"):
             open_store(f"sqlite:///{tmp_path}/db?synchronous=off", LIMITS, 2**30, lambda: None)
-
-    asyncio.run(main())
-
-
-def test_the_log_is_checkpointed_while_others_write(tmp_path: Path) -> None:
-    """The log does not grow with the number of changes."""
-
-    async def main() -> None:
-        stores = [SqliteStore(tmp_path / "db", LIMITS, 2**30) for _ in range(2)]
-        sessions = [new(str(i)) for i in range(2)]
-        sizes = []
-        for turn in range(12 * CHECKPOINT_EVERY):
-            i = turn % 2
-            assert await stores[i].commit(change(sessions[i], b"x" * 3000), NOW)
-            sessions[i] = updated(sessions[i])
-            sizes.append((tmp_path / "db-wal").stat().st_size)
-            if turn % 50 == 0:
-                await asyncio.sleep(0)
-        assert max(sizes) < 5 * sizes[CHECKPOINT_EVERY]
-        for store in stores:
-            await store.close()
 
     asyncio.run(main())
