@@ -103,7 +103,7 @@ def create_app(
             memory=memory,
         )
         app.state.carry = state
-        loops = [_beat(state), _sweep(session_service), _collect_garbage(memory)]
+        loops = [_beat(state), _sweep(session_service), collect_garbage(memory)]
         tasks = [asyncio.create_task(loop) for loop in loops]
         async with reloader.watch():
             yield
@@ -191,7 +191,7 @@ async def _beat(state: AppState) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _collect_garbage(memory: MemoryBudget, pause: float = GARBAGE_SECONDS) -> None:
+async def collect_garbage(memory: MemoryBudget, pause: float = GARBAGE_SECONDS) -> None:
     """Search all objects for garbage now and then. A search stops the process, longer the more objects there are, so it
     waits until no large request runs, but not for ever."""
     postponed = 0

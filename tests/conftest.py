@@ -1,4 +1,4 @@
-"""Fixtures: a folder of small models, and the real application on it."""
+"""Fixtures: a folder of small models, and the application on it."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.builders import character_model, forecaster, write_model
 
-# Shared machines pause; a property does not fail for having been slow once.
+# A shared machine may pause: a property does not fail for being slow once.
 settings.register_profile(
     "carry",
     deadline=None,
@@ -23,7 +23,7 @@ settings.register_profile(
 )
 settings.load_profile("carry")
 torch.set_num_threads(1)
-# Where a test says nothing else, sessions are gone with the application.
+# Unless a test sets a store, sessions end with the application.
 os.environ["CARRY_SESSION_STORE"] = "memory://"
 
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parent.parent / "models"
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """forecast (one feature), weather (two), text."""
+    """The models `forecast` (one feature), `weather` (two features) and `text`."""
     folder = tmp_path_factory.mktemp("models")
     write_model(forecaster(), folder, "forecast")
     write_model(forecaster(features=2), folder, "weather")
@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def client(models: Path) -> Iterator[TestClient]:
     """The application on small models, with small limits."""
-    chosen = Settings(
+    small_limits = Settings(
         models_dir=models,
         max_body_bytes=100_000,
         max_series_length=5000,
@@ -52,7 +52,7 @@ def client(models: Path) -> Iterator[TestClient]:
         max_answer_items=10_000,
         request_timeout=30,
     )
-    with TestClient(create_app(chosen), raise_server_exceptions=False) as opened:
+    with TestClient(create_app(small_limits), raise_server_exceptions=False) as opened:
         yield opened
 
 

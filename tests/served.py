@@ -1,4 +1,4 @@
-"""The application on a port of its own, for clients that are not ours."""
+"""The application on a port, for real HTTP clients."""
 
 import threading
 from collections.abc import Iterator
@@ -19,16 +19,18 @@ KEY = "a-key-of-this-test"
 
 @contextmanager
 def served(models: Path, **settings: Any) -> Iterator[str]:
-    """Its address. It knows one key."""
-    chosen = Settings(models_dir=models, api_keys=(SecretStr(KEY),), **settings)
-    [sock] = listen("127.0.0.1", 0, 1)
+    """The URL of the application, which has one API key."""
+    chosen_settings = Settings(models_dir=models, api_keys=(SecretStr(KEY),), **settings)
+    [listener] = listen("127.0.0.1", 0, 1)
     server = uvicorn.Server(
-        uvicorn.Config(create_app(chosen), log_level="warning", access_log=False, **http_options(chosen))
+        uvicorn.Config(
+            create_app(chosen_settings), log_level="warning", access_log=False, **http_options(chosen_settings)
+        )
     )
-    running = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-    running.start()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
     try:
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        running.join()
+        thread.join()

@@ -56,13 +56,13 @@ class Engine:
         """None: close."""
         self._lock = threading.Lock()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
 
     @property
     def failed(self) -> bool:
         """Whether the model fails its smoke test, or the thread has ended."""
-        return self.scheduler.failed or not self._thread.is_alive()
+        return self.scheduler.failed or not self.thread.is_alive()
 
     @property
     def seconds_left(self) -> int:
@@ -101,7 +101,7 @@ class Engine:
             if not self._closing:
                 self._closing = True
                 self._inbox.put(None)
-        self._thread.join()
+        self.thread.join()
 
     def _on_finished(self, request: Request) -> None:
         try:
@@ -115,8 +115,8 @@ class Engine:
             self._loop()
         except BaseException:
             with suppress(BaseException):  # the log may be closed
-                structlog.get_logger().exception("an engine's thread ended", engine=self._thread.name)
-            self._on_thread_death(f"the thread of the engine {self._thread.name} ended")
+                structlog.get_logger().exception("an engine's thread ended", engine=self.thread.name)
+            self._on_thread_death(f"the thread of the engine {self.thread.name} ended")
 
     def _loop(self) -> None:
         """Iterate until the engine is closed and idle. After one error of our own, the next iteration just tries again;
@@ -136,7 +136,7 @@ class Engine:
                 if failures > MAX_FAILURES:
                     raise
                 with suppress(Exception):
-                    structlog.get_logger().exception("the engine failed", engine=self._thread.name)
+                    structlog.get_logger().exception("the engine failed", engine=self.thread.name)
                 if failures > 1:
                     self.scheduler.fail_all(error)
 

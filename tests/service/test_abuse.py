@@ -1,4 +1,4 @@
-"""Small bodies that ask for much work: each is refused at once, before the model or a list of errors is made."""
+"""Small bodies that request much work: each is refused at once, before the model runs or a list of errors is made."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ JSON = {"content-type": "application/json"}
         ('{"series":{' + ",".join(f'"{i}":0' for i in range(8000)) + "}}", "$.series", "more than 64 fields"),
     ],
 )
-def test_a_body_full_of_errors_is_told_the_first_ones(client: TestClient, body: str, path: str, message: str) -> None:
+def test_a_body_full_of_errors_gets_the_first_ones(client: TestClient, body: str, path: str, message: str) -> None:
     answer = client.post("/forecast", content=body, headers=JSON)
     assert answer.status_code == 422
     [error] = answer.json()["errors"]
@@ -42,14 +42,14 @@ def test_an_answer_of_too_many_numbers_is_refused(
     assert problem["errors"][0]["path"] == path
 
 
-def test_a_body_that_is_not_said_to_be_json_is_told_what_to_say(client: TestClient) -> None:
+def test_a_body_without_the_type_of_json_is_told_the_header_to_send(client: TestClient) -> None:
     answer = client.post("/forecast", content='{"series":[1]}', headers={"content-type": "text/plain"})
     assert answer.status_code == 422
     assert "Content-Type: application/json" in answer.json()["detail"]
 
 
 def test_problems_are_documented_as_problems(client: TestClient) -> None:
-    """But for those of OpenAI's API, which have its form."""
+    """Except under /v1, where errors have OpenAI's form."""
     for path, operations in client.get("/openapi.json").json()["paths"].items():
         media, schema = ("json", "ErrorAnswer") if path.startswith("/v1/") else ("problem+json", "Problem")
         for operation in operations.values():

@@ -1,4 +1,4 @@
-"""The command line, in this process; what the shell would see."""
+"""The command line, run in this process: its status and its output."""
 
 import json
 import sys
@@ -18,10 +18,10 @@ def carry(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str
     """Exit status, standard output, standard error."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["carry", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             cli.main()
     out, err = capsys.readouterr()
-    code = ended.value.code
+    code = exit_info.value.code
     return code if isinstance(code, int) else 0, out, err
 
 
@@ -47,17 +47,17 @@ def test_generate_prints_the_prompt_and_its_continuation(capsys: pytest.CaptureF
     assert out == carry("generate", "Once", "--max-length", "9", "--seed", "4", capsys=capsys)[1]
 
 
-def test_only_what_answers_is_opened_and_once(
+def test_a_verb_opens_only_its_model_and_once(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[Path] = []
-    start = Runner.__init__
+    open_graph = Runner.__init__
 
-    def noted(self: Runner, folder: Path, graph: Graph, threads: int) -> None:
+    def record(self: Runner, folder: Path, graph: Graph, threads: int) -> None:
         opened.append(folder / graph.file)
-        start(self, folder, graph, threads)
+        open_graph(self, folder, graph, threads)
 
-    monkeypatch.setattr(Runner, "__init__", noted)
+    monkeypatch.setattr(Runner, "__init__", record)
     carry("models", capsys=capsys)
     assert opened == []
     carry("generate", "Once", "--max-length", "3", capsys=capsys)
@@ -69,7 +69,7 @@ def test_only_what_answers_is_opened_and_once(
     assert opened == [models / "forecast/1/model.onnx"]
 
 
-def test_a_version_that_cannot_be_opened_is_passed_over(
+def test_a_version_that_cannot_be_opened_is_skipped(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copytree(models, tmp_path / "models")
@@ -90,11 +90,11 @@ def test_a_version_that_cannot_be_opened_is_passed_over(
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "forecast@1" in carry("models", capsys=capsys)[1]
-    found = json.loads(carry("models", "--json", capsys=capsys)[1])
-    assert [model["name"] for model in found["models"]] == ["forecast", "text", "weather"]
+    listed = json.loads(carry("models", "--json", capsys=capsys)[1])
+    assert [model["name"] for model in listed["models"]] == ["forecast", "text", "weather"]
 
 
-def test_a_folder_without_models_is_told(
+def test_a_folder_without_models_is_named_on_standard_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CARRY_MODELS_DIR", str(tmp_path))
@@ -102,7 +102,7 @@ def test_a_folder_without_models_is_told(
 
 
 @pytest.mark.parametrize("verb", ["serve", "models"])
-def test_a_bad_setting_is_one_line(
+def test_a_bad_setting_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     monkeypatch.setenv("CARRY_PORT", "eighty")
@@ -113,7 +113,7 @@ def test_a_bad_setting_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"SESSION_STORE": "files"}, "CARRY_SESSION_STORE: must be memory://, sqlite:///FILE, or"),
         ({"SESSION_STORE": "memory://", "PROCESSES": "2"}, "CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1"),
@@ -125,19 +125,19 @@ def test_a_bad_setting_is_one_line(
         ({"SESSION_TTL": "5", "MAX_SESSION_TTL": "4"}, "CARRY_SESSION_TTL must be at most CARRY_MAX_SESSION_TTL"),
     ],
 )
-def test_sessions_that_cannot_be_kept_are_one_line(
-    settings: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_bad_setting_of_sessions_is_reported_in_one_line(
+    settings: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in settings.items():
         monkeypatch.setenv(f"CARRY_{name}", value)
-    # What the verb sets for its whole process has to go again.
+    # The verb sets these for the whole process: undo it after the test.
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("service.logs.configure_logs", lambda _: None)
     status, out, err = carry("serve", capsys=capsys)
     assert (status, out) == (2, "")
     assert err.startswith("carry: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""The service needs no PyTorch: not to import, and not in its environment."""
+"""The service needs no PyTorch: neither as an import, nor in its environment."""
 
 import subprocess
 import sys
@@ -14,12 +14,12 @@ def test_the_service_and_the_command_line_import_no_training_library() -> None:
         "import sys, service.app, service.cli, training.cli; "
         "print([m for m in ('torch', 'onnx', 'pandas', 'matplotlib') if m in sys.modules])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
 @pytest.mark.skipif(not SERVICE.exists(), reason="made by `make run` and `make test`")
 def test_the_environment_of_make_run_has_no_pytorch() -> None:
     code = "import importlib.util as u; print([m for m in ('torch', 'onnx', 'pandas') if u.find_spec(m)])"
-    ended = subprocess.run([SERVICE, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "[]\n"
+    result = subprocess.run([SERVICE, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

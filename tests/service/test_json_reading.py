@@ -1,4 +1,4 @@
-"""A large body means what a small one does, however it is cut."""
+"""A large body, parsed in pieces, means the same as a small one."""
 
 import asyncio
 import json
@@ -35,9 +35,9 @@ def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(json_reading, name, size)
 
 
-def _or_error(body: bytes, read: Any) -> Any:
+def _or_error(body: bytes, parse: Any) -> Any:
     try:
-        return repr(read(body))
+        return repr(parse(body))
     except ValueError:
         return ValueError
 
@@ -48,7 +48,7 @@ def _in_pieces(body: bytes) -> Any:
 
 @settings(max_examples=500)
 @given(TEXTS)
-def test_means_the_same_in_pieces(body: bytes) -> None:
+def test_a_body_means_the_same_in_pieces(body: bytes) -> None:
     assert _or_error(body, _in_pieces) == _or_error(body, orjson.loads)
 
 
@@ -62,13 +62,13 @@ def test_a_broken_body_stays_broken(value: Any, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("end", [b",]", b", ]", b",,1]", b" 1]", b"]]", b"}", b",1"])
-def test_an_item_that_is_missing_or_too_much_is_refused(end: bytes) -> None:
+def test_a_missing_or_extra_item_is_refused(end: bytes) -> None:
     for count in range(1, 40):
         with pytest.raises(ValueError, match=r"item|comma|unexpected|value"):
             _in_pieces(b"[" + b",".join([b"1"] * count) + end)
 
 
-def test_what_looks_like_a_list_in_a_text_stays_a_text() -> None:
+def test_a_list_inside_a_text_stays_text() -> None:
     text = r"\"[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\\" * 3
     body = json.dumps({"prompt": text, "series": list(range(99))}).encode()
     assert _in_pieces(body) == {"prompt": text, "series": list(range(99))}

@@ -1,4 +1,4 @@
-"""What requests may hold is charged before they begin, and given back however they end."""
+"""A request reserves the memory that it may hold before it runs, and releases it in any case."""
 
 import asyncio
 import gc
@@ -45,22 +45,22 @@ def budget_of(client: TestClient) -> MemoryBudget:
     return state.memory
 
 
-def test_a_budget_refuses_what_never_fits_and_what_does_not_fit_now() -> None:
+def test_a_budget_refuses_a_request_that_never_fits_or_does_not_fit_now() -> None:
     budget = MemoryBudget(1000, Gauge("held", "", registry=None))
-    one, other = HeldMemory(budget), HeldMemory(budget)
-    with pytest.raises(LimitExceededError) as never:
-        one.hold(1001, "$.logprobs", 1)
-    assert never.value.path == "$.logprobs"
-    one.hold(600, "$", 1)
+    first, second = HeldMemory(budget), HeldMemory(budget)
+    with pytest.raises(LimitExceededError) as too_large:
+        first.hold(1001, "$.logprobs", 1)
+    assert too_large.value.path == "$.logprobs"
+    first.hold(600, "$", 1)
     with pytest.raises(QueueFullError) as full:
-        other.hold(401, "$", 7)
+        second.hold(401, "$", 7)
     assert full.value.retry_after == 7
-    other.hold(400, "$", 1)
-    one.hold(300, "$", 1)  # in place of what it held
-    other.hold(700, "$", 1)
-    one.release()
-    one.release()
-    other.release()
+    second.hold(400, "$", 1)
+    first.hold(300, "$", 1)  # instead of the 600
+    second.hold(700, "$", 1)
+    first.release()
+    first.release()
+    second.release()
     assert budget.held == 0
 
 
@@ -69,26 +69,26 @@ def test_a_call_holds_memory_until_it_is_answered(
     name: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     route, body, path = CALLS[name]
-    budget, seen = budget_of(service), []
+    budget, changes = budget_of(service), []
     change = MemoryBudget.change
 
-    def watched(self: MemoryBudget, before: int, after: int, *rest: Any) -> None:
-        seen.append((before, after))
+    def record(self: MemoryBudget, before: int, after: int, *rest: Any) -> None:
+        changes.append((before, after))
         change(self, before, after, *rest)
 
-    monkeypatch.setattr(MemoryBudget, "change", watched)
+    monkeypatch.setattr(MemoryBudget, "change", record)
     answer = service.post(route, json=body)
     assert answer.status_code in (200, 201), answer.text
-    (nothing, held), (given_back, rest) = seen
-    assert (nothing, rest) == (0, 0)
-    assert given_back == held > len(answer.content)
+    (start, held), (released, end) = changes
+    assert (start, end) == (0, 0)
+    assert released == held > len(answer.content)
     assert budget.held == 0
-    # Larger than all that there is: refused, and the field named.
+    # More than the whole budget: refused, with the field.
     monkeypatch.setattr(budget, "limit", held - 1)
     refused = service.post(route, json=body)
     assert refused.status_code == (400 if route.startswith("/v1") else 422)
     assert path in refused.text
-    # As long as others hold it: later.
+    # Others hold the budget: retry later.
     monkeypatch.setattr(budget, "limit", held)
     monkeypatch.setattr(budget, "held", 1)
     later = service.post(route, json=body)
@@ -98,7 +98,7 @@ def test_a_call_holds_memory_until_it_is_answered(
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_fails_or_is_late_gives_its_memory_back(
+def test_a_call_that_fails_or_is_late_releases_its_memory(
     name: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     route, body, _ = CALLS[name]
@@ -114,7 +114,7 @@ def test_a_call_that_fails_or_is_late_gives_its_memory_back(
     assert budget_of(service).held == 0
 
 
-def test_requests_that_would_hold_too_much_together_are_refused_and_later_taken(models: Path) -> None:
+def test_requests_that_hold_too_much_together_are_refused_and_accepted_later(models: Path) -> None:
     body = {"prompt": "a", "max_length": 5000, "logprobs": 5, "seed": 1}
     with TestClient(create_app(Settings(models_dir=models, max_waiting_bytes=16 * 2**20))) as client:
         with ThreadPoolExecutor(8) as pool:
@@ -128,21 +128,21 @@ def test_requests_that_would_hold_too_much_together_are_refused_and_later_taken(
 
 
 @pytest.mark.parametrize(("held", "waits"), [(0, 0), (app.QUIET_BYTES + 1, app.MAX_POSTPONED)])
-def test_garbage_is_searched_when_no_large_request_is_under_way(held: int, waits: int) -> None:
-    """Else everybody would wait for the search, but not for ever."""
+def test_the_search_for_garbage_waits_while_a_large_request_runs(held: int, waits: int) -> None:
+    """The search stops the process; but it does not wait for ever."""
     budget = MemoryBudget(2**30, Gauge("held", "", registry=None))
     budget.change(0, held, "", 0)
-    own, searched = threading.get_ident(), []
+    this_thread, searches = threading.get_ident(), []
 
     def note(phase: str, info: dict[str, int]) -> None:
-        if phase == "stop" and info["generation"] == 2 and threading.get_ident() == own:
-            searched.append(info)
+        if phase == "stop" and info["generation"] == 2 and threading.get_ident() == this_thread:
+            searches.append(info)
 
     async def rounds_until_searched() -> int:
-        searching = asyncio.create_task(app._collect_garbage(budget, pause=0))
+        searching = asyncio.create_task(app.collect_garbage(budget, pause=0))
         rounds = 0
-        while not searched and rounds < 3 * app.MAX_POSTPONED:
-            for _ in range(10):  # what makes a search among all objects due
+        while not searches and rounds < 3 * app.MAX_POSTPONED:
+            for _ in range(10):  # makes a search among all objects due
                 gc.collect(1)
             await asyncio.sleep(0)
             rounds += 1
@@ -157,4 +157,4 @@ def test_garbage_is_searched_when_no_large_request_is_under_way(held: int, waits
         gc.enable()
         gc.callbacks.remove(note)
     assert waits <= rounds <= waits + 5
-    assert len(searched) == 1
+    assert len(searches) == 1

@@ -1,4 +1,4 @@
-"""The OpenAPI document, as those read it who generate clients."""
+"""The OpenAPI document, as client generators read it."""
 
 import re
 from typing import Any
@@ -11,8 +11,8 @@ Operation = tuple[str, str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def document(client: TestClient) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("/openapi.json").json()
-    return found
+    document: dict[str, Any] = client.get("/openapi.json").json()
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_every_operation_has_a_tag_that_is_described(document: dict[str, Any], o
     assert all(len(operation["tags"]) == 1 for _, _, operation in operations)
 
 
-def test_the_document_says_where_the_service_is_and_what_its_licence_is(document: dict[str, Any]) -> None:
+def test_the_document_names_the_server_and_the_licence(document: dict[str, Any]) -> None:
     assert document["servers"][0]["url"] == "/"
     assert document["info"]["license"]["identifier"] == "Apache-2.0"
 
@@ -51,13 +51,13 @@ def test_every_operation_says_whether_it_needs_a_key(operations: list[Operation]
         assert ("401" in operation["responses"]) is not is_open
 
 
-def test_every_operation_with_a_body_says_how_bodies_are_refused(operations: list[Operation]) -> None:
+def test_every_operation_with_a_body_documents_the_errors_of_bodies(operations: list[Operation]) -> None:
     for _, path, operation in operations:
         if "requestBody" in operation:
             assert {"400", "413", "415"} <= operation["responses"].keys(), path
 
 
-def test_streams_have_a_schema_so_that_clients_do_not_take_them_for_json(operations: list[Operation]) -> None:
+def test_streams_have_a_schema_so_that_clients_do_not_parse_them_as_json(operations: list[Operation]) -> None:
     streamed = [
         answer["content"]["text/event-stream"]["schema"]["type"]
         for _, _, operation in operations

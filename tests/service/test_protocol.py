@@ -1,6 +1,6 @@
-"""HTTP itself, by raw sockets against a real server: what clients and attackers send that no route ever sees.
+"""HTTP by raw sockets against a real server: requests of clients and attackers that no route ever sees.
 
-That these pass with a new uvicorn says that service/http/protocol.py still fits it.
+If these tests pass with a new uvicorn, service/http/protocol.py still fits it.
 """
 
 import asyncio
@@ -45,8 +45,8 @@ def until_closed(connection: socket.socket) -> bytes:
     return received
 
 
-def asked(port: int, request: str | bytes) -> bytes:
-    """All that comes back on a connection that the server is asked to close."""
+def answers(port: int, request: str | bytes) -> bytes:
+    """Send a request that makes the server close the connection. Returns all that it sends."""
     with connected(port) as connection:
         connection.sendall(request.encode() if isinstance(request, str) else request)
         return until_closed(connection)
@@ -60,10 +60,10 @@ def post(path: str, body: str, headers: str = "", version: str = "1.1") -> str:
 
 
 @pytest.mark.parametrize("rest", ["Connection: close, Upgrade, HTTP2-Settings\r\n", "Connection: Upgrade, close\r\n"])
-def test_an_upgrade_that_is_not_taken_loses_no_body(port: int, rest: str) -> None:
+def test_a_declined_upgrade_loses_no_body(port: int, rest: str) -> None:
     """Java's HttpClient offers h2c with its first request (RFC 9110, section 7.8)."""
     upgrade = "Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
-    answer = asked(port, post("/forecast", BODY, rest + upgrade))
+    answer = answers(port, post("/forecast", BODY, rest + upgrade))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert len(json.loads(answer.split(b"\r\n\r\n")[1])["median"]) == 2
 
@@ -81,7 +81,7 @@ def test_an_upgrade_with_a_chunked_body_in_pieces(port: int) -> None:
 
 def test_http_1_0_gets_no_chunks(port: int) -> None:
     """It does not know them (RFC 9112, section 6.1)."""
-    answer = asked(port, post("/generate", '{"prompt":"a","max_length":5,"stream":true}', version="1.0"))
+    answer = answers(port, post("/generate", '{"prompt":"a","max_length":5,"stream":true}', version="1.0"))
     head, body = answer.split(b"\r\n\r\n", 1)
     assert b"chunked" not in head.lower()
     assert body.startswith(b"data: ")
@@ -99,9 +99,9 @@ def test_http_1_0_gets_no_chunks(port: int) -> None:
         (b"nothing like HTTP\r\n\r\n", 400),
     ],
 )
-def test_what_is_refused_before_any_route_is_told_why(port: int, request_: bytes, status: int) -> None:
+def test_a_request_refused_before_any_route_gets_a_problem(port: int, request_: bytes, status: int) -> None:
     with connected(port) as connection:
-        with suppress(ConnectionError):  # it may be refused before all of it was sent
+        with suppress(ConnectionError):  # the server may refuse it before it is sent whole
             connection.sendall(request_)
         head, body = until_closed(connection).split(b"\r\n\r\n", 1)
     assert int(head[9:12]) == status
@@ -109,8 +109,8 @@ def test_what_is_refused_before_any_route_is_told_why(port: int, request_: bytes
     assert json.loads(body)["status"] == status
 
 
-def test_a_long_head_within_the_limit_is_read(port: int) -> None:
-    answer = asked(
+def test_a_long_head_within_the_limit_is_accepted(port: int) -> None:
+    answer = answers(
         port, b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: " + b"x" * 60_000 + b"\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -120,13 +120,13 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     count = 500
     requests = [f"GET /health/live HTTP/1.1\r\nHost: a\r\nX-Request-ID: r{i}\r\n\r\n" for i in range(count)]
     requests.append("GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    answer = asked(port, "".join(requests)).decode().lower()
+    answer = answers(port, "".join(requests)).decode().lower()
     ids = [line.split(": ")[1] for line in answer.split("\r\n") if line.startswith("x-request-id: r")]
     assert ids == [f"r{i}" for i in range(count)]
 
 
-def test_a_connection_with_requests_waiting_is_not_read_on(port: int) -> None:
-    """Six hundred thousand requests, sent and never read, took 1.5 GiB."""
+def test_a_connection_with_many_waiting_requests_is_not_read(port: int) -> None:
+    """600,000 requests, whose answers the client never read, took 1.5 GiB."""
     block = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 10_000
     with connected(port) as connection:
         connection.settimeout(2)
@@ -138,38 +138,38 @@ def test_a_connection_with_requests_waiting_is_not_read_on(port: int) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-", b"\r\n"])
-def test_who_does_not_finish_a_head_is_let_go(models: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+def test_an_unfinished_head_gets_408(models: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
     with served(models) as url:
-        assert asked(int(url.rsplit(":", 1)[1]), sent).startswith(b"HTTP/1.1 408 ")
+        assert answers(int(url.rsplit(":", 1)[1]), sent).startswith(b"HTTP/1.1 408 ")
 
 
-def test_who_does_not_finish_a_body_is_let_go_and_others_keep_their_connection(models: Path) -> None:
+def test_an_unfinished_body_gets_408_and_other_connections_stay(models: Path) -> None:
     with served(models, body_timeout=0.3) as url, connected(int(url.rsplit(":", 1)[1])) as other:
         port = int(url.rsplit(":", 1)[1])
         other.sendall(post("/forecast", BODY).encode())
         assert other.recv(2**20).startswith(b"HTTP/1.1 200 ")
-        assert asked(port, post("/forecast", BODY)[:-5]).startswith(b"HTTP/1.1 408 ")
+        assert answers(port, post("/forecast", BODY)[:-5]).startswith(b"HTTP/1.1 408 ")
         other.sendall(post("/forecast", BODY).encode())
         assert other.recv(2**20).startswith(b"HTTP/1.1 200 ")
 
 
-def test_too_many_connections_are_told_so(models: Path) -> None:
+def test_one_connection_too_many_gets_503(models: Path) -> None:
     with served(models, max_connections=3) as url:
         port = int(url.rsplit(":", 1)[1])
         held = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(3)]
-        for connection in held:  # answered, so that all are counted
+        for connection in held:  # an answer shows that the connection counts
             connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
             assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
-        assert asked(port, b"").startswith(b"HTTP/1.1 503 ")
+        assert answers(port, b"").startswith(b"HTTP/1.1 503 ")
         held[0].sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert b" 200 " in until_closed(held[0])
-        assert asked(port, b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")[9:12] == b"200"
+        assert answers(port, b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")[9:12] == b"200"
         for connection in held:
             connection.close()
 
 
-def test_an_answer_that_nobody_reads_is_given_up(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unread_answer_closes_the_connection(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "STUCK_SECONDS", 0.3)
     with served(models) as url:
         connection = socket.socket()
@@ -177,23 +177,23 @@ def test_an_answer_that_nobody_reads_is_given_up(models: Path, monkeypatch: pyte
         connection.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
         with connection:
             connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
-            watched = select.poll()
-            watched.register(connection, select.POLLHUP | select.POLLERR)
-            assert watched.poll(60_000)
+            poll = select.poll()
+            poll.register(connection, select.POLLHUP | select.POLLERR)
+            assert poll.poll(60_000)
 
 
-def test_the_key_comes_before_the_body(port: int) -> None:
-    """Thirty megabytes were taken, unpacked and parsed before the 401."""
+def test_the_key_is_checked_before_the_body_arrives(port: int) -> None:
+    """The service used to receive, decompress and parse 30 MB before the 401."""
     head = "POST /forecast HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 30000000\r\n\r\n"
     with connected(port) as connection:
         connection.sendall(head.encode())
         assert connection.recv(2**16).startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_length_of_many_digits_is_too_large_or_what_it_says(port: int) -> None:
+def test_a_length_of_many_digits_is_read_as_a_number(port: int) -> None:
     head = "POST /forecast HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n" + AUTHORIZED
-    assert asked(port, f"{head}Content-Length: {'0' * 5000}2\r\n\r\n[]")[9:12] == b"422"
-    assert asked(port, f"{head}Content-Length: 9999999999999999\r\n\r\n")[9:12] == b"413"
+    assert answers(port, f"{head}Content-Length: {'0' * 5000}2\r\n\r\n[]")[9:12] == b"422"
+    assert answers(port, f"{head}Content-Length: 9999999999999999\r\n\r\n")[9:12] == b"413"
 
 
 def test_head_is_get_without_the_body(client: TestClient) -> None:
@@ -213,7 +213,9 @@ def test_head_is_get_without_the_body(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("origin", "status"), [("https://evil.example", 403), ("http://testserver", 200), (None, 200), ("null", 403)]
 )
-def test_a_page_of_another_origin_cannot_reload_the_models(client: TestClient, origin: str | None, status: int) -> None:
+def test_a_web_page_of_another_origin_cannot_reload_the_models(
+    client: TestClient, origin: str | None, status: int
+) -> None:
     headers = {} if origin is None else {"Origin": origin}
     assert client.post("/models/reload", headers=headers).status_code == status
     assert client.get("/models", headers=headers).status_code == 200
@@ -236,7 +238,7 @@ def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(models: Path, 
 
 
 def test_a_large_body_that_is_nearly_json_is_parsed_once(models: Path) -> None:
-    """The standard library, which takes NaN for a number, would keep all others waiting."""
+    """The standard library, which accepts NaN, would make all other requests wait."""
     for count, expected in ((500_000, (400, "malformed_body")), (500, (422, "invalid_request"))):
         body = b'{"series":[' + b"1," * count + b"NaN]}"
         with TestClient(create_app(Settings(models_dir=models))) as client:
@@ -244,13 +246,13 @@ def test_a_large_body_that_is_nearly_json_is_parsed_once(models: Path) -> None:
         assert (answer.status_code, answer.json()["code"]) == expected
 
 
-async def _never(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError("no body is whole")
+async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("no body is complete")
 
 
-def test_bodies_under_way_share_a_budget() -> None:
-    """Of eight of the largest: forty callers who sent most of one held 1.2 GiB."""
-    middleware = BodyMiddleware(_never, Settings(max_body_bytes=1024))
+def test_arriving_bodies_share_a_budget() -> None:
+    """Forty clients that each sent most of a body held 1.2 GiB. The budget is eight of the largest bodies."""
+    middleware = BodyMiddleware(_unreachable, Settings(max_body_bytes=1024))
     statuses: list[int] = []
 
     async def caller(over: asyncio.Event) -> None:
@@ -276,16 +278,16 @@ def test_bodies_under_way_share_a_budget() -> None:
         await asyncio.gather(*callers)
 
     asyncio.run(crowd())
-    assert statuses == [503] * 32  # eight are waited for
-    asyncio.run(crowd())  # and what they took is free again
+    assert statuses == [503] * 32  # eight bodies fit
+    asyncio.run(crowd())  # the budget is free again
     assert statuses == [503] * 64
 
 
 @pytest.mark.parametrize("encoding", ["identity", "zstd"])
-def test_bodies_count_as_long_as_they_are_until_they_are_answered(encoding: str) -> None:
-    """A hundred bodies of 32 MB each in 3 kB of zstd were held at once, and so was what they became."""
+def test_bodies_count_with_their_full_length_until_their_answer(encoding: str) -> None:
+    """A hundred bodies of 32 MB each, in 3 kB of zstd, used to be in memory at once, and their parsed values, too."""
     body = b" " * 1_000_000
-    packed = zstandard.compress(body) if encoding == "zstd" else body
+    sent = zstandard.compress(body) if encoding == "zstd" else body
     statuses: list[int] = []
 
     async def crowd() -> None:
@@ -299,13 +301,13 @@ def test_bodies_count_as_long_as_they_are_until_they_are_answered(encoding: str)
         middleware = BodyMiddleware(app, Settings(max_body_bytes=2**20))
 
         async def caller() -> None:
-            pieces = iter([packed])
+            pieces = iter([sent])
 
             async def receive() -> Message:
                 if piece := next(pieces, b""):
                     return {"type": "http.request", "body": piece, "more_body": False}
                 await asyncio.Event().wait()
-                raise AssertionError("nobody leaves")
+                raise AssertionError("no client disconnects")
 
             async def send(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -315,7 +317,7 @@ def test_bodies_count_as_long_as_they_are_until_they_are_answered(encoding: str)
             headers = [(b"content-encoding", encoding.encode())]
             await middleware({"type": "http", "path": "/forecast", "headers": headers}, receive, send)
 
-        for _ in range(2):  # what the first ones took is free again
+        for _ in range(2):  # the budget is free again for the second crowd
             over, decided = asyncio.Event(), asyncio.Semaphore(0)
             callers = [asyncio.create_task(caller()) for _ in range(40)]
             for _ in callers:

@@ -1,4 +1,4 @@
-"""Model folders: what is loaded, what is refused and why, and that a refused one harms no other."""
+"""Model folders: which are loaded, which are refused and why, and that a refused folder harms no other model."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def describe_a_state(folder: Path, *shape: int) -> None:
 
 
 def enlarge_the_state(folder: Path, size: int) -> None:
-    """In the graph and in the manifest, which agree then: a state more, that the graph gives back as it is."""
+    """Add a state to the graph and to the manifest, so that they agree. The graph returns it unchanged."""
     model = onnx.load(folder / "model.onnx")
     for name, ports in (("ballast", model.graph.input), ("ballast_out", model.graph.output)):
         ports.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("B", size)))
@@ -115,14 +115,14 @@ def test_a_broken_folder_is_refused_with_its_reason_and_harms_no_other(name: str
     breaks, reason = BROKEN[name]
     breaks(tmp_path / "models/forecast/1")
     with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
-        found = client.get("/models").json()
-        assert [model["name"] for model in found["models"]] == ["text", "weather"]
-        [refused] = found["refused"]
+        listed = client.get("/models").json()
+        assert [model["name"] for model in listed["models"]] == ["text", "weather"]
+        [refused] = listed["refused"]
         assert (refused["name"], refused["version"]) == ("forecast", "1")
         assert reason in refused["reason"]
-        asked = client.post("/forecast", json={"series": [1, 2], "model": "forecast"})
-        assert asked.status_code == 409
-        assert asked.json()["code"] == "model_refused"
+        answer = client.post("/forecast", json={"series": [1, 2], "model": "forecast"})
+        assert answer.status_code == 409
+        assert answer.json()["code"] == "model_refused"
         assert client.get("/models/forecast").status_code == 409
         assert client.post("/forecast", json={"series": {"f0": [1], "f1": ["a"]}}).status_code == 200
         assert client.get("/health/ready").status_code == 200
@@ -135,7 +135,7 @@ def flip_a_weight(folder: Path) -> None:
 
 
 def forget_the_newest_controls(folder: Path) -> None:
-    """As a folder is that an earlier version exported."""
+    """Make the folder like one that an earlier version exported."""
     decode = json.loads((folder / "manifest.json").read_text())["decode"]
     newest = ("frequency_penalty", "presence_penalty")
     edit(folder, decode=decode | {"inputs": [port for port in decode["inputs"] if port["name"] not in newest]})
@@ -161,20 +161,20 @@ def test_a_text_model_that_is_not_whole_is_refused(
         assert reason in refused["reason"]
 
 
-def test_the_graphs_of_a_text_model_share_their_weights_and_are_told_apart_by_them(tmp_path: Path) -> None:
+def test_the_graphs_of_a_text_model_share_their_weights_and_their_hash_covers_them(tmp_path: Path) -> None:
     first, second = character_model(), character_model()
     with torch.no_grad():
         second.head.weight.mul_(2)
     folders = [write_model(network, tmp_path, name) for network, name in ((first, "first"), (second, "second"))]
     for folder in folders:
-        one_in_float32 = sum(p.numel() * p.element_size() for p in first.parameters())
-        assert (folder / "model.weights").stat().st_size < one_in_float32
+        float32_bytes = sum(p.numel() * p.element_size() for p in first.parameters())
+        assert (folder / "model.weights").stat().st_size < float32_bytes
         onnx.checker.check_model(str(folder / "decode.onnx"))
     hashes = [json.loads((folder / "manifest.json").read_text())["decode"]["sha256"] for folder in folders]
     assert hashes[0] != hashes[1]
 
 
-def test_the_newest_version_that_loads_answers(models: Path, tmp_path: Path) -> None:
+def test_the_newest_version_that_loads_is_the_default(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "models")
     for version in (2, 10, 11):
         shutil.copytree(models / "forecast/1", tmp_path / f"models/forecast/{version}")
@@ -198,7 +198,7 @@ def test_without_models_the_service_lives_but_is_not_ready(tmp_path: Path) -> No
         assert client.post("/forecast", json={"series": [1]}).status_code == 404
 
 
-def test_an_export_at_work_is_not_looked_at(models: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_running_export_is_ignored(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "models")
     (tmp_path / "models/forecast/.partial-x").mkdir()
     with TestClient(create_app(Settings(models_dir=tmp_path / "models"))) as client:
@@ -208,16 +208,16 @@ def test_an_export_at_work_is_not_looked_at(models: Path, tmp_path: Path) -> Non
 def test_auto_serves_float32_where_the_processor_multiplies_int8_inexactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """x86 without VNNI saturates: the same seed would give another text than on other replicas."""
+    """x86 without VNNI saturates: the same seed would give other texts than on other replicas."""
     write_model(character_model(), tmp_path, "text", "int8")
     precisions: tuple[Literal["auto", "int8"], ...] = ("auto", "int8")
     served = {}
     for exact in (True, False):
         monkeypatch.setattr(registry, "int8_is_exact", lambda exact=exact: exact)
         for precision in precisions:
-            found = Registry(Settings(models_dir=tmp_path, precision=precision), KINDS, Metrics())
-            served[exact, precision] = found.models[0].precision
-            found.close()
+            opened = Registry(Settings(models_dir=tmp_path, precision=precision), KINDS, Metrics())
+            served[exact, precision] = opened.models[0].precision
+            opened.close()
     assert served == {
         (True, "auto"): "int8",
         (True, "int8"): "int8",

@@ -1,4 +1,4 @@
-"""POST /models/reload: models come, change and go while requests are answered, in all processes."""
+"""POST /models/reload: models are added, replaced and removed while requests run, in all processes."""
 
 import gc
 import shutil
@@ -17,6 +17,7 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxruntime import InferenceSession
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -33,7 +34,7 @@ from service.workers.board import Board
 from tests.builders import character_model, forecaster, write_model
 from tests.service.test_registry import edit, tamper, truncate
 
-RequestContext = tuple[str, dict[str, Any], list[dict[str, Any]]]
+Call = tuple[str, dict[str, Any], list[dict[str, Any]]]
 """A path, a body, and the answers that are right."""
 SERIES = {"series": [3, 1, 4, 1, 5, 9, 2, 6], "model": "forecast"}
 PROMPT = {"prompt": "Once upon", "max_length": 20, "seed": 3, "model": "text"}
@@ -50,7 +51,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(models: Path, tmp_path: Path) -> Path:
-    """The folder of models that is served, to be changed."""
+    """A copy of the models, to serve and to change."""
     shutil.copytree(models, tmp_path / "models")
     return tmp_path / "models"
 
@@ -76,19 +77,19 @@ def registry_of(client: TestClient) -> Registry:
 def reload(client: TestClient) -> dict[str, Any]:
     answer = client.post("/models/reload")
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
+    reloaded: dict[str, Any] = answer.json()
     shown = client.get("/models").json()
-    assert found == {**shown, "loaded": found["loaded"], "unloaded": found["unloaded"]}
-    return found
+    assert reloaded == {**shown, "loaded": reloaded["loaded"], "unloaded": reloaded["unloaded"]}
+    return reloaded
 
 
 def changes(client: TestClient) -> tuple[list[str], list[str]]:
-    found = reload(client)
-    return found["loaded"], found["unloaded"]
+    reloaded = reload(client)
+    return reloaded["loaded"], reloaded["unloaded"]
 
 
 def add_version(source: Path, folder: Path, version: int) -> Path:
-    """As a version of the model in `folder`; whole from one moment to the next, as an export does it."""
+    """Copy a model as a version of the model in `folder`. It appears whole at once, as an export does it."""
     partial = folder / f".partial-{version}"
     shutil.copytree(source, partial)
     edit(partial, version=version)
@@ -109,7 +110,7 @@ def gauge(client: TestClient, name: str, **labels: str) -> float:
 def test_without_changes_nothing_is_loaded_again(client: TestClient) -> None:
     before = registry_of(client).models
     assert changes(client) == ([], [])
-    assert all(one is other for one, other in zip(before, registry_of(client).models, strict=True))
+    assert all(old is new for old, new in zip(before, registry_of(client).models, strict=True))
 
 
 def test_a_new_model_answers_and_the_others_are_not_loaded_again(client: TestClient, folder: Path) -> None:
@@ -124,13 +125,15 @@ def test_a_new_model_answers_and_the_others_are_not_loaded_again(client: TestCli
     assert gauge(client, "carry_models", status="loaded") == 4
 
 
-def test_a_model_whose_folder_is_gone_is_unknown_and_its_memory_is_given_back(client: TestClient, folder: Path) -> None:
+def test_a_model_whose_folder_was_deleted_is_unknown_and_its_memory_is_released(
+    client: TestClient, folder: Path
+) -> None:
     assert client.post("/generate", json=PROMPT).status_code == 200
     too_late = client.post("/forecast", json=SERIES, headers={"x-request-timeout": "1e-9"})
-    assert too_late.status_code == 504  # an error holds much
+    assert too_late.status_code == 504  # its exception holds references
     assert client.post("/forecast", json=SERIES).status_code == 200
-    held = [weakref.ref(one) for name in ("text", "forecast") for one in parts(registry_of(client).find(name))]
-    threads = [registry_of(client).find(name).engine._thread for name in ("text", "forecast")]
+    references = [weakref.ref(part) for name in ("text", "forecast") for part in parts(registry_of(client).find(name))]
+    threads = [registry_of(client).find(name).engine.thread for name in ("text", "forecast")]
     shutil.rmtree(folder / "text")
     shutil.rmtree(folder / "forecast/1")
     assert changes(client) == ([], ["forecast@1", "text@1"])
@@ -139,16 +142,18 @@ def test_a_model_whose_folder_is_gone_is_unknown_and_its_memory_is_given_back(cl
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    patience = time.monotonic() + 30
-    while any(one() for one in held) and time.monotonic() < patience:
-        gc.collect()  # the service does it too, but perhaps not yet; while it does, this does nothing
-    assert [one() for one in held] == [None] * len(held)
+    deadline = time.monotonic() + 30
+    while any(part() for part in references) and time.monotonic() < deadline:
+        gc.collect()  # the service collects, too, but perhaps not yet
+    assert [part() for part in references] == [None] * len(references)
     assert gauge(client, "carry_engine_waiting_steps", model="text@1") == 0
     assert gauge(client, "carry_models", status="loaded") == 1
 
 
 def parts(model: Model[Any]) -> list[Any]:
-    return [model, model.engine, model.engine.runner._session]
+    sessions = [part for part in vars(model.engine.runner).values() if isinstance(part, InferenceSession)]
+    assert sessions
+    return [model, model.engine, *sessions]
 
 
 def test_a_model_replaced_in_place_gives_the_answers_of_the_new_one(
@@ -170,16 +175,16 @@ def test_a_broken_new_version_is_refused_and_the_old_one_answers_until_it_is_rep
     old = client.post("/forecast", json=SERIES).json()
     added = add_version(folder / "forecast/1", folder / "forecast", 2)
     truncate(added)
-    found = reload(client)
-    assert (found["loaded"], found["unloaded"]) == ([], [])
-    [refused] = found["refused"]
+    reloaded = reload(client)
+    assert (reloaded["loaded"], reloaded["unloaded"]) == ([], [])
+    [refused] = reloaded["refused"]
     assert (refused["name"], refused["version"]) == ("forecast", "2")
     assert client.post("/forecast", json=SERIES).json() == old
     assert client.post("/forecast", json={**SERIES, "model": "forecast@2"}).status_code == 409
     assert gauge(client, "carry_models", status="refused") == 1
     shutil.copy(folder / "forecast/1/model.onnx", added)
-    found = reload(client)
-    assert (found["loaded"], found["refused"]) == (["forecast@2"], [])
+    reloaded = reload(client)
+    assert (reloaded["loaded"], reloaded["refused"]) == (["forecast@2"], [])
     assert client.post("/forecast", json=SERIES).json()["model"]["version"] == 2
 
 
@@ -190,67 +195,67 @@ def test_under_load_every_answer_is_that_of_an_old_model_or_of_a_new_one(
         replaced = other.post("/forecast", json=SERIES).json()
     first, continued = client.post("/forecast", json=SERIES).json(), client.post("/generate", json=PROMPT).json()
     second = {**continued, "model": {"name": "text", "version": 2}}
-    unchanged: RequestContext = ("/generate", {**PROMPT, "model": "text@1"}, [continued])
-    newest: RequestContext = ("/generate", PROMPT, [continued, second])
-    # So many that another thread looks at them, between which and the answer the models change.
-    changing: RequestContext = ("/forecast/batch", {"requests": [SERIES] * 60}, [first, replaced])
-    kept = folder.parent / "kept"
-    shutil.copytree(folder, kept)
+    unchanged: Call = ("/generate", {**PROMPT, "model": "text@1"}, [continued])
+    newest: Call = ("/generate", PROMPT, [continued, second])
+    # Large enough for another thread, so that the models change between the parsing and the answer.
+    changing: Call = ("/forecast/batch", {"requests": [SERIES] * 60}, [first, replaced])
+    originals = folder.parent / "originals"
+    shutil.copytree(folder, originals)
     done = threading.Event()
 
     def ask(path: str, body: dict[str, Any], right: list[dict[str, Any]]) -> int:
-        asked = 0
+        count = 0
         while not done.is_set():
             answer = client.post(path, json=body)
             assert answer.status_code == 200, answer.text
-            found = answer.json()
-            assert all(one in right for one in found.get("results", [found]))
-            asked += 1
-        return asked
+            data = answer.json()
+            assert all(result in right for result in data.get("results", [data]))
+            count += 1
+        return count
 
     with ThreadPoolExecutor(6) as pool:
         asking = [pool.submit(ask, *call) for call in [unchanged, newest, changing] * 2]
         try:
             for _ in range(3):
-                add_version(kept / "text/1", folder / "text", 2)
-                truncate(add_version(kept / "text/1", folder / "text", 3))
+                add_version(originals / "text/1", folder / "text", 2)
+                truncate(add_version(originals / "text/1", folder / "text", 3))
                 replace(others / "forecast/1", folder / "forecast/1")
                 assert changes(client) == (["forecast@1", "text@2"], ["forecast@1"])
                 assert client.post("/forecast", json=SERIES).json() == replaced
                 for version in (2, 3):
                     shutil.rmtree(folder / f"text/{version}")
-                replace(kept / "forecast/1", folder / "forecast/1")
+                replace(originals / "forecast/1", folder / "forecast/1")
                 assert changes(client) == (["forecast@1"], ["forecast@1", "text@2"])
                 assert client.post("/forecast", json=SERIES).json() == first
         finally:
             done.set()
-    assert all(asked.result() for asked in asking)
+    assert all(count.result() for count in asking)
 
 
-def test_who_found_a_model_before_it_was_unloaded_can_still_use_it(folder: Path) -> None:
+def test_a_model_found_before_it_was_unloaded_still_answers(folder: Path) -> None:
     registry = Registry(Settings(models_dir=folder), KINDS, Metrics())
-    found = registry.find("forecast")
-    thread = found.engine._thread
+    model = registry.find("forecast")
+    thread = model.engine.thread
     shutil.rmtree(folder / "forecast")
     assert registry.reload().unloaded == ("forecast@1",)
-    assert isinstance(found.manifest, ForecastManifest)
-    request = ForecastRequest(np.array([[1.0], [2.0]]), 4, found.manifest.quantile_levels)
-    answer = found.engine.submit(forecast(found.manifest, request), request.cost_steps).result(30)
+    assert isinstance(model.manifest, ForecastManifest)
+    request = ForecastRequest(np.array([[1.0], [2.0]]), 4, model.manifest.quantile_levels)
+    answer = model.engine.submit(forecast(model.manifest, request), request.cost_steps).result(30)
     assert answer.quantiles.shape == (4, 3)
     assert thread.is_alive()
-    del found
+    del model
     thread.join(30)
     assert not thread.is_alive()
     registry.close()
 
 
-def test_an_unloaded_model_ends_though_it_is_held_when_no_request_has_time_left(folder: Path) -> None:
+def test_an_unloaded_model_that_is_still_held_ends_after_the_timeout_of_requests(folder: Path) -> None:
     registry = Registry(Settings(models_dir=folder, request_timeout=0.01), KINDS, Metrics())
     held = registry.find("forecast")
     shutil.rmtree(folder / "forecast")
     registry.reload()
-    held.engine._thread.join(30)
-    assert not held.engine._thread.is_alive()
+    held.engine.thread.join(30)
+    assert not held.engine.thread.is_alive()
     registry.close()
 
 
@@ -264,27 +269,27 @@ def test_reloads_at_once_load_each_model_once(client: TestClient, folder: Path) 
 
 def test_all_processes_have_reloaded_when_one_of_them_answers(folder: Path) -> None:
     shared = Board(2)
-    with serving(folder, shared, 0) as one, serving(folder, shared, 1) as other:
-        for asked in (one, other):
+    with serving(folder, shared, 0) as first, serving(folder, shared, 1) as second:
+        for client in (first, second):
             shutil.rmtree(folder / "text")
-            assert changes(asked) == ([], ["text@1"])
-            assert [client.post("/generate", json=PROMPT).status_code for client in (one, other)] == [404, 404]
+            assert changes(client) == ([], ["text@1"])
+            assert [each.post("/generate", json=PROMPT).status_code for each in (first, second)] == [404, 404]
             write_model(character_model(), folder, "text")
-            assert changes(asked) == (["text@1"], [])
-            assert [client.post("/generate", json=PROMPT).status_code for client in (one, other)] == [200, 200]
+            assert changes(client) == (["text@1"], [])
+            assert [each.post("/generate", json=PROMPT).status_code for each in (first, second)] == [200, 200]
 
 
-def test_a_process_that_has_not_reloaded_by_the_deadline_is_told_as_such(folder: Path) -> None:
+def test_a_reload_that_a_process_does_not_finish_by_the_deadline_gets_504(folder: Path) -> None:
     shared = Board(2)
     with serving(folder, shared, 0) as client:
         late = client.post("/models/reload", headers={"x-request-timeout": "0.01"})
         assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
-        with serving(folder, shared, 1):  # one that takes the place of one that died
+        with serving(folder, shared, 1):  # the process that replaces a dead one
             reload(client)
-        reload(client)  # one that has ended is not waited for
+        reload(client)  # a reload does not wait for an ended process
 
 
-def test_a_reload_that_fails_is_our_fault_changes_nothing_and_the_next_one_is_a_new_try(
+def test_a_failed_reload_is_a_500_changes_nothing_and_can_be_repeated(
     client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: Path) -> list[Path]:
@@ -301,7 +306,7 @@ def test_a_reload_that_fails_is_our_fault_changes_nothing_and_the_next_one_is_a_
     assert changes(client) == ([], ["text@1"])
 
 
-def test_the_documentation_tells_of_it(client: TestClient) -> None:
+def test_the_documentation_describes_the_reload(client: TestClient) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/models/reload"]["post"]
     assert "all processes" in operation["description"]
     assert {"200", "422", "504"} <= set(operation["responses"])
@@ -344,12 +349,12 @@ def test_after_any_edits_a_reload_finds_what_a_restart_would(
             for change, version, source in edits:
                 change(Path(folder) / "forecast" / version, sources[source])
             before = {model.label: model for model in reloaded.models}
-            told = reloaded.reload()
+            changed = reloaded.reload()
             fresh = Registry(settings, KINDS, Metrics())
             assert [model.manifest for model in reloaded.models] == [model.manifest for model in fresh.models]
             assert reloaded.rejected == fresh.rejected
             after = {model.label: model for model in reloaded.models}
-            assert {model.label for model in told.loaded} == {m for m in after if after[m] is not before.get(m)}
-            assert set(told.unloaded) == {m for m in before if before[m] is not after.get(m)}
+            assert {model.label for model in changed.loaded} == {m for m in after if after[m] is not before.get(m)}
+            assert set(changed.unloaded) == {m for m in before if before[m] is not after.get(m)}
             fresh.close()
         reloaded.close()

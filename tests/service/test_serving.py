@@ -1,4 +1,4 @@
-"""What a caller sees of the engine over HTTP: streams, batches, deadlines, a full queue, leaving early."""
+"""The engine as clients see it over HTTP: streams, batches, deadlines, a full queue, disconnects."""
 
 import asyncio
 import json
@@ -24,11 +24,11 @@ from service.text.schemas import GenerateAnswer, PredictAnswer
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Server-sent events as (name, data)."""
-    found = []
+    parsed = []
     for block in text.removesuffix("\n\n").split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.split("\n"))
-        found.append((fields.get("event", "message"), json.loads(fields["data"])))
-    return found
+        parsed.append((fields.get("event", "message"), json.loads(fields["data"])))
+    return parsed
 
 
 @settings(max_examples=15)
@@ -46,8 +46,8 @@ def test_a_stream_is_the_same_text(
     whole = client.post("/generate", json=body).json()
     streamed = client.post("/generate", json={**body, "stream": True})
     assert streamed.headers["content-type"].startswith("text/event-stream")
-    *news, (_, last) = events(streamed.text)
-    texts = ["".join(data["text"] for _, data in news if data["index"] == i) for i in range(n)]
+    *deltas, (_, last) = events(streamed.text)
+    texts = ["".join(data["text"] for _, data in deltas if data["index"] == i) for i in range(n)]
     assert texts == [choice["text"] for choice in whole["choices"] or [whole]]
     assert last["finish_reason"] == whole["finish_reason"]
     assert last["usage"] == whole["usage"]
@@ -56,13 +56,13 @@ def test_a_stream_is_the_same_text(
         assert [c["finish_reason"] for c in last["choices"]] == [c["finish_reason"] for c in whole["choices"]]
 
 
-def test_a_text_comes_in_several_events(client: TestClient) -> None:
+def test_a_text_is_streamed_in_several_events(client: TestClient) -> None:
     body = {"prompt": "a", "max_length": 400, "seed": 1, "stream": True}
     assert len(events(client.post("/generate", json=body).text)) > 2
 
 
-def test_answers_are_what_the_documentation_says(client: TestClient) -> None:
-    """They are not validated while serving."""
+def test_answers_match_their_schemas(client: TestClient) -> None:
+    """The service does not validate them."""
     series = {"series": [1, 2, None, 4], "horizon": 9, "include_history": True, "start": "2020-01-01", "freq": "D"}
     ForecastAnswer.model_validate_json(client.post("/forecast", json=series).content, extra="forbid")
     batch = client.post("/forecast/batch", json={"requests": [series, {"series": [None]}]})
@@ -75,7 +75,7 @@ def test_answers_are_what_the_documentation_says(client: TestClient) -> None:
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(1, 150), min_size=1, max_size=30))
-def test_a_batch_answers_each_as_if_it_came_alone(client: TestClient, seed: int, lengths: list[int]) -> None:
+def test_a_batch_answers_each_request_as_if_it_were_alone(client: TestClient, seed: int, lengths: list[int]) -> None:
     rng = np.random.default_rng(seed)
     requests = [
         {"series": rng.normal(5, 2, length).cumsum().tolist(), "horizon": int(rng.integers(1, 9))} for length in lengths
@@ -85,7 +85,7 @@ def test_a_batch_answers_each_as_if_it_came_alone(client: TestClient, seed: int,
     assert together.json()["results"] == [client.post("/forecast", json=request).json() for request in requests]
 
 
-def test_a_bad_item_of_a_batch_is_told_where_it_is_and_the_others_are_answered(client: TestClient) -> None:
+def test_a_bad_item_of_a_batch_gets_its_path_and_the_others_are_answered(client: TestClient) -> None:
     good = {"series": [1, 2, 3], "horizon": 2}
     items: list[Any] = [
         good,
@@ -105,7 +105,7 @@ def test_a_bad_item_of_a_batch_is_told_where_it_is_and_the_others_are_answered(c
 @pytest.mark.parametrize(
     ("body", "path"), [({}, "$.requests"), ({"requests": []}, "$.requests"), ({"requests": 3}, "$.requests")]
 )
-def test_a_batch_of_nothing_is_refused(client: TestClient, body: dict[str, Any], path: str) -> None:
+def test_an_empty_batch_is_refused(client: TestClient, body: dict[str, Any], path: str) -> None:
     answer = client.post("/forecast/batch", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["path"] == path
@@ -119,7 +119,7 @@ def test_a_batch_of_nothing_is_refused(client: TestClient, body: dict[str, Any],
         ({"max_waiting_steps": 17}, "at most 17 values to read and to forecast, and these are more"),
     ],
 )
-def test_a_batch_too_large_is_refused_whole(models: Path, limits: dict[str, int], message: str) -> None:
+def test_a_batch_that_is_too_large_is_refused_whole(models: Path, limits: dict[str, int], message: str) -> None:
     body = {"requests": [{"series": [1, 2, 3], "horizon": 3}] * 3}
     with TestClient(create_app(Settings.model_validate({"models_dir": models, **limits}))) as client:
         answer = client.post("/forecast/batch", json=body)
@@ -130,14 +130,14 @@ def test_a_batch_too_large_is_refused_whole(models: Path, limits: dict[str, int]
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon", ""])
-def test_a_timeout_that_is_no_time_is_refused(client: TestClient, timeout: str) -> None:
+def test_an_invalid_timeout_is_refused(client: TestClient, timeout: str) -> None:
     answer = client.post("/generate", json={"prompt": "a"}, headers={"X-Request-Timeout": timeout})
     assert answer.status_code == 422
     assert answer.json()["errors"] == [{"path": "X-Request-Timeout", "message": "must be a number of seconds above 0"}]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_is_given_up_at_its_deadline(client: TestClient, stream: bool) -> None:
+def test_a_request_fails_at_its_deadline(client: TestClient, stream: bool) -> None:
     body = {"prompt": "a", "max_length": 400, "stream": stream}
     answer = client.post("/generate", json=body, headers={"X-Request-Timeout": "1e-6"})
     if stream:
@@ -158,8 +158,8 @@ def narrow(models: Path) -> Iterator[TestClient]:
         yield opened
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(narrow: TestClient) -> None:
-    """A request larger than the queue is taken when it is alone; while it runs, the others are refused."""
+def test_a_full_queue_refuses_and_says_when_to_retry(narrow: TestClient) -> None:
+    """A request larger than the queue is accepted when it is alone; while it runs, others are refused."""
 
     def ask(i: int) -> Any:
         return narrow.post("/generate", json={"prompt": "a", "max_length": 9000, "seed": i, "n": 1})
@@ -182,8 +182,8 @@ def dropped(client: TestClient) -> float:
 
 
 @asynccontextmanager
-async def leaving(app: Any, body: dict[str, Any]) -> AsyncIterator[tuple[list[Message], asyncio.Event]]:
-    """A request whose caller leaves when the event is set; what was sent to it."""
+async def disconnecting(app: Any, body: dict[str, Any]) -> AsyncIterator[tuple[list[Message], asyncio.Event]]:
+    """A request whose client disconnects when the event is set; yields the messages sent to it, and the event."""
     content = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     scope: dict[str, Any] = {
@@ -194,28 +194,28 @@ async def leaving(app: Any, body: dict[str, Any]) -> AsyncIterator[tuple[list[Me
         "scheme": "http",
     }
     scope |= {"path": "/generate", "raw_path": b"/generate", "query_string": b"", "root_path": "", "headers": headers}
-    gone, sent, asked = asyncio.Event(), [], False
+    disconnect, sent, received = asyncio.Event(), [], False
 
     async def receive() -> Message:
-        nonlocal asked
-        if not asked:
-            asked = True
+        nonlocal received
+        if not received:
+            received = True
             return {"type": "http.request", "body": content, "more_body": False}
-        await gone.wait()
+        await disconnect.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     running = asyncio.create_task(app(scope, receive, send))
-    yield sent, gone
-    gone.set()
+    yield sent, disconnect
+    disconnect.set()
     await asyncio.wait_for(running, 20)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_is_dropped_at_once(models: Path, stream: bool) -> None:
-    """A text that would take minutes; its caller leaves; the queue has room again."""
+def test_the_request_of_a_client_that_disconnects_is_dropped_at_once(models: Path, stream: bool) -> None:
+    """The text would take minutes; then the queue has room again."""
     chosen = Settings(models_dir=models, max_generated_length=10**7, max_waiting_steps=10**7)
     with TestClient(create_app(chosen)) as client:
         app: Any = client.app
@@ -223,10 +223,10 @@ def test_who_leaves_is_dropped_at_once(models: Path, stream: bool) -> None:
 
         async def play() -> None:
             body = {"prompt": "a", "max_length": 10**7, "stream": stream}
-            async with leaving(app, body) as (sent, gone):
-                while engine.waiting_steps == 0 or (stream and len(sent) < 3):  # noqa: ASYNC110 - nobody is told of it
+            async with disconnecting(app, body) as (sent, disconnect):
+                while engine.waiting_steps == 0 or (stream and len(sent) < 3):  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0)
-                gone.set()
+                disconnect.set()
 
         assert client.portal is not None
         client.portal.call(play)

@@ -1,4 +1,4 @@
-"""Settings from the environment as it is: mistyped, injected by an orchestrator, limited by control groups."""
+"""Settings from the environment: mistyped, injected by Kubernetes, limited by control groups."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from service.settings import Settings, port_of_kubernetes, unknown_settings
 
 
 @pytest.mark.parametrize("keys", ["", " ", ",", "0123456789abcdefé", "0123456789 abcdef"])
-def test_keys_that_nobody_could_bring_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+def test_keys_that_no_header_can_carry_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("CARRY_API_KEYS", keys)
     with pytest.raises(ValidationError, match=r"holds no key|printable ASCII"):
         Settings()
@@ -35,7 +35,7 @@ def test_a_kubernetes_service_named_carry_sets_nothing(monkeypatch: pytest.Monke
     assert not unknown_settings(injected)
 
 
-def test_a_mistyped_setting_is_named_with_the_nearest() -> None:
+def test_a_mistyped_setting_is_named_with_the_most_similar_one() -> None:
     environment = {"CARRY_PROCESES": "1", "CARRY_MAX_HORIZN": "3", "CARRY_ZZZZ": "1", "CARRY_PORT": "1", "PATH": ""}
     assert unknown_settings(environment) == {
         "CARRY_PROCESES": "CARRY_PROCESSES",
@@ -90,7 +90,7 @@ def test_cores_are_those_of_the_group_and_all_above_it(
     assert available_cores(write(tmp_path, files)) == cores
 
 
-def test_no_more_processes_than_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_limits_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         root = write(tmp_path / name, {f"sys/fs/cgroup/{name}": f"{512 * 2**20}\n"})

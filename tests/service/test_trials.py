@@ -1,4 +1,4 @@
-"""Model folders that hang, crash, cannot be read or answer nonsense are refused with the reason; others are served."""
+"""Model folders that hang, crash, cannot be read or compute nonsense are refused with the reason; others are served."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def enormous_manifest(folder: Path) -> None:
         file.truncate(2**36)
 
 
-def weights_that_are_no_numbers(folder: Path) -> None:
+def weights_that_are_not_finite(folder: Path) -> None:
     model = onnx.load(folder / "model.onnx")
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and numpy_helper.to_array(tensor).size > 1:
@@ -53,7 +53,7 @@ def weights_that_are_no_numbers(folder: Path) -> None:
     rehash(folder)
 
 
-def date_that_is_none(folder: Path) -> None:
+def invalid_date(folder: Path) -> None:
     provenance = json.loads((folder / "manifest.json").read_text())["provenance"]
     edit(folder, provenance=provenance | {"created_at": "yesterday"})
 
@@ -62,27 +62,27 @@ def features_without_inputs(folder: Path) -> None:
     edit(folder, features=["f0", "f1"], known_ahead=["f1"])
 
 
-def weights_that_nothing_covers(folder: Path) -> None:
+def weights_that_no_hash_covers(folder: Path) -> None:
     model = onnx.load(folder / "model.onnx")
     onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="side.bin", size_threshold=0)
     rehash(folder)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (pipe_for_a_manifest, "cannot be read: it is not a file"),
         (pipe_for_a_graph, "model.onnx is not a file"),
         (endless_file, "cannot be read: it is not a file"),
         (enormous_manifest, "cannot be read: it is larger than"),
-        (weights_that_are_no_numbers, "not finite"),
-        (date_that_is_none, "created_at"),
+        (weights_that_are_not_finite, "not finite"),
+        (invalid_date, "created_at"),
         (features_without_inputs, "known_ahead needs the inputs"),
-        (weights_that_nothing_covers, "side.bin"),
+        (weights_that_no_hash_covers, "side.bin"),
     ],
 )
-def test_what_would_fail_later_is_refused(
-    models: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str
+def test_a_folder_that_would_fail_later_is_refused(
+    models: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
     shutil.copytree(models, tmp_path / "models")
     spoil(tmp_path / "models/forecast/1")
@@ -90,12 +90,12 @@ def test_what_would_fail_later_is_refused(
     try:
         assert {model.manifest.name for model in registry.models} == {"text", "weather"}
         (refused,) = registry.rejected
-        assert said in refused.reason
+        assert message in refused.reason
     finally:
         registry.close()
 
 
-SUICIDE = """
+CRASHING_TRYOUT = """
 import os, signal, sys, json, time
 sys.path.insert(0, {root!r})
 import service.workers.tryout
@@ -111,7 +111,7 @@ service.workers.tryout.main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "message"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("while True: pass", "does not answer within 5 seconds"),
@@ -119,11 +119,11 @@ service.workers.tryout.main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), [
     ],
 )
 def test_a_model_that_crashes_or_hangs_is_refused_and_the_others_are_tried(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, said: str
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, message: str
 ) -> None:
     stand_in = tmp_path / "python"
     script = tmp_path / "tryout.py"
-    script.write_text(SUICIDE.format(act=act, root=str(Path(__file__).parents[2])))
+    script.write_text(CRASHING_TRYOUT.format(act=act, root=str(Path(__file__).parents[2])))
     stand_in.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {script} "$@"\n')
     stand_in.chmod(0o755)
     monkeypatch.setattr("service.workers.trials.sys.executable", str(stand_in))
@@ -132,12 +132,12 @@ def test_a_model_that_crashes_or_hangs_is_refused_and_the_others_are_tried(
     try:
         assert {model.manifest.name for model in registry.models} == {"forecast", "text"}
         (refused,) = registry.rejected
-        assert said in refused.reason
+        assert message in refused.reason
     finally:
         registry.close()
 
 
-def test_what_was_tried_before_is_not_tried_again(
+def test_a_folder_tried_before_the_fork_is_not_tried_again(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(models, tmp_path / "models")
@@ -176,7 +176,7 @@ def test_a_folder_that_may_not_be_read_is_refused(models: Path, tmp_path: Path) 
         (folder / "weather").chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("bad", "good/1", "lost+found", ".export"):
         (tmp_path / name).mkdir(parents=True)
     iterdir = Path.iterdir
@@ -193,7 +193,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatc
     )
 
 
-def test_a_name_that_is_no_text_harms_no_answer(models: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_harms_no_answer(models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(models, tmp_path / "models")
     os.makedirs(os.fsencode(folder) + b"/\xff/1")
     registry = Registry(Settings(models_dir=folder), KINDS, Metrics())

@@ -1,4 +1,4 @@
-"""Figures of several processes, against those of one that did all of it."""
+"""The metrics of several processes, against those of one process that did all the work."""
 
 from collections.abc import Iterator
 
@@ -10,21 +10,21 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
-from service.workers import shared_metrics as shared_metrics
+from service.workers import shared_metrics
 from service.workers.shared_metrics import SharedMetrics
 
 PROCESSES = 3
 
 
 @pytest.fixture(autouse=True)
-def _ordinary_values_afterwards() -> Iterator[None]:
+def _restore_the_value_class() -> Iterator[None]:
     ordinary = prometheus_client.values.ValueClass
     yield
     prometheus_client.values.ValueClass = ordinary
 
 
 class Instruments:
-    """One of each kind."""
+    """An instrument of each kind."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,7 +34,7 @@ class Instruments:
 
 
 Event = tuple[int, str, float]
-"""Where, on which route, how long it took."""
+"""The process, the route, and the seconds of a request."""
 EVENTS = st.lists(st.tuples(st.integers(0, PROCESSES - 1), st.sampled_from("abc"), st.sampled_from([0.5, 1.5, 4.0])))
 
 
@@ -50,25 +50,25 @@ def count(instruments: Instruments, route: str, seconds: float) -> None:
 
 
 @given(EVENTS, EVENTS)
-def test_several_processes_show_what_one_would(events: list[Event], later: list[Event]) -> None:
+def test_several_processes_show_the_metrics_of_one(events: list[Event], later: list[Event]) -> None:
     ordinary = prometheus_client.values.ValueClass
     alone, shared = Instruments(), SharedMetrics(PROCESSES)
     for _, route, seconds in events + later:
         count(alone, route, seconds)
-    for generation in (events, later):  # each process is replaced by one that goes on from its counts
+    for generation in (events, later):  # a process that replaces another one continues its counts
         for worker_index in range(PROCESSES):
             shared.count_here(worker_index)
             instruments = Instruments()
-            for where, route, seconds in generation:
-                if where == worker_index:
+            for process, route, seconds in generation:
+                if process == worker_index:
                     count(instruments, route, seconds)
     prometheus_client.values.ValueClass = ordinary
-    everybody = CollectorRegistry()
-    everybody.register(shared)
-    assert shown(generate_latest(everybody)) == shown(generate_latest(alone.registry))
+    together = CollectorRegistry()
+    together.register(shared)
+    assert shown(generate_latest(together)) == shown(generate_latest(alone.registry))
 
 
-def test_a_gauge_of_a_process_that_was_replaced_begins_again() -> None:
+def test_a_gauge_of_a_replaced_process_starts_at_zero() -> None:
     shared = SharedMetrics(2)
     for worker_index in range(2):
         shared.count_here(worker_index)
@@ -83,16 +83,16 @@ def test_a_gauge_of_a_process_that_was_replaced_begins_again() -> None:
 def test_the_newest_value_of_a_gauge_counts() -> None:
     shared = SharedMetrics(2)
     shared.count_here(0)
-    one = Metrics(shared)
+    first = Metrics(shared)
     shared.count_here(1)
-    other = Metrics(shared)
-    other.models.labels("loaded").set(7)
-    one.models.labels("loaded").set(8)
-    assert shown(one.exposition())["carry_models", frozenset({("status", "loaded")})] == 8
-    assert one.exposition() == other.exposition()
+    second = Metrics(shared)
+    second.models.labels("loaded").set(7)
+    first.models.labels("loaded").set(8)
+    assert shown(first.exposition())["carry_models", frozenset({("status", "loaded")})] == 8
+    assert first.exposition() == second.exposition()
 
 
-def test_a_full_region_loses_figures_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_region_shares_no_new_metrics_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_metrics, "REGION_BYTES", 4096)
     shared = SharedMetrics(1)
     shared.count_here(0)
