@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task, repeat
+from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task, repeat_states
 from service.errors import NonFiniteOutputError
 from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scores_bytes
 from service.text.logprobs import block_size
@@ -159,9 +159,9 @@ def _rank(
         padded = np.zeros((len(group), len(all_ids[group[-1]])), dtype=np.int64)
         for row, i in enumerate(group):
             padded[row, : len(all_ids[i])] = all_ids[i]
-        scores = repeat({"logits": start.states["logits"]}, len(group))["logits"][:, None]
+        scores = repeat_states({"logits": start.states["logits"]}, len(group))["logits"][:, None]
         if padded.shape[1] > 1:
-            states = repeat(recurrent_states(start), len(group))
+            states = repeat_states(recurrent_states(start), len(group))
             result: PrefillResult = yield Prefill({"tokens": padded[:, :-1]}, ("logits_all",), states)
             scores = np.concatenate([scores, result.outputs["logits_all"]], axis=1)
         # Sum them now: the scores of all continuations would fill the memory.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.sequence import EMPTY_STATE, Decode, SequenceState, Task, repeat
+from service.engine.sequence import EMPTY_STATE, Decode, SequenceState, Task, repeat_states
 from service.errors import InvalidRequestError, NonFiniteOutputError
 from service.text.decoder import Listener, Row
 from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scores_bytes
@@ -111,7 +111,7 @@ def _run(tokenizer: Tokenizer, rows: Sequence[Row], start: SequenceState, ids: I
             row.ended = True
         return with_text_end(state, start, text)
     seen = seen_tokens(tokenizer, state, ids)
-    yield Decode(rows, repeat({**state.states, "seen": seen}, len(rows)))
+    yield Decode(rows, repeat_states({**state.states, "seen": seen}, len(rows)))
     if any(row.failed for row in rows):
         raise NonFiniteOutputError("the model gives no finite scores after this prompt", "$.prompt")
     if not first.saves_state:
