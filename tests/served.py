@@ -20,12 +20,10 @@ KEY = "a-key-of-this-test"
 @contextmanager
 def served(models: Path, **settings: Any) -> Iterator[str]:
     """The URL of the application, which has one API key."""
-    chosen_settings = Settings(models_dir=models, api_keys=(SecretStr(KEY),), **settings)
+    chosen = Settings(models_dir=models, api_keys=(SecretStr(KEY),), **settings)
     [listener] = listen("127.0.0.1", 0, 1)
     server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(chosen_settings), log_level="warning", access_log=False, **http_options(chosen_settings)
-        )
+        uvicorn.Config(create_app(chosen), log_level="warning", access_log=False, **http_options(chosen))
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

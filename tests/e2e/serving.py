@@ -1,4 +1,4 @@
-"""`carry serve` as a process of its own, to be killed and started again, and calls that may break meanwhile."""
+"""`carry serve` as a process, to kill and to start again, and calls that may break when it dies."""
 
 import json
 import os
@@ -20,15 +20,15 @@ import pytest
 from tests.e2e.test_train_to_answer import CARRY
 
 PATIENCE = 60.0
-"""Seconds after which what should have come is missing."""
+"""Seconds to wait for an event before a test fails."""
 
 Line = dict[str, Any]
 
 
 class Service:
-    """The service, from `start` to `kill` or `stop`, any number of times; its port stays the same.
+    """The service. It can be started, killed and stopped any number of times, always on the same port.
 
-    `prefix`: a command that runs it. `command`: what runs instead of it. `settings`: CARRY_<NAME>.
+    `prefix`: a command that runs `command`. `settings`: CARRY_<NAME>.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Service:
         stdin: int | None = None,
         **settings: object,
     ) -> None:
-        chosen = {"PORT": 0, "PROCESSES": 1, "MODELS_DIR": models, "SESSION_STORE": store, "LOG_FORMAT": "json"}
-        self._settings = {f"CARRY_{name.upper()}": str(value) for name, value in (chosen | settings).items()}
+        defaults = {"PORT": 0, "PROCESSES": 1, "MODELS_DIR": models, "SESSION_STORE": store, "LOG_FORMAT": "json"}
+        self._settings = {f"CARRY_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
         self._command = [*prefix, *command]
         self._stdin = stdin
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self.url = ""
         self.processes: list[int] = []
-        """The workers, where there are several."""
+        """The pids of the workers, if there are several."""
         self.all_lines: list[Line] = []
-        """All that it has logged."""
+        """All log lines."""
         self.errors: list[Line] = []
-        """All that it has logged as an error, or not as JSON."""
+        """All log lines of level error, or that are not JSON."""
 
     def __enter__(self) -> "Service":
         self.start()
@@ -67,7 +67,7 @@ class Service:
             self._end(signal.SIGKILL)
 
     def start(self) -> None:
-        """Until it answers."""
+        """Start the service. Returns when it is ready."""
         self._process = subprocess.Popen(
             self._command,
             env=os.environ | self._settings,
@@ -77,8 +77,8 @@ class Service:
             stdin=self._stdin,
         )
         self._lines = queue.SimpleQueue()
-        self._reading = threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True)
-        self._reading.start()
+        self._reader = threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True)
+        self._reader.start()
         try:
             listening = self.line("listening")
             self._settings["CARRY_PORT"] = str(listening["port"])
@@ -91,25 +91,25 @@ class Service:
             raise
 
     def kill(self) -> None:
-        """`kill -9`."""
+        """Kill the service (SIGKILL)."""
         assert self._end(signal.SIGKILL) == -signal.SIGKILL
 
     @property
     def pid(self) -> int:
-        """Of the process that was started."""
+        """The process that was started."""
         assert self._process is not None
         return self._process.pid
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Until it has ended, and all of its processes with it."""
+        """Stop the service. Returns when all of its processes have ended."""
         assert self._end(signum) == 0, self.errors
 
     def line(self, event: str) -> Line:
-        """The next log line of the kind."""
+        """Wait for the next log line of this event."""
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             if line["event"] == event:
                 return line
-        raise AssertionError(f"it ended: {self.errors}")
+        raise AssertionError(f"the service ended: {self.errors}")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -123,7 +123,7 @@ class Service:
         with process:
             process.send_signal(signum)
             status = process.wait(PATIENCE)
-            self._reading.join(PATIENCE)
+            self._reader.join(PATIENCE)
         return status
 
     def _read(self, process: subprocess.Popen[str], lines: "queue.SimpleQueue[Line | None]") -> None:
@@ -142,8 +142,8 @@ class Service:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[list[str]]:
-    """A disk in the folder, with 2 MiB more than what is kept in reserve, that only those see who are started with the
-    prefix given."""
+    """A small disk, mounted on the folder: 2 MiB more than the store's reserve. Yields the prefix of commands that see
+    the disk."""
     mount = ["sh", "-c", 'mount -t tmpfs -o size=34m tmpfs "$0" && echo mounted && exec cat', str(folder)]
     reasons = []
     for user in ([], ["--user", "--map-root-user"]):
@@ -159,12 +159,12 @@ def small_disk(folder: Path) -> Iterator[list[str]]:
                 holder.stdin.close()
                 return
             reasons.append(holder.stderr.read().decode().strip())
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no disk of its own can be mounted: {'; '.join(reasons)}")
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"a disk cannot be mounted: {'; '.join(reasons)}")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call was answered; of a stream, the whole of it."""
+    """The answer of a call; of a stream, the whole text."""
 
     status: int
     data: dict[str, Any]
@@ -172,7 +172,7 @@ class Answer:
 
 
 class BrokenError(Exception):
-    """The connection broke before the answer was whole. `received`: the text that had come."""
+    """The connection broke before the end of the answer. `received`: the text until then."""
 
     def __init__(self, received: str) -> None:
         super().__init__(received)
@@ -180,11 +180,11 @@ class BrokenError(Exception):
 
 
 def call(http: httpx2.Client, path: str, body: dict[str, Any], key: str) -> Answer:
-    """One try of a call that has a key.
+    """Make a call with an idempotency key once.
 
     Raises:
-        BrokenError: nobody knows what became of it.
-        httpx2.ConnectError: there was nobody to call.
+        BrokenError: the connection broke, so that the effect of the call is unknown.
+        httpx2.ConnectError: the service does not run.
     """
     text, data, event = "", {}, ""
     try:

@@ -1,4 +1,4 @@
-"""The check that texts do not depend on who else is served, at a few of them (`make consistency`: at many)."""
+"""Texts do not depend on other requests: the check of `make consistency`, on a few texts."""
 
 import asyncio
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from tests.conftest import SHIPPED
 from tests.e2e.serving import Service
 
 
-def test_texts_are_the_same_alone_under_load_in_any_way_and_on_two_replicas(tmp_path: Path) -> None:
+def test_texts_are_the_same_alone_under_load_by_every_route_and_on_two_replicas(tmp_path: Path) -> None:
     manifests = [
         read_manifest(path.parent, ForecastManifest, TextManifest) for path in SHIPPED.glob("*/1/manifest.json")
     ]
@@ -22,4 +22,4 @@ def test_texts_are_the_same_alone_under_load_in_any_way_and_on_two_replicas(tmp_
         urls = [stack.enter_context(Service(SHIPPED, store)).url for _ in range(2)]
         ways, _, _ = asyncio.run(compare(urls, 150, 16, models))
     assert set(ways) == {way.__name__ for way in WAYS}
-    assert all(found["texts"] > 0 and found["differ"] == 0 for found in ways.values()), ways
+    assert all(counts["texts"] > 0 and counts["differ"] == 0 for counts in ways.values()), ways

@@ -285,7 +285,7 @@ def test_replicas_that_compete_for_a_session_lose_and_double_nothing(
 ) -> None:
     """One of the replicas is killed meanwhile."""
     clients, calls = 8, 15
-    begun = threading.Semaphore(0)
+    began = threading.Semaphore(0)
     with ExitStack() as exits:
         url = f"sqlite:///{tmp_path}/carry.db" if store == "sqlite" else exits.enter_context(RedisServer()).url
         replicas = [exits.enter_context(Service(models, url)) for _ in range(2)]
@@ -303,7 +303,7 @@ def test_replicas_that_compete_for_a_session_lose_and_double_nothing(
         def update(https: list[httpx2.Client], rng: random.Random) -> dict[str, Any]:
             body = {"session_id": session, "prompt": "", "max_length": 5, "seed": 5, "stream": rng.random() < 0.3}
             key = uuid4().hex
-            begun.release()
+            began.release()
             while True:
                 try:
                     answer = call(rng.choice(https), "/generate", body, key)
@@ -321,7 +321,7 @@ def test_replicas_that_compete_for_a_session_lose_and_double_nothing(
         with ThreadPoolExecutor(clients) as pool:
             runs = [pool.submit(compete, number) for number in range(clients)]
             for _ in range(clients * calls // 3):
-                assert begun.acquire(timeout=PATIENCE)
+                assert began.acquire(timeout=PATIENCE)
             replicas[0].kill()
             replicas[0].start()
         answers = sorted((answer for run in runs for answer in run.result()), key=lambda a: a["session"]["version"])

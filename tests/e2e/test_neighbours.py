@@ -1,7 +1,7 @@
-"""The worst request of each route, within the limits: nobody else waits for it.
+"""The worst request of each route within the limits does not make other requests wait.
 
-/health/live and a forecast from one value are asked for again and again on fresh connections. Their longest waits
-beside a request are compared with their medians at rest, in the same run, of one process.
+Clients call /health/live and a small forecast again and again, on new connections. The test compares their longest
+waits during the worst request with their medians at rest, in the same run, of one process.
 """
 
 import multiprocessing
@@ -21,8 +21,8 @@ import pytest
 from tests.e2e.serving import Service
 
 FACTOR = 400
-"""At rest /health/live takes 0.4 ms on an idle machine: a hundred milliseconds are 250 times as long. The rest is for a
-busy one. It is divided by the share of the processors that other programs leave."""
+"""On an idle machine, /health/live takes 0.4 ms at rest: 100 ms are 250 times as long. The margin is for a busy one.
+The factor is divided by the share of the processors that other programs leave."""
 MARKS = "".join("a" + "\u0300" * 29 for _ in range(6000))
 MONTHS = {"freq": "MS", "start": "1000-01-01", "season_length": 1}
 WALK = [float((7 * i) % 13) for i in range(199_990)]
@@ -70,7 +70,7 @@ NEIGHBOURS: dict[str, tuple[str, str, bytes | None]] = {
 
 
 def wait_for(port: int, neighbour: str) -> float:
-    """Seconds until it was answered on a new connection."""
+    """Seconds until the neighbour's call is answered, on a new connection."""
     started = time.perf_counter()
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     method, path, body = NEIGHBOURS[neighbour]
@@ -82,8 +82,8 @@ def wait_for(port: int, neighbour: str) -> float:
     return time.perf_counter() - started
 
 
-def ask_until_told(port: int, neighbour: str, pipe: Connection) -> None:
-    """Ask all the time; then send how long it took, each time."""
+def call_until_stopped(port: int, neighbour: str, pipe: Connection) -> None:
+    """Call again and again until the pipe has a message; then send all waits."""
     waits = [wait_for(port, neighbour)]
     pipe.send(None)
     waits.clear()
@@ -94,12 +94,12 @@ def ask_until_told(port: int, neighbour: str, pipe: Connection) -> None:
 
 @contextmanager
 def neighbours(port: int) -> Iterator[dict[str, list[float]]]:
-    """Those who do so; how long it took each time. In processes of their own: this one is busy with its request."""
+    """Run the neighbours in other processes, since this one is busy. Yields the waits of each, complete at the end."""
     waits: dict[str, list[float]] = {name: [] for name in NEIGHBOURS}
     pipes = {name: multiprocessing.Pipe() for name in NEIGHBOURS}
     start = multiprocessing.get_context("spawn").Process
-    asking = [start(target=ask_until_told, args=(port, name, theirs)) for name, (_, theirs) in pipes.items()]
-    for process in asking:
+    processes = [start(target=call_until_stopped, args=(port, name, theirs)) for name, (_, theirs) in pipes.items()]
+    for process in processes:
         process.start()
     for ours, _ in pipes.values():
         ours.recv()
@@ -109,7 +109,7 @@ def neighbours(port: int) -> Iterator[dict[str, list[float]]]:
         for name, (ours, _) in pipes.items():
             ours.send(None)
             waits[name] += ours.recv()
-        for process in asking:
+        for process in processes:
             process.join()
 
 
@@ -121,20 +121,20 @@ def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def processor_seconds(pid: int) -> tuple[float, float]:
-    """What all processors had to give since the machine started, and what was used by others than the service, this
-    process and its children that have ended."""
+    """The seconds of all processors since the machine started, and those used by other programs than the service, this
+    process and its ended children."""
     tick = os.sysconf("SC_CLK_TCK")
     user, nice, system, idle, io_wait, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
     service = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own = os.times()
-    ours = (int(service[11]) + int(service[12])) / tick + own.user + own.system
-    ours += own.children_user + own.children_system
+    times = os.times()
+    ours = (int(service[11]) + int(service[12])) / tick + times.user + times.system
+    ours += times.children_user + times.children_system
     busy = (user + nice + system + sum(rest)) / tick
     return busy + (idle + io_wait) / tick, busy - ours
 
 
 def post(port: int, path: str, body: Any) -> int:
-    """Its status, once all of the answer was read."""
+    """The status, after reading the whole answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     connection.request("POST", path, data, {"Content-Type": "application/json"})
@@ -146,16 +146,16 @@ def post(port: int, path: str, body: Any) -> int:
 
 
 @pytest.mark.parametrize("worst", WORST)
-def test_nobody_waits_for_the_worst_request_of_a_route(service: Service, worst: str) -> None:
+def test_no_request_waits_for_the_worst_request_of_a_route(service: Service, worst: str) -> None:
     port = int(service.url.rsplit(":", 1)[1])
     path, body = WORST[worst]
     rest = {name: statistics.median(wait_for(port, name) for _ in range(50)) for name in NEIGHBOURS}
     before = processor_seconds(service.pid)
     with neighbours(port) as waits:
         status = post(port, path, body)
-    given, used = (now - then for now, then in zip(processor_seconds(service.pid), before, strict=True))
+    total, used = (now - then for now, then in zip(processor_seconds(service.pid), before, strict=True))
     assert status < 500
-    limit = FACTOR / (1 - min(max(used / given, 0.0), 0.9))
-    for name, each in waits.items():
-        longest = max(each, default=0.0)  # a refusal may come before anybody has asked
+    limit = FACTOR / (1 - min(max(used / total, 0.0), 0.9))
+    for name, seconds in waits.items():
+        longest = max(seconds, default=0.0)  # a refusal may come before the first call
         assert longest < limit * rest[name], f"{name} waits {longest / rest[name]:.0f} times as long as at rest"

@@ -37,12 +37,12 @@ class Service:
         self.processes = [self.line("process started")["process"] for _ in range(2)]
 
     def line(self, event: str) -> dict[str, Any]:
-        """The next log line of the kind."""
+        """The next log line of this event."""
         return next(line for line in self._lines if line["event"] == event)
 
 
 def environment(models: Path, folder: Path, port: str) -> dict[str, str]:
-    """Of a service with two processes, whose sessions are in the folder."""
+    """The environment of a service with two processes and its sessions in the folder."""
     return os.environ | {
         "CARRY_PORT": port,
         "CARRY_PROCESSES": "2",
@@ -54,7 +54,7 @@ def environment(models: Path, folder: Path, port: str) -> dict[str, str]:
 
 @contextmanager
 def serving(models: Path, status: int = 0) -> Iterator[Service]:
-    """It runs; in the end all of its processes are gone, and it has ended with this status."""
+    """Run the service. At the end, all of its processes must end, the first one with this status."""
     with (
         TemporaryDirectory() as folder,
         subprocess.Popen(
@@ -66,18 +66,18 @@ def serving(models: Path, status: int = 0) -> Iterator[Service]:
             yield service
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)  # until nobody holds the pipe open
+            process.communicate(timeout=30)  # until all processes have closed the pipe
     assert process.returncode == status
 
 
-def answered(url: str) -> float:
+def answered_forecasts(url: str) -> float:
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as page:
         families = text_string_to_metric_families(page.read().decode())
     samples = (sample for family in families for sample in family.samples)
     return sum(s.value for s in samples if s.name == "carry_requests_total" and s.labels["route"] == "/forecast")
 
 
-def test_all_processes_answer_alike_and_metrics_speak_for_all(models: Path) -> None:
+def test_all_processes_give_the_same_answers_and_metrics_count_all(models: Path) -> None:
     with serving(models) as service:
         url = service.url
         body = {"prompt": "a", "max_length": 30, "seed": 5}
@@ -85,17 +85,17 @@ def test_all_processes_answer_alike_and_metrics_speak_for_all(models: Path) -> N
             texts = set(pool.map(lambda _: post(f"{url}/generate", body)["text"], range(40)))
             list(pool.map(lambda _: post(f"{url}/forecast", {"series": [1, 2, 3]}), range(60)))
         assert len(texts) == 1
-        assert [answered(url) for _ in range(10)] == [60] * 10
+        assert [answered_forecasts(url) for _ in range(10)] == [60] * 10
 
 
-def test_a_process_that_dies_is_replaced_and_nobody_is_refused(models: Path) -> None:
+def test_a_dead_process_is_replaced_and_no_request_is_refused(models: Path) -> None:
     with serving(models) as service:
         post(f"{service.url}/forecast", {"series": [1, 2, 3]})
         killed = service.processes[0]
         os.kill(killed, signal.SIGKILL)
         assert service.line("a process died; it is started again")["process"] == killed
         assert service.line("process started")["process"] not in service.processes
-        # A connection to the one that died waits for the one that takes its place.
+        # A connection to the dead process waits for its replacement.
         for _ in range(40):
             post(f"{service.url}/forecast", {"series": [1, 2, 3]})
 
@@ -113,39 +113,39 @@ def test_all_processes_have_reloaded_when_the_answer_comes(models: Path, tmp_pat
 
         for _ in range(2):
             add_version(models / "forecast/1", tmp_path / "models/forecast", 2)
-            found = post(f"{service.url}/models/reload", {})["models"]
-            assert [model["version"] for model in found if model["name"] == "forecast"] == [2, 1]
-            with ThreadPoolExecutor(8) as pool:  # each on a connection of its own, which any process may get
+            loaded = post(f"{service.url}/models/reload", {})["models"]
+            assert [model["version"] for model in loaded if model["name"] == "forecast"] == [2, 1]
+            with ThreadPoolExecutor(8) as pool:  # each on a new connection, which any process may get
                 assert list(pool.map(status, range(40))) == [200] * 40
             shutil.rmtree(tmp_path / "models/forecast/2")
             assert post(f"{service.url}/models/reload", {})["unloaded"] == ["forecast@2"]
             with ThreadPoolExecutor(8) as pool:
                 assert list(pool.map(status, range(40))) == [404] * 40
-            os.kill(service.processes[0], signal.SIGKILL)  # the one in its place is waited for too
+            os.kill(service.processes[0], signal.SIGKILL)  # the next reload waits for its replacement, too
             service.processes[0] = service.line("process started")["process"]
 
 
-def test_no_process_outlives_one_that_was_killed(models: Path) -> None:
+def test_all_processes_end_if_the_supervisor_is_killed(models: Path) -> None:
     with serving(models, status=-signal.SIGKILL) as service:
         post(f"{service.url}/forecast", {"series": [1, 2, 3]})
         service.process.kill()
         service.process.wait(timeout=30)
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(models: Path, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        settings = environment(models, tmp_path, str(taken.getsockname()[1]))
-        ended = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
-    assert "cannot listen on 127.0.0.1:" in ended.stderr
-    assert "Address already in use" in ended.stderr
+def test_a_port_in_use_is_reported_in_one_line(models: Path, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        settings = environment(models, tmp_path, str(listener.getsockname()[1]))
+        result = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "cannot listen on 127.0.0.1:" in result.stderr
+    assert "Address already in use" in result.stderr
 
 
 def test_a_second_service_does_not_share_the_port(models: Path, tmp_path: Path) -> None:
     with serving(models) as service:
         settings = environment(models, tmp_path, service.url.rsplit(":", 1)[1])
-        ended = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
-        assert ended.returncode == 2
+        result = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 2
         assert post(f"{service.url}/forecast", {"series": [1, 2, 3]})["horizon"] == 12

@@ -1,4 +1,4 @@
-"""The commands of README.md, run as a reader runs them, answer what stands there."""
+"""The commands of README.md print what README.md shows."""
 
 import json
 import os
@@ -17,28 +17,28 @@ from tests.e2e.test_train_to_answer import CARRY
 
 README = SHIPPED.parent / "README.md"
 PATIENCE = 300.0
-"""Seconds for all commands."""
+"""Seconds for all commands together."""
 SEPARATOR = "\x1e"
 CHANCE = re.compile(r'[0-9a-f]{32}|(?<="created":)\d+|\d{4}-\d\d-\d\dT[\d:.]+\+00:00')
 """Ids and times."""
 TOKEN = re.compile(r"-?\d+\.\d+(?:e-?\d+)?|\s+|.")
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="there is no curl"),
-    pytest.mark.skipif(not int8_is_exact(), reason="in float32, texts are others"),
+    pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is not installed"),
+    pytest.mark.skipif(not int8_is_exact(), reason="with float32, the texts differ"),
 ]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A command, and what is printed."""
+    """A command, and its output."""
 
     command: str
     printed: str
 
 
 def examples(text: str) -> Iterator[Example]:
-    """The lines of code blocks that begin with a dollar, each with the lines up to the next one."""
+    """The lines of code blocks that begin with a dollar, each with its output: the lines up to the next dollar."""
     for block in re.findall(r"^```\n(\$ .*?)^```$", text, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, printed = part.partition("\n")
@@ -50,10 +50,10 @@ EXAMPLES = list(examples(README.read_text()))
 
 @pytest.fixture(scope="module")
 def printed() -> list[str]:
-    """What the commands print, one after another in one shell."""
+    """The output of each command. They run one after another in one shell."""
     with Service(SHIPPED, "memory://") as service:
         script = "".join(f"{example.command}\nprintf '\\036'\n" for example in EXAMPLES)
-        ended = subprocess.run(
+        result = subprocess.run(
             ["bash", "-c", script.replace("http://localhost:8000", service.url)],
             cwd=README.parent,
             env=os.environ | {"PATH": f"{CARRY.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
@@ -62,25 +62,25 @@ def printed() -> list[str]:
             timeout=PATIENCE,
             check=True,
         )
-    return ended.stdout.split(SEPARATOR)[:-1]
+    return result.stdout.split(SEPARATOR)[:-1]
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=[example.command[:70] for example in EXAMPLES])
-def test_a_command_prints_what_stands_there(number: int, printed: list[str]) -> None:
-    found, expected = printed[number].strip(), EXAMPLES[number].printed.strip()
+def test_a_command_prints_what_the_readme_shows(number: int, printed: list[str]) -> None:
+    output, expected = printed[number].strip(), EXAMPLES[number].printed.strip()
     if expected.startswith("data: "):
-        found, expected = same_length(streamed_text(found), streamed_text(expected))
-    found, expected = (CHANCE.sub("*", text) for text in (found, expected))
-    # Where three dots stand, something was left out.
+        output, expected = same_length(streamed_text(output), streamed_text(expected))
+    output, expected = (CHANCE.sub("*", text) for text in (output, expected))
+    # README.md leaves out the text at three dots.
     beginning, *others = (part.strip() for part in expected.split("..."))
-    tokens, expected_tokens = TOKEN.findall(found), TOKEN.findall(beginning)
+    tokens, expected_tokens = TOKEN.findall(output), TOKEN.findall(beginning)
     assert_same(tokens[: len(expected_tokens)], expected_tokens)
     assert others or len(tokens) == len(expected_tokens)
-    assert all(other in found for other in others)
+    assert all(other in output for other in others)
 
 
 def assert_same(tokens: list[str], expected: list[str]) -> None:
-    """But for the last digits of numbers, which differ from processor to processor."""
+    """The tokens are the same, except for the last digits of numbers, which depend on the processor."""
     assert list(map(number_or_text, tokens)) == [
         pytest.approx(value, rel=1e-4, abs=1e-6) if isinstance(value, float) else value
         for value in map(number_or_text, expected)
@@ -88,14 +88,14 @@ def assert_same(tokens: list[str], expected: list[str]) -> None:
 
 
 def number_or_text(token: str) -> float | str:
-    """White space is as long as a column happens to be."""
+    """A token to compare. The width of a column varies, so white space counts as one space."""
     if token.isspace():
         return " "
     return float(token) if "." in token and token != "." else token
 
 
 def streamed_text(stream: str) -> str:
-    """How it is cut into events depends on how fast it is read."""
+    """The text of a stream. How it is cut into events depends on timing."""
     frames = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: {")]
     texts = [choice["text"] for frame in frames for choice in frame.get("choices", [frame])]
     assert any(texts)
@@ -103,5 +103,5 @@ def streamed_text(stream: str) -> str:
 
 
 def same_length(*texts: str) -> list[str]:
-    """The beginnings that all of them have."""
+    """The beginnings of the texts, as long as the shortest text."""
     return [text[: min(map(len, texts))] for text in texts]

@@ -1,4 +1,4 @@
-"""What befalls the processes of the service: orphans, signals at any moment, a process that hangs, ends, dies."""
+"""The supervisor: orphans, signals at any moment, and processes that hang, end or die."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> str:
 
 
 def until(condition: Any) -> None:
-    """Come back when it holds."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + PATIENCE
     waiting = threading.Event()
     while not condition():
@@ -82,27 +82,27 @@ def is_ready(url: str) -> bool:
 
 @contextmanager
 def one_call_under_way(url: str) -> Iterator[int]:
-    """A text of a million characters, of which the beginning has come: the port that it comes to."""
+    """Stream a text of a million characters. Yields the port of the client, after the first bytes."""
     body = {"prompt": "a", "max_length": 1_000_000, "stream": True}
     with httpx2.stream("POST", f"{url}/generate", json=body, timeout=PATIENCE) as response:
         assert response.status_code == 200, response.read()
-        received = response.iter_bytes()  # held: the connection ends with it
+        received = response.iter_bytes()  # keep it: its end closes the connection
         assert next(received)
         yield response.extensions["network_stream"].get_extra_info("client_addr")[1]
 
 
-def test_a_child_that_is_not_its_own_is_reaped_and_ignored(models: Path, store: str) -> None:
-    # `exec` makes the service the parent of a process that it did not start, as process 1 of a container is given
-    # the orphans of others. It ends when its input does.
-    held, let_go = os.pipe()
+def test_an_inherited_orphan_is_reaped_and_ignored(models: Path, store: str) -> None:
+    # `exec` makes the service the parent of a process that it did not start, as process 1 of a container inherits
+    # orphans. The orphan ends when its input is closed.
+    read_end, write_end = os.pipe()
     prefix = ["sh", "-c", 'exec 3<&0; cat <&3 > /dev/null & exec "$@"', "sh"]
-    with Service(models, store, prefix, stdin=held, processes=2) as service:
+    with Service(models, store, prefix, stdin=read_end, processes=2) as service:
         (orphan,) = [pid for pid in children(service.pid) if pid not in service.processes]
-        os.close(let_go)
+        os.close(write_end)
         until(lambda: not Path(f"/proc/{orphan}").exists())
         assert readiness(service.url)[0] == 200
         assert not service.errors
-    os.close(held)
+    os.close(read_end)
 
 
 def children(pid: int) -> list[int]:
@@ -110,7 +110,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_at_any_moment_of_the_start_ends_it(models: Path, store: str, processes: int) -> None:
+def test_sigterm_at_any_moment_of_the_start_ends_the_service(models: Path, store: str, processes: int) -> None:
     environment = os.environ | {
         "CARRY_PORT": "0",
         "CARRY_PROCESSES": str(processes),
@@ -121,81 +121,81 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(models: Path, store: str, pr
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen([CARRY, "serve"], env=environment, stderr=subprocess.PIPE)
 
-    began = time.monotonic()
+    started = time.monotonic()
     with Service(models, store, processes=processes):
-        whole_start = time.monotonic() - began
-    chance = random.Random(processes)
+        whole_start = time.monotonic() - started
+    rng = random.Random(processes)
     for _ in range(STARTS):
         with start() as process:
             try:
-                process.wait(chance.uniform(0, whole_start))
+                process.wait(rng.uniform(0, whole_start))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGTERM)
             try:
-                _, said = process.communicate(timeout=PATIENCE)  # until no process holds the pipe open
+                _, log = process.communicate(timeout=PATIENCE)  # until all processes have closed the pipe
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-            assert process.returncode in (0, -signal.SIGTERM), said
-            assert b"Traceback" not in said
+            assert process.returncode in (0, -signal.SIGTERM), log
+            assert b"Traceback" not in log
 
 
-def test_a_frozen_process_is_noticed_and_replaced_while_others_serve(models: Path, store: str) -> None:
+def test_a_frozen_process_is_replaced_while_others_serve(models: Path, store: str) -> None:
     with Service(models, store, command=[sys.executable, "-c", IMPATIENT], processes=2) as service:
         until(lambda: is_ready(service.url))
         frozen = service.processes[0]
         os.kill(frozen, signal.SIGSTOP)
         assert service.line("a process does not answer; it is killed")["process"] == frozen
-        replaced = service.line("process started")["process"]
-        assert replaced not in service.processes
+        replacement = service.line("process started")["process"]
+        assert replacement not in service.processes
         until(lambda: is_ready(service.url))
         service.errors.clear()
 
 
 def test_a_process_that_hangs_before_its_first_heartbeat_is_replaced(models: Path, store: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", HANGS_ONCE, str(tmp_path / "once")]
-    with Service(models, store, command=command, processes=2) as service:  # from when all of them are ready
+    with Service(models, store, command=command, processes=2) as service:  # starts when all processes are ready
         hung = service.line("a process does not start; it is killed")["process"]
         assert hung in service.processes
         assert service.line("a process died; it is started again")["process"] == hung
         service.errors.clear()
 
 
-def test_readiness_speaks_for_all_processes(models: Path, store: str) -> None:
+def test_readiness_covers_all_processes(models: Path, store: str) -> None:
     with Service(models, store, processes=2) as service:
         frozen = service.processes[0]
         os.kill(frozen, signal.SIGSTOP)
 
-        def told() -> bool:
-            try:  # by chance, a connection is one to the frozen process
+        def is_reported() -> bool:
+            try:  # the connection may reach the frozen process
                 answer = httpx2.get(f"{service.url}/health/ready", timeout=0.5)
             except httpx2.TimeoutException:
                 return False
             return answer.status_code == 503 and f"process {frozen} does not answer" in answer.json()["detail"]
 
         try:
-            until(told)
+            until(is_reported)
         finally:
             os.kill(frozen, signal.SIGCONT)
         until(lambda: is_ready(service.url))
 
 
 def peer_ports(pid: int) -> set[int]:
-    """The ports of those who are connected to the process."""
+    """The ports of the clients that are connected to the process."""
     inodes = {inode_of(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     return {int(row[2].split(":")[1], 16) for row in rows if row[9] in inodes}
 
 
 def inode_of(descriptor: Path) -> str:
-    """Of a socket."""
+    """The inode of a socket; "" if it is closed."""
     try:
         return os.readlink(descriptor).removeprefix("socket:[").removesuffix("]")
-    except FileNotFoundError:  # closed meanwhile
+    except FileNotFoundError:
         return ""
 
 
-def test_what_outlives_the_grace_is_killed(models: Path, store: str) -> None:
+def test_a_process_that_outlives_the_grace_period_is_killed(models: Path, store: str) -> None:
     with Service(models, store, processes=2, shutdown_grace=1) as service:
         os.kill(service.processes[1], signal.SIGSTOP)
         service.stop()
@@ -203,7 +203,7 @@ def test_what_outlives_the_grace_is_killed(models: Path, store: str) -> None:
         service.errors.clear()
 
 
-def test_while_it_drains_new_connections_are_refused_at_once(models: Path, store: str) -> None:
+def test_a_draining_service_refuses_new_connections_at_once(models: Path, store: str) -> None:
     with Service(models, store, processes=2, shutdown_grace=1, max_generated_length=10**6) as service:
         url = urlsplit(service.url)
         with one_call_under_way(service.url):
@@ -213,17 +213,17 @@ def test_while_it_drains_new_connections_are_refused_at_once(models: Path, store
             for _ in range(20):
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE)
-        service.errors.clear()  # the call under way was cut after the grace
+        service.errors.clear()  # the running call was cut after the grace period
 
 
-def test_one_process_that_drains_takes_no_new_connection(models: Path, store: str) -> None:
+def test_a_draining_process_takes_no_new_connection(models: Path, store: str) -> None:
     with Service(models, store, processes=2, max_generated_length=10**6) as service:
         until(lambda: is_ready(service.url))
         with one_call_under_way(service.url) as port:
             (busy,) = [pid for pid in service.processes if port in peer_ports(pid)]
             os.kill(busy, signal.SIGTERM)
             service.line("draining")
-            for _ in range(20):  # all go to the other one
+            for _ in range(20):  # all go to the other process
                 assert httpx2.get(f"{service.url}/health/live", timeout=PATIENCE).status_code == 200
             assert Path(f"/proc/{busy}").exists()
         assert service.line("a process died; it is started again")["process"] == busy
@@ -231,7 +231,7 @@ def test_one_process_that_drains_takes_no_new_connection(models: Path, store: st
         service.errors.clear()
 
 
-def test_forty_deaths_leave_no_file_and_no_figure_behind(
+def test_many_deaths_leave_no_file_and_no_metric_behind(
     models: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "temporary"
@@ -240,26 +240,26 @@ def test_forty_deaths_leave_no_file_and_no_figure_behind(
     with Service(models, store, processes=2) as service:
         for _ in range(12):
             post(f"{service.url}/forecast", {"series": [1, 2, 3]})
-        figures(service.url)
-        lines = figures(service.url)  # the scrape before is counted, too
+        metrics(service.url)
+        before = metrics(service.url)  # with the first scrape, which counts, too
         for _ in range(STARTS):
             os.kill(service.processes.pop(0), signal.SIGKILL)
             service.processes.append(service.line("process started")["process"])
             until(lambda: is_ready(service.url))
-        after = figures(service.url)
-        assert {name for name in after if "/health" not in name} == {name for name in lines if "/health" not in name}
-        counted = 'carry_requests_total{method="POST",route="/forecast",status="200"}'
-        assert after[counted] == lines[counted] == 12
+        after = metrics(service.url)
+        assert {name for name in after if "/health" not in name} == {name for name in before if "/health" not in name}
+        forecasts = 'carry_requests_total{method="POST",route="/forecast",status="200"}'
+        assert after[forecasts] == before[forecasts] == 12
         assert not list(temporary.iterdir())
         service.errors.clear()
 
 
-def figures(url: str) -> dict[str, float]:
+def metrics(url: str) -> dict[str, float]:
     page = httpx2.get(f"{url}/metrics", timeout=PATIENCE).text
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")}
 
 
-def test_it_opens_no_socket_but_those_it_listens_on_and_writes_nothing_at_home(
+def test_the_service_opens_only_its_listening_sockets_and_writes_nothing_at_home(
     models: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -281,11 +281,11 @@ def test_it_opens_no_socket_but_those_it_listens_on_and_writes_nothing_at_home(
     assert not list(home.rglob("*"))
 
 
-def test_signals_mean_what_they_do_to_other_services(models: Path, store: str) -> None:
+def test_signals_mean_the_same_as_to_other_services(models: Path, store: str) -> None:
     with Service(models, store, processes=2) as service:
         for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
             os.kill(service.pid, signum)
-        service.line("reload asked for")
+        service.line("reload requested")
         assert readiness(service.url)[0] == 200
         service.stop(signal.SIGQUIT)
     with Service(models, store, processes=2) as service:
@@ -293,7 +293,7 @@ def test_signals_mean_what_they_do_to_other_services(models: Path, store: str) -
         assert [service.line(event)["event"] for event in ("ending", "draining", "drained", "ended")]
 
 
-def test_every_line_of_the_log_is_json_and_probes_are_not_work(
+def test_every_log_line_is_json_and_of_no_higher_level_than_warning(
     models: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CARRY_PROCESES", "3")
@@ -307,22 +307,22 @@ def test_every_line_of_the_log_is_json_and_probes_are_not_work(
             with socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE) as connection:
                 connection.sendall(request)
                 assert connection.recv(100)
-    said = list(service.all_lines)
-    assert [line["did_you_mean"] for line in said if line["event"] == "unknown setting"] == ["CARRY_PROCESSES"]
-    assert all("timestamp" in line for line in said), said
-    assert {line["level"] for line in said} <= {"info", "warning"}
+    lines = list(service.all_lines)
+    assert [line["did_you_mean"] for line in lines if line["event"] == "unknown setting"] == ["CARRY_PROCESSES"]
+    assert all("timestamp" in line for line in lines), lines
+    assert {line["level"] for line in lines} <= {"info", "warning"}
 
 
-def test_a_mistake_is_one_line_of_json(models: Path, store: str) -> None:
+def test_a_bad_setting_is_one_line_of_json(models: Path, store: str) -> None:
     environment = os.environ | {"CARRY_LOG_FORMAT": "json", "CARRY_PORT": "eighty"}
-    ended = subprocess.run([CARRY, "serve"], env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
-    assert json.loads(ended.stderr)["event"].startswith("CARRY_PORT: ")
+    result = subprocess.run([CARRY, "serve"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert json.loads(result.stderr)["event"].startswith("CARRY_PORT: ")
 
 
-def test_the_version_is_told() -> None:
-    ended = subprocess.run([CARRY, "--version"], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout == f"carry {version('carry')}\n"
+def test_the_version_is_printed() -> None:
+    result = subprocess.run([CARRY, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == f"carry {version('carry')}\n"
 
 
 def test_a_model_folder_that_hangs_stops_neither_start_nor_reload_nor_the_end(

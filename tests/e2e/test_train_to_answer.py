@@ -1,4 +1,4 @@
-"""As a user does it: from a data file through `carry train` to an answer over HTTP, with the real commands."""
+"""From a data file through `carry train` to an answer over HTTP, with the real commands."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def carry(*arguments: str, check: bool = True, **environment: str) -> subprocess
 
 @contextmanager
 def served(models: Path, command: list[str]) -> Iterator[str]:
-    """The service as a process of its own, on a port of its choice; its address."""
+    """Run the service as a process. Yields its URL."""
     settings = os.environ | {"CARRY_PORT": "0", "CARRY_MODELS_DIR": str(models), "CARRY_LOG_FORMAT": "json"}
     with subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -49,23 +49,24 @@ def served(models: Path, command: list[str]) -> Iterator[str]:
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
+        data: dict[str, Any] = json.load(answer)
+    return data
 
 
 def promoted(day: int) -> bool:
-    """One day of three, without a pattern that could be guessed."""
+    """Whether the day has a promotion: about one day of three, without a pattern."""
     return random.Random(day).random() < 0.3
 
 
 def sales(day: int, promotion: bool) -> float:
-    """A week's season, a slow growth, and what a promotion brings."""
+    """A weekly season, slow growth, and the effect of a promotion."""
     return 50 + 10 * math.sin(2 * math.pi * day / 7) + 0.01 * day + 12 * promotion
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A forecaster of a season with a gap, a second column and a third known ahead, and a text model, as by a user."""
+    """The models folder after training a forecaster, on a season with a gap, a second column and a third one known
+    ahead, and a text model."""
     folder = tmp_path_factory.mktemp("user")
     rows = ["ds,sales,price,promotion"]
     for day in range(336):
@@ -100,7 +101,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models"
 
 
-def test_what_was_trained_is_served(trained: Path) -> None:
+def test_trained_models_are_served(trained: Path) -> None:
     with served(trained, [str(CARRY), "serve"]) as url:
         days, coming = range(84), range(84, 94)
         seen = {
@@ -121,7 +122,7 @@ def test_what_was_trained_is_served(trained: Path) -> None:
         assert bits < 0.8
 
 
-def test_a_model_folder_tells_what_it_is_and_how_well_it_measured(trained: Path) -> None:
+def test_a_model_folder_describes_the_model_and_its_metrics(trained: Path) -> None:
     folder = trained / "sales/1"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["features"] == ["sales", "price", "promotion"]
@@ -140,7 +141,7 @@ def test_a_model_folder_tells_what_it_is_and_how_well_it_measured(trained: Path)
     assert [path.name for path in (trained / "sales").iterdir()] == ["1"]
 
 
-def test_training_goes_on_from_a_model_folder_on_another_text(tmp_path: Path) -> None:
+def test_training_continues_from_a_model_folder_on_another_text(tmp_path: Path) -> None:
     (tmp_path / "first.txt").write_text("she sells sea shells by the sea shore.\n" * 150)
     (tmp_path / "second.txt").write_text("the sea shells that she sells are by the shore.\n" * 30)
     places = ["--models-dir", str(tmp_path / "models"), "--no-baselines", "--dropout", "0"]
@@ -159,10 +160,10 @@ def test_training_goes_on_from_a_model_folder_on_another_text(tmp_path: Path) ->
         json.loads(carry("evaluate", str(tmp_path / f"models/{name}/1"), str(tmp_path / "second.txt"), "--json").stdout)
         for name in ("first", "second")
     ]
-    untaught, taught = (
-        found[name]["nats_per_character"] for name, found in zip(("first", "second"), scores, strict=True)
+    before_training, after_training = (
+        rows[name]["nats_per_character"] for name, rows in zip(("first", "second"), scores, strict=True)
     )
-    assert 0.8 * untaught < taught < untaught  # one short epoch, from where the other stopped
+    assert 0.8 * before_training < after_training < before_training  # one short epoch more
 
 
 def test_a_word_model_is_trained_on_other_files_than_it_is_measured_on(tmp_path: Path) -> None:
@@ -201,8 +202,8 @@ def test_a_word_model_is_trained_on_other_files_than_it_is_measured_on(tmp_path:
 def test_evaluate_measures_beside_baselines(trained: Path, tmp_path: Path) -> None:
     text = tmp_path / "other.txt"
     text.write_text("she sells shells\n" * 5)
-    found = json.loads(carry("evaluate", str(trained / "letters/1"), str(text), "--json").stdout)
-    assert 0 < found["letters"]["bits_per_character"] < 4
+    rows = json.loads(carry("evaluate", str(trained / "letters/1"), str(text), "--json").stdout)
+    assert 0 < rows["letters"]["bits_per_character"] < 4
     data = str(trained.parent / "sales.csv")
     measure = ["evaluate", str(trained / "sales/1"), data, "--json", "--baselines", "none", "--windows", "4"]
     scores = {one["method"]: one["scores"] for one in json.loads(carry(*measure).stdout)}
@@ -213,7 +214,7 @@ def test_evaluate_measures_beside_baselines(trained: Path, tmp_path: Path) -> No
         assert through["sales, served"][name] in [pytest.approx(scores[one][name]) for one in ("sales", "sales, int8")]
 
 
-def test_verbs_that_need_no_server(trained: Path, tmp_path: Path) -> None:
+def test_models_generate_and_forecast_need_no_server(trained: Path, tmp_path: Path) -> None:
     listed = carry("models", CARRY_MODELS_DIR=str(trained)).stdout
     assert "sales@1" in listed
     assert "letters@1" in listed
@@ -244,29 +245,29 @@ def test_verbs_that_need_no_server(trained: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_in_a_line(arguments: list[str], message: str) -> None:
-    found = carry(*arguments, check=False, CARRY_MODELS_DIR=str(SHIPPED))
-    assert found.returncode == 2
-    assert message in " ".join(found.stderr.replace("│", " ").split())
-    assert "Traceback" not in found.stderr
+def test_a_mistake_is_reported_in_one_line(arguments: list[str], message: str) -> None:
+    result = carry(*arguments, check=False, CARRY_MODELS_DIR=str(SHIPPED))
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
 
 
-def test_a_bad_setting_is_told_in_a_line() -> None:
-    found = carry("serve", check=False, CARRY_PORT="eighty")
-    assert found.returncode == 2
-    assert found.stderr.startswith("carry: CARRY_PORT: ")
+def test_a_bad_setting_is_reported_in_one_line() -> None:
+    result = carry("serve", check=False, CARRY_PORT="eighty")
+    assert result.returncode == 2
+    assert result.stderr.startswith("carry: CARRY_PORT: ")
 
 
 def test_the_service_runs_and_says_what_is_missing_without_torch() -> None:
-    """In the environment of `make run`, which is not this one."""
+    """In the environment of `make run`."""
     assert SERVICE_PYTHON.exists(), "made by `make test`"
     for module in ("torch", "onnx", "pandas"):
         missing = subprocess.run([SERVICE_PYTHON, "-c", f"import {module}"], capture_output=True, text=True)
         assert "ModuleNotFoundError" in missing.stderr
     command = str(SERVICE_PYTHON.parent / "carry")
     assert "forecast" in subprocess.run([command, "train", "--help"], check=True, capture_output=True, text=True).stdout
-    asked = [command, "train", "text", "README.md", "--name", "x"]
-    train = subprocess.run(asked, capture_output=True, text=True)
+    arguments = [command, "train", "text", "README.md", "--name", "x"]
+    train = subprocess.run(arguments, capture_output=True, text=True)
     assert train.returncode == 2
     assert train.stderr.splitlines() == [train.stderr.strip()]
     assert "pip install 'carry[training]'" in train.stderr

@@ -213,9 +213,7 @@ def test_head_is_get_without_the_body(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("origin", "status"), [("https://evil.example", 403), ("http://testserver", 200), (None, 200), ("null", 403)]
 )
-def test_a_web_page_of_another_origin_cannot_reload_the_models(
-    client: TestClient, origin: str | None, status: int
-) -> None:
+def test_a_page_of_another_origin_cannot_reload_the_models(client: TestClient, origin: str | None, status: int) -> None:
     headers = {} if origin is None else {"Origin": origin}
     assert client.post("/models/reload", headers=headers).status_code == status
     assert client.get("/models", headers=headers).status_code == 200

@@ -125,9 +125,7 @@ def test_a_new_model_answers_and_the_others_are_not_loaded_again(client: TestCli
     assert gauge(client, "carry_models", status="loaded") == 4
 
 
-def test_a_model_whose_folder_was_deleted_is_unknown_and_its_memory_is_released(
-    client: TestClient, folder: Path
-) -> None:
+def test_a_deleted_model_is_unknown_and_its_memory_is_released(client: TestClient, folder: Path) -> None:
     assert client.post("/generate", json=PROMPT).status_code == 200
     too_late = client.post("/forecast", json=SERIES, headers={"x-request-timeout": "1e-9"})
     assert too_late.status_code == 504  # its exception holds references
