@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-from service.workers.shared_metrics import SharedMetrics
+from prometheus_client.registry import Collector
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class SessionMetrics:
 class Metrics:
     """All instruments. `shared_metrics`: those of all processes, if there are several."""
 
-    def __init__(self, shared_metrics: SharedMetrics | None = None) -> None:
+    def __init__(self, shared_metrics: Collector | None = None) -> None:
         self._registry = self._exposed = CollectorRegistry()
         if shared_metrics is not None:
             self._exposed = CollectorRegistry()

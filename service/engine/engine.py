@@ -18,8 +18,8 @@ from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
 from service.errors import NotReadyError
+from service.exit import end_process
 from service.metrics import EngineMetrics
-from service.workers.board import end_process
 
 SMOKE_TEST_SECONDS = 0.5
 """How often a model that failed its smoke test gets another."""

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import structlog
 
 from service.errors import CarryError, StoreFullError, StoreUnavailableError
+from service.exit import end_process
 from service.sessions.group_commit import Batch, GroupCommit, resolve
-from service.workers.board import end_process
 
 T = TypeVar("T")
 _Batch = Batch[Callable[[], Any]]

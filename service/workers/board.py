@@ -5,18 +5,12 @@ nothing of HTTP or models.
 """
 
 import mmap
-import os
 import time
-from typing import NoReturn
-
-import structlog
 
 SILENT_AFTER = 5.0
 """Seconds without a heartbeat after which a process is not ready."""
 ENDED = 2**64 - 1
 """The count of completed reloads of a process that has ended, so that no reload waits for it."""
-EXIT_BROKEN = 70
-"""Exit status of a process that cannot go on (EX_SOFTWARE of sysexits.h)."""
 
 _REASON_BYTES = 256
 
@@ -73,14 +67,3 @@ class Board:
         if not reason and time.monotonic() - self._beats[worker_index] > SILENT_AFTER:
             reason = "does not answer"
         return f"process {self._pids[worker_index]} {reason}" if reason else ""
-
-
-def end_process(reason: str) -> NoReturn:
-    """End this process at once, from any thread: its memory cannot be trusted any more, so it finishes nothing.
-
-    The supervisor starts another process in its place. A service of one process ends; its operator restarts it.
-    """
-    try:
-        structlog.get_logger().critical("the process cannot go on and ends", reason=reason, process=os.getpid())
-    finally:  # even if the log cannot be written
-        os._exit(EXIT_BROKEN)

@@ -22,11 +22,11 @@ from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, Prefill, PrefillResult, Task
 from service.errors import ModelFailedError, QueueFullError
+from service.exit import EXIT_BROKEN
 from service.metrics import Metrics
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
 from service.text.task import GenerateRequest, generate
-from service.workers.board import EXIT_BROKEN
 from tests.builders import CHARACTERS, open_graphs
 from tests.service.test_scheduler import folder
 
