@@ -1,8 +1,8 @@
-"""How long a forecaster takes in the engine, on one thread and without HTTP, alone or beside another one.
+"""Times a forecaster in the engine, on one thread without HTTP, alone or beside another one.
 
 `python -m benchmarks.forecaster models/forecast/2 --beside models/forecast/1` prints a table and ends with one JSON
-line. The models take turns, so that both meet the machine as it is at the moment. With `--peers`, Chronos-Bolt-tiny and
-TiRex do, too: of their own packages, with weights that are not trained.
+line. The models take turns, so that the load of the machine is the same for both. With `--peers`, Chronos-Bolt-tiny and
+TiRex take turns, too: their packages, with untrained weights.
 """
 
 import json
@@ -24,8 +24,9 @@ from benchmarks.servers import ENVIRONMENTS, make_environment
 from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.engine.sequence import EMPTY_STATE, SequenceState
+from service.forecast.intervals import Floats
 from service.forecast.manifest import ForecastManifest
-from service.forecast.task import Floats, ForecastRequest, begin, forecast
+from service.forecast.task import ForecastRequest, forecast, initial_state
 from service.manifest import Graph, read_manifest
 from service.metrics import Metrics
 
@@ -37,19 +38,19 @@ LONG = "2,000 -> 24, alone"
 SESSION = "1 more in a session of 200 -> 24"
 HISTORY = "200 -> 24, and the history"
 RUNS = {ALONE: 300, OF_MANY: 15, LONG: 100, SESSION: 300, HISTORY: 150}
-"""What is timed, and how often."""
+"""The timed tasks, and how often each runs."""
 
 BESIDE = ", beside"
 
 PEERS = ("chronos-bolt-tiny", "tirex")
 PEER_TASKS = {ALONE: (1, 200), OF_MANY: (64, 200), LONG: (1, 2000)}
-"""Rows and steps of a call of theirs: of many series 64 at once, from which on they gain no more."""
+"""Rows and steps of a peer's call. Of many series 64 at once: larger batches gain nothing."""
 SLOW = {"tirex": 16}
-"""By how many times fewer rows, where a call would take a minute."""
+"""The divisor of a peer's rows, where a call would take a minute."""
 
 
 class Subject:
-    """A forecaster in an engine of its own, in one precision; and the requests that it is timed with."""
+    """A forecaster in one precision in its engine, and the requests that it is timed with."""
 
     def __init__(self, folder: Path, manifest: ForecastManifest, graph: Graph) -> None:
         self._manifest = manifest
@@ -61,13 +62,13 @@ class Subject:
 
     @classmethod
     def of_folder(cls, folder: Path, label: str = "") -> dict[str, "Subject"]:
-        """Those of a model folder, by their precision and a label."""
+        """The forecasters of a model folder, by precision and label."""
         manifest = read_manifest(folder, ForecastManifest)
         graphs = {"float32": manifest.graph} | ({"int8": manifest.int8.graph} if manifest.int8 else {})
         return {f"{precision}{label}": cls(folder, manifest, graph) for precision, graph in graphs.items()}
 
-    def work(self) -> Mapping[str, Callable[[], list[SequenceState]]]:
-        """What each of `RUNS` does."""
+    def tasks(self) -> Mapping[str, Callable[[], list[SequenceState]]]:
+        """The call of each of `RUNS`."""
         return {
             ALONE: lambda: self._run(self._short),
             OF_MANY: lambda: self._run(self._short, count=MANY),
@@ -80,27 +81,31 @@ class Subject:
         """End the engine."""
         self._engine.close()
 
-    def _run(self, values: Floats, history: bool = False, count: int = 1, start: SequenceState = EMPTY_STATE) -> list[SequenceState]:
-        """Forecast `count` times at once, as the service does without a hint of the season; where they then stand."""
+    def _run(
+        self, values: Floats, history: bool = False, count: int = 1, start: SequenceState = EMPTY_STATE
+    ) -> list[SequenceState]:
+        """Forecast `count` times at once, as the service does without a season. Returns the states after the values."""
         request = ForecastRequest(values, HORIZON, self._manifest.quantile_levels, history)
         pending = [
-            self._engine.submit(forecast(self._manifest, request, begin(self._manifest, start=start)), request.cost_steps)
+            self._engine.submit(
+                forecast(self._manifest, request, initial_state(self._manifest, start=start)), request.cost_steps
+            )
             for _ in range(count)
         ]
         return [future.result().after for future in pending]
 
 
 def medians(subjects: Mapping[str, Subject], runs: Mapping[str, int] = RUNS) -> dict[str, dict[str, float]]:
-    """The median milliseconds of a forecast: by what is timed, by subject."""
+    """The median milliseconds of a forecast, by task and subject."""
     milliseconds = {}
     for task, count in runs.items():
-        works = {name: subject.work()[task] for name, subject in subjects.items()}
-        times: dict[str, list[float]] = {name: [] for name in works}
+        calls = {name: subject.tasks()[task] for name, subject in subjects.items()}
+        times: dict[str, list[float]] = {name: [] for name in calls}
         for run in range(count + 1):
-            # Whoever comes first in one round comes last in the next.
-            for name, work in list(works.items())[:: 1 if run % 2 else -1]:
+            # The first of one round is the last of the next.
+            for name, call in list(calls.items())[:: 1 if run % 2 else -1]:
                 started = time.perf_counter()
-                work()
+                call()
                 times[name].append(1000 * (time.perf_counter() - started))
         forecasts = MANY if task == OF_MANY else 1
         milliseconds[task] = {name: statistics.median(series[1:]) / forecasts for name, series in times.items()}
@@ -108,7 +113,7 @@ def medians(subjects: Mapping[str, Subject], runs: Mapping[str, int] = RUNS) -> 
 
 
 def peers(subjects: Mapping[str, Subject], rounds: int = 5) -> dict[str, dict[str, float]]:
-    """The median milliseconds of a forecast as `medians`, of the subjects and of the peers in turns."""
+    """The median milliseconds of a forecast, by task, of the subjects and the peers in turns."""
     environment = ENVIRONMENTS / "zero-shot"
     make_environment(environment, "requirements-zero-shot.txt")
     command = [str(environment / "bin" / "python"), "-m", "benchmarks.peers.zero_shot"]
@@ -117,19 +122,19 @@ def peers(subjects: Mapping[str, Subject], rounds: int = 5) -> dict[str, dict[st
         assert process.stdin is not None
         assert process.stdout is not None
         for task, (rows, steps) in PEER_TASKS.items():
-            found = times[task] = {name: [] for name in (*subjects, *PEERS)}
+            milliseconds = times[task] = {name: [] for name in (*subjects, *PEERS)}
             for _ in range(rounds + 1):
                 for name in PEERS:
                     count = max(1, rows // SLOW.get(name, 1))
                     process.stdin.write(f"{name} {count} {steps}\n")
                     process.stdin.flush()
-                    found[name].append(1000 * float(process.stdout.readline()) / count)
+                    milliseconds[name].append(1000 * float(process.stdout.readline()) / count)
                 for name, subject in subjects.items():
-                    work = subject.work()[task]
+                    call = subject.tasks()[task]
                     started = time.perf_counter()
-                    work()
-                    taken = 1000 * (time.perf_counter() - started)
-                    found[name].append(taken / (MANY if task == OF_MANY else 1))
+                    call()
+                    elapsed = 1000 * (time.perf_counter() - started)
+                    milliseconds[name].append(elapsed / (MANY if task == OF_MANY else 1))
         process.stdin.close()
     return {task: {name: statistics.median(runs[1:]) for name, runs in found.items()} for task, found in times.items()}
 

@@ -1,4 +1,4 @@
-"""POST /anomalies."""
+"""POST /anomalies: which values of a series are out of the ordinary."""
 
 from typing import Annotated
 
@@ -6,11 +6,12 @@ import numpy as np
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
-from service.forecast.anomalies import Anomalies, AnomalyRequest, detect
+from service.forecast.anomalies import Anomalies, AnomalyRequest, detect_anomalies
 from service.forecast.inputs import check_answer, future_values, series_values, timestamps, value_bounds
+from service.forecast.intervals import interval_to_quantiles
 from service.forecast.kind import FORECAST
 from service.forecast.schemas import AnomalyAnswer, AnomalyBody
-from service.forecast.task import begin, check_levels, season_of, tails
+from service.forecast.task import check_levels, initial_state, used_seasons
 from service.http.context import WRITE_HEADERS, Context
 from service.http.json_pieces import json_fragments
 from service.http.json_route import JsonRoute, to_json
@@ -26,8 +27,8 @@ EXAMPLES: dict[str, Example] = {
         "summary": "One of these values is out of the ordinary",
         "value": {"series": [12, 13, 12, 14, 13, 12, 13, 41, 13, 12], "level": 80},
     },
-    "with a session": {
-        "summary": "One new value of a series that the service has read the rest of",
+    "with a state": {
+        "summary": "The first value of a series that grows: send the answer's `state` with the next value",
         "value": {"series": [13.2], "state": ""},
     },
 }
@@ -45,43 +46,42 @@ async def post_anomalies(
     body: Annotated[AnomalyBody, Body(openapi_examples=EXAMPLES)],
     call: Context,
 ) -> Response:
-    """Tell which values of a series lie outside of what those before them let expect. With a session, only the new
-    values are sent and judged, at the same cost however many came before."""
-
+    """Find the values of a series that lie outside of the interval forecast from the values before them. With a
+    session, only the new values are sent and judged, at the same cost however many came before."""
     app, settings = call.app, call.app.settings
     async with resume(call, body, FORECAST) as run:
         manifest = run.model.manifest
         values = series_values(body.series, run.start.position > 0, manifest, settings)
         check_answer(5 * len(values), settings, "$.series")
         level = DEFAULT_LEVEL if body.level is None else body.level
-        check_levels(tails(level), manifest, "$.level")
+        check_levels(interval_to_quantiles(level), manifest, "$.level")
         times = timestamps(body, len(values))
         future = future_values(body.future, manifest.horizon, manifest)
-        start = begin(manifest, body.season_length, body.freq, run.start)
+        start = initial_state(manifest, body.season_length, body.freq, run.start)
         request = AnomalyRequest(values, level, value_bounds(body), future)
-        run.hold(request.most_bytes(manifest), "$.series")
-        result = await run.submit(detect(manifest, request, start), request.cost_steps)
+        run.hold(request.max_bytes(manifest), "$.series")
+        result = await run.submit(detect_anomalies(manifest, request, start), request.cost_steps)
         app.metrics.read.labels(run.model.label).inc(request.cost_steps)
         answer = {
             "model": {"name": manifest.name, "version": manifest.version},
             "level": level,
             **_verdicts(result),
             "timestamps": times and times(0, len(values)),
-            "season_length": season_of(result.after),
+            "season_length": used_seasons(result.after),
         }
-        written = await json_fragments(answer, call.deadline)
+        fragments = await json_fragments(answer, call.deadline)
         ending = run.ending(result.after)
-        return await run.commit(ending, to_json({**written, **ending.fields}))
+        return await run.commit(ending, to_json({**fragments, **ending.fields}))
 
 
 def _verdicts(result: Anomalies) -> dict[str, object]:
-    """Per value; NaN, in JSON, is null."""
+    """The fields of the answer that have an item for each value. NaN becomes null."""
     anomaly = result.outside.astype(object)
     anomaly[~result.judged] = None
     return {
         "anomaly": anomaly.tolist(),
         "lower": result.lower.copy(),
         "upper": result.upper.copy(),
-        "median": result.expected.copy(),
+        "median": result.median.copy(),
         "score": np.where(result.judged, result.score, np.nan),
     }

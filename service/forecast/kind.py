@@ -12,7 +12,7 @@ from service.engine.sequence import SequenceState, Task
 from service.forecast.inputs import series_values
 from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import FirstSeries
-from service.forecast.task import ForecastRequest, begin, forecast
+from service.forecast.task import LAST_FORECAST, SEASONS, ForecastRequest, forecast, initial_state
 from service.kind import FirstInput, Model, OpenGraphs, StateSpec
 from service.manifest import Graphs, State
 from service.settings import Settings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ForecastKind:
-    """Forecasters of numeric series. Their running sums round by where a sequence was cut."""
+    """Forecasters of numeric series. Not `split_invariant`: where a sequence is cut changes how its sums round."""
 
     name = "forecast"
     manifest = ForecastManifest
@@ -37,9 +37,9 @@ class ForecastKind:
         """The graph's own state, and the forecast after the last value. Integers are seasons: the graph divides by
         them."""
         shape = (manifest.horizon, len(manifest.quantile_levels))
-        tensors = [*graphs.state, State(name="quantiles", output="", dtype="float64", shape=shape)]
-        if manifest.tells_seasons:
-            tensors.append(State(name="seasons", output="", dtype="int64", shape=(2,)))
+        tensors = [*graphs.state, State(name=LAST_FORECAST, output="", dtype="float64", shape=shape)]
+        if manifest.outputs_seasons:
+            tensors.append(State(name=SEASONS, output="", dtype="int64", shape=(2,)))
         return StateSpec(tuple(tensors), (1, manifest.longest_season or 1))
 
     def open(self, folder: Path, manifest: ForecastManifest, graphs: Graphs, threads: int) -> OpenGraphs:
@@ -60,15 +60,15 @@ class ForecastKind:
         check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
 
     async def prepare_first_input(self, body: Any, model: Model[ForecastManifest], settings: Settings) -> FirstInput:
-        """Read the first values of a series."""
+        """Prepare to read the first values of a series."""
         manifest = model.manifest
         values = series_values(body.series, False, manifest, settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
-        task = _read(manifest, request, begin(manifest, body.season_length, body.freq))
-        return FirstInput(task, request.cost_steps, request.most_bytes(manifest), "$.series")
+        task = _read(manifest, request, initial_state(manifest, body.season_length, body.freq))
+        return FirstInput(task, request.cost_steps, request.max_bytes(manifest), "$.series")
 
     def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[BaseModel]:
-        """None: OpenAI's API has no forecasters."""
+        """No entries: OpenAI's API has no forecasters."""
         return []
 
     def routers(self) -> "Sequence[APIRouter]":

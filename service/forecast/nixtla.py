@@ -1,44 +1,48 @@
-"""The routes of Nixtla's API that its `nixtla` client calls (version 0.9), answered by the forecasters here."""
+"""The routes of Nixtla's API that its `nixtla` client calls (version 0.9), answered by Carry's forecasters.
+
+Each route makes a request for each series, runs all of them (`_run`), and joins their results into columns.
+"""
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
-from service.engine.sequence import EMPTY_STATE, SequenceState, Task
+from service.engine.sequence import SequenceState, Task
 from service.errors import InvalidRequestError, LimitExceededError, UnsupportedError
-from service.forecast.anomalies import Anomalies, AnomalyRequest, detect
-from service.forecast.backtest import CrossValidation, CrossValidationRequest, cross_validate
-from service.forecast.inputs import check_windows
+from service.forecast.anomalies import AnomalyRequest, detect_anomalies
+from service.forecast.backtest import BacktestRequest, run_backtest
+from service.forecast.inputs import check_horizon, check_windows
+from service.forecast.intervals import Floats, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
-from service.forecast.nixtla_dates import without_dates
+from service.forecast.nixtla_dates import drop_date_features
 from service.forecast.nixtla_metadata import ClientVersion, forecaster
 from service.forecast.nixtla_payload import (
+    MEDIAN,
     AnomalyPayload,
     AnomalyResult,
     CrossValidationPayload,
-    Floats,
     ForecastPayload,
     ForecastResult,
     HistoryPayload,
     OnlineAnomalyPayload,
     PanelResult,
     Payload,
+    SeriesPayload,
     check_hist_exog,
     mean_and_intervals,
     panel,
-    place,
     quantile_levels,
+    series_path,
 )
-from service.forecast.task import LARGEST, Forecast, ForecastRequest, begin, check_levels, forecast, tails
+from service.forecast.task import ForecastRequest, check_levels, forecast, initial_state
 from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
-from service.http.json_pieces import large_json_answer, json_pieces
+from service.http.json_pieces import json_pieces, large_json_answer
 from service.http.json_route import JsonRoute
 from service.http.methods import check_method
 from service.http.offload import take_turns, wait_all
@@ -48,7 +52,11 @@ from service.settings import Settings
 
 router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
+SeriesRequest = TypeVar("SeriesRequest", ForecastRequest, AnomalyRequest, BacktestRequest)
+
+MAX_SCORE = 1e30
+"""The score of a value outside of an interval without width: JSON has no infinity."""
 
 _SERIES = {"y": [3, 4, 6, 5, 7, 8, 1, 2, 2, 3], "sizes": [6, 4]}
 FORECAST: dict[str, Example] = {
@@ -78,29 +86,20 @@ PROBLEMS = documented(400, 401, 404, 409, 413, 415, 422, 429, 503, 504)
 async def post_forecast(
     body: Annotated[ForecastPayload, Body(openapi_examples=FORECAST)], call: Context, client: ClientVersion = None
 ) -> Response:
-    """What `NixtlaClient.forecast` asks for."""
+    """Answers `NixtlaClient.forecast`."""
     model = forecaster(body.model, call.app)
-    manifest = model.manifest
-    settings, levels, freq = call.app.settings, quantile_levels(body.level, manifest), body.season_freq(client)
-
-    def jobs() -> "Iterator[_Job[Forecast]]":
-        _check_horizon(body.h, settings)
-        _check_answer(len(body.series.sizes) * body.h * len(levels), settings)
-        given = without_dates(body.series, body.freq, manifest, body.h)
-        series = panel(given, manifest, settings, body.h)
-        for values, future in zip(series.values, series.futures, strict=True):
-            if _is_empty(values):
-                yield _done(Forecast(_nothing(body.h, len(levels)), _nothing(body.h), None, EMPTY_STATE))
-                continue
-            request = ForecastRequest(values, body.h, levels, future=future, keeps_state=False)
-            start = begin(manifest, freq=freq)
-            yield _Job(forecast(manifest, request, start), len(values), body.h, request.most_bytes(manifest))
-
-    def answer(found: list[Forecast]) -> dict[str, Any]:
-        quantiles = np.concatenate([one.quantiles for one in found])
-        return mean_and_intervals(body.level, quantiles, levels)
-
-    return await _answered(call, model, jobs(), answer)
+    manifest, settings = model.manifest, call.app.settings
+    levels = quantile_levels(body.level, manifest)
+    check_horizon(body.h, settings, "$.h")
+    _check_answer(len(body.series.sizes) * body.h * len(levels), settings)
+    series = panel(await _series(body, manifest, body.h), manifest, settings, body.h)
+    requests = (
+        None if _is_empty(values) else ForecastRequest(values, body.h, levels, future=future, returns_state=False)
+        for values, future in zip(series.values, series.futures, strict=True)
+    )
+    results = await _run(call, model, body, client, requests, forecast)
+    quantiles = [_missing(body.h, len(levels)) if result is None else result.quantiles for result in results]
+    return await _respond(call, model, mean_and_intervals(body.level, np.concatenate(quantiles), levels))
 
 
 @router.post(
@@ -115,35 +114,29 @@ async def post_cross_validation(
     call: Context,
     client: ClientVersion = None,
 ) -> Response:
-    """What `NixtlaClient.cross_validation` asks for; and, with `full_history`, `forecast` with `add_history`."""
+    """Answers `NixtlaClient.cross_validation`; with `full_history`, `NixtlaClient.forecast(add_history=True)`."""
     if body.full_history:
         return await _history(body, call, client)
     model = forecaster(body.model, call.app)
-    manifest = model.manifest
-    settings, levels, freq = call.app.settings, quantile_levels(body.level, manifest), body.season_freq(client)
-    step = body.step_size or body.h
-
-    def jobs() -> "Iterator[_Job[CrossValidation]]":
-        _check_horizon(body.h, settings)
-        check_windows(body.n_windows, settings, "$.n_windows")
-        _check_answer(len(body.series.sizes) * body.n_windows * body.h * len(levels), settings)
-        given = without_dates(body.series, body.freq, manifest)
-        check_hist_exog(body.hist_exog, given, manifest)
-        for i, values in enumerate(panel(given, manifest, settings).values):
-            request = CrossValidationRequest(values, body.h, body.n_windows, step, levels)
-            yield _windows(i, request, manifest, freq)
-
-    def answer(found: list[CrossValidation]) -> dict[str, Any]:
-        quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels)) for one in found])
-        begins = np.cumsum([0, *body.series.sizes[:-1]])
-        cutoffs = np.array([one.cutoffs for one in found]) + begins[:, None]
-        return {
-            **mean_and_intervals(body.level, quantiles, levels),
-            "sizes": [body.n_windows * body.h] * len(found),
-            "idxs": (cutoffs[..., None] + np.arange(body.h)).ravel(),
-        }
-
-    return await _answered(call, model, jobs(), answer)
+    manifest, settings = model.manifest, call.app.settings
+    levels = quantile_levels(body.level, manifest)
+    step, sizes = body.step_size or body.h, body.series.sizes
+    check_horizon(body.h, settings, "$.h")
+    check_windows(body.n_windows, settings, "$.n_windows")
+    _check_answer(len(sizes) * body.n_windows * body.h * len(levels), settings)
+    series = await _series(body, manifest)
+    check_hist_exog(body.hist_exog, series, manifest)
+    requests = _backtests(panel(series, manifest, settings).values, body.h, body.n_windows, step, levels)
+    results = await _run(call, model, body, client, requests, run_backtest)
+    missing = _missing(body.n_windows * body.h, len(levels))
+    quantiles = [missing if result is None else result.quantiles.reshape(missing.shape) for result in results]
+    cutoffs = np.cumsum(sizes)[:, None] - body.h - step * np.arange(body.n_windows)[::-1]
+    fields = {
+        **mean_and_intervals(body.level, np.concatenate(quantiles), levels),
+        "sizes": [len(missing)] * len(sizes),
+        "idxs": (cutoffs[..., None] + np.arange(body.h)).ravel(),
+    }
+    return await _respond(call, model, fields)
 
 
 @router.post(
@@ -156,32 +149,29 @@ async def post_cross_validation(
 async def post_historic_forecast(
     body: Annotated[HistoryPayload, Body(openapi_examples=HISTORY)], call: Context, client: ClientVersion = None
 ) -> Response:
-    """What R's client and that of Python before 0.8 ask for with `add_history`."""
+    """Answers `add_history` of R's client, and of Python's before 0.8."""
     return await _history(body, call, client)
 
 
 async def _history(body: HistoryPayload | CrossValidationPayload, call: RequestContext, client: str | None) -> Response:
-    """Each value but the first, one step ahead from all before it."""
+    """The one-step forecast of each value but the first, from all values before it."""
     model = forecaster(body.model, call.app)
-    manifest = model.manifest
+    manifest, settings = model.manifest, call.app.settings
     levels = quantile_levels(body.level, manifest)
-
-    def read(values: Floats, start: SequenceState) -> tuple[Task[Forecast], int]:
-        request = ForecastRequest(values, 1, levels, include_history=True, keeps_state=False)
-        return forecast(manifest, request, start), request.most_bytes(manifest)
-
-    def nothing(length: int) -> Forecast:
-        return Forecast(_nothing(1), _nothing(1), _nothing(length, len(levels)), EMPTY_STATE)
-
-    def answer(found: list[Forecast]) -> dict[str, Any]:
-        past = np.concatenate([one.history[1:] for one in found if one.history is not None])
-        return {
-            **mean_and_intervals(body.level, past, levels),
-            **_last([size - 1 for size in body.series.sizes], body.series.sizes),
-        }
-
-    jobs = _one_step_ahead(body, len(levels), manifest, call.app.settings, client, read, nothing)
-    return await _answered(call, model, jobs, answer)
+    _check_answer(len(levels) * len(body.series.y), settings)
+    series = panel(await _series(body, manifest), manifest, settings)
+    requests = (
+        None if _is_empty(values) else ForecastRequest(values, 0, levels, include_history=True, returns_state=False)
+        for values in series.values
+    )
+    results = await _run(call, model, body, client, requests, forecast)
+    counts = [size - 1 for size in body.series.sizes]
+    quantiles = [
+        _missing(count, len(levels)) if result is None or result.history is None else result.history[1:]
+        for count, result in zip(counts, results, strict=True)
+    ]
+    fields = mean_and_intervals(body.level, np.concatenate(quantiles), levels)
+    return await _respond(call, model, {**fields, **_last_values(counts, body.series.sizes)})
 
 
 @router.post(
@@ -194,28 +184,20 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: RequestC
 async def post_anomaly_detection(
     body: Annotated[AnomalyPayload, Body(openapi_examples=ANOMALIES)], call: Context, client: ClientVersion = None
 ) -> Response:
-    """What `NixtlaClient.detect_anomalies` asks for: all values but the first, each judged one step ahead."""
+    """Answers `NixtlaClient.detect_anomalies`: judges each value but the first by the one-step forecast before it."""
     model = forecaster(body.model, call.app)
-    manifest = model.manifest
-    level = body.level
-    check_levels(tails(level), manifest, "$.level")
-
-    def read(values: Floats, start: SequenceState) -> tuple[Task[Anomalies], int]:
-        request = AnomalyRequest(values, level)
-        return detect(manifest, request, start), request.most_bytes(manifest)
-
-    def nothing(length: int) -> Anomalies:
-        nan, no = _nothing(length), np.zeros(length, dtype=np.bool_)
-        return Anomalies(nan, nan, nan, nan, no, no, EMPTY_STATE)
-
-    def answer(found: list[Anomalies]) -> dict[str, Any]:
-        bounds = np.concatenate([np.stack([one.lower, one.expected, one.upper], axis=1)[1:] for one in found])
-        sizes, values = body.series.sizes, np.array(body.series.y, dtype=np.float64)
-        where = _last([size - 1 for size in sizes], sizes)
-        return {**_verdicts(level, bounds, values[where["idxs"]]), **where}
-
-    jobs = _one_step_ahead(body, 3, manifest, call.app.settings, client, read, nothing)
-    return await _answered(call, model, jobs, answer)
+    manifest, settings = model.manifest, call.app.settings
+    check_levels(interval_to_quantiles(body.level), manifest, "$.level")
+    _check_answer(3 * len(body.series.y), settings)
+    series = panel(await _series(body, manifest), manifest, settings)
+    requests = (None if _is_empty(values) else AnomalyRequest(values, body.level) for values in series.values)
+    results = await _run(call, model, body, client, requests, detect_anomalies)
+    counts = [size - 1 for size in body.series.sizes]
+    intervals = [
+        _missing(count, 3) if result is None else np.stack([result.lower, result.median, result.upper], axis=1)[1:]
+        for count, result in zip(counts, results, strict=True)
+    ]
+    return await _respond(call, model, _verdicts(body, np.concatenate(intervals), counts))
 
 
 @router.post(
@@ -228,41 +210,34 @@ async def post_anomaly_detection(
 async def post_online_anomaly_detection(
     body: Annotated[OnlineAnomalyPayload, Body(openapi_examples=ONLINE)], call: Context, client: ClientVersion = None
 ) -> Response:
-    """What `NixtlaClient.detect_anomalies_online` asks for: the last values of each series, each judged by the newest
-    forecast made before it."""
+    """Answers `NixtlaClient.detect_anomalies_online`: judges the last values of each series by the newest forecast
+    before each."""
     model = forecaster(body.model, call.app)
-    manifest = model.manifest
-    settings, level, freq = call.app.settings, body.level, body.season_freq(client)
-    judged, step = body.detection_size, body.step_size or body.h
-    levels = quantile_levels([level], manifest)
-
-    def jobs() -> "Iterator[_Job[CrossValidation]]":
-        if body.threshold_method == "multivariate":
-            raise InvalidRequestError("each series is judged by itself here: univariate", "$.threshold_method")
-        if step > body.h:
-            raise InvalidRequestError("at most h, or values between the forecasts would go unjudged", "$.step_size")
-        _check_horizon(body.h, settings)
-        windows = math.ceil(judged / step)
-        check_windows(windows, settings, "$.detection_size")
-        _check_answer(len(body.series.sizes) * windows * step * len(levels), settings)
-        given = without_dates(body.series, body.freq, manifest)
-        check_hist_exog(body.hist_exog, given, manifest)
-        for i, values in enumerate(panel(given, manifest, settings).values):
-            request = CrossValidationRequest(values, step, windows, step, levels)
-            yield _windows(i, request, manifest, freq)
-
-    def answer(found: list[CrossValidation]) -> dict[str, Any]:
-        quantiles = np.concatenate([one.quantiles.reshape(-1, len(levels))[-judged:] for one in found])
-        bounds = quantiles[:, [0, levels.index(0.5), -1]]
-        where = _last([judged] * len(found), body.series.sizes)
-        return {**_verdicts(level, bounds, np.concatenate([one.actual.ravel()[-judged:] for one in found])), **where}
-
-    return await _answered(call, model, jobs(), answer)
+    manifest, settings = model.manifest, call.app.settings
+    levels = quantile_levels([body.level], manifest)
+    step, sizes = body.step_size or body.h, body.series.sizes
+    windows = math.ceil(body.detection_size / step)
+    if body.threshold_method == "multivariate":
+        raise InvalidRequestError("must be univariate: each series is judged by itself here", "$.threshold_method")
+    if step > body.h:
+        raise InvalidRequestError("at most h, or values between the forecasts would go unjudged", "$.step_size")
+    check_horizon(body.h, settings, "$.h")
+    check_windows(windows, settings, "$.detection_size")
+    _check_answer(len(sizes) * windows * step * len(levels), settings)
+    series = await _series(body, manifest)
+    check_hist_exog(body.hist_exog, series, manifest)
+    requests = _backtests(panel(series, manifest, settings).values, step, windows, step, levels)
+    results = await _run(call, model, body, client, requests, run_backtest)
+    missing = _missing(windows * step, len(levels))
+    rows = [missing if result is None else result.quantiles.reshape(missing.shape) for result in results]
+    quantiles = np.concatenate([row[-body.detection_size :] for row in rows])
+    intervals = quantiles[:, [0, levels.index(MEDIAN), -1]]
+    return await _respond(call, model, _verdicts(body, intervals, [body.detection_size] * len(sizes)))
 
 
 @router.api_route("/v2/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
 async def refuse(request: Request) -> Response:
-    """What else the client can ask for."""
+    """Rejects the client's other calls."""
     check_method(request)
     raise UnsupportedError(
         f"{request.method} {request.url.path} is not offered here; of the nixtla client's methods these are: forecast, "
@@ -271,141 +246,127 @@ async def refuse(request: Request) -> Response:
     )
 
 
-@dataclass(frozen=True)
-class _Job(Generic[Made]):
-    """The task of one series; `read`, `predicted`: its values; `most_bytes`: held until it is answered."""
-
-    task: Task[Made]
-    read: int
-    predicted: int
-    most_bytes: int
+async def _series(body: Payload, manifest: ForecastManifest, h: int = 0) -> SeriesPayload:
+    """The series without features that only repeat their dates."""
+    await asyncio.sleep(0)  # a large body has just been validated
+    return drop_date_features(body.series, body.freq, manifest, h)
 
 
 def _is_empty(values: Floats) -> bool:
-    """Whether a series has no value at all: it gets no forecast, and the others theirs."""
+    """Whether a series has no number at all: it gets no forecast, and the others theirs."""
     return not np.isfinite(values[:, 0]).any()
 
 
-def _nothing(*shape: int) -> Floats:
+def _missing(*shape: int) -> Floats:
+    """The numbers of a series without a forecast."""
     return np.full(shape, np.nan)
 
 
-def _done(answer: Made) -> _Job[Made]:
-    """What needs no model."""
+def _backtests(
+    series: list[Floats], horizon: int, windows: int, step: int, levels: tuple[float, ...]
+) -> Iterator[BacktestRequest | None]:
+    """A request for each series, None for an empty one.
 
-    def task() -> Task[Made]:
-        yield from ()
-        return answer
-
-    return _Job(task(), 0, 0, 0)
-
-
-def _one_step_ahead(
-    body: Payload,
-    items: int,
-    manifest: ForecastManifest,
-    settings: Settings,
-    client: str | None,
-    read: Callable[[Floats, SequenceState], tuple[Task[Made], int]],
-    nothing: Callable[[int], Made],
-) -> Iterator[_Job[Made]]:
-    """Each series read from where it begins. `items`: numbers told of each value; `read`: the task of a series, and
-    the bytes that it holds at most; `nothing`: what is told of a series of so many values, all of them missing."""
-    _check_answer(items * len(body.series.y), settings)
-    given = without_dates(body.series, body.freq, manifest)
-    for values in panel(given, manifest, settings).values:
-        if _is_empty(values):
-            yield _done(nothing(len(values)))
+    Raises:
+        InvalidRequestError: a series has no number before the first window.
+    """
+    for i, values in enumerate(series):
+        request = BacktestRequest(values, horizon, windows, step, levels)
+        if request.cutoffs[0] > 0 and _is_empty(values):
+            yield None
             continue
-        task, most_bytes = read(values, begin(manifest, freq=body.season_freq(client)))
-        yield _Job(task, len(values), 0, most_bytes)
+        try:
+            request.check()
+        except InvalidRequestError as error:
+            raise InvalidRequestError(error.detail, series_path(i)) from None
+        yield request
 
 
-def _windows(
-    i: int, request: CrossValidationRequest, manifest: ForecastManifest, freq: str | None
-) -> _Job[CrossValidation]:
-    """Of the series i."""
-    try:
-        request.check()
-    except InvalidRequestError as error:
-        if _is_empty(request.values) and request.cutoffs[0] > 0:
-            nan, windows, h = np.nan, request.windows, request.horizon
-            quantiles, median = np.full((windows, h, len(request.levels)), nan), np.full((windows, h), nan)
-            return _done(CrossValidation(request.cutoffs, quantiles, median, median))
-        raise InvalidRequestError(error.detail, place(i)) from None
-    start = begin(manifest, freq=freq)
-    read, predicted = request.cutoffs[-1], request.windows * request.horizon
-    return _Job(cross_validate(manifest, request, start), read, predicted, request.most_bytes(manifest))
-
-
-async def _answered(
+async def _run(
     call: RequestContext,
     model: Model[ForecastManifest],
-    made: Iterator[_Job[Made]],
-    answer: Callable[[list[Made]], dict[str, Any]],
-) -> Response:
-    """Do the jobs, and answer with what they found; what is many is done in turns with others."""
-    most = call.app.settings.max_waiting_steps
-    jobs, read, predicted = [], 0, 0
-    await asyncio.sleep(0)  # a large body has just been validated
-    async for job in take_turns(made, call.deadline):
-        read, predicted = read + job.read, predicted + job.predicted
-        if read + predicted > most:
-            detail = f"at most {most} values to read and to forecast, and these are more: set num_partitions"
+    body: Payload,
+    client: str | None,
+    requests: Iterable[SeriesRequest | None],
+    function: Callable[[ForecastManifest, SeriesRequest, SequenceState], Task[Result]],
+) -> list[Result | None]:
+    """Run `function` on the request of each series; None for a series without a request.
+
+    Raises:
+        LimitExceededError: together they have too many steps.
+        InvalidRequestError: the model cannot forecast a series.
+    """
+    manifest, limit = model.manifest, call.app.settings.max_waiting_steps
+    by_index: dict[int, SeriesRequest] = {}
+    steps = 0
+    async for i, request in take_turns(enumerate(requests), call.deadline):
+        if request is not None:
+            by_index[i] = request
+            steps += request.cost_steps
+        if steps > limit:
+            detail = f"at most {limit} values to read and to forecast, and these are more: set num_partitions"
             raise LimitExceededError(detail, "$.series")
-        jobs.append(job)
-    call.hold(sum(job.most_bytes for job in jobs), "$.series", model.engine)
+    call.hold(sum(request.max_bytes(manifest) for request in by_index.values()), "$.series", model.engine)
+    start = initial_state(manifest, freq=body.season_freq(client))
 
-    def submit(i: int) -> Future[Made]:
-        return call.submit(model.engine, jobs[i].task, jobs[i].read + jobs[i].predicted)
+    def submit(i: int) -> "Future[Result]":
+        return call.submit(model.engine, function(manifest, by_index[i], start), by_index[i].cost_steps)
 
-    ended = await wait_all({i: job.read for i, job in enumerate(jobs)}, submit)
-    found = []
-    for i in range(len(jobs)):
+    futures = await wait_all({i: request.steps_read for i, request in by_index.items()}, submit)
+    results: list[Result | None] = [None] * len(body.series.sizes)
+    for i in by_index:
         try:
-            found.append(ended[i].result())
+            results[i] = futures[i].result()
         except InvalidRequestError as error:
-            error.path = place(i)
+            error.path = series_path(i)
             raise
-    call.app.metrics.read.labels(model.label).inc(read)
-    call.app.metrics.predicted.labels(model.label).inc(predicted)
-    whose = {"name": model.manifest.name, "version": model.manifest.version}
-    rest = {"model": whose, "weights_x": None, "feature_contributions": None}
-    return await large_json_answer(json_pieces({**answer(found), **rest}), call.deadline)
+    steps_read = sum(request.steps_read for request in by_index.values())
+    call.app.metrics.read.labels(model.label).inc(steps_read)
+    call.app.metrics.predicted.labels(model.label).inc(steps - steps_read)
+    return results
 
 
-def _check_horizon(h: int, settings: Settings) -> None:
-    if h > settings.max_horizon:
-        raise LimitExceededError(f"at most {settings.max_horizon} values are forecast at once", "$.h")
+async def _respond(call: RequestContext, model: Model[ForecastManifest], fields: dict[str, Any]) -> Response:
+    """The answer with these fields and those that all answers have."""
+    label = {"name": model.manifest.name, "version": model.manifest.version}
+    answer = {**fields, "model": label, "weights_x": None, "feature_contributions": None}
+    return await large_json_answer(json_pieces(answer), call.deadline)
 
 
 def _check_answer(items: int, settings: Settings) -> None:
-    """Refuse what no memory should hold."""
-    most = settings.max_batch_answer_items
-    if items > most:
-        detail = f"at most {most} quantiles in one answer, and these are {items}: set num_partitions, or ask for fewer"
+    """Reject an answer of more numbers than the settings allow.
+
+    Raises:
+        LimitExceededError: it has more.
+    """
+    limit = settings.max_batch_answer_items
+    if items > limit:
+        detail = f"at most {limit} quantiles in one answer, and these are {items}: set num_partitions, or ask for fewer"
         raise LimitExceededError(detail, "$.series")
 
 
-def _last(counts: list[int], sizes: list[int]) -> dict[str, Any]:
-    """So many values at the end of each series, as sizes and as indices into `y`."""
+def _last_values(counts: list[int], sizes: list[int]) -> dict[str, Any]:
+    """The fields that say which values the answer is about: the last `counts` of each series, by their index in `y`."""
     counted, ends = np.array(counts), np.cumsum(sizes)
-    # Each index is the one before it plus one, but for those at which a series begins.
+    # Each index is the one before it plus one, except where a series begins.
     shifts = np.repeat(ends - np.cumsum(counted), counted)
     return {"sizes": counted, "idxs": np.arange(counted.sum()) + shifts}
 
 
-def _verdicts(level: float, bounds: Floats, values: Floats) -> dict[str, Any]:
-    """Of lower bounds, medians and upper bounds (N, 3), and values (N,). A missing value is no anomaly; its score, in
-    JSON, is null."""
-    lower, median, upper = np.ascontiguousarray(bounds.T)
+def _verdicts(body: AnomalyPayload, intervals: Floats, counts: list[int]) -> dict[str, Any]:
+    """The answer about the last `counts` values of each series, N in all, from lower bounds, medians and upper bounds
+    (N, 3). A missing value is no anomaly, and its score is null."""
+    positions = _last_values(counts, body.series.sizes)
+    values = np.array(body.series.y, dtype=np.float64)[positions["idxs"]]
+    lower, median, upper = np.ascontiguousarray(intervals.T)
     distance = np.abs(values - median)
-    room = np.where(values < median, median - lower, upper - median)
+    half_width = np.where(values < median, median - lower, upper - median)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        score = np.where(distance > 0, np.minimum(distance / room, LARGEST), distance)
+        score = np.where(distance > 0, np.minimum(distance / half_width, MAX_SCORE), distance)
     return {
         "mean": median,
-        "intervals": {f"lo-{level:g}": lower, f"hi-{level:g}": upper},
+        "intervals": {f"lo-{body.level:g}": lower, f"hi-{body.level:g}": upper},
         "anomaly": (values < lower) | (values > upper),
         "anomaly_score": score,
+        **positions,
     }

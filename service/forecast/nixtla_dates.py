@@ -1,6 +1,6 @@
-"""Recognises exogenous features that the times of a series tell by themselves: what the client's `date_features` adds.
+"""Recognises the exogenous features that the client's `date_features` adds: parts of the times of a series.
 
-A forecaster that takes no features needs none of them: it has the season from `freq`.
+A forecaster without features needs none of them: it has the season from `freq`.
 """
 
 from collections.abc import Sequence
@@ -16,34 +16,36 @@ from service.forecast.timestamps import times_of
 
 Times = NDArray[np.datetime64]
 Numbers = NDArray[np.int64]
-MOST_VALUES = 300_000
-"""Of more, it would keep the event loop too long to look."""
+MAX_VALUES = 300_000
+"""To look at more would keep the event loop too long."""
 
 
-def without_dates(series: SeriesPayload, freq: str | None, manifest: ForecastManifest, h: int = 0) -> SeriesPayload:
-    """The series without its exogenous features, if the model takes none and each of them is a part of the time (the
-    month, the day of the week, ...), or 1 where that part has one value and 0 elsewhere. Else, as they are."""
+def drop_date_features(
+    series: SeriesPayload, freq: str | None, manifest: ForecastManifest, h: int = 0
+) -> SeriesPayload:
+    """The series without its exogenous features, if the model takes none and each is a part of the time (the month,
+    the day of the week, ...), or 1 where that part has one value and 0 elsewhere. Otherwise, the series as it is."""
     rows, future = series.X, series.X_future
     starts, sizes = series.start_datetime, series.sizes
     if len(manifest.features) > 1 or not rows or starts is None or freq is None or len(starts) != len(sizes):
         return series
-    if sum(sizes) != len(series.y) or len(rows) * (len(series.y) + h * len(sizes)) > MOST_VALUES:
+    if sum(sizes) != len(series.y) or len(rows) * (len(series.y) + h * len(sizes)) > MAX_VALUES:
         return series
     try:
         times = [times_of(start, freq, size + h) for start, size in zip(starts, sizes, strict=True)]
     except InvalidRequestError:
         return series
-    past = _parts(np.concatenate([one[:size] for one, size in zip(times, sizes, strict=True)]))
-    coming = _parts(np.concatenate([one[size:] for one, size in zip(times, sizes, strict=True)]))
+    past = _parts(np.concatenate([all_times[:size] for all_times, size in zip(times, sizes, strict=True)]))
+    coming = _parts(np.concatenate([all_times[size:] for all_times, size in zip(times, sizes, strict=True)]))
     for i, row in enumerate(rows):
         ahead = future[i] if future is not None and i < len(future) else None
-        if not _is_date(row, ahead, past, coming):
+        if not _is_date_feature(row, ahead, past, coming):
             return series
     return series.model_copy(update={"X": None, "X_future": None, "categorical_exog": None})
 
 
 def _parts(times: Times) -> list[Numbers]:
-    """What pandas calls year, quarter, month, day, dayofyear, dayofweek, week, hour, minute and second."""
+    """The parts that pandas calls year, quarter, month, day, dayofyear, dayofweek, week, hour, minute and second."""
     days, months, years = (times.astype(f"datetime64[{unit}]") for unit in "DMY")
     weekday = (days.astype(np.int64) + 3) % 7
     thursday = days + (3 - weekday).astype("timedelta64[D]")
@@ -63,7 +65,9 @@ def _parts(times: Times) -> list[Numbers]:
     ]
 
 
-def _is_date(row: Sequence[Any], ahead: Sequence[Any] | None, past: list[Numbers], coming: list[Numbers]) -> bool:
+def _is_date_feature(
+    row: Sequence[Any], ahead: Sequence[Any] | None, past: list[Numbers], coming: list[Numbers]
+) -> bool:
     try:
         values = np.array([*row, *(ahead or ())], dtype=np.float64)
     except (TypeError, ValueError):

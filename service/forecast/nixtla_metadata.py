@@ -1,4 +1,4 @@
-"""The routes of Nixtla's API that tell of models and of the account, as the clients of Python and R ask for them."""
+"""The routes of Nixtla's API about models and the account, as the clients of Python and R call them."""
 
 from typing import Annotated
 
@@ -29,11 +29,12 @@ router = APIRouter(tags=["nixtla"], route_class=JsonRoute)
 Name = Annotated[str, Field(max_length=80)] | None
 Freq = Annotated[str, Field(max_length=40)] | None
 ClientVersion = Annotated[
-    str | None, Header(alias="nixtla-client-version", max_length=80, description="From 0.9 on, the client says it.")
+    str | None,
+    Header(alias="nixtla-client-version", max_length=80, description="The client sends it from 0.9 on."),
 ]
-LEAST_INPUT = 16
+MIN_INPUT = 16
 OLD_HORIZON = 12
-"""What clients are told that refuse a series of less than `input_size` and a horizon."""
+"""Answered to old clients, which reject a series shorter than `input_size` and the horizon together."""
 
 
 class ModelParamsBody(Body):
@@ -47,23 +48,23 @@ class ModelParamsBody(Body):
 async def get_model_params(
     app: App,
     model: Annotated[str | None, Query(max_length=80)] = None,
-    freq: Annotated[str | None, Query(max_length=40, description="Tells the seasons that the model needs.")] = None,
+    freq: Annotated[str | None, Query(max_length=40, description="Sets the seasons that the model needs.")] = None,
     client: ClientVersion = None,
 ) -> ModelParamsAnswer:
-    """How far the model looks ahead at once, and how much of each series the client should send. A client that says its
-    version sends all there is. An older one refuses series that are not as long as the two together, so that it is told
-    what the model needs: two or three seasons."""
+    """The model's horizon, and how many values of each series the client should send. A client that sends its version
+    should send all. An older one rejects series shorter than both numbers together, so it gets what the model needs:
+    two or three seasons."""
     manifest = forecaster(model, app).manifest
     if client is None:
-        return _needed(manifest, freq)
-    most = max(1, (app.settings.max_series_length - app.settings.max_horizon) // 3)
-    return ModelParamsAnswer(detail=ModelParams(input_size=most, horizon=manifest.horizon))
+        return _params_of_old_clients(manifest, freq)
+    input_size = max(1, (app.settings.max_series_length - app.settings.max_horizon) // 3)
+    return ModelParamsAnswer(detail=ModelParams(input_size=input_size, horizon=manifest.horizon))
 
 
 @router.post("/model_params", operation_id="nixtla_model_params_of_r", responses=documented(401, 404, 409, 422))
 async def post_model_params(app: App, body: ModelParamsBody) -> ModelParamsAnswer:
-    """The same, as R's client asks for it."""
-    return _needed(forecaster(body.model, app).manifest, body.freq)
+    """The same, for R's client."""
+    return _params_of_old_clients(forecaster(body.model, app).manifest, body.freq)
 
 
 @router.get("/validate_api_key", operation_id="nixtla_validate_api_key", responses=documented(401))
@@ -74,7 +75,7 @@ async def get_validate_api_key(app: App) -> DetailAnswer:
 
 @router.post("/validate_token", operation_id="nixtla_validate_token", responses=documented(401))
 async def post_validate_token(app: App) -> DetailAnswer:
-    """The same, as R's client asks for it."""
+    """The same, for R's client."""
     return await get_validate_api_key(app)
 
 
@@ -87,28 +88,28 @@ async def get_models(app: App) -> ModelNames:
 
 @router.get("/usage", operation_id="nixtla_usage", responses=documented(401))
 async def get_usage() -> UsageAnswer:
-    """Nothing is billed here, and nothing is limited by the month."""
+    """Always 0: Carry bills nothing, and has no monthly limits."""
     return UsageAnswer(minute={"used": 0}, month={"used": 0})
 
 
 @router.get("/v2/finetuned_models", operation_id="nixtla_finetuned_models", responses=documented(401))
 async def get_finetuned_models() -> FinetunedModels:
-    """None: models are not tuned by calls here."""
+    """An empty list: calls do not tune models here."""
     return FinetunedModels(finetuned_models=[])
 
 
 def forecaster(name: str | None, app: AppState) -> Model[ForecastManifest]:
-    """The model of that name. Nixtla's own models are not here: the default forecaster answers for them."""
-    theirs = name is not None and name.startswith("timegpt")
-    return app.registry.find_kind(None if theirs else name, FORECAST)
+    """The model of that name. The default forecaster answers for Nixtla's own models, `timegpt-...`."""
+    is_nixtlas = name is not None and name.startswith("timegpt")
+    return app.registry.find_kind(None if is_nixtlas else name, FORECAST)
 
 
-def _needed(manifest: ForecastManifest, freq: str | None) -> ModelParamsAnswer:
+def _params_of_old_clients(manifest: ForecastManifest, freq: str | None) -> ModelParamsAnswer:
     try:
-        seasons = seasons_of(freq or "D") or (1,)
+        usual = seasons_of(freq or "D") or (1,)
     except InvalidRequestError:  # pandas knows more frequencies
-        seasons = (1,)
-    held = [season for season in seasons if season <= manifest.longest_season] or [1]
-    # Two seasons show a season; of the short ones, three are no more to ask for.
-    needed = max(LEAST_INPUT, 3 * held[0] if held[-1] <= OLD_HORIZON else 2 * held[-1])
-    return ModelParamsAnswer(detail=ModelParams(input_size=needed, horizon=min(manifest.horizon, OLD_HORIZON)))
+        usual = (1,)
+    seasons = [season for season in usual if season <= manifest.longest_season] or [1]
+    # The model sees a season in two of its cycles; of a short one, three are not too many to ask for.
+    input_size = max(MIN_INPUT, 3 * seasons[0] if seasons[-1] <= OLD_HORIZON else 2 * seasons[-1])
+    return ModelParamsAnswer(detail=ModelParams(input_size=input_size, horizon=min(manifest.horizon, OLD_HORIZON)))

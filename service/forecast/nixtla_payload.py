@@ -1,4 +1,4 @@
-"""What the `nixtla` client (version 0.9) sends and reads, and its series, all in one column, as arrays.
+"""What the `nixtla` client (version 0.9) sends and reads, and its series, sent as one column, as arrays.
 
 Knows nothing of engines.
 """
@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecast.inputs import feature_column
+from service.forecast.intervals import Floats, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import Values
-from service.forecast.task import check_levels, tails
+from service.forecast.task import check_levels
 from service.forecast.timestamps import seasons_of
 from service.http.schemas import MAX_INTEGER, Answer, Body, ModelId, Number, unsupported
+from service.http.validation import json_path
 from service.settings import Settings
 
-Floats = NDArray[np.float64]
-
 MEDIAN = 0.5
-
 
 Count = Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
 Steps = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None
@@ -32,11 +30,11 @@ Level = Annotated[Number, Field(ge=0, lt=100)]
 Levels = Annotated[list[Level], Field(max_length=198)] | None
 
 
-def _in_lists(given: Any) -> Any:
-    """R writes a list of one number as the number."""
-    if not isinstance(given, list):
-        return given if given is None or isinstance(given, dict) else [given]
-    return [row if isinstance(row, list) else [row] for row in given]
+def _in_lists(rows: Any) -> Any:
+    """Lists of rows as they are; R writes a list of one number as the number."""
+    if not isinstance(rows, list):
+        return rows if rows is None or isinstance(rows, dict) else [rows]
+    return [row if isinstance(row, list) else [row] for row in rows]
 
 
 Rows = (
@@ -55,40 +53,45 @@ NO_EXPLANATIONS = "forecasts are not explained here: leave it out"
 
 
 class SeriesPayload(Body):
-    """`X`: a row for each exogenous feature, of all series; `X_future`: of those known ahead, h values a series;
-    `categorical_exog`: which rows are categorical."""
+    """`X`: a row for each exogenous feature, with the values of all series; `X_future`: a row for each feature known
+    ahead, with h values per series; `categorical_exog`: which rows are categorical."""
 
     y: Values = Field(description="All series, one after the other; `null` where missing.", examples=[[3, 4, 6, 1, 2]])
-    sizes: Annotated[list[Count], Field(fail_fast=True)] = Field(description="Of each series.", examples=[[3, 2]])
+    sizes: Annotated[list[Count], Field(fail_fast=True)] = Field(
+        description="The length of each series.", examples=[[3, 2]]
+    )
     X: Rows = None
     X_future: Rows = None
     start_datetime: Annotated[list[str], Field(fail_fast=True)] | None = Field(
-        default=None, description="Of each series. Nothing depends on them: the client adds the times by itself."
+        default=None,
+        description="Of each series. Forecasts do not depend on it: the client adds the times itself.",
     )
     categorical_exog: Indices = None
 
 
 class Payload(Body):
-    """What all of the client's calls have in common."""
+    """The fields that all of the client's calls have."""
 
     series: SeriesPayload
     model: Annotated[str, Field(min_length=1, max_length=80)] | None = Field(
         default=None,
-        description="`name` or `name@version`; names that begin with `timegpt` are the default forecaster.",
+        description="`name` or `name@version`. For names that begin with `timegpt`, the default forecaster answers.",
     )
-    freq: Annotated[str, Field(max_length=40)] | None = Field(default=None, description="As pandas has it: the season.")
-    clean_ex_first: Flag = Field(default=None, description="Nothing is cleaned: features are taken as they are.")
+    freq: Annotated[str, Field(max_length=40)] | None = Field(
+        default=None, description="pandas' name; sets the season."
+    )
+    clean_ex_first: Flag = Field(default=None, description="Ignored: features are taken as they are.")
     finetune_steps: Annotated[Steps, unsupported(NO_TUNING)] = None
-    finetune_depth: Annotated[Steps, Field(description="Of tuning; nothing depends on it.")] = None
-    finetune_loss: Annotated[Unused, Field(description="Of tuning; nothing depends on it.")] = None
+    finetune_depth: Annotated[Steps, Field(description="Ignored: models are not tuned.")] = None
+    finetune_loss: Annotated[Unused, Field(description="Ignored: models are not tuned.")] = None
     finetuned_model_id: Annotated[Unused, unsupported(NO_TUNING)] = None
     multivariate: Annotated[Flag, unsupported("each series is forecast by itself here: leave it out")] = None
-    model_parameters: Annotated[dict[str, Any] | None, unsupported("models have no parameters here: leave it out")] = None
+    model_parameters: Annotated[dict[str, Any] | None, unsupported("models have no parameters: leave it out")] = None
 
     def season_freq(self, client_version: str | None) -> str | None:
-        """The frequency that tells the season; None where the values have to: those that have no rule (pandas knows
-        more than we do), and that which the client says of integer times, whatever they are. From 0.9 on, the client
-        says its version, and when dated series start."""
+        """The frequency that sets the season. None if the model has to find the season in the values: for a frequency
+        that only pandas knows, and for the MS that the client sends with any integer times. From 0.9 on, the client
+        sends its version, and the start of series that have dates."""
         dated = client_version is None or self.series.start_datetime is not None
         if self.freq is None or (self.freq == "MS" and not dated):
             return None
@@ -100,7 +103,7 @@ class Payload(Body):
 
 
 class ForecastPayload(Payload):
-    """Series, and what to forecast of each."""
+    """Series, and how far to forecast each."""
 
     h: Count
     level: Levels = Field(default=None, description="Central intervals in percent.")
@@ -109,7 +112,7 @@ class ForecastPayload(Payload):
 
 
 class HistoryPayload(Payload):
-    """Series, to tell of each value but the first what was expected of it one step ahead."""
+    """Series, for the one-step forecast of each value but the first."""
 
     level: Levels = None
     feature_contributions: Annotated[Flag, unsupported(NO_EXPLANATIONS)] = None
@@ -119,18 +122,18 @@ class HistoryPayload(Payload):
 class CrossValidationPayload(ForecastPayload):
     """Series, to be forecast from several points of their past.
 
-    `full_history`: instead, each value one step ahead from all before it, which is how the client has the history.
+    `full_history`: instead, the one-step forecast of each value, as the client asks for the history.
     """
 
     n_windows: Count = 1
-    step_size: Count | None = Field(default=None, description="`h` if absent.")
+    step_size: Count | None = Field(default=None, description="How many values the windows are apart; `h` if absent.")
     hist_exog: Indices = None
     refit: Flag = None
     full_history: Flag = None
 
 
 class AnomalyPayload(Payload):
-    """Series, to judge each value by the values before it."""
+    """Series, to judge each value by the one-step forecast before it."""
 
     level: Level
 
@@ -140,7 +143,7 @@ class OnlineAnomalyPayload(AnomalyPayload):
 
     h: Count
     detection_size: Count
-    step_size: Count | None = Field(default=None, description="A forecast is made after so many values; `h` if absent.")
+    step_size: Count | None = Field(default=None, description="How many values the forecasts are apart; `h` if absent.")
     threshold_method: Literal["univariate", "multivariate"] | None = None
     hist_exog: Indices = None
     refit: Flag = None
@@ -150,7 +153,7 @@ Numbers = list[float | None]
 
 
 class ForecastResult(Answer):
-    """A forecast of each series, one after the other."""
+    """The forecasts of all series, one after the other."""
 
     model: ModelId
     mean: Numbers = Field(description="The medians.")
@@ -160,47 +163,47 @@ class ForecastResult(Answer):
 
 
 class PanelResult(ForecastResult):
-    """And of how many values each series, and which of `y` they are of."""
+    """Also how many values each series has in the answer, and their indices in `y`."""
 
     sizes: list[int]
     idxs: list[int]
 
 
 class AnomalyResult(PanelResult):
-    """And which values are anomalies; `anomaly_score`: how far a value is from the median, 1 at the interval's edge."""
+    """Also which values are anomalies; `anomaly_score`: the distance from the median, 1 at the end of the interval."""
 
     anomaly: list[bool]
     anomaly_score: Numbers
 
 
 class ModelParams(Answer):
-    """How the client should cut what it sends."""
+    """How many values of a series the client should send, and the model's horizon."""
 
     input_size: int
     horizon: int
 
 
 class ModelParamsAnswer(Answer):
-    """As the client reads them."""
+    """Model parameters in the form that the client reads."""
 
     detail: ModelParams
 
 
 class DetailAnswer(Answer):
-    """A sentence."""
+    """One sentence."""
 
     detail: str
 
 
 class UsageAnswer(Answer):
-    """What was used of what was paid for."""
+    """The calls made in this minute and this month."""
 
     minute: dict[str, int]
     month: dict[str, int]
 
 
 class FinetunedModels(Answer):
-    """The models that were tuned to a caller's series."""
+    """Models tuned to a caller's series."""
 
     finetuned_models: list[dict[str, str]]
 
@@ -212,109 +215,105 @@ class ModelName(Answer):
 
 
 class ModelNames(Answer):
-    """The forecasters there are."""
+    """All forecasters."""
 
     models: list[ModelName]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Of each series: its values (T, F), what is known of the h steps after them (h, K), and where in `y` it begins."""
+    """For each series, its values (T, F), and the features known ahead of the h steps after them (h, K)."""
 
     values: list[Floats]
     futures: list[Floats] | list[None]
-    begins: list[int]
 
 
-def panel(given: SeriesPayload, manifest: ForecastManifest, settings: Settings, h: int = 0) -> Panel:
+def panel(series: SeriesPayload, manifest: ForecastManifest, settings: Settings, h: int = 0) -> Panel:
     """The series as arrays.
 
     Raises:
-        InvalidRequestError: their numbers do not fit together, or the model does not take what they bring.
+        InvalidRequestError: their sizes do not fit together, or their features are not the model's.
         LimitExceededError: they are too many or too long.
     """
-    count, most = len(given.sizes), settings.max_batch_requests
-    if not 1 <= count <= most:
+    count, limit = len(series.sizes), settings.max_batch_requests
+    if not 1 <= count <= limit:
         raise LimitExceededError(
-            f"from 1 to {most} series in one call, and these are {count}: set num_partitions", "$.series.sizes"
+            f"from 1 to {limit} series in one call, and these are {count}: set num_partitions", "$.series.sizes"
         )
-    if len(given.y) > settings.max_waiting_steps:
-        most = settings.max_waiting_steps
-        detail = f"at most {most} values in one call, and these are {len(given.y)}: set num_partitions"
+    if len(series.y) > settings.max_waiting_steps:
+        limit = settings.max_waiting_steps
+        detail = f"at most {limit} values in one call, and these are {len(series.y)}: set num_partitions"
         raise LimitExceededError(detail, "$.series.y")
-    ends = np.cumsum(np.array(given.sizes, dtype=np.float64))
-    if ends[-1] != len(given.y):
-        raise InvalidRequestError(f"sum to {ends[-1]:.0f}, but y has {len(given.y)} values", "$.series.sizes")
-    cuts = ends[:-1].astype(np.int64)
-    target = np.array(given.y, dtype=np.float64)
-    longest = max(range(count), key=given.sizes.__getitem__)
-    if given.sizes[longest] > settings.max_series_length:
-        most = settings.max_series_length
-        raise LimitExceededError(f"at most {most} values are read at once", place(longest))
-    names = feature_names(given, manifest)
+    ends = np.cumsum(np.array(series.sizes, dtype=np.float64))
+    if ends[-1] != len(series.y):
+        raise InvalidRequestError(f"sum to {ends[-1]:.0f}, but y has {len(series.y)} values", "$.series.sizes")
+    target = np.array(series.y, dtype=np.float64)
+    longest = max(range(count), key=series.sizes.__getitem__)
+    if series.sizes[longest] > settings.max_series_length:
+        limit = settings.max_series_length
+        raise LimitExceededError(f"at most {limit} values are read at once", series_path(longest))
+    names = feature_names(series, manifest)
     table = np.empty((len(target), len(manifest.features)))
     table[:, 0] = target
-    for i, (name, row) in enumerate(zip(names, given.X or (), strict=True)):
+    for i, (name, row) in enumerate(zip(names, series.X or (), strict=True)):
         table[:, manifest.features.index(name)] = _row(row, len(target), name, manifest, ("series", "X", i))
     futures: list[Floats] | list[None] = [None] * count
-    if given.X_future is not None:
-        ahead = names[: len(given.X_future)]
-        if {*ahead} != {*manifest.known_ahead} or len(ahead) != len(given.X_future):
-            raise InvalidRequestError(_taken(manifest), "$.series.X_future")
+    if series.X_future is not None:
+        ahead = names[: len(series.X_future)]
+        if {*ahead} != {*manifest.known_ahead} or len(ahead) != len(series.X_future):
+            raise InvalidRequestError(_accepted_features(manifest), "$.series.X_future")
         future = np.empty((count * h, len(ahead)))
-        for i, (name, row) in enumerate(zip(ahead, given.X_future, strict=True)):
-            found = _row(row, len(future), name, manifest, ("series", "X_future", i))
-            future[:, manifest.known_ahead.index(name)] = found
+        for i, (name, row) in enumerate(zip(ahead, series.X_future, strict=True)):
+            column = _row(row, len(future), name, manifest, ("series", "X_future", i))
+            future[:, manifest.known_ahead.index(name)] = column
         futures = [*future.reshape(count, h, len(ahead))]
-    return Panel(np.split(table, cuts), futures, [0, *cuts.tolist()])
+    return Panel(np.split(table, ends[:-1].astype(np.int64)), futures)
 
 
-def place(i: int) -> str:
-    """Where an error of one series is shown."""
+def series_path(i: int) -> str:
+    """The JSON path that an error of the series i names."""
     return f"$.series.sizes[{i}]"
 
 
-def feature_names(given: SeriesPayload, manifest: ForecastManifest) -> list[str]:
-    """Which features the rows of `X` are. They come without names: first those known ahead, then the others, each in
-    the model's order; where the client puts the categorical ones differs from call to call, but it says which they are.
+def feature_names(series: SeriesPayload, manifest: ForecastManifest) -> list[str]:
+    """The features that the rows of `X` are. The client sends no names: first come the features known ahead, then the
+    others, each in the model's order. It puts the categorical ones elsewhere in each call, but says which they are.
 
     Raises:
-        InvalidRequestError: they are not those of the model.
+        InvalidRequestError: the rows are not the model's features.
     """
-    rows, categorical = len(given.X or ()), {*(given.categorical_exog or ())}
+    rows, categorical = len(series.X or ()), {*(series.categorical_exog or ())}
     ordered = [*manifest.known_ahead, *(name for name in manifest.features[1:] if name not in manifest.known_ahead)]
     kinds = {kind: [name for name in ordered if (name in manifest.categories) is kind] for kind in (False, True)}
-    found = [i in categorical for i in range(rows)]
-    if max(categorical, default=-1) >= rows or any(found.count(kind) != len(kinds[kind]) for kind in kinds):
-        raise InvalidRequestError(_taken(manifest), "$.series.X")
-    left = {kind: iter(names) for kind, names in kinds.items()}
-    return [next(left[kind]) for kind in found]
+    row_kinds = [i in categorical for i in range(rows)]
+    if max(categorical, default=-1) >= rows or any(row_kinds.count(kind) != len(kinds[kind]) for kind in kinds):
+        raise InvalidRequestError(_accepted_features(manifest), "$.series.X")
+    remaining = {kind: iter(names) for kind, names in kinds.items()}
+    return [next(remaining[kind]) for kind in row_kinds]
 
 
-def check_hist_exog(hist_exog: Sequence[int] | None, given: SeriesPayload, manifest: ForecastManifest) -> None:
-    """Refuse to know ahead what the model does not, and not to know what it does.
+def check_hist_exog(hist_exog: Sequence[int] | None, series: SeriesPayload, manifest: ForecastManifest) -> None:
+    """Reject a request whose numeric features known ahead are not the model's.
 
     Raises:
-        InvalidRequestError: they differ.
+        InvalidRequestError: they are not.
     """
-    names, past = feature_names(given, manifest), {*(hist_exog or ()), *(given.categorical_exog or ())}
+    names, past = feature_names(series, manifest), {*(hist_exog or ()), *(series.categorical_exog or ())}
     ahead = {name for i, name in enumerate(names) if i not in past}
     if ahead != {name for name in manifest.known_ahead if name not in manifest.categories}:
-        raise InvalidRequestError(_taken(manifest), "$.hist_exog")
+        raise InvalidRequestError(_accepted_features(manifest), "$.hist_exog")
 
 
 def _row(
-    items: list[Any], length: int, name: str, manifest: ForecastManifest, at: tuple[str, str, int]
+    items: list[Any], length: int, name: str, manifest: ForecastManifest, location: tuple[str, str, int]
 ) -> Sequence[float | None]:
     if len(items) != length:
-        raise InvalidRequestError(
-            f"has {len(items)} values, and there should be {length}", f"$.{at[0]}.{at[1]}[{at[2]}]"
-        )
-    return feature_column(items, manifest.categories.get(name), at)
+        raise InvalidRequestError(f"has {len(items)} values; it needs {length}", json_path(location))
+    return feature_column(items, manifest.categories.get(name), location)
 
 
-def _taken(manifest: ForecastManifest) -> str:
-    """What the model takes beside the target."""
+def _accepted_features(manifest: ForecastManifest) -> str:
+    """An error message: the features that the model takes beside the target."""
     if len(manifest.features) == 1:
         return f"{manifest.name} takes no exogenous features (X_df, hist_exog_list, date_features)"
     ahead = ", ".join(manifest.known_ahead) or "none"
@@ -329,18 +328,20 @@ def quantile_levels(levels: Sequence[float] | None, manifest: ForecastManifest) 
     """The quantile levels of central intervals, ascending, and the median.
 
     Raises:
-        InvalidRequestError: the model does not know them.
+        InvalidRequestError: a level is too far in the tails.
     """
-    found = tuple(sorted({MEDIAN, *(tail for level in levels or () for tail in tails(level))}))
-    check_levels(found, manifest, "$.level")
-    return found
+    ascending = tuple(sorted({MEDIAN, *(end for level in levels or () for end in interval_to_quantiles(level))}))
+    check_levels(ascending, manifest, "$.level")
+    return ascending
 
 
 def mean_and_intervals(levels: Sequence[float] | None, quantiles: Floats, known: tuple[float, ...]) -> dict[str, Any]:
-    """Of quantiles (N, L) at the levels known: the medians (N,), and the bounds (N,) of each interval."""
+    """From quantiles (N, L) at the levels `known`: the medians (N,), and the bounds (N,) of each interval."""
     by_level = dict(zip(known, np.ascontiguousarray(quantiles.T), strict=True))
-    found = {"mean": by_level[MEDIAN], "intervals": None}
     if levels is None:
-        return found
-    names = {f"{end}-{level:g}": tail for level in levels for end, tail in zip(("lo", "hi"), tails(level), strict=True)}
-    return {**found, "intervals": {name: by_level[tail] for name, tail in names.items()}}
+        return {"mean": by_level[MEDIAN], "intervals": None}
+    intervals: dict[str, Floats] = {}
+    for level in levels:
+        low, high = interval_to_quantiles(level)
+        intervals |= {f"lo-{level:g}": by_level[low], f"hi-{level:g}": by_level[high]}
+    return {"mean": by_level[MEDIAN], "intervals": intervals}

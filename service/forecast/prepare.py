@@ -1,4 +1,4 @@
-"""A forecast request, from JSON to a task and back."""
+"""A forecast: from JSON to a task, and from its result to JSON."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from service.engine.sequence import SequenceState
-from service.errors import InvalidRequestError, LimitExceededError
+from service.errors import InvalidRequestError
 from service.forecast.inputs import (
     Times,
     by_level,
     check_answer,
+    check_horizon,
     future_values,
     quantile_levels,
     series_values,
@@ -21,7 +22,7 @@ from service.forecast.inputs import (
 )
 from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import ForecastBody
-from service.forecast.task import Forecast, ForecastRequest, begin, forecast, season_of
+from service.forecast.task import Forecast, ForecastRequest, forecast, initial_state, used_seasons
 from service.http.context import RequestContext
 from service.http.state import AppState
 from service.kind import Model
@@ -29,7 +30,7 @@ from service.kind import Model
 
 @dataclass(frozen=True)
 class PreparedForecast:
-    """A request that was found acceptable, and where it starts."""
+    """A valid request, with its model and the state that it starts from."""
 
     model: Model[ForecastManifest]
     start: SequenceState
@@ -37,9 +38,9 @@ class PreparedForecast:
     times: Times | None
 
     @property
-    def most_bytes(self) -> int:
-        """Held at most, until it is answered."""
-        return self.request.most_bytes(self.model.manifest) + self.model.graphs.state_bytes
+    def max_bytes(self) -> int:
+        """The most memory that the request holds until it is answered."""
+        return self.request.max_bytes(self.model.manifest) + self.model.graphs.state_bytes
 
     def submit(self, call: RequestContext) -> "Future[Forecast]":
         """Submit it to the engine."""
@@ -47,7 +48,7 @@ class PreparedForecast:
         return call.submit(self.model.engine, task, self.request.cost_steps)
 
     def answer(self, result: Forecast, app: AppState) -> Mapping[str, Any]:
-        """A `ForecastAnswer`, but for the fields that tell where the call ended."""
+        """A `ForecastAnswer` without `session` and `state`. Counts the steps in the metrics."""
         model, request, levels = self.model, self.request, self.request.levels
         before = len(request.values) + request.from_step - 1
         app.metrics.read.labels(model.label).inc(len(request.values))
@@ -59,7 +60,7 @@ class PreparedForecast:
             "quantiles": by_level(levels, result.quantiles),
             "median": np.ascontiguousarray(result.median),
             "timestamps": self.times and self.times(before, len(result.median)),
-            "season_length": season_of(result.after),
+            "season_length": used_seasons(result.after),
             "history": None if result.history is None else {"quantiles": by_level(levels, result.history)},
         }
 
@@ -67,15 +68,14 @@ class PreparedForecast:
 def prepare(
     body: ForecastBody, model: Model[ForecastManifest], start: SequenceState, returns_state: bool, app: AppState
 ) -> PreparedForecast:
-    """Check a request and turn its series into arrays.
+    """Validate a request, and turn its series into arrays.
 
     Raises:
         InvalidRequestError, LimitExceededError: a field is not acceptable.
     """
     manifest, settings = model.manifest, app.settings
     values = series_values(body.series, start.position > 0, manifest, settings)
-    if body.horizon > settings.max_horizon:
-        raise LimitExceededError(f"at most {settings.max_horizon} values are forecast at once", "$.horizon")
+    check_horizon(body.horizon, settings, "$.horizon")
     if body.from_step > body.horizon:
         raise InvalidRequestError(f"must be at most the horizon, {body.horizon}", "$.from_step")
     levels = quantile_levels(body.quantiles, body.levels, manifest)
@@ -91,6 +91,6 @@ def prepare(
         value_bounds(body),
         future,
         body.from_step,
-        keeps_state=returns_state,
+        returns_state=returns_state,
     )
-    return PreparedForecast(model, begin(manifest, body.season_length, body.freq, start), request, times)
+    return PreparedForecast(model, initial_state(manifest, body.season_length, body.freq, start), request, times)

@@ -1,4 +1,4 @@
-"""POST /forecast."""
+"""POST /forecast: the values that follow a series."""
 
 import asyncio
 from typing import Annotated
@@ -19,7 +19,7 @@ router = APIRouter(tags=["series"], route_class=JsonRoute)
 
 EXAMPLES: dict[str, Example] = {
     "a series": {
-        "summary": "Six values after monthly ones, one of which is missing, with an interval of 80 %",
+        "summary": "The next six months, with an interval of 80 %; one month of the series is missing",
         "value": {
             "series": [112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118],
             "horizon": 6,
@@ -29,7 +29,7 @@ EXAMPLES: dict[str, Example] = {
         },
     },
     "within bounds": {
-        "summary": "Shares in percent, which no quantile may leave, and of the next eight only the fifth to the eighth",
+        "summary": "Percentages, within 0 to 100; of the next eight values, only the fifth to the eighth",
         "value": {
             "series": [91, 97, 93, 96, 90, 95, 98, 94],
             "horizon": 8,
@@ -40,7 +40,7 @@ EXAMPLES: dict[str, Example] = {
         },
     },
     "with history": {
-        "summary": "Also what would have been forecast for each value before it came",
+        "summary": "Also the one-step-ahead forecast of each value of the series",
         "value": {"series": [3, 4, 6, 5, 7, 8, 8, 9], "horizon": 2, "quantiles": [0.5], "include_history": True},
     },
 }
@@ -58,10 +58,10 @@ async def post_forecast(
     body: Annotated[ForecastBody, Body(openapi_examples=EXAMPLES)],
     call: Context,
 ) -> Response:
-    """Forecast the values that follow a series, with quantiles. With a session, only the new values are sent."""
+    """Forecast the values that follow a series, with quantiles. With a session, send only the new values."""
     async with resume(call, body, FORECAST) as run:
         prepared = prepare(body, run.model, run.start, run.returns_state, call.app)
-        run.hold(prepared.most_bytes, "$.include_history" if body.include_history else "$.series")
+        run.hold(prepared.max_bytes, "$.include_history" if body.include_history else "$.series")
         result = await asyncio.wrap_future(prepared.submit(call))
         answer = await json_fragments(prepared.answer(result, call.app), call.deadline)
         ending = run.ending(result.after)

@@ -18,7 +18,7 @@ from service.http.schemas import (
     check_field_count,
 )
 
-# Without fail_fast, a body of a million wrong values would be a million errors.
+# Without fail_fast, a body of a million invalid values would become a million errors.
 Values = Annotated[list[Number | None], Field(fail_fast=True)]
 
 
@@ -33,14 +33,14 @@ _FEATURE_SCHEMA = {
 Features = Annotated[
     dict[str, list[Any]], BeforeValidator(check_field_count), Field(min_length=1), WithJsonSchema(_FEATURE_SCHEMA)
 ]
-"""A list for each feature. Only the model can judge what is in it (service/forecast/inputs.py)."""
+"""A list for each feature. Its items are checked against the model (service/forecast/inputs.py)."""
 Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag("<features>")], Discriminator(_layout)]
 
 
-def _in_a_list(given: Any) -> Any:
-    if given is None:
+def _in_a_list(season_length: Any) -> Any:
+    if season_length is None:
         return None
-    seasons = given if isinstance(given, list | tuple) else [given]
+    seasons = season_length if isinstance(season_length, list | tuple) else [season_length]
     match seasons:
         case [int(season)] if 1 <= season <= MAX_INTEGER and season is not True:
             return seasons
@@ -54,15 +54,15 @@ SeasonLength = Annotated[
     BeforeValidator(_in_a_list, json_schema_input_type=int | list[int] | None),
     Field(
         description="Values per season, such as 12, or of two seasons, such as [24, 168]; 1: there is none. If absent, "
-        "that of `freq`, and without it the one found in the values. A sequence that goes on keeps its own.",
+        "the usual one of `freq`; without `freq`, the model finds it in the values. A session or state keeps its own.",
         examples=[12, [24, 168]],
     ),
 ]
 Freq = Annotated[
     Annotated[str, Field(max_length=16)] | None,
     Field(
-        description="How often there is a value: Y, Q, M, W, D, B, H, min or S, with a count before it if need be "
-        "(15min). Tells the season."
+        description="How often there is a value: Y, Q, M, W, D, B, H, min or S, perhaps with a count before it "
+        "(15min). Sets the season."
     ),
 ]
 Quantiles = Annotated[
@@ -77,16 +77,16 @@ Levels = Annotated[
 Lower = Annotated[
     Number | None,
     Field(
-        description="No value can be below this: the median, the quantiles and the history are raised to it. A value "
-        "of the series may lie below it all the same.",
+        description="No value can be below this: the median, the quantiles and the history are raised to it. Values "
+        "of the series may still lie below it.",
         examples=[0],
     ),
 ]
 Upper = Annotated[
     Number | None,
     Field(
-        description="No value can be above this: the median, the quantiles and the history are lowered to it. A value "
-        "of the series may lie above it all the same.",
+        description="No value can be above this: the median, the quantiles and the history are lowered to it. Values "
+        "of the series may still lie above it.",
         examples=[100],
     ),
 ]
@@ -97,7 +97,7 @@ Horizon = Annotated[
         strict=True,
         ge=1,
         le=MAX_INTEGER,
-        description="How many values to forecast. May be longer than the model's own horizon.",
+        description="How many values to forecast; may be more than the model's own horizon.",
     ),
 ]
 FromStep = Annotated[
@@ -111,16 +111,16 @@ FromStep = Annotated[
     ),
 ]
 IncludeHistory = Annotated[
-    bool, Field(strict=True, description="Also give the one-step-ahead quantiles of each value given.")
+    bool, Field(strict=True, description="Also answer the one-step-ahead quantiles of each value of the series.")
 ]
 
 
 class SeriesBody(Body):
-    """A series, and what is known of it."""
+    """A series, its times, season and bounds."""
 
     series: Series = Field(
         description="The values, oldest first, `null` where missing; or such a list for each feature, by name, of "
-        "strings where it is categorical. With a session or state, those that are new; `[]` if there are none.",
+        "strings where it is categorical. With a session or state, only the new values; `[]` if there are none.",
         examples=[[112, 118, 132, 129, None, 135, 148, 148, 136, 119, 104, 118]],
     )
     start: Annotated[str, Field(max_length=40)] | None = Field(
@@ -136,15 +136,15 @@ class SeriesBody(Body):
 Future = Annotated[
     Features | None,
     Field(
-        description="What is known of the time after the last value: a list for each such feature of the model, by "
-        "name. What it does not tell is missing.",
+        description="Features that the model knows ahead, after the last value: a list for each, by name. Values left "
+        "out are missing.",
         examples=[{"price": [9.5, 9.5, 8]}],
     ),
 ]
 
 
 class ForecastBody(StatefulBody, SeriesBody):
-    """A series, and what to forecast of it."""
+    """A series, and which values and quantiles to forecast."""
 
     future: Future = None
     horizon: Horizon = 12
@@ -155,12 +155,12 @@ class ForecastBody(StatefulBody, SeriesBody):
 
 
 UsedSeason = Annotated[
-    list[int] | None, Field(description="Values per season, [1] if there is none; `null`: the model takes no season.")
+    list[int] | None, Field(description="Values per season; [1]: there is none; `null`: the model takes no season.")
 ]
 
 
 class History(Answer):
-    """One-step-ahead quantiles of the values given; `null` for the first of all, which nothing precedes."""
+    """One-step-ahead quantiles of the values of the series; `null` for the first of all, which no value precedes."""
 
     quantiles: dict[str, list[float | None]]
 
@@ -183,7 +183,7 @@ class ForecastAnswer(Answer):
 
 
 class ForecastBatchBody(Body):
-    """Many forecast requests. The other fields stand for those that an item leaves out."""
+    """Many forecast requests. The other fields are defaults for items that leave them out."""
 
     requests: Annotated[list[Any], Field(min_length=1)] = Field(description="Each as in `POST /forecast`.")
     model: ModelName = None
@@ -200,24 +200,24 @@ class ForecastBatchBody(Body):
 
 
 class ForecastBatchAnswer(Answer):
-    """For each request, in order, its forecast, or the problem with it."""
+    """For each request, in order, its forecast or its problem."""
 
     results: list[ForecastAnswer | Problem]
 
 
 class AnomalyBody(StatefulBody, SeriesBody):
-    """A series, to tell which of its values are out of the ordinary."""
+    """A series whose values are to be judged."""
 
     future: Future = None
     level: Level | None = Field(
         default=None,
-        description="In percent: a value outside of this central interval is an anomaly. 99 if absent.",
+        description="In percent: values outside of this central interval are anomalies. 99 if absent.",
     )
 
 
 class AnomalyAnswer(Answer):
-    """For each value given, what those before it let expect, and whether it lies outside. `null` where nothing precedes
-    or, of `anomaly` and `score`, the value is missing."""
+    """For each value of the series, the interval that was forecast from the values before it, and whether it lies
+    outside. `null` where no value precedes; `anomaly` and `score` also where the value is missing."""
 
     model: ModelId
     level: float
@@ -226,7 +226,7 @@ class AnomalyAnswer(Answer):
     upper: list[float | None]
     median: list[float | None]
     score: list[float | None] = Field(description="The quantile level at which the value lies, from 0.001 to 0.999.")
-    timestamps: list[str] | None = Field(description="Of the values given.")
+    timestamps: list[str] | None = Field(description="The times of the values.")
     season_length: UsedSeason
     session: AnswerSession
     state: AnswerState
@@ -238,7 +238,7 @@ class CrossValidationBody(SeriesBody):
     model: ModelName = None
     horizon: Horizon = 12
     windows: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] = Field(
-        default=1, description="From how many points. The last window is the last `horizon` values."
+        default=1, description="How many windows to forecast; the last one is the last `horizon` values."
     )
     step: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)] | None = Field(
         default=None, description="How many values the windows are apart; the horizon if absent."
@@ -248,9 +248,9 @@ class CrossValidationBody(SeriesBody):
 
 
 class WindowAnswer(Answer):
-    """One window: what was forecast from the values before it, and what came."""
+    """One window: its forecast from the values before it, and its actual values."""
 
-    cutoff: int = Field(description="How many values were read before it.")
+    cutoff: int = Field(description="How many values precede the window.")
     quantiles: dict[str, list[float]]
     median: list[float]
     actual: list[float | None]
@@ -258,7 +258,7 @@ class WindowAnswer(Answer):
 
 
 class AccuracyAnswer(Answer):
-    """Means over all windows; `null` where there is nothing to take or to scale by."""
+    """Means over all windows; `null` where no value is there, or nothing to scale by."""
 
     mase: float | None = Field(
         description="Absolute error of the median, over the mean absolute seasonal difference before the cutoff."
@@ -268,12 +268,12 @@ class AccuracyAnswer(Answer):
         description="Twice the pinball loss, mean over the quantile levels, over the same as `mase`."
     )
     coverage: dict[str, float | None] = Field(
-        description="The share of values within each central interval that was asked for, by its level in percent."
+        description="The share of values within each central interval of the request, by its level in percent."
     )
 
 
 class CrossValidationAnswer(Answer):
-    """The windows, the oldest first, and how good their forecasts were."""
+    """The windows, oldest first, and how good their forecasts were."""
 
     model: ModelId
     horizon: int

@@ -5,30 +5,40 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.engine.runner import Array
 from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task
 from service.errors import InvalidRequestError, NonFiniteOutputError
-from service.forecast.bounds import UNBOUNDED, Bounds
-from service.forecast.intervals import widened
+from service.forecast.intervals import OUTERMOST_LEVEL, UNBOUNDED, Bounds, Floats, extrapolate_intervals, interpolate
 from service.forecast.manifest import ForecastManifest
-from service.forecast.quantiles import TAIL_END, interpolate
 from service.forecast.timestamps import seasons_of
 
-Floats = NDArray[np.float64]
-Made = TypeVar("Made")
+T = TypeVar("T")
 
-LARGEST = 1e30
-"""Larger values leave no room in single precision for what a network makes of them."""
+REQUEST_BYTES = 4096
+"""Held for a request, however small."""
+COPIES = 3
+"""How many copies of a result exist at the worst moment: in pieces, joined, and as what is made of it."""
+ANSWER_BYTES = 48
+"""Held for one number of an answer: in an array, and twice as JSON."""
+
+LAST_FORECAST = "quantiles"
+"""A tensor that a forecaster's state has beside the graph's own: the forecast after the last value, (1, H, Q)."""
+SEASONS = "seasons"
+"""Another one, if the graph outputs it: the seasons that this forecast uses, (1, 2)."""
+SEASON = "season"
+"""The graph's state tensor that holds the seasons that the caller gave. It is set before the first value."""
+NO_SEASON = 1
+UNEVEN = "uneven"
+"""The graph's state tensor that is 0 as long as all values were whole numbers of at least 0."""
 
 
 @dataclass(frozen=True)
 class ForecastRequest:
-    """values (T, F), NaN = missing, none to forecast from where a sequence stands; levels ascending, within those of
-    the model; bounds: of the target; future (at most horizon, K): what is known of the features `known_ahead` after the
-    last value, NaN = unknown, as is what is beyond its end; from_step (1 to horizon): the first step that is answered;
-    keeps_state: whether anybody goes on from where it ends."""
+    """values (T, F), NaN = missing; T = 0 forecasts from the state alone. horizon: 0 is accepted for the history alone.
+    levels: ascending, within those of the model. bounds: of the target. future (at most horizon, K): the features
+    `known_ahead` after the last value; NaN = unknown, as is what lies beyond its end. from_step (1 to horizon): the
+    first step that is answered. returns_state: whether the caller needs the state after the last value."""
 
     values: Floats
     horizon: int
@@ -37,29 +47,34 @@ class ForecastRequest:
     bounds: Bounds = UNBOUNDED
     future: Floats | None = None
     from_step: int = 1
-    keeps_state: bool = True
+    returns_state: bool = True
+
+    @property
+    def steps_read(self) -> int:
+        """Values that the model reads."""
+        return len(self.values)
 
     @property
     def cost_steps(self) -> int:
         """Steps read and forecast."""
         return len(self.values) + self.horizon
 
-    def most_bytes(self, manifest: ForecastManifest) -> int:
-        """Held at most, until it is answered."""
-        known, told = len(manifest.quantile_levels), len(self.levels)
+    def max_bytes(self, manifest: ForecastManifest) -> int:
+        """The most memory that the request holds until it is answered."""
+        known, answered = len(manifest.quantile_levels), len(self.levels)
         history = len(self.values) * self.include_history
         return (
             series_bytes(self.values)
-            + (self.horizon + manifest.horizon) * (SAME * 8 * known + ANSWER_BYTES * (2 + told))
-            + history * (SAME * 8 * known + ANSWER_BYTES * told)
+            + (self.horizon + manifest.horizon) * (COPIES * 8 * known + ANSWER_BYTES * (2 + answered))
+            + history * (COPIES * 8 * known + ANSWER_BYTES * answered)
         )
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """quantiles (N, L) and median (N,) of the N steps from_step to horizon. history (T, L): those of each value given,
-    one step ahead from the values before it; NaN where nothing precedes. after: where the sequence stands, the values
-    given read; of it only the season, if nobody goes on from there."""
+    """quantiles (N, L) and median (N,) of the N steps from_step to horizon. history (T, L): the one-step-ahead
+    quantiles of each value, NaN where no value precedes it. after: the state after the last value; without
+    `returns_state`, it holds the seasons only."""
 
     quantiles: Floats
     median: Floats
@@ -67,85 +82,72 @@ class Forecast:
     after: SequenceState
 
 
-REQUEST_BYTES = 4096
-"""Of a request, however small."""
-SAME = 3
-"""So often is a result there at the worst moment: in pieces, in one, and in what is made of it."""
-ANSWER_BYTES = 48
-"""Of one number in an answer: in an array, and as JSON, twice."""
-
-
 def series_bytes(values: Floats) -> int:
-    """Of values (T, F) that are read: as they came, and as the graph's inputs."""
+    """Memory that values (T, F) hold while they are read: the values, and the graph's inputs."""
     return REQUEST_BYTES + 28 * values.size
 
 
-def tails(level: float) -> tuple[float, float]:
-    """The quantile levels of a central interval of so many percent."""
-    tail = (100 - level) / 200
-    return round(tail, 6), round(1 - tail, 6)
-
-
 def check_levels(levels: Sequence[float], manifest: ForecastManifest, path: str) -> None:
-    """Refuse levels that are too far in the tails to say anything of.
+    """Reject levels that are too far in the tails.
 
     Raises:
-        InvalidRequestError: one is.
+        InvalidRequestError: a level is.
     """
     known = manifest.quantile_levels
-    lowest, highest = (TAIL_END, 1 - TAIL_END) if len(known) > 1 else (known[0], known[-1])
+    lowest, highest = (OUTERMOST_LEVEL, 1 - OUTERMOST_LEVEL) if len(known) > 1 else (known[0], known[-1])
     if levels and not lowest <= min(levels) <= max(levels) <= highest:
         widest = round(100 * (highest - lowest), 4)
         accepted = f"quantiles from {lowest:g} to {highest:g}, central intervals of at most {widest:g} %"
-        raise InvalidRequestError(f"further out than can be told: {accepted}", path)
+        raise InvalidRequestError(f"too far in the tails; accepted are {accepted}", path)
 
 
-def begin(
+def initial_state(
     manifest: ForecastManifest,
     season_length: tuple[int, ...] | None = None,
     freq: str | None = None,
     start: SequenceState = EMPTY_STATE,
 ) -> SequenceState:
-    """Where a sequence stands, and what is told of its season: of a fresh one the season given, else the usual one of
-    the frequency, else none; one that was begun keeps its own.
+    """The state that a call starts from. An empty one gets the seasons of `season_length`, else the usual ones of
+    `freq`, else none. A sequence that has read values keeps its own.
 
     Raises:
-        InvalidRequestError: the model cannot hold the season given, or the sequence has another; no such frequency.
+        InvalidRequestError: the model cannot hold the season, or the sequence has another; there is no such frequency.
     """
     usual = None if freq is None else seasons_of(freq)
     if season_length is not None:
         _check_season(manifest, season_length, start)
     if start.position or not manifest.longest_season:
         return start
-    told = season_length or tuple(values for values in usual or () if values <= manifest.longest_season)
-    return SequenceState(0, {SEASON: np.array([(*told, NO_SEASON, NO_SEASON)[:2]])})
+    seasons = season_length or tuple(season for season in usual or () if season <= manifest.longest_season)
+    return SequenceState(0, {SEASON: np.array([(*seasons, NO_SEASON, NO_SEASON)[:2]])})
 
 
-def season_of(at: SequenceState) -> list[int] | None:
-    """The seasons by which the forecast goes, or else those that were told; None where the model takes none."""
-    name = SEASONS if SEASONS in at.states else SEASON
-    if name not in at.states:
+def used_seasons(state: SequenceState) -> list[int] | None:
+    """The seasons that the forecast uses, else those that the caller gave; None if the model takes none."""
+    name = SEASONS if SEASONS in state.states else SEASON
+    if name not in state.states:
         return None
-    season, longer = at.states[name][0].tolist()
+    season, longer = state.states[name][0].tolist()
     return [season] if longer in (NO_SEASON, season) else [season, longer]
 
 
-def _check_season(manifest: ForecastManifest, given: tuple[int, ...], start: SequenceState) -> None:
-    if given[-1] > max(manifest.longest_season, NO_SEASON):
-        holds = f"seasons of at most {manifest.longest_season} values" if manifest.longest_season else "no season"
-        raise InvalidRequestError(f"{manifest.name} takes {holds}", "$.season_length")
+def _check_season(manifest: ForecastManifest, season_length: tuple[int, ...], start: SequenceState) -> None:
+    if season_length[-1] > max(manifest.longest_season, NO_SEASON):
+        limit = f"seasons of at most {manifest.longest_season} values" if manifest.longest_season else "no season"
+        raise InvalidRequestError(f"{manifest.name} takes {limit}", "$.season_length")
     if start.position and SEASON in start.states:
-        own = tuple(season for season in start.states[SEASON][0].tolist() if season != NO_SEASON) or (NO_SEASON,)
-        if own != given:
-            told = list(own)
-            raise InvalidRequestError(f"the sequence began with another one, {told}, and keeps it", "$.season_length")
+        seasons = [season for season in start.states[SEASON][0].tolist() if season != NO_SEASON] or [NO_SEASON]
+        if seasons != list(season_length):
+            raise InvalidRequestError(f"the sequence began with {seasons} and keeps it", "$.season_length")
 
 
-def forecast(manifest: ForecastManifest, request: ForecastRequest, start: SequenceState = EMPTY_STATE) -> Task[Forecast]:
-    """Read the series, on from where a sequence stands, and forecast what follows it.
+def forecast(
+    manifest: ForecastManifest, request: ForecastRequest, start: SequenceState = EMPTY_STATE
+) -> Task[Forecast]:
+    """Read the series from a state on, and forecast the values after it.
 
     Raises:
-        InvalidRequestError: there is no value, neither given nor read before; or a future, and no value before it.
+        InvalidRequestError: there is no value, neither in the request nor read before; or a future without a value.
         NonFiniteOutputError: the model gives no finite numbers for these values.
     """
     known, values, future = manifest.quantile_levels, request.values, request.future
@@ -153,102 +155,95 @@ def forecast(manifest: ForecastManifest, request: ForecastRequest, start: Sequen
     if len(values):
         after, past = yield from read_values(manifest, values, start, future, request.include_history)
     elif not start.position:
-        raise InvalidRequestError("nothing was read yet; at least one value is needed", "$.series")
+        raise InvalidRequestError("the sequence has read no value yet; send at least one", "$.series")
     elif future is not None and len(future):
-        raise InvalidRequestError("belongs to the call that brings the value which it follows", "$.future")
+        raise InvalidRequestError("send `future` together with the last value before it", "$.future")
     else:
         after = start
-    quantiles = (yield from extend(manifest, after, request.horizon, future))[request.from_step - 1 :]
-    clip = bounds_of(after, request.bounds).clip
+    model_quantiles = (yield from roll_out(manifest, after, request.horizon, future))[request.from_step - 1 :]
+    clip = effective_bounds(after, request.bounds).clip
     history = clip(interpolate(past, known, request.levels)) if request.include_history else None
-    median = clip(quantiles[:, known.index(0.5)]).copy()
-    found = clip(interpolate(quantiles, known, request.levels))
-    if not request.keeps_state:
-        # Of ten thousand series, the states, and the batches that they are views of, would be most of the memory.
-        season = {name: array.copy() for name, array in after.states.items() if name in (SEASON, SEASONS)}
-        after, found = SequenceState(after.position, season), found.copy()
-    return Forecast(found, median, history, after)
+    median = clip(model_quantiles[:, known.index(0.5)]).copy()
+    quantiles = clip(interpolate(model_quantiles, known, request.levels))
+    if not request.returns_state:
+        # With ten thousand series, the states and the batches that they are views of would take most of the memory.
+        seasons = {name: array.copy() for name, array in after.states.items() if name in (SEASON, SEASONS)}
+        after, quantiles = SequenceState(after.position, seasons), quantiles.copy()
+    return Forecast(quantiles, median, history, after)
 
 
-Reading = Generator[Prefill, PrefillResult, Made]
+PrefillTask = Generator[Prefill, PrefillResult, T]
 """A part of a task that only reads."""
 
 
 def read_values(
     manifest: ForecastManifest, values: Floats, start: SequenceState, future: Floats | None, history: bool
-) -> Reading[tuple[SequenceState, Floats]]:
-    """Read values (T, F), T > 0, which `future` follows: where the sequence then stands and, if `history`, the
-    quantiles (T, Q) of each, one step ahead from the values before it; NaN where nothing precedes.
+) -> PrefillTask[tuple[SequenceState, Floats]]:
+    """Read values (T, F), T > 0; `future` follows them. Returns the state after them and, if `history`, their
+    one-step-ahead quantiles (T, Q), NaN where no value precedes.
 
     Raises:
         NonFiniteOutputError: the model gives no finite numbers for these values.
     """
-    names = ("quantiles", *([SEASONS] if manifest.tells_seasons else []), *(["one_step"] if history else []))
-    read = yield _read(manifest, values[None], future, names, _recurrent(start))
-    _check_finite(read.outputs["quantiles"])
+    names = ("quantiles", *([SEASONS] if manifest.outputs_seasons else []), *(["one_step"] if history else []))
+    result = yield _prefill(manifest, values[None], future, names, _graph_states(start))
+    outputs = result.outputs
+    _check_finite(outputs["quantiles"])
     past = np.empty((0, len(manifest.quantile_levels)))
     if history:
-        before = start.states[EXPECTED][0, :1] if start.position else np.full((1, past.shape[1]), np.nan)
-        _check_finite(read.outputs["one_step"])
-        past = np.concatenate([before, read.outputs["one_step"][0, :-1]])
-    beside = {name: read.outputs[name] for name in (EXPECTED, SEASONS) if name in read.outputs}
-    return SequenceState(start.position + len(values), {**read.states, **beside}), past
+        before = start.states[LAST_FORECAST][0, :1] if start.position else np.full((1, past.shape[1]), np.nan)
+        _check_finite(outputs["one_step"])
+        past = np.concatenate([before, outputs["one_step"][0, :-1]])
+    carried = {name: outputs[name] for name in (LAST_FORECAST, SEASONS) if name in outputs}
+    return SequenceState(start.position + len(values), {**result.states, **carried}), past
 
 
-def bounds_of(at: SequenceState, given: Bounds) -> Bounds:
-    """Those given, and 0 where all values that a sequence has read were counts."""
-    uneven = at.states.get(UNEVEN)
+def effective_bounds(state: SequenceState, bounds: Bounds) -> Bounds:
+    """The caller's bounds, and 0 where all values that the sequence has read were counts."""
+    uneven = state.states.get(UNEVEN)
     if uneven is None or uneven[0, 0]:
-        return given
-    return replace(given, lower=max(given.lower, 0.0)) if given.upper > 0 else given
+        return bounds
+    return replace(bounds, lower=max(bounds.lower, 0.0)) if bounds.upper > 0 else bounds
 
 
-def extend(manifest: ForecastManifest, at: SequenceState, horizon: int, future: Floats | None) -> Reading[Floats]:
-    """The quantiles (horizon, Q) of what follows where a sequence stands.
+def roll_out(
+    manifest: ForecastManifest, state: SequenceState, horizon: int, future: Floats | None
+) -> PrefillTask[Floats]:
+    """The quantiles (horizon, Q) of the values after a state.
 
-    Beyond the model's own horizon it reads on from its own median, again and again; what it then says of quantiles does
-    not count (`widened`). What `future` does not tell of the features of such a time is missing.
+    Beyond its own horizon, the model reads its own median again and again. Its quantiles there are not used
+    (`extrapolate_intervals`). Features that `future` does not hold are missing.
 
     Raises:
         NonFiniteOutputError: the model gives no finite numbers.
     """
-    within: Floats = at.states[EXPECTED][0]
+    within: Floats = state.states[LAST_FORECAST][0]
     reached, middle = len(within), manifest.quantile_levels.index(0.5)
     if horizon <= reached:
         return within[:horizon]
     medians = [within[:, middle]]
-    states: Mapping[str, Array] = _recurrent(at)
+    states: Mapping[str, Array] = _graph_states(state)
     while reached < horizon:
-        fed = np.full((1, len(within), len(manifest.features)), np.nan)
-        fed[0, :, 0] = medians[-1]
+        values = np.full((1, len(within), len(manifest.features)), np.nan)
+        values[0, :, 0] = medians[-1]
         if future is not None:
             passed = future[reached - len(within) : reached]
-            fed[0, : len(passed), _known_ahead(manifest)] = passed.T
-        beyond = yield _read(manifest, fed, None if future is None else future[reached:], ("quantiles",), states)
-        states, found = beyond.states, beyond.outputs["quantiles"][0]
-        _check_finite(found)
-        medians.append(found[:, middle])
+            values[0, : len(passed), _known_ahead(manifest)] = passed.T
+        coming = None if future is None else future[reached:]
+        result = yield _prefill(manifest, values, coming, ("quantiles",), states)
+        states, quantiles = result.states, result.outputs["quantiles"][0]
+        _check_finite(quantiles)
+        medians.append(quantiles[:, middle])
         reached += len(within)
-    season = season_of(at)
+    seasons = used_seasons(state)
     median = np.concatenate(medians[1:])[: horizon - len(within)]
-    after = widened(within, manifest.quantile_levels, median, season[0] if season else None)
-    return np.concatenate([within, after])
+    beyond = extrapolate_intervals(within, manifest.quantile_levels, median, seasons[0] if seasons else None)
+    return np.concatenate([within, beyond])
 
 
-EXPECTED = "quantiles"
-"""What a forecaster's sequence carries beside the graph's own state: the forecast after its last value, (1, H, Q)."""
-SEASON = "season"
-"""The state tensor that is set before anything is read: what is told of the season."""
-NO_SEASON = 1
-SEASONS = "seasons"
-"""What a sequence carries, too, if the graph tells it: by which seasons that forecast goes, (1, 2)."""
-UNEVEN = "uneven"
-"""The state tensor that is 0 as long as all values were whole numbers of at least 0."""
-
-
-def _recurrent(at: SequenceState) -> dict[str, Array]:
-    """The graph's own state."""
-    return {name: array for name, array in at.states.items() if name not in (EXPECTED, SEASONS)}
+def _graph_states(state: SequenceState) -> dict[str, Array]:
+    """The graph's own state tensors."""
+    return {name: array for name, array in state.states.items() if name not in (LAST_FORECAST, SEASONS)}
 
 
 def _check_finite(numbers: Array) -> None:
@@ -256,31 +251,31 @@ def _check_finite(numbers: Array) -> None:
         raise NonFiniteOutputError("the model gives no finite forecast for these values", "$.series")
 
 
-def _read(
+def _prefill(
     manifest: ForecastManifest,
     values: Floats,
     future: Floats | None,
-    outputs: tuple[str, ...],
+    output_names: tuple[str, ...],
     states: Mapping[str, Array],
 ) -> Prefill:
-    """Of values (R, T, F) and what is known of the time after them."""
-    inputs = _masked("values", "mask", values)
+    """Read values (R, T, F), which `future` follows."""
+    inputs = _with_mask("values", "mask", values)
     if not manifest.known_ahead:
-        return Prefill(inputs, outputs, states)
+        return Prefill(inputs, output_names, states)
     rows, known = len(values), _known_ahead(manifest)
     coming = np.full((rows, manifest.horizon, len(known)), np.nan)
     if future is not None:
         coming[:, : len(future)] = future[: manifest.horizon]
     ahead = np.concatenate([values[:, 1:, known], coming[:, :1]], axis=1)
-    inputs |= _masked("ahead", "ahead_mask", ahead)
-    return Prefill(inputs, outputs, states, _masked("future", "future_mask", coming))
+    inputs |= _with_mask("ahead", "ahead_mask", ahead)
+    return Prefill(inputs, output_names, states, _with_mask("future", "future_mask", coming))
 
 
 def _known_ahead(manifest: ForecastManifest) -> list[int]:
-    """Where they are among the features."""
+    """The indices of the features `known_ahead`."""
     return [manifest.features.index(name) for name in manifest.known_ahead]
 
 
-def _masked(name: str, mask: str, numbers: Floats) -> dict[str, Array]:
+def _with_mask(name: str, mask: str, numbers: Floats) -> dict[str, Array]:
     seen = np.isfinite(numbers)
     return {name: np.where(seen, numbers, 0.0), mask: seen.astype(np.float32)}

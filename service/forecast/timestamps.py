@@ -1,4 +1,4 @@
-"""The times of a series, from when it starts and how often it has a value; and what seasons such a series has."""
+"""The times of a series, from its start and its frequency; and its usual seasons, from its frequency."""
 
 import re
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from dateutil.parser import isoparse
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequestError
+from service.forecast.seasons import UNIT_SECONDS, usual_seasons
 
 FREQUENCIES = "Y, Q, M, W, D, B (weekdays), H, min or S, and pandas' variants, with a count before if need be (15min)"
 _PATTERN = re.compile(r"([1-9][0-9]{0,3})?([A-Za-z]{1,3})(?:-([A-Z]{3}))?")
 _WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _MONTHS_OF = {"Y": 12, "Q": 3, "M": 1}
-_SECONDS_OF = {"W": 7 * 86_400, "D": 86_400, "H": 3600, "T": 60, "S": 1}
 _NAMES = {
     **{name: (name[:1], "") for name in ("Y", "Q", "M", "W", "D", "B", "H", "T", "S")},
     **{"A": ("Y", ""), "h": ("H", ""), "min": ("T", ""), "s": ("S", "")},
@@ -24,18 +24,18 @@ _NAMES = {
     **{"AS": ("Y", "S"), "BM": ("M", "BE"), "BQ": ("Q", "BE"), "BY": ("Y", "BE"), "BA": ("Y", "BE")},
     "BAS": ("Y", "BS"),
 }
-"""pandas' names, old and new -> the unit: Y, Q, M, W, D, B, H, T (minutes) or S; and the day of a month's period that
-its times are on: S the first, E the last, BS and BE the first and last that are no Saturday or Sunday."""
+"""pandas' names, old and new -> the unit (Y, Q, M, W, D, B, H, T for minutes, or S), and the day of its months that the
+times are on: S the first, E the last, BS the first weekday (Monday to Friday), BE the last weekday."""
 _DAYS = {"S": "the first day", "E": "the last day", "BS": "the first weekday", "BE": "the last weekday"}
 _FIRST, _LAST = np.datetime64("0001-01-01"), np.datetime64("9999-12-31")
 
-Days = NDArray[np.datetime64]
+Times = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True)
 class _Frequency:
-    """`count` units, such as M. Times are on a `day` of a month's period ("": any), and on an `anchor`: the month, from
-    0, in which a year or quarter begins (S) or ends (E), or the day of the week; None: any."""
+    """A value every `count` units. `day`: the day of its months that the times are on, "" for any. `anchor`: the month,
+    from 0, in which a year or quarter begins (day S) or ends (day E), or the day of the week; None for any."""
 
     name: str
     count: int
@@ -44,37 +44,37 @@ class _Frequency:
     anchor: int | None
 
 
-def timestamps_after(start: str, freq: str, given: int, count: int) -> list[str]:
-    """ISO 8601 times of the `count` values that follow a series of `given` values, the first of which was at `start`.
+def timestamps_after(start: str, freq: str, before: int, count: int) -> list[str]:
+    """ISO 8601 times of `count` values; `before` values precede them, the first of which was at `start`.
 
-    They are those of pandas' date_range. Where the frequency names no day (M, Q, Y, W), they are counted from the
-    start, whatever day it is; a series that starts on the last day of a month stays on last days. Dates stay dates
-    unless the frequency is finer than a day.
+    They are the times of pandas' date_range. If the frequency names no day (M, Q, Y, W), they count from the start,
+    whatever day it is; a series that starts on the last day of a month stays on last days. Dates stay dates unless the
+    frequency is finer than a day.
 
     Raises:
         InvalidRequestError: `start` or `freq` cannot be read, or the start is no time of that frequency, or the times
             leave the calendar.
     """
-    times, first, unit = _times_after(start, freq, given, count)
+    times, first, unit = _times_after(start, freq, before, count)
     if len(start) <= 10 and unit not in ("H", "T", "S"):
-        only_dates: list[str] = np.datetime_as_string(times.astype("datetime64[D]")).tolist()
-        return only_dates
-    rest = first.isoformat()[19:]  # the fraction of a second, and the time zone
-    found: list[str] = np.datetime_as_string(times).tolist()
-    return [time + rest for time in found] if rest else found
+        dates: list[str] = np.datetime_as_string(times.astype("datetime64[D]")).tolist()
+        return dates
+    suffix = first.isoformat()[19:]  # the fraction of a second, and the time zone
+    to_seconds: list[str] = np.datetime_as_string(times).tolist()
+    return [time + suffix for time in to_seconds] if suffix else to_seconds
 
 
-def times_of(start: str, freq: str, count: int) -> Days:
-    """The first `count` times of a series, to the second, as its own clock has them.
+def times_of(start: str, freq: str, count: int) -> Times:
+    """The first `count` times of a series, to the second, in its own time zone.
 
     Raises:
-        InvalidRequestError: as of `timestamps_after`.
+        InvalidRequestError: as `timestamps_after`.
     """
     return _times_after(start, freq, 0, count)[0]
 
 
-def _times_after(start: str, freq: str, given: int, count: int) -> tuple[Days, datetime, str]:
-    """To the second; and the start and the unit that were read."""
+def _times_after(start: str, freq: str, before: int, count: int) -> tuple[Times, datetime, str]:
+    """The times to the second, the start, and the frequency's unit."""
     frequency = _read(freq)
     try:
         first = isoparse(start)
@@ -83,49 +83,27 @@ def _times_after(start: str, freq: str, given: int, count: int) -> tuple[Days, d
             "not an ISO 8601 date or time, such as 2024-01-31 or 2024-01-31T12:00", "$.start"
         ) from None
     _check_anchor(first, frequency)
-    steps = frequency.count * np.arange(given, given + count, dtype=np.int64)
-    if frequency.unit in _SECONDS_OF:
+    steps = frequency.count * np.arange(before, before + count, dtype=np.int64)
+    if frequency.unit in UNIT_SECONDS:
         seconds = np.datetime64(first.replace(tzinfo=None, microsecond=0), "s").astype(np.int64)
-        times = (seconds + _SECONDS_OF[frequency.unit] * steps).astype("datetime64[s]")
+        times = (seconds + UNIT_SECONDS[frequency.unit] * steps).astype("datetime64[s]")
     else:
-        days = _weekdays(first, steps) if frequency.unit == "B" else _in_months(first, frequency, steps)
-        within = 3600 * first.hour + 60 * first.minute + first.second
-        times = days.astype("datetime64[s]") + np.timedelta64(within, "s")
+        days = _weekdays(first, steps) if frequency.unit == "B" else _month_days(first, frequency, steps)
+        seconds_of_day = 3600 * first.hour + 60 * first.minute + first.second
+        times = days.astype("datetime64[s]") + np.timedelta64(seconds_of_day, "s")
     if len(times) and not _FIRST <= times[-1].astype("datetime64[D]") <= _LAST:
         raise InvalidRequestError("the times would end after the year 9999", "$.start")
     return times, first, frequency.unit
 
 
-_CYCLES: dict[str, tuple[int, ...]] = {"Y": (1,), "Q": (4,), "M": (12,), "W": (52,), "D": (7,), "B": (5,)}
-"""Values per season, and per second, longer season, of a value each unit."""
-_DAY = 86_400
-
-
 def seasons_of(freq: str) -> tuple[int, ...] | None:
-    """The seasons that series of a frequency have as a rule, in values: the week of daily ones, the day and the week of
-    hourly ones; (1,) is none. None where there is no rule, as where a season is no whole number of values.
+    """The usual seasons of a frequency, as `usual_seasons` has them.
 
     Raises:
         InvalidRequestError: `freq` cannot be read.
     """
     frequency = _read(freq)
-    times, unit = frequency.count, frequency.unit
-    cycles = _CYCLES.get(unit)
-    if cycles is None:
-        cycles = (_DAY // _SECONDS_OF[unit], 7 * _DAY // _SECONDS_OF[unit])
-    found = tuple(cycle // times for cycle in cycles)
-    if unit != "Y" and [times * season for season in found] != [*cycles]:
-        return None
-    return tuple(season for season in found if season > 1) or (1,)
-
-
-def counts_months(freq: str) -> bool:
-    """Whether series of a frequency have a value every few months.
-
-    Raises:
-        InvalidRequestError: `freq` cannot be read.
-    """
-    return _read(freq).unit in ("Q", "M")
+    return usual_seasons(frequency.unit, frequency.count)
 
 
 def _read(freq: str) -> _Frequency:
@@ -135,7 +113,7 @@ def _read(freq: str) -> _Frequency:
     if match is None or not unit or (match[3] is not None and match[3] not in known):
         raise InvalidRequestError(f"not a frequency; accepted are {FREQUENCIES}", "$.freq")
     if unit in ("Q", "Y") and match[3] is not None:
-        day = day or "E"  # as Q-FEB and A-JUN have always meant the end
+        day = day or "E"  # Q-FEB and A-JUN have always meant the end
     anchor = None if match[3] is None else known.index(match[3])
     if anchor is None and unit in ("Q", "Y") and day:
         anchor = 0 if day.endswith("S") else 11
@@ -143,26 +121,25 @@ def _read(freq: str) -> _Frequency:
 
 
 def _check_anchor(first: datetime, frequency: _Frequency) -> None:
-    """Refuse a start that is no time of the frequency: of the values given, it is unclear which day they are of.
+    """Reject a start that is no time of the frequency: it is unclear which days the values belong to.
 
     Raises:
         InvalidRequestError: it is none.
     """
     unit, day, anchor = frequency.unit, frequency.day, frequency.anchor
     if unit == "W":
-        good = anchor in (None, first.weekday())
-        where = "" if anchor is None else f"on {_WEEKDAYS[anchor]}"
+        matches = anchor in (None, first.weekday())
+        days = "" if anchor is None else f"on {_WEEKDAYS[anchor]}"
     elif day:
         months = range(12) if anchor is None else [(anchor + more) % 12 for more in range(0, 12, _MONTHS_OF[unit])]
-        good = first.month - 1 in months and np.datetime64(first.date()) == _day_of(first, day)
-        where = f"on {_DAYS[day]} of " + (
-            "a month" if anchor is None else ", ".join(_MONTHS[m] for m in sorted(months))
-        )
+        matches = first.month - 1 in months and np.datetime64(first.date()) == _day_of(first, day)
+        of_months = "a month" if anchor is None else ", ".join(_MONTHS[month] for month in sorted(months))
+        days = f"on {_DAYS[day]} of {of_months}"
     else:
         return
-    if not good:
+    if not matches:
         raise InvalidRequestError(
-            f"a series at the frequency {frequency.name} has its times {where}; {first.date()} is none of them. "
+            f"a series at the frequency {frequency.name} has its times {days}; {first.date()} is none of them. "
             f"{unit} alone counts from any day",
             "$.start",
         )
@@ -170,40 +147,40 @@ def _check_anchor(first: datetime, frequency: _Frequency) -> None:
 
 def _day_of(time: datetime, day: str) -> np.datetime64:
     month = np.array([(time.year - 1970) * 12 + time.month - 1])
-    found: np.datetime64 = _days(month, day)[0]
-    return found
+    first: np.datetime64 = _days(month, day)[0]
+    return first
 
 
-def _days(months: NDArray[np.int64], day: str) -> Days:
+def _days(months: NDArray[np.int64], day: str) -> Times:
     """The first or last day, or weekday, of months counted from 1970."""
-    begins = months.astype("datetime64[M]").astype("datetime64[D]")
-    ends = (months + 1).astype("datetime64[M]").astype("datetime64[D]")
+    firsts = months.astype("datetime64[M]").astype("datetime64[D]")
+    nexts = (months + 1).astype("datetime64[M]").astype("datetime64[D]")
     match day:
         case "S":
-            found = begins
+            days = firsts
         case "E":
-            found = ends - np.timedelta64(1, "D")
+            days = nexts - np.timedelta64(1, "D")
         case "BS":
-            found = np.busday_offset(begins, 0, roll="forward")
+            days = np.busday_offset(firsts, 0, roll="forward")
         case _:
-            found = np.busday_offset(ends, -1, roll="forward")
-    return found
+            days = np.busday_offset(nexts, -1, roll="forward")
+    return days
 
 
-def _in_months(first: datetime, frequency: _Frequency, steps: NDArray[np.int64]) -> Days:
+def _month_days(first: datetime, frequency: _Frequency, steps: NDArray[np.int64]) -> Times:
     months = (first.year - 1970) * 12 + first.month - 1 + _MONTHS_OF[frequency.unit] * steps
     if len(months) and months[-1] >= (10_000 - 1970) * 12:
         raise InvalidRequestError("the times would end after the year 9999", "$.start")
     if frequency.day:
         return _days(months, frequency.day)
-    begins, ends = _days(months, "S"), _days(months, "E")
+    firsts, lasts = _days(months, "S"), _days(months, "E")
     if np.datetime64(first.date()) == _day_of(first, "E"):
-        return ends
-    found: Days = np.minimum(begins + np.timedelta64(first.day - 1, "D"), ends)
-    return found
+        return lasts
+    days: Times = np.minimum(firsts + np.timedelta64(first.day - 1, "D"), lasts)
+    return days
 
 
-def _weekdays(first: datetime, steps: NDArray[np.int64]) -> Days:
-    """Of a weekend, the series begins on the Monday after it."""
-    found: Days = np.busday_offset(np.datetime64(first.date()), steps, roll="forward")
-    return found
+def _weekdays(first: datetime, steps: NDArray[np.int64]) -> Times:
+    """A series that starts on a weekend has its first value on the Monday after it."""
+    days: Times = np.busday_offset(np.datetime64(first.date()), steps, roll="forward")
+    return days

@@ -1,4 +1,4 @@
-"""Seasons and features known ahead, from the request to the graph, on a model that says what it was told."""
+"""Seasons and features known ahead, from the request to the graph, on a model whose answers show its inputs."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.forecast.manifest import ForecastManifest
-from service.forecast.task import ForecastRequest, begin, forecast
+from service.forecast.task import ForecastRequest, forecast, initial_state
 from service.manifest import read_manifest
 from service.metrics import Metrics
 from service.settings import Settings
@@ -26,7 +26,7 @@ SERIES = {"y": [1, 2, None, 4], "price": [5, 6, 7, 8], "day": ["work", "fast", N
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The application on that model."""
+    """The application on the echo model."""
     models = tmp_path_factory.mktemp("models")
     write_echo(models)
     settings = Settings(models_dir=models, default_forecast_model="echo", session_store="memory://")
@@ -35,54 +35,54 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def post(client: TestClient, route: str = "/forecast", status: int = 200, **body: Any) -> dict[str, Any]:
-    answer = client.post(route, json=body)
-    assert answer.status_code == status, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    response = client.post(route, json=body)
+    assert response.status_code == status, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
-def told(price: float = 0.0, day: float = 0.0, season: tuple[int, int] = (1, 1)) -> float:
-    """What the model adds for what it knows of a step."""
+def added(price: float = 0.0, day: float = 0.0, season: tuple[int, int] = (1, 1)) -> float:
+    """What the model adds to a forecast for the features and the season of a step."""
     return 1e3 * season[0] + 1e6 * season[1] + 1e-2 * price + 1e-4 * day
 
 
-def test_the_future_reaches_the_graph_in_the_models_order_and_what_it_lacks_is_missing(echo: TestClient) -> None:
+def test_the_future_reaches_the_graph_in_the_models_order_and_absent_values_are_missing(echo: TestClient) -> None:
     future = {"day": ["fast", None, "feast"], "price": [30, 40]}
-    found = post(echo, series=SERIES, future=future, horizon=4, season_length=1)
-    expected = [7 + told(30, 2), 7 + told(40), 7 + told(0, 1), 7 + told()]
-    assert found["median"] == pytest.approx(expected)
-    assert found["season_length"] == [1]
+    answer = post(echo, series=SERIES, future=future, horizon=4, season_length=1)
+    expected = [7 + added(30, 2), 7 + added(40), 7 + added(0, 1), 7 + added()]
+    assert answer["median"] == pytest.approx(expected)
+    assert answer["season_length"] == [1]
 
 
-def test_beyond_the_models_horizon_each_block_is_told_its_part_of_the_future(echo: TestClient) -> None:
+def test_beyond_the_models_horizon_each_block_gets_its_part_of_the_future(echo: TestClient) -> None:
     prices = [10.0 * step for step in range(1, 11)]
-    found = post(echo, series=SERIES, future={"price": prices}, horizon=10, season_length=1)["median"]
+    answer = post(echo, series=SERIES, future={"price": prices}, horizon=10, season_length=1)["median"]
     total = 7.0
     for step, price in enumerate(prices):
         if step and step % HORIZON == 0:
-            total += sum(found[step - HORIZON : step])
-        assert found[step] == pytest.approx(total + told(price))
+            total += sum(answer[step - HORIZON : step])
+        assert answer[step] == pytest.approx(total + added(price))
 
 
-def test_each_step_is_told_of_the_next_and_the_last_of_the_future(echo: TestClient) -> None:
-    found = post(echo, series=SERIES, future={"price": [9]}, horizon=1, include_history=True, season_length=1)
+def test_each_step_gets_the_features_of_the_next_and_the_last_gets_the_future(echo: TestClient) -> None:
+    answer = post(echo, series=SERIES, future={"price": [9]}, horizon=1, include_history=True, season_length=1)
     after = post(echo, series=SERIES, horizon=1, include_history=True, season_length=1)
-    history = [None, 1 + told(6, 2), 3 + told(7), 3 + told(8, 1)]
-    assert found["history"]["quantiles"]["0.5"] == after["history"]["quantiles"]["0.5"] == pytest.approx(history)
-    assert found["median"] == pytest.approx([7 + told(9)])
+    history = [None, 1 + added(6, 2), 3 + added(7), 3 + added(8, 1)]
+    assert answer["history"]["quantiles"]["0.5"] == after["history"]["quantiles"]["0.5"] == pytest.approx(history)
+    assert answer["median"] == pytest.approx([7 + added(9)])
 
 
-def test_a_session_told_of_the_future_each_time_answers_as_one_call(echo: TestClient) -> None:
+def test_a_session_with_a_future_in_each_call_answers_as_one_call(echo: TestClient) -> None:
     first = {"y": [1, 2], "price": [5, 6], "day": ["work", "fast"]}
     rest = {"y": [None, 4], "price": [7, 8], "day": [None, "feast"]}
     future = {"price": [9, 10], "day": ["fast"]}
     whole = post(echo, series=SERIES, future=future, horizon=2, include_history=True, season_length=12)
     session = echo.post("/sessions", json={"model": "echo"}).json()["id"]
     post(echo, series=first, future={"price": [7]}, session_id=session, season_length=12)
-    found = post(echo, series=rest, future=future, horizon=2, session_id=session, include_history=True)
-    assert found["median"] == pytest.approx(whole["median"])
-    assert found["season_length"] == whole["season_length"] == [12]
-    assert found["history"]["quantiles"]["0.5"] == pytest.approx(whole["history"]["quantiles"]["0.5"][2:])
+    answer = post(echo, series=rest, future=future, horizon=2, session_id=session, include_history=True)
+    assert answer["median"] == pytest.approx(whole["median"])
+    assert answer["season_length"] == whole["season_length"] == [12]
+    assert answer["history"]["quantiles"]["0.5"] == pytest.approx(whole["history"]["quantiles"]["0.5"][2:])
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,11 @@ def test_inputs_without_time_are_whole_in_every_piece(
         values = np.where(rng.random((steps, 3)) < 0.8, rng.integers(0, 3, (steps, 3)), np.nan)
         future = rng.integers(0, 3, (HORIZON, 2)).astype(float)
         request = ForecastRequest(values, HORIZON, (0.5,), future=future)
-        start = begin(manifest, (row + 2,))
+        start = initial_state(manifest, (row + 2,))
         pending.append(Request(forecast(manifest, request, start), request.cost_steps, math.inf))
         scheduler.add(pending[-1])
-        told_of = 1e-2 * future[:, 0] + 1e-4 * future[:, 1] + told(season=(row + 2, 1))
-        expected.append(np.nansum(values[:, 0]) + told_of)
+        from_inputs = 1e-2 * future[:, 0] + 1e-4 * future[:, 1] + added(season=(row + 2, 1))
+        expected.append(np.nansum(values[:, 0]) + from_inputs)
     while scheduler.busy:
         scheduler.step()
     np.testing.assert_allclose([request.future.result().median for request in pending], expected)
@@ -124,7 +124,7 @@ def of(y: list[float], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "season"),
+    ("fields", "season"),
     [
         ({"season_length": 7}, [7]),
         ({"season_length": [7]}, [7]),
@@ -139,13 +139,13 @@ def of(y: list[float], **more: Any) -> dict[str, Any]:
         ({}, [1]),
     ],
 )
-def test_the_season_told_is_the_one_given_else_the_frequencys_else_none(
-    echo: TestClient, asked: dict[str, Any], season: list[int]
+def test_the_season_is_that_of_the_request_else_of_its_frequency_else_none(
+    echo: TestClient, fields: dict[str, Any], season: list[int]
 ) -> None:
-    found = post(echo, **of(MONTHLY, **asked))
-    assert found["season_length"] == season
+    answer = post(echo, **of(MONTHLY, **fields))
+    assert answer["season_length"] == season
     pair = (season[0], season[1] if len(season) > 1 else 1)
-    assert found["median"][0] == pytest.approx(sum(MONTHLY) + told(season=pair))
+    assert answer["median"][0] == pytest.approx(sum(MONTHLY) + added(season=pair))
 
 
 def test_a_sequence_keeps_its_season_and_refuses_another(echo: TestClient) -> None:
@@ -154,57 +154,55 @@ def test_a_sequence_keeps_its_season_and_refuses_another(echo: TestClient) -> No
     assert post(echo, **of([1.0], state=state, freq="D", season_length=12))["season_length"] == [12]
     assert post(echo, **of([], state=state))["season_length"] == [12]
     refused = post(echo, status=422, **of([1.0], state=state, season_length=7))
-    assert refused["errors"] == [
-        {"path": "$.season_length", "message": "the sequence began with another one, [12], and keeps it"}
-    ]
+    assert refused["errors"] == [{"path": "$.season_length", "message": "the sequence began with [12] and keeps it"}]
 
 
 def test_a_session_begun_with_a_series_has_its_season(echo: TestClient) -> None:
     series = of(MONTHLY)["series"]
-    for asked, season in (({}, [1]), ({"freq": "Q"}, [4]), ({"season_length": [7, 14]}, [7, 14])):
-        id = echo.post("/sessions", json={"series": series, **asked}).json()["id"]
+    for fields, season in (({}, [1]), ({"freq": "Q"}, [4]), ({"season_length": [7, 14]}, [7, 14])):
+        id = echo.post("/sessions", json={"series": series, **fields}).json()["id"]
         assert post(echo, **of([1.0], session_id=id))["season_length"] == season
     refused = echo.post("/sessions", json={"model": "echo", "season_length": 7})
     assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.season_length")
 
 
-def test_items_of_a_batch_take_what_they_leave_out_from_the_batch(echo: TestClient) -> None:
+def test_fields_of_a_batch_are_defaults_of_its_items(echo: TestClient) -> None:
     items = [of([0.0] * 24 + [1.0]), of([0.0] * 8 + [2.0], freq="Q"), of([3.0], quantiles=[0.9], season_length=5)]
     for item in items[:2]:
         del item["horizon"]
-    found = post(echo, "/forecast/batch", requests=items, horizon=3, levels=[80], freq="M")["results"]
-    assert [len(item["median"]) for item in found] == [3, 3, 1]
-    assert [list(item["quantiles"]) for item in found] == [["0.1", "0.9"], ["0.1", "0.9"], ["0.9"]]
-    assert [item["season_length"] for item in found] == [[12], [4], [5]]
-    assert [item["median"][0] - told(season=(s, 1)) for item, s in zip(found, (12, 4, 5), strict=True)] == [1, 2, 3]
+    answer = post(echo, "/forecast/batch", requests=items, horizon=3, levels=[80], freq="M")["results"]
+    assert [len(item["median"]) for item in answer] == [3, 3, 1]
+    assert [list(item["quantiles"]) for item in answer] == [["0.1", "0.9"], ["0.1", "0.9"], ["0.9"]]
+    assert [item["season_length"] for item in answer] == [[12], [4], [5]]
+    assert [item["median"][0] - added(season=(s, 1)) for item, s in zip(answer, (12, 4, 5), strict=True)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("season", [[4], [4, 12]])
 def test_a_batch_may_have_one_season_for_all(echo: TestClient, season: list[int]) -> None:
-    found = post(echo, "/forecast/batch", requests=[of([1.0]), of([2.0])], season_length=season)["results"]
-    assert [item["season_length"] for item in found] == [season, season]
+    answer = post(echo, "/forecast/batch", requests=[of([1.0]), of([2.0])], season_length=season)["results"]
+    assert [item["season_length"] for item in answer] == [season, season]
 
 
 def test_a_batch_of_unequal_series_answers_each_in_its_place(echo: TestClient) -> None:
     lengths = [3, 700, 1, 20, 90, 2, 21, 300]
     items = [of([1.0] * length) for length in lengths]
     items.insert(4, of([]))
-    found = post(echo, "/forecast/batch", requests=items, season_length=1)["results"]
-    assert found.pop(4)["status"] == 422
-    assert [item["median"][0] - told() for item in found] == pytest.approx(lengths)
+    answer = post(echo, "/forecast/batch", requests=items, season_length=1)["results"]
+    assert answer.pop(4)["status"] == 422
+    assert [item["median"][0] - added() for item in answer] == pytest.approx(lengths)
 
 
-def test_cross_validation_knows_of_each_window_only_what_is_known_ahead(echo: TestClient) -> None:
+def test_a_backtest_gets_only_the_features_known_ahead_of_each_window(echo: TestClient) -> None:
     y, price = [1, 2, 3, None, 5, 6], [1, 2, 3, 4, 5, 6]
     series = {"y": y, "price": price, "day": [None] * 6}
-    found = post(echo, "/cross_validation", series=series, horizon=2, windows=3, step=1, season_length=3, levels=[80])
-    assert [window["cutoff"] for window in found["windows"]] == [2, 3, 4]
-    for window, total in zip(found["windows"], (3, 6, 6), strict=True):
+    answer = post(echo, "/cross_validation", series=series, horizon=2, windows=3, step=1, season_length=3, levels=[80])
+    assert [window["cutoff"] for window in answer["windows"]] == [2, 3, 4]
+    for window, total in zip(answer["windows"], (3, 6, 6), strict=True):
         at = window["cutoff"]
-        expected = [total + told(price[at + step], season=(3, 1)) for step in (0, 1)]
+        expected = [total + added(price[at + step], season=(3, 1)) for step in (0, 1)]
         assert window["median"] == pytest.approx(expected)
         assert window["actual"] == y[at : at + 2]
-    assert found["season_length"] == [3]
+    assert answer["season_length"] == [3]
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {

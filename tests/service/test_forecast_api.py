@@ -12,20 +12,20 @@ SERIES = [10.0, 11, 12.5, None, 12, 13, 14, 13.5, 15]
 
 
 def post(client: TestClient, status: int = 200, **body: Any) -> dict[str, Any]:
-    answer = client.post("/forecast", json=body)
-    assert answer.status_code == status, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    response = client.post("/forecast", json=body)
+    assert response.status_code == status, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def test_a_forecast_has_ascending_quantiles_for_every_step(client: TestClient) -> None:
-    found = post(client, series=SERIES, horizon=3)
-    assert found["model"] == {"name": "forecast", "version": 1}
-    assert list(found["quantiles"]) == ["0.1", "0.5", "0.9"]
-    rows = np.array(list(found["quantiles"].values()))
+    answer = post(client, series=SERIES, horizon=3)
+    assert answer["model"] == {"name": "forecast", "version": 1}
+    assert list(answer["quantiles"]) == ["0.1", "0.5", "0.9"]
+    rows = np.array(list(answer["quantiles"].values()))
     assert rows.shape == (3, 3)
     assert (np.diff(rows, axis=0) >= 0).all()
-    assert found["median"] == found["quantiles"]["0.5"]
+    assert answer["median"] == answer["quantiles"]["0.5"]
 
 
 @pytest.mark.parametrize("horizon", [4, 5, 9, 100])
@@ -37,37 +37,40 @@ def test_a_longer_horizon_begins_with_the_shorter_one(client: TestClient, horizo
 
 
 def test_quantiles_between_the_models_levels_lie_between_its_quantiles(client: TestClient) -> None:
-    own = post(client, series=SERIES, horizon=2)["quantiles"]
-    found = post(client, series=SERIES, horizon=2, quantiles=[0.3, 0.1])["quantiles"]
-    assert list(found) == ["0.1", "0.3"]
-    assert found["0.1"] == own["0.1"]
-    assert np.allclose(found["0.3"], (np.array(own["0.1"]) + own["0.5"]) / 2)
+    quantiles = post(client, series=SERIES, horizon=2)["quantiles"]
+    answer = post(client, series=SERIES, horizon=2, quantiles=[0.3, 0.1])["quantiles"]
+    assert list(answer) == ["0.1", "0.3"]
+    assert answer["0.1"] == quantiles["0.1"]
+    assert np.allclose(answer["0.3"], (np.array(quantiles["0.1"]) + quantiles["0.5"]) / 2)
 
 
 def test_levels_are_central_intervals(client: TestClient) -> None:
-    own = post(client, series=SERIES, horizon=2)["quantiles"]
-    assert post(client, series=SERIES, horizon=2, levels=[80])["quantiles"] == {"0.1": own["0.1"], "0.9": own["0.9"]}
+    quantiles = post(client, series=SERIES, horizon=2)["quantiles"]
+    assert post(client, series=SERIES, horizon=2, levels=[80])["quantiles"] == {
+        "0.1": quantiles["0.1"],
+        "0.9": quantiles["0.9"],
+    }
 
 
-def test_history_is_what_was_forecast_for_each_value_before_it_came(client: TestClient) -> None:
-    found = post(client, series=SERIES, horizon=1, include_history=True)["history"]["quantiles"]["0.5"]
-    assert len(found) == len(SERIES)
-    assert found[0] is None
-    for given_so_far in (1, 4, 8):
-        alone = post(client, series=SERIES[:given_so_far], horizon=1)["median"][0]
-        assert found[given_so_far] == pytest.approx(alone, rel=1e-4)
+def test_history_is_the_one_step_forecast_of_each_value(client: TestClient) -> None:
+    answer = post(client, series=SERIES, horizon=1, include_history=True)["history"]["quantiles"]["0.5"]
+    assert len(answer) == len(SERIES)
+    assert answer[0] is None
+    for length in (1, 4, 8):
+        alone = post(client, series=SERIES[:length], horizon=1)["median"][0]
+        assert answer[length] == pytest.approx(alone, rel=1e-4)
 
 
 def test_timestamps_follow_the_series(client: TestClient) -> None:
-    found = post(client, series=SERIES, horizon=3, start="2024-01-31", freq="M")
-    assert found["timestamps"] == ["2024-10-31", "2024-11-30", "2024-12-31"]
+    answer = post(client, series=SERIES, horizon=3, start="2024-01-31", freq="M")
+    assert answer["timestamps"] == ["2024-10-31", "2024-11-30", "2024-12-31"]
 
 
 def test_non_negative_raises_every_number_to_zero(client: TestClient) -> None:
     series = [0.1, -3, 0.2, -4, 0, -5]
     assert min(post(client, series=series, horizon=5)["quantiles"]["0.1"]) < 0
-    found = post(client, series=series, horizon=5, non_negative=True, include_history=True)
-    numbers = [*found["median"], *found["quantiles"]["0.1"], *found["history"]["quantiles"]["0.1"][1:]]
+    answer = post(client, series=series, horizon=5, non_negative=True, include_history=True)
+    numbers = [*answer["median"], *answer["quantiles"]["0.1"], *answer["history"]["quantiles"]["0.1"][1:]]
     assert min(numbers) >= 0
 
 
@@ -150,22 +153,22 @@ def test_bounds_and_steps_of_a_batch_may_stand_once_beside_its_requests(client: 
     requests = [{"series": WIDE, **item} for item in items]
     body: dict[str, Any] = {"requests": requests, "horizon": 6, "from_step": 5, "lower": -8, "upper": 3, "levels": [99]}
     results = client.post("/forecast/batch", json=body).json()["results"]
-    for item, found in zip(items, results, strict=True):
+    for item, answer in zip(items, results, strict=True):
         shared: dict[str, Any] = {"horizon": 6, "from_step": 5, "lower": -8, "upper": 3, "levels": [99]}
         if "non_negative" in item:
             del shared["lower"]
-        assert found == post(client, series=WIDE, **(shared | item))
-    assert [len(found["median"]) for found in results] == [2, 5, 2, 2]
-    assert [min(found["quantiles"]["0.005"]) for found in results] == [-8, -1, 0, -8]
+        assert answer == post(client, series=WIDE, **(shared | item))
+    assert [len(answer["median"]) for answer in results] == [2, 5, 2, 2]
+    assert [min(answer["quantiles"]["0.005"]) for answer in results] == [-8, -1, 0, -8]
 
 
 def test_several_features_by_name(client: TestClient) -> None:
     series = {"f1": ["a", "b", None, "c"], "f0": [1, 2, 3, 4]}
-    found = post(client, model="weather", series=series, horizon=9)
+    answer = post(client, model="weather", series=series, horizon=9)
     swapped = post(client, model="weather", series=dict(reversed(series.items())), horizon=9)
-    assert found == swapped
+    assert answer == swapped
     others = series | {"f1": ["c", "a", "c", "a"]}
-    assert found["median"] != post(client, model="weather", series=others, horizon=9)["median"]
+    assert answer["median"] != post(client, model="weather", series=others, horizon=9)["median"]
 
 
 def test_a_constant_series_is_forecast_to_stay(client: TestClient) -> None:
@@ -176,8 +179,8 @@ def test_a_constant_series_is_forecast_to_stay(client: TestClient) -> None:
 def test_of_a_constant_series_so_are_all_quantiles(shipped: TestClient, value: float) -> None:
     """To a millionth, and in order, also between levels and far beyond the horizon."""
     levels = [0.1, 0.11, 0.2, 0.37, 0.5, 0.501, 0.77, 0.9]
-    found = post(shipped, series=[value] * 50, horizon=480, quantiles=levels)
-    rows = np.array([*found["quantiles"].values()])
+    answer = post(shipped, series=[value] * 50, horizon=480, quantiles=levels)
+    rows = np.array([*answer["quantiles"].values()])
     np.testing.assert_allclose(rows, value, rtol=1e-6, atol=1e-12 * abs(value) + 1e-25)
     assert (np.diff(rows, axis=0) >= 0).all()
 
@@ -212,8 +215,8 @@ def test_a_forecast_moves_with_the_level_of_its_series(
 
     def relative_to(level: float) -> np.ndarray[Any, np.dtype[np.float64]]:
         series = [unit * (level + value) for value in np.cumsum(steps).tolist()]
-        found = post(shipped, series=series, horizon=12, quantiles=[0.1, 0.5, 0.9])
-        return np.array([*found["quantiles"].values()]) / unit - level
+        answer = post(shipped, series=series, horizon=12, quantiles=[0.1, 0.5, 0.9])
+        return np.array([*answer["quantiles"].values()]) / unit - level
 
     near, far = relative_to(1e7), relative_to(10.0**digits)
     np.testing.assert_allclose(far, near, atol=0.01 * (np.ptp(near) + 1) + 2e-13 * 10.0**digits)
@@ -232,14 +235,14 @@ def test_any_short_constant_or_sparse_series_of_any_size_has_finite_ascending_qu
     shipped: TestClient, unit: float, values: list[float]
 ) -> None:
     series = [value * unit for value in values]
-    found = post(shipped, series=series, horizon=60, include_history=True, non_negative=True)
-    rows = np.array([*found["quantiles"].values()])
+    answer = post(shipped, series=series, horizon=60, include_history=True, non_negative=True)
+    rows = np.array([*answer["quantiles"].values()])
     assert np.isfinite(rows).all()
     assert (np.diff(rows, axis=0) >= 0).all()
     assert rows.min() >= 0
-    history = np.array([row[1:] for row in found["history"]["quantiles"].values()], dtype=np.float64)
+    history = np.array([row[1:] for row in answer["history"]["quantiles"].values()], dtype=np.float64)
     assert np.isfinite(history).all()
-    assert max(map(abs, found["median"])) <= 100 * max(series) + 1e-9 * unit
+    assert max(map(abs, answer["median"])) <= 100 * max(series) + 1e-9 * unit
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -298,30 +301,30 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_names_the_field_and_what_is_accepted(client: TestClient, name: str) -> None:
     body, path, message = BAD[name]
-    answer = client.post("/forecast", json=body)
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
+    response = client.post("/forecast", json=body)
+    assert response.status_code == 422, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     assert problem["status"] == 422
-    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["request_id"] == response.headers["x-request-id"]
     errors = {error["path"]: error["message"] for error in problem["errors"]}
     assert message in errors[path]
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_json_does_not_know_are_refused(client: TestClient, literal: str) -> None:
-    answer = client.post(
+    response = client.post(
         "/forecast", content=f'{{"series":[1,{literal}]}}', headers={"content-type": "application/json"}
     )
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["path"] == "$.series[1]"
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["path"] == "$.series[1]"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[[[[", b"\xff\xfe", b"[" * 50_000, b'{"series": [1,]}', b"nul"])
-def test_what_is_no_json_is_told_so(client: TestClient, body: bytes) -> None:
-    answer = client.post("/forecast", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code in (400, 422)
-    assert answer.headers["content-type"] == "application/problem+json"
+def test_a_body_that_is_no_json_is_refused(client: TestClient, body: bytes) -> None:
+    response = client.post("/forecast", content=body, headers={"content-type": "application/json"})
+    assert response.status_code in (400, 422)
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(("model", "status"), [("nobody", 404), ("forecast@7", 404), ("forecast@1", 200)])
@@ -331,11 +334,11 @@ def test_models_are_found_by_name_and_version(client: TestClient, model: str, st
 
 def test_a_body_over_the_limit_is_refused_by_its_length_and_by_its_bytes(client: TestClient) -> None:
     body = b"[" + b"1," * 60_000 + b"1]"
-    told = client.post("/forecast", content=body)
+    whole = client.post("/forecast", content=body)
     streamed = client.post("/forecast", content=(body[i : i + 1000] for i in range(0, len(body), 1000)))
-    for answer in (told, streamed):
-        assert answer.status_code == 413
-        assert answer.json()["code"] == "body_too_large"
+    for response in (whole, streamed):
+        assert response.status_code == 413
+        assert response.json()["code"] == "body_too_large"
 
 
 @given(body=st.recursive(
@@ -350,5 +353,5 @@ def test_no_body_whatever_makes_the_service_fail(client: TestClient, body: Any) 
 
     content = json.dumps(body)  # NaN and Infinity too
     for route in ("/forecast", "/generate", "/predict"):
-        answer = client.post(route, content=content, headers={"content-type": "application/json"})
-        assert answer.status_code in (200, 400, 404, 422)
+        response = client.post(route, content=content, headers={"content-type": "application/json"})
+        assert response.status_code in (200, 400, 404, 422)

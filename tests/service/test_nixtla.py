@@ -1,4 +1,4 @@
-"""The unmodified `nixtla` client on the real application, frames in and frames out; and its bodies."""
+"""The unmodified `nixtla` client against the real application, with data frames; and the bodies that it sends."""
 
 import logging
 import warnings
@@ -32,36 +32,36 @@ RENAMED = "will be (?s:.)*nixtla 1.0"
 
 
 def client_of(url: str) -> NixtlaClient:
-    """The client; it tries once, and does not log."""
+    """A client that tries once and does not log."""
     logging.getLogger("nixtla").setLevel(logging.CRITICAL)
     return NixtlaClient(api_key=KEY, base_url=url, max_retries=1)
 
 
 @pytest.fixture(scope="module")
 def url(models: Path) -> Iterator[str]:
-    """On the small models."""
-    with served(models) as found:
-        yield found
+    """A service of the small models."""
+    with served(models) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def nixtla(url: str) -> NixtlaClient:
-    """The client of those."""
+    """The client of this service."""
     return client_of(url)
 
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """On the model that says what it was told, and one of two features, plain, of which none is known ahead."""
+    """A service of the echo model, and of `plain`: two features, none known ahead."""
     models = tmp_path_factory.mktemp("models")
     write_echo(models)
     write_model(forecaster(features=2, scaling="standard"), models, "plain")
-    with served(models, default_forecast_model="echo") as found:
-        yield found
+    with served(models, default_forecast_model="echo") as address:
+        yield address
 
 
 def frame(sizes: dict[Any, int], freq: str | int = "MS") -> pd.DataFrame:
-    """Series of such lengths that end together, of few digits: the client sends them in single precision."""
+    """Series of these lengths that end together, of few digits: the client sends them in single precision."""
     rng = np.random.default_rng(5)
     longest = max(sizes.values())
     times = np.arange(longest) if isinstance(freq, int) else pd.date_range(FIRST, periods=longest, freq=freq)
@@ -73,23 +73,23 @@ def frame(sizes: dict[Any, int], freq: str | int = "MS") -> pd.DataFrame:
 
 
 def values(of: pd.DataFrame, name: Any) -> list[float | None]:
-    """One series, as JSON has it."""
+    """One series, for JSON."""
     return [None if np.isnan(y) else y for y in of.loc[of["unique_id"] == name, "y"]]
 
 
 def ours(url: str, route: str, **body: Any) -> Any:
-    """What one of our own routes answers."""
-    answer = httpx2.post(url + route, json=body, headers={"Authorization": f"Bearer {KEY}"})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    """The answer of one of Carry's own routes."""
+    response = httpx2.post(url + route, json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
-def test_a_forecast_is_that_of_our_own_route(nixtla: NixtlaClient, url: str) -> None:
+def test_a_forecast_equals_that_of_carrys_own_route(nixtla: NixtlaClient, url: str) -> None:
     df = frame({"b": 30, "a": 44, "c": 3})
-    found = nixtla.forecast(df, h=6, level=[80, 50])
-    assert list(found.columns[:3]) == ["unique_id", "ds", "TimeGPT"]
-    assert len(found) == 18
-    for name, rows in found.groupby("unique_id"):
+    forecast = nixtla.forecast(df, h=6, level=[80, 50])
+    assert list(forecast.columns[:3]) == ["unique_id", "ds", "TimeGPT"]
+    assert len(forecast) == 18
+    for name, rows in forecast.groupby("unique_id"):
         expected = ours(url, "/forecast", series=values(df, name), horizon=6, levels=[80, 50], freq="MS")
         assert rows["TimeGPT"].tolist() == expected["median"]
         assert rows["TimeGPT-lo-80"].tolist() == expected["quantiles"]["0.1"]
@@ -101,17 +101,17 @@ def test_a_forecast_is_that_of_our_own_route(nixtla: NixtlaClient, url: str) -> 
 
 def test_quantiles_are_columns(nixtla: NixtlaClient, url: str) -> None:
     df = frame({"a": 20})
-    found = nixtla.forecast(df, h=2, quantiles=[0.1, 0.25, 0.5, 0.9], freq="MS")
+    forecast = nixtla.forecast(df, h=2, quantiles=[0.1, 0.25, 0.5, 0.9], freq="MS")
     expected = ours(url, "/forecast", series=values(df, "a"), horizon=2, quantiles=[0.1, 0.25, 0.5, 0.9], freq="MS")
-    assert list(found.columns[2:]) == ["TimeGPT", "TimeGPT-q-10", "TimeGPT-q-25", "TimeGPT-q-50", "TimeGPT-q-90"]
+    assert list(forecast.columns[2:]) == ["TimeGPT", "TimeGPT-q-10", "TimeGPT-q-25", "TimeGPT-q-50", "TimeGPT-q-90"]
     for percent, level in ((10, "0.1"), (25, "0.25"), (50, "0.5"), (90, "0.9")):
-        assert found[f"TimeGPT-q-{percent}"].tolist() == expected["quantiles"][level]
+        assert forecast[f"TimeGPT-q-{percent}"].tolist() == expected["quantiles"][level]
 
 
 def test_history_comes_before_the_forecast(nixtla: NixtlaClient, url: str) -> None:
     df = frame({"a": 20, "b": 9})
-    found = nixtla.forecast(df, h=2, level=[80], add_history=True, freq="MS")
-    for name, rows in found.groupby("unique_id"):
+    forecast = nixtla.forecast(df, h=2, level=[80], add_history=True, freq="MS")
+    for name, rows in forecast.groupby("unique_id"):
         sent = values(df, name)
         expected = ours(url, "/forecast", series=sent, horizon=2, include_history=True, freq="MS")
         history = expected["history"]["quantiles"]
@@ -124,19 +124,19 @@ def test_history_comes_before_the_forecast(nixtla: NixtlaClient, url: str) -> No
 def test_times_may_be_numbers_and_values_missing(nixtla: NixtlaClient, url: str) -> None:
     df = frame({7: 20, 8: 12}, freq=1)
     df.loc[[0, 5, 19], "y"] = np.nan
-    found = nixtla.forecast(df, h=3, freq=1)
-    assert found["ds"].tolist() == [20, 21, 22, 20, 21, 22]
-    for name, rows in found.groupby("unique_id"):
+    forecast = nixtla.forecast(df, h=3, freq=1)
+    assert forecast["ds"].tolist() == [20, 21, 22, 20, 21, 22]
+    for name, rows in forecast.groupby("unique_id"):
         assert rows["TimeGPT"].tolist() == ours(url, "/forecast", series=values(df, name), horizon=3)["median"]
 
 
-def test_cross_validation_is_that_of_our_own_route(nixtla: NixtlaClient, url: str) -> None:
+def test_cross_validation_equals_that_of_carrys_own_route(nixtla: NixtlaClient, url: str) -> None:
     df = frame({"a": 40, "b": 25})
-    found = nixtla.cross_validation(df, h=3, n_windows=4, step_size=2, level=[80], freq="MS")
-    for name, rows in found.groupby("unique_id"):
+    windows = nixtla.cross_validation(df, h=3, n_windows=4, step_size=2, level=[80], freq="MS")
+    for name, rows in windows.groupby("unique_id"):
         sent = values(df, name)
-        wish = {"series": sent, "horizon": 3, "windows": 4, "step": 2, "levels": [80], "freq": "MS"}
-        expected = ours(url, "/cross_validation", **wish)["windows"]
+        body = {"series": sent, "horizon": 3, "windows": 4, "step": 2, "levels": [80], "freq": "MS"}
+        expected = ours(url, "/cross_validation", **body)["windows"]
         assert rows["TimeGPT"].tolist() == [y for window in expected for y in window["median"]]
         assert rows["TimeGPT-lo-80"].tolist() == [y for window in expected for y in window["quantiles"]["0.1"]]
         assert rows["y"].tolist() == [y for window in expected for y in window["actual"]]
@@ -144,15 +144,15 @@ def test_cross_validation_is_that_of_our_own_route(nixtla: NixtlaClient, url: st
         assert rows["cutoff"].tolist() == [times[window["cutoff"] - 1] for window in expected for _ in range(3)]
 
 
-def test_anomalies_are_those_of_our_own_route(nixtla: NixtlaClient, url: str) -> None:
+def test_anomalies_equal_those_of_carrys_own_route(nixtla: NixtlaClient, url: str) -> None:
     df = frame({"a": 40, "b": 1, "c": 25})
     df.loc[[20, 50], "y"] = [1000.0, np.nan]
     with pytest.warns(FutureWarning, match=RENAMED):
-        found = nixtla.detect_anomalies(df, level=80, freq="MS")
-    assert found["anomaly"].dtype == bool
-    assert found["anomaly"].any()
-    assert [*found["unique_id"].unique()] == ["a", "c"], "nothing precedes the only value of b"
-    for name, rows in found.groupby("unique_id"):
+        anomalies = nixtla.detect_anomalies(df, level=80, freq="MS")
+    assert anomalies["anomaly"].dtype == bool
+    assert anomalies["anomaly"].any()
+    assert [*anomalies["unique_id"].unique()] == ["a", "c"], "no value precedes the only one of b"
+    for name, rows in anomalies.groupby("unique_id"):
         expected = ours(url, "/anomalies", series=values(df, name), level=80, freq="MS")
         assert rows["anomaly"].tolist() == [bool(anomaly) for anomaly in expected["anomaly"][1:]]
         assert rows["TimeGPT"].tolist() == expected["median"][1:]
@@ -160,11 +160,11 @@ def test_anomalies_are_those_of_our_own_route(nixtla: NixtlaClient, url: str) ->
 
 
 def test_columns_are_named_for_the_level_that_was_asked_for(nixtla: NixtlaClient) -> None:
-    """Also beyond the model's outermost quantiles: those who call it by dask name the columns beforehand."""
+    """Also beyond the model's outermost quantiles: with dask, the caller names the columns beforehand."""
     df = frame({"a": 20})
     with pytest.warns(FutureWarning, match=RENAMED):
-        found = nixtla.detect_anomalies(df)
-    assert {"TimeGPT-lo-99", "TimeGPT-hi-99"} < {*found.columns}
+        anomalies = nixtla.detect_anomalies(df)
+    assert {"TimeGPT-lo-99", "TimeGPT-hi-99"} < {*anomalies.columns}
     with pytest.warns(FutureWarning, match=RENAMED):
         online = nixtla.detect_anomalies_online(df, h=2, detection_size=2, freq="MS")
     assert {"TimeGPT-lo-99", "TimeGPT-hi-99"} < {*online.columns}
@@ -181,12 +181,12 @@ def test_the_last_values_are_judged_by_the_newest_forecast_before_each(nixtla: N
     windows = nixtla.cross_validation(df, h=2, n_windows=3, level=[80], freq="MS")
     windows = windows.groupby("unique_id").tail(5).reset_index(drop=True)
     with pytest.warns(FutureWarning, match=RENAMED):
-        found = nixtla.detect_anomalies_online(df, h=2, detection_size=5, level=80, freq="MS")
+        anomalies = nixtla.detect_anomalies_online(df, h=2, detection_size=5, level=80, freq="MS")
     same = ["unique_id", "ds", "y", "TimeGPT", "TimeGPT-lo-80", "TimeGPT-hi-80"]
-    pd.testing.assert_frame_equal(found[same], windows[same])
-    outside = (found["y"] < found["TimeGPT-lo-80"]) | (found["y"] > found["TimeGPT-hi-80"])
-    assert found["anomaly"].tolist() == outside.tolist()
-    assert (found["anomaly_score"] > 1).tolist() == outside.tolist()
+    pd.testing.assert_frame_equal(anomalies[same], windows[same])
+    outside = (anomalies["y"] < anomalies["TimeGPT-lo-80"]) | (anomalies["y"] > anomalies["TimeGPT-hi-80"])
+    assert anomalies["anomaly"].tolist() == outside.tolist()
+    assert (anomalies["anomaly_score"] > 1).tolist() == outside.tolist()
     with pytest.warns(FutureWarning, match=RENAMED):
         stepwise = nixtla.detect_anomalies_online(df, h=3, step_size=1, detection_size=5, level=80, freq="MS")
     with pytest.warns(FutureWarning, match=RENAMED):
@@ -227,12 +227,12 @@ def test_many_series_are_sent_compressed_or_in_parts(nixtla: NixtlaClient) -> No
     pd.testing.assert_frame_equal(parts, nixtla.forecast(few, h=2, level=[80], add_history=True, freq="MS"))
 
 
-def test_what_is_known_of_the_past_only_reaches_the_model(echo: str) -> None:
+def test_features_of_the_past_reach_the_model(echo: str) -> None:
     nixtla = client_of(echo)
     df = frame({"a": 20, "b": 12}).assign(rain=np.arange(32.0) % 5)
-    found = nixtla.forecast(df, h=3, model="plain", hist_exog_list=["rain"], freq="MS")
+    forecast = nixtla.forecast(df, h=3, model="plain", hist_exog_list=["rain"], freq="MS")
     windows = nixtla.cross_validation(df, h=3, model="plain", hist_exog_list=["rain"], freq="MS")
-    for name, rows in found.groupby("unique_id"):
+    for name, rows in forecast.groupby("unique_id"):
         sent = {"f0": values(df, name), "f1": df.loc[df["unique_id"] == name, "rain"].tolist()}
         expected = ours(echo, "/forecast", series=sent, horizon=3, model="plain", freq="MS")
         assert rows["TimeGPT"].tolist() == expected["median"]
@@ -240,7 +240,7 @@ def test_what_is_known_of_the_past_only_reaches_the_model(echo: str) -> None:
         assert windows.loc[windows["unique_id"] == name, "TimeGPT"].tolist() == expected["windows"][0]["median"]
 
 
-def test_what_is_known_ahead_reaches_the_model(echo: str) -> None:
+def test_features_known_ahead_reach_the_model(echo: str) -> None:
     nixtla, rng = client_of(echo), np.random.default_rng(1)
     df = frame({"a": 20, "b": 20})
     df = df.assign(price=rng.integers(1, 9, 40).astype(float), day=rng.choice(DAYS, 40))
@@ -249,11 +249,11 @@ def test_what_is_known_ahead_reaches_the_model(echo: str) -> None:
     )
     ahead = ahead.assign(price=rng.integers(1, 9, 12).astype(float), day=rng.choice(DAYS, 12))
     df.loc[3, "price"] = np.nan
-    given: dict[str, Any] = {"df": df, "freq": "MS", "categorical_exog_list": ["day"]}
-    forecast = nixtla.forecast(X_df=ahead.sample(frac=1, random_state=0), h=6, add_history=True, **given)
-    windows = nixtla.cross_validation(h=3, n_windows=2, **given)
+    panel_of: dict[str, Any] = {"df": df, "freq": "MS", "categorical_exog_list": ["day"]}
+    forecast = nixtla.forecast(X_df=ahead.sample(frac=1, random_state=0), h=6, add_history=True, **panel_of)
+    windows = nixtla.cross_validation(h=3, n_windows=2, **panel_of)
     with pytest.warns(FutureWarning, match=RENAMED):
-        judged = nixtla.detect_anomalies(level=80, **given)
+        judged = nixtla.detect_anomalies(level=80, **panel_of)
     for name, rows in df.groupby("unique_id"):
         known = ahead[ahead["unique_id"] == name]
         price = [None if np.isnan(price) else price for price in rows["price"]]
@@ -261,38 +261,36 @@ def test_what_is_known_ahead_reaches_the_model(echo: str) -> None:
         future = {"price": known["price"].tolist(), "day": known["day"].tolist()}
         expected = ours(echo, "/forecast", series=sent, future=future, horizon=6, freq="MS", include_history=True)
         assert expected["season_length"] == [12]
-        found = forecast.loc[forecast["unique_id"] == name, "TimeGPT"].tolist()
-        assert found == expected["history"]["quantiles"]["0.5"][1:] + expected["median"]
+        medians = forecast.loc[forecast["unique_id"] == name, "TimeGPT"].tolist()
+        assert medians == expected["history"]["quantiles"]["0.5"][1:] + expected["median"]
         expected = ours(echo, "/cross_validation", series=sent, horizon=3, windows=2, freq="MS")
-        found = windows.loc[windows["unique_id"] == name, "TimeGPT"].tolist()
-        assert found == [y for window in expected["windows"] for y in window["median"]]
+        medians = windows.loc[windows["unique_id"] == name, "TimeGPT"].tolist()
+        assert medians == [y for window in expected["windows"] for y in window["median"]]
         expected = ours(echo, "/anomalies", series=sent, freq="MS")
         assert judged.loc[judged["unique_id"] == name, "TimeGPT"].tolist() == expected["median"][1:]
     with pytest.raises(ApiError, match="in this order: X_df: price, day"):
-        nixtla.cross_validation(h=3, hist_exog_list=["price"], **given)
+        nixtla.cross_validation(h=3, hist_exog_list=["price"], **panel_of)
     with pytest.raises(ApiError, match="not a category"):
-        nixtla.forecast(X_df=ahead.assign(day="soon"), h=6, **given)
+        nixtla.forecast(X_df=ahead.assign(day="soon"), h=6, **panel_of)
 
 
-def test_the_season_is_that_of_the_frequency_and_of_integer_times_what_the_values_say(echo: str) -> None:
+def test_the_season_is_that_of_the_frequency_and_with_integer_times_set_by_the_values(echo: str) -> None:
     nixtla = client_of(echo)
     for freq, season in (("MS", 12), ("QE-DEC", 4), ("W-WED", 1), ("ms", 1), (1, 1)):
         df = frame({"a": 15}, freq).assign(price=0.0, day="work")
-        found = nixtla.forecast(df, h=1, freq=freq, hist_exog_list=["price", "day"], categorical_exog_list=["day"])
+        forecast = nixtla.forecast(df, h=1, freq=freq, hist_exog_list=["price", "day"], categorical_exog_list=["day"])
         seasons = 1e6 + 1e3 * season
-        assert found["TimeGPT"].tolist() == pytest.approx([df["y"].sum() + seasons])
+        assert forecast["TimeGPT"].tolist() == pytest.approx([df["y"].sum() + seasons])
 
 
 def odd_days(times: pd.DatetimeIndex) -> "pd.Series[float]":
-    """No part of the time by itself."""
+    """A feature that is no part of the time by itself."""
     return pd.Series((times.dayofyear % 2).astype(float), name="odd")
 
 
 @pytest.mark.parametrize(("freq", "dates"), [("MS", True), ("D", True), ("h", True), ("W-MON", ["week", "weekday"])])
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_features_that_the_times_tell_by_themselves_change_nothing(
-    nixtla: NixtlaClient, freq: str, dates: Any, one_hot: bool
-) -> None:
+def test_date_features_change_nothing(nixtla: NixtlaClient, freq: str, dates: Any, one_hot: bool) -> None:
     df = frame({"a": 40, "b": 30}, freq)
     plain = nixtla.forecast(df, h=3, freq=freq, level=[80])
     dated = nixtla.forecast(df, h=3, freq=freq, level=[80], date_features=dates, date_features_to_one_hot=one_hot)
@@ -300,7 +298,7 @@ def test_features_that_the_times_tell_by_themselves_change_nothing(
 
 
 @pytest.mark.parametrize(
-    ("asked", "path", "message"),
+    ("options", "path", "message"),
     [
         ({"level": [99.9]}, "$.level", "at most 99.8 %"),
         ({"finetune_steps": 5}, "$.finetune_steps", "not tuned"),
@@ -315,9 +313,11 @@ def test_features_that_the_times_tell_by_themselves_change_nothing(
         ({"h": 1001}, "$.h", "at most 1000"),
     ],
 )
-def test_what_is_not_done_here_is_refused(nixtla: NixtlaClient, asked: dict[str, Any], path: str, message: str) -> None:
+def test_unsupported_options_are_refused(
+    nixtla: NixtlaClient, options: dict[str, Any], path: str, message: str
+) -> None:
     with pytest.raises(ApiError, match=message) as refusal:
-        nixtla.forecast(**{"df": frame({"a": 9}), "h": 2, **asked})
+        nixtla.forecast(**{"df": frame({"a": 9}), "h": 2, **options})
     assert refusal.value.body["errors"][0]["path"] == path
 
 
@@ -335,7 +335,7 @@ def test_windows_longer_than_a_series_are_refused_by_its_place(nixtla: NixtlaCli
         nixtla.detect_anomalies_online(df, h=1, detection_size=2, threshold_method="multivariate", freq="MS")
 
 
-def test_methods_that_have_no_answer_here_are_told_those_that_have(nixtla: NixtlaClient) -> None:
+def test_unsupported_methods_are_answered_with_the_supported_ones(nixtla: NixtlaClient) -> None:
     df = frame({"a": 20})
     for ask in (
         lambda: nixtla.finetune(df, freq="MS"),
@@ -364,8 +364,8 @@ def test_a_series_without_a_value_gets_no_forecast_and_the_others_theirs(nixtla:
     for ask in asks:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            found, whole = ask(holed), ask(df)
-        for name, rows in found.groupby("unique_id"):
+            partly_empty, whole = ask(holed), ask(df)
+        for name, rows in partly_empty.groupby("unique_id"):
             if name == "a":
                 pd.testing.assert_frame_equal(rows, whole[whole["unique_id"] == "a"])
             else:
@@ -374,38 +374,42 @@ def test_a_series_without_a_value_gets_no_forecast_and_the_others_theirs(nixtla:
 
 
 R = {"sizes": [20], "y": np.random.default_rng(3).normal(size=20).round(3).tolist()}
-"""What R's client sends of a series."""
+"""A series, as R's client sends it."""
 
 
 def test_the_client_for_r_is_answered(client: TestClient) -> None:
-    """Its requests, in the order in which it makes them; before a forecast with intervals it wants so many values."""
+    """Its requests, in its order; before a forecast with intervals, it checks the length of the series."""
     assert client.post("/validate_token").status_code == 200
     params = client.post("/model_params", json={"model": "timegpt-1", "freq": "MS"}).json()["detail"]
     assert params["input_size"] + params["horizon"] <= 48
-    wish = {"model": "timegpt-1", "freq": "MS", "clean_ex_first": True, "finetune_steps": 0, "finetune_loss": "default"}
-    forecast = client.post("/v2/forecast", json=wish | {"series": R, "h": 8, "finetune_depth": 1, "level": [80, 95]})
+    common = {
+        "model": "timegpt-1",
+        "freq": "MS",
+        "clean_ex_first": True,
+        "finetune_steps": 0,
+        "finetune_loss": "default",
+    }
+    forecast = client.post("/v2/forecast", json=common | {"series": R, "h": 8, "finetune_depth": 1, "level": [80, 95]})
     assert [*forecast.json()["intervals"]] == ["lo-80", "hi-80", "lo-95", "hi-95"]
-    history = client.post("/v2/historic_forecast", json=wish | {"series": R, "level": [80]}).json()
+    history = client.post("/v2/historic_forecast", json=common | {"series": R, "level": [80]}).json()
     ours = client.post("/forecast", json={"series": R["y"], "include_history": True, "freq": "MS", "levels": [80]})
     assert (
         history["mean"]
-        == client.post("/v2/cross_validation", json=wish | {"series": R, "h": 1, "full_history": True}).json()["mean"]
+        == client.post("/v2/cross_validation", json=common | {"series": R, "h": 1, "full_history": True}).json()["mean"]
     )
     assert history["intervals"]["lo-80"] == ours.json()["history"]["quantiles"]["0.1"][1:]
     assert history["sizes"] == [19]
     assert history["idxs"] == [*range(1, 20)]
-    windows = wish | {"series": R, "h": 2, "n_windows": 2, "step_size": 1, "finetune_depth": 1}
+    windows = common | {"series": R, "h": 2, "n_windows": 2, "step_size": 1, "finetune_depth": 1}
     assert client.post("/v2/cross_validation", json=windows).json()["idxs"] == [17, 18, 18, 19]
     judged = {"model": "timegpt-1", "series": R, "freq": "MS", "level": 99, "clean_ex_first": True}
     assert client.post("/v2/anomaly_detection", json=judged).json()["sizes"] == [19]
 
 
-@pytest.mark.parametrize(("freq", "most"), [("MS", 48), ("Q", 28), ("Y", 28), ("D", 33), ("h", 360), ("ns", 28)])
-def test_clients_that_check_lengths_are_told_what_is_needed_and_others_send_all(
-    client: TestClient, freq: str, most: int
-) -> None:
+@pytest.mark.parametrize(("freq", "limit"), [("MS", 48), ("Q", 28), ("Y", 28), ("D", 33), ("h", 360), ("ns", 28)])
+def test_old_clients_send_what_the_model_needs_and_others_send_all(client: TestClient, freq: str, limit: int) -> None:
     old = client.get("/model_params", params={"model": "timegpt-1", "freq": freq}).json()["detail"]
-    assert old["input_size"] + old["horizon"] <= most
+    assert old["input_size"] + old["horizon"] <= limit
     new = client.get("/model_params", params={"freq": freq}, headers={"nixtla-client-version": "0.9.0"}).json()[
         "detail"
     ]
@@ -413,13 +417,13 @@ def test_clients_that_check_lengths_are_told_what_is_needed_and_others_send_all(
 
 
 def test_a_feature_of_one_number_may_come_as_the_number(echo: str) -> None:
-    """As R writes it."""
+    """R writes it so."""
     series = {"y": [1, 2, 3], "sizes": [3], "X": [[1, 2, 3], ["work"] * 3], "categorical_exog": [1]}
-    found = [
+    means = [
         ours(echo, "/v2/forecast", series=series | {"X_future": future}, h=1)["mean"]
         for future in ([[7], ["fast"]], [7, "fast"])
     ]
-    assert found[0] == found[1]
+    assert means[0] == means[1]
 
 
 ROUTES = (
@@ -440,8 +444,8 @@ def test_every_optional_field_may_be_null(client: TestClient, route: str) -> Non
     assert answer.status_code == 200, answer.text
     fields = documented["components"]["schemas"]
 
-    def filled(given: dict[str, Any], schema: str) -> dict[str, Any]:
-        return {name: None for name in fields[schema]["properties"] if name != "n_windows"} | given
+    def filled(example: dict[str, Any], schema: str) -> dict[str, Any]:
+        return {name: None for name in fields[schema]["properties"] if name != "n_windows"} | example
 
     payload = filled(example["value"], content["schema"]["$ref"].rsplit("/", 1)[1])
     payload["series"] = filled(payload["series"], "SeriesPayload")
@@ -472,16 +476,16 @@ def test_series_that_do_not_fit_together_are_refused_by_their_field(
     assert answer.json()["errors"][0]["path"] == path
 
 
-def test_an_answer_that_no_memory_should_hold_is_refused(client: TestClient) -> None:
+def test_an_answer_too_large_for_memory_is_refused(client: TestClient) -> None:
     series = {"y": [1] * 400, "sizes": [1] * 400}
-    wish = {"series": series, "h": 100, "n_windows": 2**31, "level": [80]}
-    answer = client.post("/v2/cross_validation", json=wish)
-    assert answer.json()["code"] == "limit_exceeded"
+    body = {"series": series, "h": 100, "n_windows": 2**31, "level": [80]}
+    response = client.post("/v2/cross_validation", json=body)
+    assert response.json()["code"] == "limit_exceeded"
 
 
 @given(st.data())
-def test_rows_are_taken_for_the_right_features(models: Path, data: st.DataObject) -> None:
-    """In the orders in which the client's calls have them."""
+def test_rows_are_matched_to_the_right_features(models: Path, data: st.DataObject) -> None:
+    """In all orders in which the client sends them."""
     manifest = read_manifest(models / "forecast" / "1", ForecastManifest)
     others = [f"f{i}" for i in range(data.draw(st.integers(1, 5)))]
     known = tuple(data.draw(st.permutations(others)))[: data.draw(st.integers(0, len(others)))]
@@ -524,7 +528,7 @@ def test_rows_are_taken_for_the_right_features(models: Path, data: st.DataObject
 
 
 def test_a_compressed_body_counts_as_what_it_holds(client: TestClient) -> None:
-    """Also where it is of no call of the nixtla client."""
+    """Also in calls of Carry's own API."""
     body = orjson.dumps({"series": [1.0, 2.0, 3.0] * 1000, "horizon": 2})
     headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
     packed = zstandard.compress(body)

@@ -18,7 +18,7 @@ PANDAS = [
     *(unit for unit in ("QS", "QE", "YS", "YE", "BQS", "BQE", "BYS", "BYE")),
     *(f"{unit}-{month}" for unit in ("QS", "QE", "YS", "YE", "BQS", "BQE", "BYS", "BYE") for month in MONTHS),
 ]
-"""All that is accepted and that pandas, too, has a meaning for."""
+"""All names that are accepted and that pandas knows, too."""
 OLD = {
     "H": "h",
     "T": "min",
@@ -30,23 +30,23 @@ OLD = {
     "AS-MAR": "YS-MAR",
 }
 COUNTED = {"M": pd.DateOffset(months=1), "Q": pd.DateOffset(months=3), "Y": pd.DateOffset(years=1)}
-"""Without a day in their name, they are counted from the start."""
+"""Frequencies without a day in their name count from the start."""
 DAYS = st.dates(min_value=datetime.date(1950, 1, 1), max_value=datetime.date(2060, 1, 1))
 
 
 @pytest.mark.parametrize("freq", [*PANDAS, *OLD])
-@given(day=DAYS, count=st.integers(1, 5), given_so_far=st.integers(1, 30))
-def test_times_are_those_of_pandas(freq: str, day: datetime.date, count: int, given_so_far: int) -> None:
+@given(day=DAYS, count=st.integers(1, 5), before=st.integers(1, 30))
+def test_times_are_those_of_pandas(freq: str, day: datetime.date, count: int, before: int) -> None:
     first = pd.date_range(str(day), periods=1, freq=OLD.get(freq, freq))[0]
-    expected = pd.date_range(first, periods=given_so_far + 3, freq=f"{count}{OLD.get(freq, freq)}")[given_so_far:]
-    found = timestamps_after(first.isoformat(), f"{count}{freq}", given_so_far, 3)
-    assert [pd.Timestamp(time) for time in found] == list(expected)
+    expected = pd.date_range(first, periods=before + 3, freq=f"{count}{OLD.get(freq, freq)}")[before:]
+    times = timestamps_after(first.isoformat(), f"{count}{freq}", before, 3)
+    assert [pd.Timestamp(time) for time in times] == list(expected)
 
 
 @pytest.mark.parametrize("freq", PANDAS)
 @given(day=DAYS, count=st.integers(1, 3))
-def test_a_start_between_the_times_of_a_frequency_is_no_other_time(freq: str, day: datetime.date, count: int) -> None:
-    """Either pandas' times, or a refusal: never times that the frequency does not have."""
+def test_a_start_between_the_times_of_a_frequency_is_refused(freq: str, day: datetime.date, count: int) -> None:
+    """Either pandas' times, or an error: never times that the frequency does not have."""
     expected = pd.date_range(str(day), periods=4, freq=f"{count}{freq}")
     if freq == "B" or expected[0] == pd.Timestamp(day):
         assert [pd.Timestamp(time) for time in timestamps_after(str(day), f"{count}{freq}", 0, 4)] == list(expected)
@@ -64,19 +64,19 @@ def test_a_start_between_the_times_of_a_frequency_is_no_other_time(freq: str, da
         ("2024-06-30", "BME", "on the last weekday of a month"),
     ],
 )
-def test_a_refused_start_is_told_the_days_of_its_frequency(start: str, freq: str, days: str) -> None:
+def test_a_refusal_of_a_start_names_the_days_of_its_frequency(start: str, freq: str, days: str) -> None:
     with pytest.raises(InvalidRequestError, match=days) as refused:
         timestamps_after(start, freq, 3, 1)
     assert refused.value.path == "$.start"
 
 
 @pytest.mark.parametrize("freq", COUNTED)
-@given(day=DAYS.filter(lambda day: day.day < 28), given_so_far=st.integers(1, 60))
+@given(day=DAYS.filter(lambda day: day.day < 28), before=st.integers(1, 60))
 def test_without_a_day_in_its_name_a_frequency_counts_from_the_start(
-    freq: str, day: datetime.date, given_so_far: int
+    freq: str, day: datetime.date, before: int
 ) -> None:
-    expected = pd.date_range(str(day), periods=given_so_far + 3, freq=COUNTED[freq])[given_so_far:]
-    assert timestamps_after(str(day), freq, given_so_far, 3) == [str(time.date()) for time in expected]
+    expected = pd.date_range(str(day), periods=before + 3, freq=COUNTED[freq])[before:]
+    assert timestamps_after(str(day), freq, before, 3) == [str(time.date()) for time in expected]
 
 
 @given(month=st.integers(1, 12), steps=st.integers(1, 60))
@@ -97,7 +97,7 @@ def test_days_keep_their_form_and_times_theirs() -> None:
 
 
 @pytest.mark.parametrize("freq", ["D\n", "W-XYZ", "QS-FRI", "M-JAN", "D-MON", "0D", "-1D", "10000D", "bh", "", "٣D"])
-def test_what_is_no_frequency_is_refused(freq: str) -> None:
+def test_an_unknown_frequency_is_refused(freq: str) -> None:
     with pytest.raises(InvalidRequestError, match="not a frequency"):
         seasons_of(freq)
 
