@@ -1,37 +1,29 @@
-"""From prompt to text, below HTTP, of character models and of word models."""
+"""Generating and scoring, below HTTP, of character models and of word models."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from service.engine.scheduler import Scheduler
-from service.engine.sequence import Prefill, PrefillResult, SequenceState, Task
+from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task
 from service.errors import InvalidRequestError
 from service.manifest import read_manifest
+from service.text.decoder import DECODE_STEPS, FinishReason, Row, TextDecoder
+from service.text.logprobs import TokenLogprob, logprob_blocks
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams
+from service.text.scoring import Position, bits_per_character, next_candidates, position_blocks, predict
 from service.text.stopping import StopTexts
-from service.text.task import (
-    DECODE_STEPS,
-    CharacterDecoder,
-    Continuation,
-    GenerateRequest,
-    Prediction,
-    Row,
-    continuation,
-    generate,
-    predict,
-    prediction,
-)
-from service.text.tokenizer import Tokenizer
+from service.text.task import GenerateRequest, generate
+from service.text.tokenizer import Candidate, Ids, Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_scheduler, run, word_model, write_model
 
 Opened = tuple[Tokenizer, Scheduler]
@@ -44,107 +36,134 @@ def opened(models: Path) -> Opened:
     return manifest.tokenizer, scheduler
 
 
-def texts(opened: Opened, request: GenerateRequest) -> list[Continuation]:
-    rows, task = generate(opened[0], request)
-    run(opened[1], task)
-    return [continuation(opened[0], row, request.logprobs) for row in rows]
+@dataclass
+class Generated:
+    """A text, with its echo."""
+
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob]
 
 
-def predicted(opened: Opened, text: str, top_k: int, per_position: bool) -> Prediction:
-    scored = run(opened[1], predict(opened[0], text, per_position))
-    return prediction(opened[0], text, scored.scores, top_k, per_position)
+def generated(opened: Opened, request: GenerateRequest, start: SequenceState = EMPTY_STATE) -> list[Generated]:
+    """The texts of a request."""
+    tokenizer, scheduler = opened
+    rows, task = generate(tokenizer, request, start)
+    run(scheduler, task)
+    return [
+        Generated(
+            row.returned_text,
+            row.finish_reason,
+            list(chain.from_iterable(logprob_blocks(tokenizer, row, request.logprobs))),
+        )
+        for row in rows
+    ]
+
+
+def predicted(opened: Opened, text: str, top_k: int) -> list[Candidate]:
+    """The candidates after a text."""
+    tokenizer, scheduler = opened
+    return next_candidates(tokenizer, run(scheduler, predict(tokenizer, text, False)).scores, top_k)
+
+
+def positions_of(
+    opened: Opened, text: str, top_k: int, start: SequenceState = EMPTY_STATE
+) -> tuple[list[Position], float | None]:
+    """The positions of a text, and its bits per character."""
+    tokenizer, scheduler = opened
+    scored = run(scheduler, predict(tokenizer, text, True, start))
+    blocks = list(position_blocks(tokenizer, text, scored.scores, top_k))
+    bits = bits_per_character(sum(block.nats for block in blocks), sum(block.characters for block in blocks))
+    return list(chain.from_iterable(block.positions for block in blocks)), bits
 
 
 @pytest.mark.parametrize("repeats", [26, 60])
 def test_positions_of_a_text_longer_than_a_chunk_have_no_seam(opened: Opened, repeats: int) -> None:
     text = "the quick brown fox jumps over the lazy dog, " * repeats
-    found = predicted(opened, text, 3, per_position=True)
-    assert found.positions is not None
-    assert "".join(position.character for position in found.positions) == text
+    positions, bits = positions_of(opened, text, 3)
+    assert "".join(position.token for position in positions) == text
     nats = 0.0
-    for at in range(1, len(text)):
-        probability = found.positions[at].probability
-        assert probability is not None
-        nats -= np.log(probability)
-    assert found.bits_per_character == pytest.approx(nats / np.log(2) / (len(text) - 1))
-    for at in {1, 511, 512, 513, 1023, 1024, 1025, len(text) - 1}:
-        before = predicted(opened, text[:at], CHARACTERS.size, per_position=False)
-        expected = dict(before.candidates)[text[at]]
-        assert found.positions[at].probability == pytest.approx(expected, rel=1e-3)
-        assert found.positions[at - 1].candidates[0] == pytest.approx(before.candidates[0])
+    for position in positions[1:]:
+        assert position.probability is not None
+        nats -= np.log(position.probability)
+    assert bits == pytest.approx(nats / np.log(2) / (len(text) - 1))
+    for i in {1, 511, 512, 513, 1023, 1024, 1025, len(text) - 1}:
+        candidates = predicted(opened, text[:i], CHARACTERS.size)
+        assert positions[i].probability == pytest.approx(dict(candidates)[text[i]], rel=1e-3)
+        assert positions[i - 1].candidates[0] == pytest.approx(candidates[0])
 
 
 def test_of_two_stop_texts_completed_at_once_the_one_that_began_first_cuts(opened: Opened) -> None:
     params = SamplingParams(temperature=1.0)
-    [whole] = texts(opened, GenerateRequest("a", 40, params, seed=3))
+    [whole] = generated(opened, GenerateRequest("a", 40, params, seed=3))
     long, short = whole.text[20:24], whole.text[22:24]
     assert short not in whole.text[:23]
     for stop in ((long, short), (short, long)):
-        [cut] = texts(opened, GenerateRequest("a", 40, params, seed=3, stop=stop))
+        [cut] = generated(opened, GenerateRequest("a", 40, params, seed=3, stop=stop))
         assert (cut.text, cut.finish_reason) == (whole.text[:20], "stop")
 
 
 def test_rows_that_stop_leave_the_others_as_they_are(opened: Opened) -> None:
     params = SamplingParams(temperature=1.0)
-    free = texts(opened, GenerateRequest("a", 30, params, seed=3, n=5))
+    free = generated(opened, GenerateRequest("a", 30, params, seed=3, n=5))
     stop = free[2].text[4]
-    cut = texts(opened, GenerateRequest("a", 30, params, seed=3, n=5, stop=(stop,)))
+    cut = generated(opened, GenerateRequest("a", 30, params, seed=3, n=5, stop=(stop,)))
     for whole, row in zip(free, cut, strict=True):
         assert row.text == whole.text.split(stop)[0]
         assert row.finish_reason == ("stop" if stop in whole.text else "length")
 
 
-PIECES = st.lists(st.sampled_from("ab"), min_size=1, max_size=30) | st.lists(
+TOKENS = st.lists(st.sampled_from("ab"), min_size=1, max_size=30) | st.lists(
     st.sampled_from(["a", "b", "ab", "ba", " a", " bab"]), min_size=1, max_size=20
 )
 STOPS = st.lists(st.text("ab ", min_size=1, max_size=5), max_size=3).map(tuple)
 
 
-def whole_pieces(pieces: Sequence[str], length: int) -> int:
-    """How many of the first pieces lie wholly in so many characters."""
-    return sum(len("".join(pieces[: count + 1])) <= length for count in range(len(pieces)))
+def whole_tokens(tokens: Sequence[str], length: int) -> int:
+    """How many tokens the first `length` characters hold whole."""
+    return sum(len("".join(tokens[: count + 1])) <= length for count in range(len(tokens)))
 
 
-def cut_plainly(pieces: Sequence[str], stops: tuple[str, ...]) -> tuple[int, int] | None:
-    """The plain way, of the whole text: how many pieces stay before the stop text that is complete first, and how many
-    were read until then."""
-    text = "".join(pieces)
+def cut_plainly(tokens: Sequence[str], stops: tuple[str, ...]) -> tuple[int, int] | None:
+    """The plain way, on the whole text: how many tokens stay before the stop text that is complete first, and how many
+    complete it."""
+    text = "".join(tokens)
     ends = [end for end in range(1, len(text) + 1) if text[:end].endswith(stops)]
     if not ends:
         return None
     begin = ends[0] - max(len(stop) for stop in stops if text[: ends[0]].endswith(stop))
-    return whole_pieces(pieces, begin), whole_pieces(pieces, ends[0] - 1) + 1
+    return whole_tokens(tokens, begin), whole_tokens(tokens, ends[0] - 1) + 1
 
 
 def row_of(length: int, stops: tuple[str, ...]) -> Row:
     automaton = StopTexts(stops) if stops else None
-    return Row(GenerateRequest("", length, SamplingParams(), 0), 0, 0, False, None, stops=automaton)
+    return Row(SamplingParams(), 0, 0, length, stops=automaton)
 
 
-@given(pieces=PIECES, stops=STOPS, more=st.booleans(), size=st.integers(1, 16))
+@given(tokens=TOKENS, stops=STOPS, more=st.booleans(), size=st.integers(1, 16))
 def test_a_text_ends_before_a_stop_text_and_only_its_possible_beginning_is_held(
-    pieces: list[str], stops: tuple[str, ...], more: bool, size: int
+    tokens: list[str], stops: tuple[str, ...], more: bool, size: int
 ) -> None:
-    """Against the plain way, after each piece; and in calls of any size the same."""
-    row = row_of(len(pieces) + more, stops)
-    for count, piece in enumerate(pieces, 1):
-        assert row.take([piece]) == 1
-        so_far = pieces[:count]
+    """As the plain way says, after each token; and the same in calls of any size."""
+    row = row_of(len(tokens) + more, stops)
+    for count, token in enumerate(tokens, 1):
+        assert row.append([token]) == 1
+        so_far = tokens[:count]
         cut = cut_plainly(so_far, stops)
         if cut:
             assert row.stopped
-            assert cut == (len(row.text), count)
-            assert (row.text, row.ready, row.left) == (so_far[: cut[0]], cut[0], 0)
+            assert cut == (len(row.tokens), count)
+            assert (row.tokens, row.num_flushable, row.remaining) == (so_far[: cut[0]], cut[0], 0)
             break
-        assert (row.text, row.left, row.stopped) == (so_far, len(pieces) + more - count, False)
+        assert (row.tokens, row.remaining, row.stopped) == (so_far, len(tokens) + more - count, False)
         text = "".join(so_far)
-        begun = [at for at in range(len(text)) if any(stop.startswith(text[at:]) for stop in stops)]
-        assert row.ready == (whole_pieces(so_far, min(begun)) if row.left and begun else count)
-    several, read = row_of(len(pieces) + more, stops), 0
-    while read < len(pieces) and several.left:
-        read += several.take(pieces[read : read + size])
-    assert (several.text, several.stopped, several.ready) == (row.text, row.stopped, row.ready)
-    assert read == count
+        begun = [i for i in range(len(text)) if any(stop.startswith(text[i:]) for stop in stops)]
+        assert row.num_flushable == (whole_tokens(so_far, min(begun)) if row.remaining and begun else count)
+    other, taken = row_of(len(tokens) + more, stops), 0
+    while taken < len(tokens) and other.remaining:
+        taken += other.append(tokens[taken : taken + size])
+    assert (other.tokens, other.stopped, other.num_flushable) == (row.tokens, row.stopped, row.num_flushable)
+    assert taken == count
 
 
 @pytest.fixture(scope="module")
@@ -155,42 +174,41 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     return manifest.tokenizer, scheduler
 
 
-@pytest.mark.parametrize("unit", ["character", "word"])
+@pytest.mark.parametrize("level", ["character", "word"])
 @given(
     prompt=st.text("ab ,\n", max_size=20),
     seed=st.integers(0, 2**53),
     stop=st.lists(st.text("ab ,", min_size=1, max_size=3), max_size=3).map(tuple),
     temperature=st.sampled_from([0.0, 0.3, 1.0]),
 )
-def test_a_sequence_stands_at_the_end_of_the_text_that_was_given_back(
-    opened: Opened, words: Opened, unit: str, prompt: str, seed: int, stop: tuple[str, ...], temperature: float
+def test_the_state_is_that_at_the_end_of_the_returned_text(
+    opened: Opened, words: Opened, level: str, prompt: str, seed: int, stop: tuple[str, ...], temperature: float
 ) -> None:
-    """Which is the free text, cut; to go on from there is to go on from where those tokens were only read."""
-    tokenizer, scheduler = opened if unit == "character" else words
+    """The returned text is the free text, cut. To continue from the state is to continue from a prefill of it."""
+    tokenizer, scheduler = opened if level == "character" else words
     params = SamplingParams(temperature, top_k=6, repetition_penalty=1.2, frequency_penalty=0.2, presence_penalty=0.5)
-    if unit == "character":
+    if level == "character":
         params = replace(params, logit_bias=tokenizer.biases(dict.fromkeys("ab ,", 4.0), ""))
     whole = GenerateRequest(prompt, 40, params, seed)
     [free], task = generate(tokenizer, whole)
     run(scheduler, task)
-    [row], task = generate(tokenizer, replace(whole, stop=stop), keeps=True)
+    [row], task = generate(tokenizer, replace(whole, stop=stop), returns_state=True)
     after = run(scheduler, task)
-    cut = cut_plainly(free.text, stop)
-    assert row.text == (free.text[: cut[0]] if cut else free.text)
+    cut = cut_plainly(free.tokens, stop)
+    assert row.tokens == (free.tokens[: cut[0]] if cut else free.tokens)
     assert row.finish_reason == ("stop" if cut else "length")
-    tokens = np.concatenate([tokenizer.encode(prompt or "\n")[1], tokenizer.tokens(row.text)])
-    read: PrefillResult = run(scheduler, reading(tokens))
-    assert after.position == len(tokens)
-    np.testing.assert_allclose(after.states["logits"], read.outputs["logits"], atol=1e-5)
-    fresh = SequenceState(len(tokens), {**read.states, **read.outputs, "seen": after.states["seen"]})
-    on = [generate(tokenizer, GenerateRequest("", 9, params, seed), start) for start in (after, fresh)]
-    for _, task in on:
-        run(scheduler, task)
-    assert on[0][0][0].text == on[1][0][0].text
+    ids = np.concatenate([tokenizer.encode(prompt or "\n")[1], tokenizer.ids(row.tokens)])
+    result: PrefillResult = run(scheduler, prefilled(ids))
+    assert after.position == len(ids)
+    np.testing.assert_allclose(after.states["logits"], result.outputs["logits"], atol=1e-5)
+    expected = SequenceState(len(ids), {**result.states, **result.outputs, "seen": after.states["seen"]})
+    more = GenerateRequest("", 9, params, seed)
+    [one], [other] = (generated((tokenizer, scheduler), more, start) for start in (after, expected))
+    assert one.text == other.text
 
 
-def reading(tokens: NDArray[np.int64]) -> Task[PrefillResult]:
-    result: PrefillResult = yield Prefill({"tokens": tokens[None]}, ("logits",))
+def prefilled(ids: Ids) -> Task[PrefillResult]:
+    result: PrefillResult = yield Prefill({"tokens": ids[None]}, ("logits",))
     return result
 
 
@@ -199,26 +217,27 @@ ANY_TEXT = st.text("ab ,\t\r\n'_<>eE\u0301\u0323\u00e9\u1100\u1161\u2014\u2019\u
 
 @pytest.mark.parametrize("tokenizer", [CHARACTERS, WORDS], ids=["character", "word"])
 @given(text=ANY_TEXT)
-def test_a_text_is_the_concatenation_of_its_pieces(tokenizer: Tokenizer, text: str) -> None:
+def test_a_text_is_the_concatenation_of_its_tokens(tokenizer: Tokenizer, text: str) -> None:
     text = text.encode("utf-8", "ignore").decode()
-    pieces, tokens = tokenizer.encode(text)
-    assert "".join(pieces) == tokenizer.read(text) == tokenizer.read(tokenizer.read(text))
-    assert np.array_equal(tokens, tokenizer.tokens(pieces))
-    assert bool(tokenizer.unknown(text)) == any(tokens[i] == 0 and "<unk>" not in pieces[i] for i in range(len(pieces)))
+    tokens, ids = tokenizer.encode(text)
+    assert "".join(tokens) == tokenizer.normalize(text) == tokenizer.normalize(tokenizer.normalize(text))
+    assert np.array_equal(ids, tokenizer.ids(tokens))
+    unknown = (id == 0 and "<unk>" not in token for token, id in zip(tokens, ids, strict=True))
+    assert bool(tokenizer.unknown(text)) == any(unknown)
 
 
 @given(text=ANY_TEXT)
-def test_an_unknown_character_is_found_where_it_was_sent(opened: Opened, text: str) -> None:
+def test_an_error_has_the_position_of_the_first_unknown_character_as_sent(opened: Opened, text: str) -> None:
     tokenizer = opened[0]
     text = text.encode("utf-8", "ignore").decode()
     unknown = tokenizer.unknown(text)
     if not unknown:
         tokenizer.check_known(text, "$.prompt")
         return
-    with pytest.raises(InvalidRequestError, match=re.escape(f"(U+{ord(unknown[0]):04X})")) as refused:
+    with pytest.raises(InvalidRequestError, match=re.escape(f"(U+{ord(unknown[0]):04X})")) as refusal:
         tokenizer.check_known(text, "$.prompt")
-    assert refused.value.path == "$.prompt"
-    position = int(refused.value.detail.rsplit(" ", 1)[1])
+    assert refusal.value.path == "$.prompt"
+    position = int(refusal.value.detail.rsplit(" ", 1)[1])
     assert not tokenizer.unknown(text[:position])
     assert tokenizer.unknown(text[: position + 1]) or text[position + 1] >= "\u0300"
 
@@ -232,14 +251,14 @@ def test_an_unknown_character_is_found_where_it_was_sent(opened: Opened, text: s
         ("\u212b", "'\u00c5' (U+00C5)", 0),
     ],
 )
-def test_a_refusal_names_the_character_and_its_place(opened: Opened, text: str, name: str, position: int) -> None:
-    """After what is read as fewer or more characters than were sent."""
-    with pytest.raises(InvalidRequestError) as refused:
+def test_an_error_names_the_unknown_character(opened: Opened, text: str, name: str, position: int) -> None:
+    """After characters that the model reads as fewer or more than were sent."""
+    with pytest.raises(InvalidRequestError) as refusal:
         opened[0].check_known(text, "$.prompt")
-    assert refused.value.detail == f"the model does not know the character {name}, at position {position}"
+    assert refusal.value.detail == f"the model does not know the character {name}, at position {position}"
 
 
-def test_unknown_words_are_told_without_their_space_but_not_those_that_say_so(words: Opened) -> None:
+def test_unknown_words_are_listed_without_their_space_and_the_unknown_token_is_not(words: Opened) -> None:
     tokenizer = words[0]
     assert tokenizer.unknown("a cat, <unk> a cat's\r\nab ba") == ["cat", "cat's", "ab"]
     assert tokenizer.unknown("a  bab") == [" "]
@@ -247,7 +266,7 @@ def test_unknown_words_are_told_without_their_space_but_not_those_that_say_so(wo
         tokenizer.check_known("a <unk>\r\ncat", "$.prompt")
 
 
-@pytest.mark.parametrize("unit", ["character", "word"])
+@pytest.mark.parametrize("level", ["character", "word"])
 @given(
     before=st.text("ab ,", max_size=9),
     prompt=st.text("ab ,\u2019\u00e9", max_size=20),
@@ -255,58 +274,50 @@ def test_unknown_words_are_told_without_their_space_but_not_those_that_say_so(wo
     top=st.integers(1, 4),
     n=st.integers(1, 3),
 )
-def test_an_echo_is_the_prompt_as_read_with_what_was_expected_there(
-    opened: Opened, words: Opened, unit: str, before: str, prompt: str, length: int, top: int, n: int
+def test_an_echo_is_the_prompt_as_read_with_the_models_log_probabilities(
+    opened: Opened, words: Opened, level: str, before: str, prompt: str, length: int, top: int, n: int
 ) -> None:
-    tokenizer, scheduler = opened if unit == "character" else words
+    tokenizer, scheduler = opened if level == "character" else words
     start = run(scheduler, predict(tokenizer, before, False)).after
     request = GenerateRequest(prompt, length, SamplingParams(), 3, n=n, logprobs=top)
-    rows, task = generate(tokenizer, request, start)
-    run(scheduler, task)
-    plain = [continuation(tokenizer, row, top) for row in rows]
-    rows, task = generate(tokenizer, replace(request, echo=True), start)
-    run(scheduler, task)
-    scored = run(scheduler, predict(tokenizer, prompt, True, start))
-    expected = prediction(tokenizer, prompt, scored.scores, top, per_position=True).positions
-    assert expected is not None
-    for row, alone in zip(rows, plain, strict=True):
-        whole = continuation(tokenizer, row, top)
-        assert whole.text == tokenizer.read(prompt) + alone.text
-        told = whole.chosen[: len(expected)]
-        assert [c.character for c in told] == [p.character for p in expected]
-        assert [c.probability for c in told] == [pytest.approx(p.probability) for p in expected]
-        assert [c.candidates for c in whole.chosen[1 : len(expected)]] == [p.candidates for p in expected[:-1]]
-        assert whole.chosen[len(expected) :] == alone.chosen
-        if told and not before:
-            assert (told[0].probability, told[0].candidates) == (None, [])
+    plain = generated((tokenizer, scheduler), request, start)
+    echoed = generated((tokenizer, scheduler), replace(request, echo=True), start)
+    positions, _ = positions_of((tokenizer, scheduler), prompt, top, start)
+    for whole, alone in zip(echoed, plain, strict=True):
+        assert whole.text == tokenizer.normalize(prompt) + alone.text
+        echo = whole.logprobs[: len(positions)]
+        assert [logprob.token for logprob in echo] == [position.token for position in positions]
+        assert [logprob.probability for logprob in echo] == [pytest.approx(p.probability) for p in positions]
+        assert [logprob.candidates for logprob in echo[1:]] == [position.candidates for position in positions[:-1]]
+        assert whole.logprobs[len(positions) :] == alone.logprobs
+        if echo and not before:
+            assert (echo[0].probability, echo[0].candidates) == (None, [])
 
 
-@pytest.mark.parametrize("unit", ["character", "word"])
+@pytest.mark.parametrize("level", ["character", "word"])
 @given(
     before=st.text("ab ,", max_size=5),
     text=st.text("ab ,", max_size=9),
     continuations=st.lists(st.text("ab ,\u00e9", min_size=1, max_size=9), min_size=1, max_size=40),
 )
 def test_a_continuation_is_as_probable_as_its_positions_say(
-    opened: Opened, words: Opened, unit: str, before: str, text: str, continuations: list[str]
+    opened: Opened, words: Opened, level: str, before: str, text: str, continuations: list[str]
 ) -> None:
-    tokenizer, scheduler = opened if unit == "character" else words
+    tokenizer, scheduler = opened if level == "character" else words
     start = run(scheduler, predict(tokenizer, before, False)).after
     scored = run(scheduler, predict(tokenizer, text, False, start, continuations))
     plain = run(scheduler, predict(tokenizer, text, False, start))
     assert np.array_equal(scored.scores, plain.scores)
     assert scored.after.position == plain.after.position
-    assert [r.log for r in scored.ranked] == sorted((r.log for r in scored.ranked), reverse=True)
+    assert [r.logprob for r in scored.ranked] == sorted((r.logprob for r in scored.ranked), reverse=True)
     assert sorted(r.index for r in scored.ranked) == list(range(len(continuations)))
     begun = plain.after if plain.after.position else run(scheduler, predict(tokenizer, "\n", False)).after
     for ranked in scored.ranked:
-        one = continuations[ranked.index]
-        each = run(scheduler, predict(tokenizer, one, True, begun))
-        positions = prediction(tokenizer, one, each.scores, 1, per_position=True).positions
-        assert positions is not None
+        continuation = continuations[ranked.index]
+        positions, _ = positions_of((tokenizer, scheduler), continuation, 1, begun)
         expected = sum(math.log(p.probability) for p in positions if p.probability is not None)
-        assert ranked.log == pytest.approx(expected, abs=1e-6)
-        assert ranked.log_per_character == pytest.approx(expected / len(one), abs=1e-6)
+        assert ranked.logprob == pytest.approx(expected, abs=1e-6)
+        assert ranked.logprob_per_character == pytest.approx(expected / len(continuation), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -322,45 +333,43 @@ def test_a_continuation_is_as_probable_as_its_positions_say(
         ("", " _"),
     ],
 )
-def test_a_vocabulary_of_what_is_no_word_is_refused(vocabulary: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_vocabulary_with_a_token_that_is_no_word_is_refused(vocabulary: tuple[str, ...], tmp_path: Path) -> None:
     manifest = read_manifest(write_model(word_model(), tmp_path, "words", tokenizer=WORDS), TextManifest)
-    said = manifest.model_dump() | {"vocabulary": vocabulary}
     with pytest.raises(ValueError, match="vocabulary"):
-        TextManifest.model_validate(said)
+        TextManifest.model_validate(manifest.model_dump() | {"vocabulary": vocabulary})
     with pytest.raises(ValueError, match="single characters"):
         TextManifest.model_validate(manifest.model_dump() | {"unit": "character"})
 
 
-def test_bits_are_per_character_of_what_was_predicted_in_a_word_model_too(words: Opened) -> None:
+def test_bits_of_a_word_model_are_per_character_of_the_predicted_words(words: Opened) -> None:
     text = "abba, a bab. ba"
-    found = predicted(words, text, 1, per_position=True)
-    assert found.positions is not None
-    assert [p.character for p in found.positions] == ["abba", ",", " a", " bab", ".", " ba"]
-    nats = -sum(math.log(p.probability) for p in found.positions if p.probability is not None)
-    assert found.bits_per_character == pytest.approx(nats / math.log(2) / (len(text) - len("abba")))
+    positions, bits = positions_of(words, text, 1)
+    assert [position.token for position in positions] == ["abba", ",", " a", " bab", ".", " ba"]
+    nats = -sum(math.log(p.probability) for p in positions if p.probability is not None)
+    assert bits == pytest.approx(nats / math.log(2) / (len(text) - len("abba")))
 
 
-def test_a_bias_against_all_that_could_be_written_is_refused(words: Opened) -> None:
+def test_biases_that_ban_every_token_are_refused(words: Opened) -> None:
     tokenizer = words[0]
-    biases = tokenizer.biases(dict.fromkeys(WORDS.pieces[1:], -100.0), "$.logit_bias")
-    with pytest.raises(InvalidRequestError, match="bans all"):
+    biases = tokenizer.biases(dict.fromkeys(WORDS.vocabulary[1:], -100.0), "$.logit_bias")
+    with pytest.raises(InvalidRequestError, match="bans every token"):
         generate(tokenizer, GenerateRequest("a", 5, SamplingParams(logit_bias=biases), 1))
-    [found] = texts(words, GenerateRequest("a", 5, SamplingParams(logit_bias=biases[1:]), 1))
-    assert found.text == WORDS.pieces[1] * 5
+    [text] = generated(words, GenerateRequest("a", 5, SamplingParams(logit_bias=biases[1:]), 1))
+    assert text.text == WORDS.vocabulary[1] * 5
     for unknown in ("", "cat", "<unk>"):
-        with pytest.raises(InvalidRequestError, match=f"has no word {unknown!r} to write"):
+        with pytest.raises(InvalidRequestError, match=f"vocabulary has no word {unknown!r}"):
             tokenizer.biases({"a": 1.0, unknown: 1.0}, "$.logit_bias")
 
 
-def test_the_first_piece_that_somebody_waits_for_is_not_kept_for_the_next_ones(opened: Opened) -> None:
-    decoder = CharacterDecoder(CHARACTERS.pieces)
+def test_a_streamed_row_gets_its_first_token_without_waiting_for_more(opened: Opened) -> None:
+    decoder = TextDecoder(CHARACTERS.vocabulary)
     request = GenerateRequest("abc", 40, SamplingParams(), 1)
-    watched, _ = generate(opened[0], request, listener=lambda rows: None)
+    streamed, _ = generate(opened[0], request, listener=lambda rows: None)
     alone, _ = generate(opened[0], request)
-    for rows in (watched, alone):
+    for rows in (streamed, alone):
         rows[0].prompt = [1, 2, 3]
     assert len(decoder.inputs(alone)["uniforms"]) == DECODE_STEPS
-    both = [*alone, *watched]
+    both = [*alone, *streamed]
     assert len(decoder.inputs(both)["uniforms"]) == len("abc") + 1
-    watched[0].take(["x"])
+    streamed[0].append(["x"])
     assert len(decoder.inputs(both)["uniforms"]) == DECODE_STEPS

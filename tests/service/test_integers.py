@@ -1,4 +1,4 @@
-"""Every integer of every request has bounds: one of thousands of digits cannot even be printed, in no error."""
+"""Every integer of every request has bounds: Python refuses to print one of thousands of digits, even in an error."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 HUGE = "1" + 4300 * "0"
 MARK = "the integer"
-LEAST: dict[str, dict[str, Any]] = {
+MINIMAL: dict[str, dict[str, Any]] = {
     "/forecast": {"series": [1, 2, 3]},
     "/forecast/batch": {"requests": [{"series": [1, 2, 3]}]},
     "/anomalies": {"series": [1, 2, 3]},
@@ -26,11 +26,11 @@ LEAST: dict[str, dict[str, Any]] = {
         "series": {"y": [1, 2, 3], "sizes": [3]}, "freq": "D", "level": 80, "h": 1, "detection_size": 1,
     },
 }  # fmt: skip
-"""What a route needs at least; of the others, nothing."""
+"""The required fields of each route; other routes need none."""
 
 
 def integers(schema: dict[str, Any], parts: dict[str, Any], depth: int = 4) -> Iterator[Any]:
-    """Values with the mark in the place of an integer, or of a number: one for each place that the schema knows."""
+    """Values with the mark in place of an integer or a number: one for each place in the schema."""
     if "$ref" in schema:
         schema = parts[schema["$ref"].rsplit("/", 1)[1]]
     if schema.get("type") in ("integer", "number"):
@@ -48,13 +48,13 @@ def integers(schema: dict[str, Any], parts: dict[str, Any], depth: int = 4) -> I
             yield {"a": item}
 
 
-def merged(least: Any, field: Any) -> Any:
-    if not isinstance(least, dict) or not isinstance(field, dict):
+def merged(body: Any, field: Any) -> Any:
+    if not isinstance(body, dict) or not isinstance(field, dict):
         return field
-    return least | {name: merged(least.get(name), item) for name, item in field.items()}
+    return body | {name: merged(body.get(name), item) for name, item in field.items()}
 
 
-def test_an_integer_of_thousands_of_digits_is_refused_in_every_field(client: TestClient) -> None:
+def test_every_field_refuses_an_integer_of_thousands_of_digits(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     parts, tried = document["components"]["schemas"], 0
     for path, operations in document["paths"].items():
@@ -67,7 +67,7 @@ def test_an_integer_of_thousands_of_digits_is_refused_in_every_field(client: Tes
                     tried += 1
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
             for field in integers(body, parts) if body else ():
-                sent = json.dumps(merged(LEAST.get(path, {}), field)).replace(f'"{MARK}"', HUGE)
+                sent = json.dumps(merged(MINIMAL.get(path, {}), field)).replace(f'"{MARK}"', HUGE)
                 answer = client.request(method, path, content=sent, headers={"Content-Type": "application/json"})
                 assert 400 <= answer.status_code < 500, (path, field, answer.status_code, answer.text[:300])
                 tried += 1
@@ -75,8 +75,8 @@ def test_an_integer_of_thousands_of_digits_is_refused_in_every_field(client: Tes
 
 
 @pytest.mark.parametrize("field", ["horizon", "windows", "step"])
-def test_two_large_integers_are_no_product_of_thousands_of_digits(client: TestClient, field: str) -> None:
-    """Each of them for itself may pass, if only their product is limited."""
+def test_a_product_of_two_large_integers_is_refused(client: TestClient, field: str) -> None:
+    """Each of them may pass by itself where only their product has a limit."""
     sent = '{"series":[1,2,3],"horizon":1,"windows":2,"step":2}'.replace(f'"{field}":', f'"{field}":{"9" * 4299}')
     answer = client.post("/cross_validation", content=sent, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422

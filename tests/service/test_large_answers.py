@@ -1,5 +1,5 @@
-"""Large requests and answers about series: written in pieces that are the whole, in turns with others, within their
-deadline, and with no times that nobody asked for."""
+"""Large requests and answers about series: encoded in pieces, in turns with other requests, within the deadline, and
+without timestamps that the answer does not need."""
 
 import asyncio
 import math
@@ -40,9 +40,9 @@ def test_no_piece_is_large() -> None:
 
 @given(value=st.dictionaries(st.text(max_size=3), VALUES, max_size=3))
 def test_fragments_are_the_json_of_the_whole(value: dict[str, Any]) -> None:
-    found = asyncio.run(json_fragments(value, math.inf))
+    fragments = asyncio.run(json_fragments(value, math.inf))
     whole = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    assert orjson.dumps(dict(found), option=orjson.OPT_SERIALIZE_NUMPY) == whole
+    assert orjson.dumps(dict(fragments), option=orjson.OPT_SERIALIZE_NUMPY) == whole
 
 
 async def spin(deadline: float, seen: list[int]) -> None:
@@ -61,21 +61,21 @@ def test_work_in_turns_ends_at_its_deadline() -> None:
     assert len(seen) < 4000
 
 
-def test_work_in_turns_ends_when_its_caller_leaves() -> None:
+def test_work_in_turns_ends_when_its_caller_disconnects() -> None:
     seen: list[int] = []
 
-    async def leave() -> None:
+    async def disconnect() -> None:
         work = asyncio.create_task(spin(math.inf, seen))
         await asyncio.sleep(0)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
 
-    asyncio.run(leave())
+    asyncio.run(disconnect())
     assert len(seen) < 1000
 
 
-def test_many_who_work_in_turns_let_others_in_as_soon_as_one() -> None:
+def test_ten_tasks_in_turns_let_others_in_as_soon_as_one() -> None:
     async def longest_wait(workers: int) -> float:
         tasks = [asyncio.create_task(spin(math.inf, [])) for _ in range(workers)]
         await asyncio.sleep(0)
@@ -92,39 +92,39 @@ def test_many_who_work_in_turns_let_others_in_as_soon_as_one() -> None:
 
 
 @pytest.fixture
-def times_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many times were made, at each occasion."""
-    made: list[int] = []
+def timestamp_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many timestamps each call of `timestamps_after` made."""
+    counts: list[int] = []
 
-    def counted(start: str, freq: str, given: int, count: int) -> list[str]:
-        made.append(count)
-        return timestamps_after(start, freq, given, count)
+    def counted(start: str, freq: str, length: int, count: int) -> list[str]:
+        counts.append(count)
+        return timestamps_after(start, freq, length, count)
 
     monkeypatch.setattr(series, "timestamps_after", counted)
-    return made
+    return counts
 
 
 MONTHS = {"start": "1000-01-31", "freq": "M"}
 
 
-def test_a_batch_that_is_refused_has_made_no_times(client: TestClient, times_made: list[int]) -> None:
+def test_a_refused_batch_makes_no_timestamps(client: TestClient, timestamp_counts: list[int]) -> None:
     item = {"series": [1], "horizon": 100} | MONTHS
-    settings = {"requests": [item] * 1500, "quantiles": [0.01 * i for i in range(10, 91)]}
-    answer = client.post("/forecast/batch", json=settings)
+    body = {"requests": [item] * 1500, "quantiles": [0.01 * i for i in range(10, 91)]}
+    answer = client.post("/forecast/batch", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["path"] == "$.requests"
-    assert max(times_made) <= 1, "at most the last one of a series, to see that the calendar has it"
+    assert max(timestamp_counts) <= 1, "at most the last one of a series, to check that the calendar has it"
 
 
-def test_windows_have_the_times_of_their_own_values_only(client: TestClient, times_made: list[int]) -> None:
+def test_windows_make_only_their_own_timestamps(client: TestClient, timestamp_counts: list[int]) -> None:
     body = {"series": [float(i % 7) for i in range(4000)], "horizon": 2, "windows": 3} | MONTHS
     answer = client.post("/cross_validation", json=body)
     assert answer.status_code == 200
-    assert sum(times_made) <= 3 * 2 + 1
+    assert sum(timestamp_counts) <= 3 * 2 + 1
     assert answer.json()["windows"][0]["timestamps"] == ["1332-11-30", "1332-12-31"]
 
 
-def test_more_windows_than_the_limit_are_refused_by_name(client: TestClient) -> None:
+def test_too_many_windows_are_refused_and_the_error_names_the_field(client: TestClient) -> None:
     body = {"series": [1.0] * 3000, "horizon": 1, "windows": 1001, "quantiles": [0.5]}
     answer = client.post("/cross_validation", json=body)
     assert answer.status_code == 422
@@ -133,7 +133,7 @@ def test_more_windows_than_the_limit_are_refused_by_name(client: TestClient) -> 
     ]
 
 
-def test_a_large_answer_of_a_batch_says_how_long_it_is(client: TestClient) -> None:
+def test_a_large_batch_answer_has_a_content_length(client: TestClient) -> None:
     body = {"requests": [{"series": [1, 2, 3]}] * 300, "horizon": 5}
     answer = client.post("/forecast/batch", json=body)
     assert int(answer.headers["content-length"]) == len(answer.content)

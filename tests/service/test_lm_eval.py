@@ -1,7 +1,7 @@
-"""lm-evaluation-harness, its `local-completions` model as it is, scores texts by a running service.
+"""lm-evaluation-harness scores texts by a running service, with its unmodified `local-completions` model.
 
-The harness is installed without what its task files need (data sets, metrics), so the task is given as data. `make
-clients` runs the whole of it.
+The harness is installed without the data sets and metrics of its task files, so the task is given as data. `make
+clients` runs the whole harness.
 """
 
 import math
@@ -30,8 +30,8 @@ def url(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     folder = tmp_path_factory.mktemp("models")
     (folder / "text").symlink_to(models / "text")
     write_model(word_model(), folder, "words", tokenizer=WORDS)
-    with served(folder, default_text_model="text") as found:
-        yield found
+    with served(folder, default_text_model="text") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -44,30 +44,30 @@ def harness(url: str) -> Iterator[Any]:
     del os.environ["OPENAI_API_KEY"]
 
 
-def ask(url: str, **body: Any) -> Any:
+def predict(url: str, **body: Any) -> Any:
     answer = httpx2.post(f"{url}/predict", json=body, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def test_a_multiple_choice_task_gives_the_probabilities_that_the_service_has(url: str, harness: Any) -> None:
-    asked = [(context, choice) for context, choices in TASK for choice in choices]
-    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(asked)]
-    found = harness.loglikelihood(requests, disable_tqdm=True)
-    told = {
-        (context, choices[one["index"]]): one["logprob"]
+def test_a_multiple_choice_task_gets_the_probabilities_of_predict(url: str, harness: Any) -> None:
+    pairs = [(context, choice) for context, choices in TASK for choice in choices]
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    likelihoods = harness.loglikelihood(requests, disable_tqdm=True)
+    expected = {
+        (context, choices[candidate["index"]]): candidate["logprob"]
         for context, choices in TASK
-        for one in ask(url, text=context, candidates=choices)["candidates"]
+        for candidate in predict(url, text=context, candidates=choices)["candidates"]
     }
-    assert [log for log, _ in found] == pytest.approx([told[pair] for pair in asked], abs=1e-4)
+    assert [logprob for logprob, _ in likelihoods] == pytest.approx([expected[pair] for pair in pairs], abs=1e-4)
 
 
-def test_a_perplexity_task_gives_the_bits_that_the_service_has(url: str, harness: Any) -> None:
+def test_a_perplexity_task_gets_the_bits_of_predict(url: str, harness: Any) -> None:
     text = "the quick brown fox \u2014 na\u00efve\u2026 jumps over the lazy dog. " * 5
     [nats] = harness.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
-    read = ask(url, text="\n" + text, per_position=True, top_k=1)
-    told = -math.log(2) * read["bits_per_character"] * (len(read["positions"]) - 1)
-    assert nats == pytest.approx(told, abs=1e-3)
+    prediction = predict(url, text="\n" + text, per_position=True, top_k=1)
+    expected = -math.log(2) * prediction["bits_per_character"] * (len(prediction["positions"]) - 1)
+    assert nats == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_task_that_generates_gets_texts(url: str, harness: Any) -> None:

@@ -1,4 +1,4 @@
-"""The unmodified `openai` client on the real application; the frames of its streams; and its bodies."""
+"""The unmodified `openai` client on the real application, the frames of its streams, and its request bodies."""
 
 import asyncio
 import json
@@ -20,37 +20,39 @@ from starlette.testclient import TestClient
 from service import errors
 from service.http.problems import problem_answer
 from service.manifest import read_manifest
-from service.text import openai_completion as face
+from service.text import openai_completion
+from service.text.logprobs import TokenLogprob
 from service.text.manifest import TextManifest
-from service.text.openai_payload import CompletionAnswer, CompletionPayload, ErrorAnswer, logprobs_of
-from service.text.task import Chosen, generate
+from service.text.openai_answers import CompletionAnswer, ErrorAnswer, logprob_lists
+from service.text.openai_payload import CompletionPayload
+from service.text.task import generate
 from tests.builders import WORDS, word_model, write_model
 from tests.served import KEY, served
 
 
 @pytest.fixture(scope="module")
 def url(models: Path) -> Iterator[str]:
-    """Of the application on the small models."""
-    with served(models) as found:
-        yield found
+    """The application on the small models."""
+    with served(models) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def api(url: str) -> Iterator[OpenAI]:
-    """The client; it tries once."""
+    """The client, without retries."""
     with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def tokens(models: Path) -> dict[str, int]:
-    """Those of the small text model."""
+def ids(models: Path) -> dict[str, int]:
+    """The token ids of the small text model."""
     manifest = read_manifest(models / "text" / "1", TextManifest)
-    return {piece: token for token, piece in enumerate(manifest.vocabulary)}
+    return {token: id for id, token in enumerate(manifest.vocabulary)}
 
 
 def generated(url: str, **body: Any) -> Any:
-    """What our own route answers."""
+    """The answer of our own route."""
     answer = httpx2.post(f"{url}/generate", json=body, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -60,7 +62,7 @@ def texts(completion: Completion) -> list[str]:
     return [choice.text for choice in completion.choices]
 
 
-def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: dict[str, int]) -> None:
+def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, ids: dict[str, int]) -> None:
     controls = {"top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2}
     penalties: dict[str, Any] = {"frequency_penalty": 0.3, "presence_penalty": -0.5}
     found = api.completions.create(
@@ -72,7 +74,7 @@ def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: d
         n=3,
         seed=7,
         stop=["ab", "q"],
-        logit_bias={str(tokens["e"]): 2, str(tokens["x"]): -100},
+        logit_bias={str(ids["e"]): 2, str(ids["x"]): -100},
         user="somebody",
         **penalties,
         extra_body=controls,
@@ -108,7 +110,7 @@ def test_a_seed_gives_the_text_of_our_own_route(api: OpenAI, url: str, tokens: d
 
 
 def test_the_defaults_are_those_of_that_api(api: OpenAI, url: str) -> None:
-    """But for the length: 16 tokens of that API are a dozen words, and here they would be two or three."""
+    """But for the length: 16 tokens are a dozen words in that API, and two or three here."""
     found = api.completions.create(model="text", prompt="So", seed=3)
     assert texts(found) == [generated(url, prompt="So", max_length=256, temperature=1.0, seed=3)["text"]]
     assert found.choices[0].logprobs is None
@@ -132,15 +134,15 @@ def test_without_a_seed_equal_prompts_get_texts_of_their_own(api: OpenAI) -> Non
     assert len({*found}) == 4
 
 
-def test_a_prompt_may_be_tokens(api: OpenAI, tokens: dict[str, int]) -> None:
-    one, other = ([tokens[character] for character in text] for text in ("Tell me", "a tale"))
+def test_a_prompt_may_be_tokens(api: OpenAI, ids: dict[str, int]) -> None:
+    one, other = ([ids[character] for character in text] for text in ("Tell me", "a tale"))
     expected = texts(api.completions.create(model="text", prompt=["Tell me", "a tale"], seed=1, echo=True))
     assert texts(api.completions.create(model="text", prompt=one, seed=1, echo=True)) == expected[:1]
     assert texts(api.completions.create(model="text", prompt=[one, other], seed=1, echo=True)) == expected
 
 
 def test_echo_without_new_tokens_scores_a_text(api: OpenAI, url: str) -> None:
-    """As programs do that compare models on texts."""
+    """As benchmarks of language models call it."""
     text = "the quick brown fox"
     found = api.completions.create(model="text@1", prompt=text, max_tokens=0, echo=True, logprobs=3)
     answer = httpx2.post(
@@ -155,8 +157,8 @@ def test_echo_without_new_tokens_scores_a_text(api: OpenAI, url: str) -> None:
     assert logprobs.text_offset == list(range(len(text)))
     assert logprobs.token_logprobs is not None
     assert logprobs.top_logprobs is not None
-    told = found.choices[0].model_dump()["logprobs"]
-    assert (told["token_logprobs"][0], told["top_logprobs"][0]) == (None, None), "nothing comes before it"
+    lists = found.choices[0].model_dump()["logprobs"]
+    assert (lists["token_logprobs"][0], lists["top_logprobs"][0]) == (None, None), "nothing comes before it"
     assert sum(logprobs.token_logprobs[1:]) == pytest.approx(
         -math.log(2) * answer["bits_per_character"] * (len(text) - 1)
     )
@@ -168,26 +170,26 @@ def test_echo_without_new_tokens_scores_a_text(api: OpenAI, url: str) -> None:
     assert found.usage.completion_tokens == 0
 
 
-def test_no_candidates_leaves_the_token_itself(api: OpenAI) -> None:
+def test_logprobs_0_has_the_log_probability_of_the_token_itself(api: OpenAI) -> None:
     found = api.completions.create(model="text", prompt="xy", max_tokens=4, logprobs=0, seed=1).choices[0]
     assert found.logprobs is not None
     assert found.logprobs.tokens is not None
     assert found.logprobs.token_logprobs is not None
     assert found.logprobs.top_logprobs == [
-        {token: log} for token, log in zip(found.logprobs.tokens, found.logprobs.token_logprobs, strict=True)
+        {token: logprob} for token, logprob in zip(found.logprobs.tokens, found.logprobs.token_logprobs, strict=True)
     ]
-    assert found.logprobs.text_offset == [2, 3, 4, 5], "the prompt counts though it is not there"
+    assert found.logprobs.text_offset == [2, 3, 4, 5], "offsets count the prompt, though the answer leaves it out"
 
 
 def test_the_best_of_several_have_the_highest_mean_log_probability(api: OpenAI) -> None:
-    wish: dict[str, Any] = {"model": "text", "prompt": ["ab", "c"], "max_tokens": 20, "seed": 4, "stop": "e"}
-    everything = api.completions.create(**wish, n=6, logprobs=0)
+    body: dict[str, Any] = {"model": "text", "prompt": ["ab", "c"], "max_tokens": 20, "seed": 4, "stop": "e"}
+    everything = api.completions.create(**body, n=6, logprobs=0)
 
     def mean(choice: Any) -> float:
-        logs = choice.logprobs.token_logprobs
-        return sum(logs) / len(logs) if logs else -math.inf
+        logprobs = choice.logprobs.token_logprobs
+        return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
-    found = api.completions.create(**wish, n=2, best_of=6)
+    found = api.completions.create(**body, n=2, best_of=6)
     expected = [sorted(everything.choices[i : i + 6], key=mean, reverse=True)[:2] for i in (0, 6)]
     assert texts(found) == [choice.text for best in expected for choice in best]
     assert found.choices[0].logprobs is None
@@ -195,11 +197,11 @@ def test_the_best_of_several_have_the_highest_mean_log_probability(api: OpenAI) 
     assert found.usage == everything.usage
 
 
-def test_a_stream_is_the_same_texts(api: OpenAI) -> None:
-    wish: dict[str, Any] = {"model": "text", "prompt": ["one", "three"], "n": 2, "seed": 6, "max_tokens": 40}
-    wish |= {"stop": ["a", "th"], "echo": True, "logprobs": 2}
-    whole = api.completions.create(**wish)
-    *chunks, last = api.completions.create(**wish, stream=True, stream_options={"include_usage": True})
+def test_a_stream_has_the_same_texts(api: OpenAI) -> None:
+    body: dict[str, Any] = {"model": "text", "prompt": ["one", "three"], "n": 2, "seed": 6, "max_tokens": 40}
+    body |= {"stop": ["a", "th"], "echo": True, "logprobs": 2}
+    whole = api.completions.create(**body)
+    *chunks, last = api.completions.create(**body, stream=True, stream_options={"include_usage": True})
     assert last.choices == []
     assert last.usage == whole.usage
     for choice in whole.choices:
@@ -228,7 +230,7 @@ def dropped(url: str) -> float:
     return sum(s.value for s in samples if s.name == "carry_engine_dropped_total" and s.labels["reason"] == "cancelled")
 
 
-def test_who_leaves_amid_a_stream_is_dropped_with_all_texts(models: Path) -> None:
+def test_a_client_that_disconnects_amid_a_stream_is_dropped_with_all_texts(models: Path) -> None:
     """Three prompts, each of which would take minutes."""
 
     async def play(url: str) -> None:
@@ -250,18 +252,18 @@ def test_who_leaves_amid_a_stream_is_dropped_with_all_texts(models: Path) -> Non
         assert dropped(url) == 3
 
 
-def test_the_models_are_those_of_texts(api: OpenAI) -> None:
+def test_the_list_has_the_text_models_only(api: OpenAI) -> None:
     assert [model.id for model in api.models.list()] == ["text"]
     for name in ("text", "text@1"):
-        found = api.models.retrieve(name)
-        assert (found.id, found.object, found.owned_by) == (name, "model", "carry")
-        assert found.created > 1_600_000_000
+        card = api.models.retrieve(name)
+        assert (card.id, card.object, card.owned_by) == (name, "model", "carry")
+        assert card.created > 1_600_000_000
     for name in ("forecast", "text@2", "nobody"):
         with pytest.raises(openai.NotFoundError):
             api.models.retrieve(name)
 
 
-def test_a_model_that_is_not_there_is_not_found_and_the_text_models_are_named(api: OpenAI) -> None:
+def test_an_unknown_model_is_404_and_the_error_names_the_text_models(api: OpenAI) -> None:
     for name in ("gpt-5", "forecast", "text@9"):
         with pytest.raises(openai.NotFoundError) as refusal:
             api.completions.create(model=name, prompt="a")
@@ -272,7 +274,7 @@ def test_a_model_that_is_not_there_is_not_found_and_the_text_models_are_named(ap
 
 
 @pytest.mark.parametrize("name", ["davinci-002", "babbage-002", "gpt-3.5-turbo-instruct", "text-davinci-003", None])
-def test_the_names_that_clients_carry_mean_the_default_model(client: TestClient, name: str | None) -> None:
+def test_the_default_names_of_clients_mean_the_default_model(client: TestClient, name: str | None) -> None:
     body = {"prompt": "a", "max_tokens": 5, "seed": 1}
     if name is not None:
         body["model"] = name
@@ -281,13 +283,13 @@ def test_the_names_that_clients_carry_mean_the_default_model(client: TestClient,
     assert answer.json()["model"] == "text@1"
 
 
-def test_what_else_that_api_has_is_told_what_there_is(api: OpenAI) -> None:
+def test_the_error_of_another_openai_route_names_the_routes_here(api: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="these models complete texts") as refusal:
         api.embeddings.create(model="text", input="Hello")
     assert refusal.value.code == "not_offered"
 
 
-def test_a_base_url_without_the_prefix_lists_the_models_and_is_told_the_right_one(url: str) -> None:
+def test_a_base_url_without_the_prefix_lists_the_models_and_gets_the_right_url(url: str) -> None:
     with OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["text"]
         with pytest.raises(openai.NotFoundError, match=f"set the client's base_url to {url}/v1"):
@@ -296,16 +298,16 @@ def test_a_base_url_without_the_prefix_lists_the_models_and_is_told_the_right_on
             client.chat.completions.create(model="text", messages=[{"role": "user", "content": "Hello"}])
 
 
-def test_who_has_no_key_is_not_known(url: str) -> None:
+def test_a_wrong_key_is_refused(url: str) -> None:
     with OpenAI(base_url=f"{url}/v1", api_key="another", max_retries=0) as client:
-        for ask in (client.models.list, lambda: client.completions.create(model="text", prompt="a")):
+        for call in (client.models.list, lambda: client.completions.create(model="text", prompt="a")):
             with pytest.raises(openai.AuthenticationError) as refusal:
-                ask()
+                call()
             assert refusal.value.code == "invalid_api_key"
             assert refusal.value.response.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_full_queue_is_a_limit_with_a_time_to_come_back(models: Path) -> None:
+def test_a_full_queue_is_a_rate_limit_with_a_time_to_retry(models: Path) -> None:
     with (
         served(models, max_waiting_steps=300, max_generated_length=10**7) as url,
         OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client,
@@ -320,7 +322,7 @@ def test_a_full_queue_is_a_limit_with_a_time_to_come_back(models: Path) -> None:
             assert int(refusal.value.response.headers["retry-after"]) >= 1
 
 
-def test_too_late_is_a_server_error(api: OpenAI) -> None:
+def test_a_passed_deadline_is_a_server_error(api: OpenAI) -> None:
     late = {"X-Request-Timeout": "1e-6"}
     with pytest.raises(openai.InternalServerError) as refusal:
         api.completions.create(model="text", prompt="a", extra_headers=late)
@@ -329,32 +331,32 @@ def test_too_late_is_a_server_error(api: OpenAI) -> None:
         list(api.completions.create(model="text", prompt="a", stream=True, extra_headers=late))
 
 
-def test_a_request_has_the_id_that_its_caller_gave_it(api: OpenAI) -> None:
+def test_an_answer_has_the_request_id_that_the_caller_sent(api: OpenAI) -> None:
     found = api.completions.create(model="text", prompt="a", extra_headers={"X-Request-ID": "mine-1"})
     assert found._request_id == "mine-1"
     assert api.models.list()._request_id
 
 
-def test_of_a_word_model_a_token_is_a_word(tmp_path: Path) -> None:
+def test_a_token_of_a_word_model_is_a_word(tmp_path: Path) -> None:
     write_model(word_model(), tmp_path, "words", tokenizer=WORDS)
-    prompt, pieces = "it's abba zebra", ["it's", " abba", " zebra"]
-    wish: dict[str, Any] = {"model": "words", "max_tokens": 6, "seed": 2, "logprobs": 1, "echo": True}
-    ids = [WORDS.pieces.index(piece) if piece in WORDS.pieces else 0 for piece in pieces]
+    prompt, tokens = "it's abba zebra", ["it's", " abba", " zebra"]
+    body: dict[str, Any] = {"model": "words", "max_tokens": 6, "seed": 2, "logprobs": 1, "echo": True}
+    prompt_ids = WORDS.ids(tokens).tolist()
     with served(tmp_path) as url, OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
-        found = client.completions.create(prompt=prompt, **wish)
-        scored = client.completions.create(prompt=[ids, [*ids, ids[1]]], **wish)
+        found = client.completions.create(prompt=prompt, **body)
+        scored = client.completions.create(prompt=[prompt_ids, [*prompt_ids, prompt_ids[1]]], **body)
         expected = generated(url, prompt=prompt, max_length=6, seed=2, temperature=1.0)["text"]
-        with pytest.raises(openai.BadRequestError, match="are not those of the text that they make"):
-            client.completions.create(prompt=[WORDS.pieces.index("a"), WORDS.pieces.index("b")], **wish)
+        with pytest.raises(openai.BadRequestError, match="their text has other tokens than these"):
+            client.completions.create(prompt=WORDS.ids(["a", "b"]).tolist(), **body)
     [choice] = found.choices
     assert choice.text == prompt + expected
     assert choice.logprobs is not None
     assert choice.logprobs.tokens is not None
-    assert choice.logprobs.tokens[:3] == pieces
+    assert choice.logprobs.tokens[:3] == tokens
     check_parallel(choice.logprobs.model_dump(), choice.text, 0)
     assert found.usage is not None
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (3, 6)
-    # The third is unknown, whatever it was.
+    # The third token is the unknown one.
     assert scored.choices[0].text == "it's abba<unk>" + expected
     assert scored.choices[0].logprobs is not None
     assert scored.choices[0].logprobs.token_logprobs == choice.logprobs.token_logprobs
@@ -401,8 +403,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_names_the_parameter_and_what_is_accepted(client: TestClient, name: str) -> None:
-    asked, param, message = BAD[name]
-    body = json.dumps({"model": "text", "prompt": "a", **asked})
+    fields, param, message = BAD[name]
+    body = json.dumps({"model": "text", "prompt": "a", **fields})
     answer = client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     error = ErrorAnswer.model_validate_json(answer.content, extra="forbid").error
@@ -412,13 +414,13 @@ def test_bad_input_names_the_parameter_and_what_is_accepted(client: TestClient, 
     assert message in error.message
 
 
-def test_tokens_beside_their_number_are_a_bad_request_of_the_client(api: OpenAI) -> None:
+def test_a_token_outside_the_vocabulary_is_a_bad_request(api: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="no token") as refusal:
         api.completions.create(model="text", prompt=[[1, 2], [3, 1000]])
     assert refusal.value.param == "prompt[1][1]"
 
 
-def test_prompts_that_could_never_be_queued_are_refused(models: Path) -> None:
+def test_prompts_that_exceed_the_queue_are_refused(models: Path) -> None:
     with (
         served(models, max_waiting_steps=100) as url,
         OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client,
@@ -428,17 +430,17 @@ def test_prompts_that_could_never_be_queued_are_refused(models: Path) -> None:
 
 
 def test_every_optional_field_may_be_null(client: TestClient) -> None:
-    given = {"model": "text", "prompt": "a", "seed": 1}
+    fields = {"model": "text", "prompt": "a", "seed": 1}
     nulls = dict.fromkeys(CompletionPayload.model_fields)
-    whole = client.post("/v1/completions", json=nulls | given)
+    whole = client.post("/v1/completions", json=nulls | fields)
     assert whole.status_code == 200, whole.text
-    assert whole.json()["choices"] == client.post("/v1/completions", json=given).json()["choices"]
+    assert whole.json()["choices"] == client.post("/v1/completions", json=fields).json()["choices"]
     streamed = {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": None}}
-    assert client.post("/v1/completions", json=nulls | given | streamed).status_code == 200
+    assert client.post("/v1/completions", json=nulls | fields | streamed).status_code == 200
     assert client.post("/v1/completions", json=nulls | {"anything": None}).status_code == 200
 
 
-def test_what_is_refused_before_the_route_has_that_form_too(client: TestClient) -> None:
+def test_errors_raised_before_the_route_have_openais_form_too(client: TestClient) -> None:
     as_json = {"Content-Type": "application/json"}
     answers = {
         400: client.post("/v1/completions", content=b"{", headers=as_json),
@@ -452,23 +454,23 @@ def test_what_is_refused_before_the_route_has_that_form_too(client: TestClient) 
         ErrorAnswer.model_validate_json(answer.content, extra="forbid")
 
 
-def test_every_error_has_that_form_and_a_status_of_that_api() -> None:
+def test_every_error_has_openais_form_and_status() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.CarryError)]
     for kind in kinds:
         error = kind.__new__(kind)
         errors.CarryError.__init__(error, "so it is", "$.prompt[0]")
         error.__dict__.setdefault("retry_after", 1)
         answer = problem_answer(error, {"path": "/v1/completions"})
-        found = ErrorAnswer.model_validate_json(bytes(answer.body), extra="forbid").error
+        detail = ErrorAnswer.model_validate_json(bytes(answer.body), extra="forbid").error
         assert answer.status_code == (400 if kind.status == 422 else kind.status)
-        assert (found.param, found.message) == ("prompt[0]", "prompt[0]: so it is")
+        assert (detail.param, detail.message) == ("prompt[0]", "prompt[0]: so it is")
 
 
 def frames(text: str) -> list[Any]:
     """The data of each frame."""
     assert text.endswith("\n\n")
-    found = [frame.removeprefix("data: ") for frame in text.removesuffix("\n\n").split("\n\n")]
-    return [data if data == "[DONE]" else json.loads(data) for data in found]
+    lines = [frame.removeprefix("data: ") for frame in text.removesuffix("\n\n").split("\n\n")]
+    return [data if data == "[DONE]" else json.loads(data) for data in lines]
 
 
 @settings(max_examples=20)
@@ -495,53 +497,51 @@ def test_lists_are_parallel_and_tokens_are_the_text_whole_or_streamed(
     body |= {"echo": echo, "logprobs": logprobs}
     whole = client.post("/v1/completions", json=body).json()
     CompletionAnswer.model_validate(whole, extra="forbid")
-    *news, done = frames(client.post("/v1/completions", json={**body, "stream": True}).text)
+    *deltas, done = frames(client.post("/v1/completions", json={**body, "stream": True}).text)
     assert done == "[DONE]"
     for choice in whole["choices"]:
-        mine = [new["choices"][0] for new in news if new["choices"][0]["index"] == choice["index"]]
-        assert "".join(one["text"] for one in mine) == choice["text"]
-        assert [one["finish_reason"] for one in mine] == [None] * (len(mine) - 1) + [choice["finish_reason"]]
+        mine = [delta["choices"][0] for delta in deltas if delta["choices"][0]["index"] == choice["index"]]
+        assert "".join(delta["text"] for delta in mine) == choice["text"]
+        assert [delta["finish_reason"] for delta in mine] == [None] * (len(mine) - 1) + [choice["finish_reason"]]
         if logprobs is None:
             assert choice["logprobs"] is None
             continue
-        found = choice["logprobs"]
+        lists = choice["logprobs"]
         prompt = prompts[choice["index"] // n].replace("\u2019", "'")
-        check_parallel(found, choice["text"], 0 if echo else len(prompt))
-        assert {name: [item for one in mine for item in one["logprobs"][name]] for name in found} == found
-        for top, own, token in zip(found["top_logprobs"], found["token_logprobs"], found["tokens"], strict=True):
-            assert top is None or (logprobs <= len(top) <= logprobs + 1 and top[token] == own)
+        check_parallel(lists, choice["text"], 0 if echo else len(prompt))
+        assert {name: [item for delta in mine for item in delta["logprobs"][name]] for name in lists} == lists
+        for top, logprob, token in zip(lists["top_logprobs"], lists["token_logprobs"], lists["tokens"], strict=True):
+            assert top is None or (logprobs <= len(top) <= logprobs + 1 and top[token] == logprob)
 
 
-def check_parallel(found: dict[str, list[Any]], text: str, begin: int) -> None:
-    assert len({len(items) for items in found.values()}) == 1
-    assert "".join(found["tokens"]) == text
-    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+def check_parallel(lists: dict[str, list[Any]], text: str, begin: int) -> None:
+    assert len({len(items) for items in lists.values()}) == 1
+    assert "".join(lists["tokens"]) == text
+    for token, offset in zip(lists["tokens"], lists["text_offset"], strict=True):
         assert text[offset - begin :].startswith(token)
-    assert found["text_offset"] == [begin + len("".join(found["tokens"][:i])) for i in range(len(found["tokens"]))]
+    assert lists["text_offset"] == [begin + len("".join(lists["tokens"][:i])) for i in range(len(lists["tokens"]))]
 
 
 CANDIDATES = st.lists(st.tuples(st.text(min_size=1, max_size=3), st.floats(0, 1)), max_size=5)
 
 
 @given(
-    chosen=st.lists(
-        st.builds(Chosen, st.text(min_size=1, max_size=5), st.none() | st.floats(0, 1), CANDIDATES), max_size=9
+    logprobs=st.lists(
+        st.builds(TokenLogprob, st.text(min_size=1, max_size=5), st.none() | st.floats(0, 1), CANDIDATES), max_size=9
     ),
     count=st.integers(0, 5),
     offset=st.integers(0, 100),
 )
-def test_lists_of_any_tokens_are_parallel(chosen: list[Chosen], count: int, offset: int) -> None:
-    """Tokens of several characters, too, as in a word model; and probabilities of 0."""
-    found = logprobs_of(chosen, count, offset)
-    check_parallel(found, "".join(one.character for one in chosen), offset)
-    for one, log, top in zip(chosen, found["token_logprobs"], found["top_logprobs"], strict=True):
-        assert (one.probability is None) == (log is None) == (top is None)
-        assert top is None or (math.isfinite(min(top.values())) and top[one.character] == log)
+def test_lists_of_any_tokens_are_parallel(logprobs: list[TokenLogprob], count: int, offset: int) -> None:
+    """Also with tokens of several characters, as in a word model, and with probabilities of 0."""
+    lists = logprob_lists(logprobs, count, offset)
+    check_parallel(lists, "".join(entry.token for entry in logprobs), offset)
+    for entry, logprob, top in zip(logprobs, lists["token_logprobs"], lists["top_logprobs"], strict=True):
+        assert (entry.probability is None) == (logprob is None) == (top is None)
+        assert top is None or (math.isfinite(min(top.values())) and top[entry.token] == logprob)
 
 
-def test_a_stream_that_breaks_ends_with_an_error_and_not_as_if_it_were_whole(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_that_fails_ends_with_an_error(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"model": "text", "prompt": ["a", "b"], "stream": True, "logprobs": 1}
     late = client.post("/v1/completions", json=body, headers={"X-Request-Timeout": "1e-6"})
     [only] = frames(late.text)
@@ -550,7 +550,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_not_as_if_it_were_whole(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(face, "logprobs_of", fail)
+    monkeypatch.setattr(openai_completion, "logprob_lists", fail)
     broken = client.post("/v1/completions", json=body)
     [only] = frames(broken.text)
     error = ErrorAnswer.model_validate(only, extra="forbid").error
@@ -558,12 +558,12 @@ def test_a_stream_that_breaks_ends_with_an_error_and_not_as_if_it_were_whole(
     assert "secret" not in broken.text
 
 
-def test_a_prompt_that_breaks_the_model_is_named_by_its_place(
+def test_the_error_of_a_prompt_that_breaks_the_model_has_its_path(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside others that are sound."""
+    """Though the other prompts are fine."""
 
-    def sick(tokenizer: Any, request: Any, **rest: Any) -> Any:
+    def generate_or_fail(tokenizer: Any, request: Any, **rest: Any) -> Any:
         rows, task = generate(tokenizer, request, **rest)
         if request.prompt.sent != "b":
             return rows, task
@@ -574,7 +574,7 @@ def test_a_prompt_that_breaks_the_model_is_named_by_its_place(
 
         return rows, failing()
 
-    monkeypatch.setattr(face, "generate", sick)
+    monkeypatch.setattr(openai_completion, "generate", generate_or_fail)
     body = {"model": "text", "prompt": ["a", "b", "c"], "max_tokens": 100}
     answer = client.post("/v1/completions", json=body)
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Sampling: each row by itself, from the distribution that was asked for."""
+"""Sampling: each row by itself, from the distribution that its controls define."""
 
 import math
 from functools import cache
@@ -50,7 +50,7 @@ def draw_rows(
     uniform: NDArray[np.float32],
     counts: Scores | None = None,
 ) -> list[int]:
-    """One token for each row; scores (B, at most V): what is missing is impossible."""
+    """One token for each row. scores (B, V or fewer): the missing tokens are impossible."""
     missing = VOCABULARY - scores.shape[1]
     states = sampler().initial_states(len(params))
     states["logits"] = np.pad(scores, [(0, 0), (0, missing)], constant_values=-1e30)
@@ -71,18 +71,18 @@ def draw(
     uniform: NDArray[np.float32],
     counts: Scores | None = None,
 ) -> list[int]:
-    """All rows with the same controls."""
+    """One token for each row, all with the same controls."""
     return draw_rows([params] * len(scores), scores, seen, uniform, counts)
 
 
 def some_counts(rng: np.random.Generator, *shape: int) -> Scores:
-    """How often each token was written, most never."""
+    """How often each token was written: most of them never."""
     return np.maximum(0, rng.integers(-6, 5, shape)).astype(np.float32)
 
 
 @given(seed=st.integers(0, 2**32), tokens=st.integers(3, VOCABULARY), params=st.lists(PARAMS, min_size=2, max_size=20))
 def test_a_row_is_sampled_as_if_it_were_alone(seed: int, tokens: int, params: list[SamplingParams]) -> None:
-    """Whatever controls the others use."""
+    """Whatever controls the other rows use."""
     rng, rows = np.random.default_rng(seed), len(params)
     scores = rng.normal(0, 3, (rows, tokens)).astype(np.float32)
     seen, uniform = rng.random((rows, tokens)) < 0.3, rng.random(rows, dtype=np.float32)
@@ -94,9 +94,9 @@ def test_a_row_is_sampled_as_if_it_were_alone(seed: int, tokens: int, params: li
     assert 0 not in alone
 
 
-def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_], counts: Scores) -> dict[int, float]:
-    """The plain way, one control after the other: the tokens that may be drawn, and their mass. Gives an example up
-    where single precision may round to the other side: there both are right."""
+def masses(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_], counts: Scores) -> dict[int, float]:
+    """The plain way, one control after the other: the tokens that may be drawn, and their mass. Rejects an example in
+    which single precision may round either way."""
     left = {token: float(score) for token, score in enumerate(scores) if token}
     for token in left:
         if seen[token] or counts[token]:
@@ -107,23 +107,23 @@ def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_]
             left[token] += bias if bias > -100 else -math.inf
     best = max(left.values())
     ties = [token for token, score in left.items() if score == best]
-    # Else the better one of two that are rounded to the same is not certain.
+    # Otherwise rounding may decide which of two is the better one.
     assume(all(score == best or best - score > 1e-4 for score in left.values()))
     if 0 in (params.temperature, params.top_p):
         return {min(ties): 1.0}
     mass = {token: math.exp((score - best) / params.temperature) for token, score in left.items()}
     ranked = sorted(mass.values(), reverse=True)
     if params.top_k:
-        least = ranked[min(params.top_k, len(ranked)) - 1]
-        assume(all(m == least or abs(m - least) > 1e-6 * least for m in ranked))
-        mass = {token: m for token, m in mass.items() if m >= least}
+        threshold = ranked[min(params.top_k, len(ranked)) - 1]
+        assume(all(m == threshold or abs(m - threshold) > 1e-6 * threshold for m in ranked))
+        mass = {token: m for token, m in mass.items() if m >= threshold}
     if params.top_p < 1:
         ranked = sorted(mass.values(), reverse=True)
         reached = np.cumsum(ranked) / sum(ranked)
         assume(np.abs(reached - params.top_p).min() > 1e-5)
-        least = ranked[int(np.argmax(reached >= params.top_p))]
-        assume(all(m == least or abs(m - least) > 1e-6 * least for m in ranked))
-        mass = {token: m for token, m in mass.items() if m >= least}
+        threshold = ranked[int(np.argmax(reached >= params.top_p))]
+        assume(all(m == threshold or abs(m - threshold) > 1e-6 * threshold for m in ranked))
+        mass = {token: m for token, m in mass.items() if m >= threshold}
     assume(all(m == 0 or abs(m - params.min_p) > 1e-5 * params.min_p for m in mass.values()))
     return {token: m for token, m in mass.items() if m >= params.min_p}
 
@@ -135,17 +135,17 @@ def left_plainly(params: SamplingParams, scores: Scores, seen: NDArray[np.bool_]
     params=PARAMS,
     grid=st.sampled_from([None, 0.5, 3.0]),
 )
-def test_a_row_is_sampled_as_the_controls_are_defined(
+def test_the_controls_do_what_their_definition_says(
     seed: int, tokens: int, params: SamplingParams, grid: float | None
 ) -> None:
-    """All of them together, in their order; on a grid of scores many are equally probable."""
+    """All of them together, in their order. On a grid of scores, many tokens are equally probable."""
     rng = np.random.default_rng(seed)
     scores, seen = rng.normal(0, 3, tokens).astype(np.float32), rng.random(tokens) < 0.3
     counts = some_counts(rng, tokens)
     if grid:
         scores = np.round(scores / grid) * np.float32(grid)
     assume(len({token for token, bias in params.logit_bias if bias == -100 and token < tokens}) < tokens - 1)
-    mass = left_plainly(params, scores, seen, counts)
+    mass = masses(params, scores, seen, counts)
     uniform = rng.random(dtype=np.float32)
     bounds = np.cumsum([mass[token] for token in sorted(mass)]) / sum(mass.values())
     assume(np.abs(bounds[:-1] - uniform).min(initial=1) > 1e-5)
@@ -170,7 +170,7 @@ def test_samples_follow_the_models_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "kept"),
+    ("params", "expected"),
     [
         (SamplingParams(top_k=2), {2, 3}),
         (SamplingParams(top_p=0.4), {3}),
@@ -180,16 +180,16 @@ def test_samples_follow_the_models_distribution() -> None:
         (SamplingParams(top_p=0), {3}),
     ],
 )
-def test_filters_keep_the_most_probable(params: SamplingParams, kept: set[int]) -> None:
+def test_filters_keep_the_most_probable(params: SamplingParams, expected: set[int]) -> None:
     scores = np.log(np.array([[0.9, 0.1, 0.35, 0.55]], dtype=np.float32)).repeat(500, axis=0)
     uniform = np.linspace(0, 1, 500, endpoint=False, dtype=np.float32)
-    assert set(draw(params, scores, np.zeros(scores.shape, dtype=bool), uniform)) == kept
+    assert set(draw(params, scores, np.zeros(scores.shape, dtype=bool), uniform)) == expected
 
 
 ALL = np.linspace(0, 1, 4000, endpoint=False, dtype=np.float32)
 
 
-def kept(params: SamplingParams, scores: list[float]) -> set[int]:
+def drawable(params: SamplingParams, scores: list[float]) -> set[int]:
     """All tokens that may be drawn; each score is that of one token, from 1 on."""
     rows = np.array([[0.0, *scores]], dtype=np.float32).repeat(len(ALL), axis=0)
     return set(draw(params, rows, np.zeros(rows.shape, dtype=bool), ALL))
@@ -198,27 +198,27 @@ def kept(params: SamplingParams, scores: list[float]) -> set[int]:
 @pytest.mark.parametrize(
     ("params", "scores", "expected"),
     [
-        # As probable as the last one that is kept: kept.
+        # Tokens as probable as the last one kept are kept.
         (SamplingParams(top_k=1), [2.0, 2.0, 1.0], {1, 2}),
         (SamplingParams(top_k=2), [3.0, 2.0, 2.0, 1.0], {1, 2, 3}),
         (SamplingParams(top_p=0.5), [1.0, 1.0, 1.0, 1.0], {1, 2, 3, 4}),
         (SamplingParams(top_p=0.01), [0.0, 1.0, 1.0], {2, 3}),
-        # A mass of exactly p is enough, and one that is below it by the least is not.
+        # A mass of exactly p is enough; one just below p is not.
         (SamplingParams(top_p=0.5), [0.0, 0.0, -1e30, -1e30], {1, 2}),
         (SamplingParams(top_p=1 - 2.0**-24), [0.0, -60.0], {1}),
         (SamplingParams(top_k=2, top_p=0.6), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0], {1, 2, 3, 4, 5, 6}),
         (SamplingParams(top_k=1, top_p=0.9), [1.0, 0.9, 0.9, 0.9], {1}),
-        # At least as probable as the best one is the best one.
+        # min_p 1 keeps the best and its ties.
         (SamplingParams(min_p=1.0), [1.0, 1.0, 0.999], {1, 2}),
         (SamplingParams(min_p=0.5), [0.0, math.log(0.5) + 1e-5, math.log(0.5) - 1e-5], {1, 2}),
         (SamplingParams(min_p=0.5, temperature=2.0), [0.0, 2 * math.log(0.5) + 1e-5, 2 * math.log(0.5) - 1e-5], {1, 2}),
         # More than there are.
         (SamplingParams(top_k=1000), [0.0, 0.1, 0.2], {1, 2, 3}),
         (SamplingParams(top_k=VOCABULARY - 1), [0.0, 0.1, 0.2], {1, 2, 3}),
-        # The temperature comes before the filters: it makes the tail count.
+        # The temperature comes before the filters: it can raise the tail.
         (SamplingParams(top_p=0.9, temperature=10.0), [0.0, -3.0, -3.0], {1, 2, 3}),
         (SamplingParams(top_p=0.9, temperature=0.1), [0.0, -3.0, -3.0], {1}),
-        # And the bias before the temperature; it can bring back, take away, and ban.
+        # The bias comes before the temperature; it can bring back, take away, and ban.
         (SamplingParams(top_k=1, logit_bias=((2, 5.0),)), [3.0, 0.0, 0.0], {2}),
         (SamplingParams(top_k=1, logit_bias=((1, -5.0),)), [3.0, 1.0, 0.0], {2}),
         (SamplingParams(logit_bias=((1, -100.0), (3, 0.0))), [300.0, 0.0, 0.0], {2, 3}),
@@ -230,19 +230,19 @@ def kept(params: SamplingParams, scores: list[float]) -> set[int]:
     ],
 )
 def test_at_the_borders_of_the_controls(params: SamplingParams, scores: list[float], expected: set[int]) -> None:
-    assert kept(params, scores) == expected
+    assert drawable(params, scores) == expected
 
 
 def test_the_penalty_comes_before_the_bias() -> None:
-    """Of 2 with a penalty of 4 and a bias of 1 is left 2 / 4 + 1, not (2 + 1) / 4."""
+    """A score of 2 with a penalty of 4 and a bias of 1 becomes 2 / 4 + 1, not (2 + 1) / 4."""
     params = SamplingParams(temperature=0, repetition_penalty=4.0, logit_bias=((1, 1.0),))
     for other, best in ((1.4, 1), (1.6, 2)):
         scores, seen = np.array([[0.0, 2.0, other]], dtype=np.float32), np.array([[False, True, False]])
         assert draw(params, scores, seen, np.zeros(1, dtype=np.float32)) == [best]
 
 
-def test_the_penalty_of_what_occurred_comes_before_those_of_what_was_written() -> None:
-    """Of 2 with a penalty of 4, written three times at 0.5 and 0.25, is left 2 / 4 - 1.5 - 0.25, not 0.25 / 4."""
+def test_the_repetition_penalty_comes_before_the_other_penalties() -> None:
+    """A score of 2 with a penalty of 4, written three times at 0.5 and 0.25, becomes 2 / 4 - 1.75, not 0.25 / 4."""
     params = SamplingParams(temperature=0, repetition_penalty=4.0, frequency_penalty=0.5, presence_penalty=0.25)
     for other, best in ((-1.3, 1), (-1.2, 2)):
         scores, seen = np.array([[0.0, 2.0, other]], dtype=np.float32), np.array([[False, True, False]])
@@ -255,7 +255,7 @@ def test_the_penalty_of_what_occurred_comes_before_those_of_what_was_written() -
     params=st.lists(PARAMS, min_size=1, max_size=5),
     given_share=st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_tokens_are_counted_that_were_sampled_and_not_those_given(
+def test_the_graph_counts_sampled_tokens_and_not_given_ones(
     seed: int, params: list[SamplingParams], given_share: float
 ) -> None:
     rng, shape = np.random.default_rng(seed), (7, len(params) + 1)
@@ -263,7 +263,7 @@ def test_tokens_are_counted_that_were_sampled_and_not_those_given(
     states = sampler().initial_states(shape[1])
     states["counts"] = some_counts(rng, shape[1], VOCABULARY)
     states["seen"] = rng.random(states["seen"].shape) < 0.3
-    # One of them needs a control in any case.
+    # The last row uses a control in any case.
     inputs = controls([*params, SamplingParams(presence_penalty=0.5)], VOCABULARY)
     inputs |= {"uniforms": rng.random(shape, dtype=np.float32), "given_tokens": given_tokens}
     (tokens,), after = sampler().run(inputs, states, ["tokens"])

@@ -1,4 +1,4 @@
-"""Streams let go of what they hold, however they end: the session's lock and the work of the engine."""
+"""Streams release the session's lock and the engine's work, however they end."""
 
 import asyncio
 import gc
@@ -21,14 +21,14 @@ LONG = 10**6
 
 @pytest.fixture
 def roomy(models: Path) -> Iterator[TestClient]:
-    """Texts that take minutes are allowed."""
-    chosen = Settings(models_dir=models, max_generated_length=LONG, max_waiting_steps=10 * LONG)
-    with TestClient(create_app(chosen)) as opened:
-        yield opened
+    """The application with limits that allow texts that take minutes."""
+    settings = Settings(models_dir=models, max_generated_length=LONG, max_waiting_steps=10 * LONG)
+    with TestClient(create_app(settings)) as client:
+        yield client
 
 
 class Reader:
-    """Somebody who reads so many messages of a stream, then none, and leaves when `left` is set."""
+    """A client that reads so many messages of a stream, then none, and disconnects when `left` is set."""
 
     def __init__(self, messages: int) -> None:
         self._messages = messages
@@ -55,7 +55,7 @@ class Reader:
 
 @asynccontextmanager
 async def stuck(app: Any, path: str, body: dict[str, Any], seconds: str | None = None) -> AsyncIterator[Reader]:
-    """A stream whose reader has stopped to read."""
+    """A stream whose client has stopped reading."""
     headers = [(b"content-type", b"application/json")]
     if seconds is not None:
         headers.append((b"x-request-timeout", seconds.encode()))
@@ -90,18 +90,18 @@ STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_who_leaves_without_reading_is_dropped_at_once(roomy: TestClient, name: str) -> None:
+def test_a_client_that_disconnects_without_reading_is_dropped_at_once(roomy: TestClient, name: str) -> None:
     app: Any = roomy.app
     path, body = STREAMS[name]
     engine = app.state.carry.registry.find("text").engine
     if name == "chats":
-        body = {**body, "logit_bias": {"5": 100}}  # so that no turn ends
+        body = {**body, "logit_bias": {"5": 100}}  # no turn ends
 
     async def play() -> None:
         with without_garbage_collection():
             async with stuck(app, path, body):
                 assert engine.waiting_steps
-            # The engine drops it before its next call of the graph; nothing else is awaited.
+            # The engine drops the request before its next call of the graph.
             while engine.waiting_steps:  # noqa: ASYNC110 - nobody is told of it
                 await asyncio.sleep(0)
 
@@ -110,11 +110,11 @@ def test_who_leaves_without_reading_is_dropped_at_once(roomy: TestClient, name: 
 
 
 def session_of(client: TestClient) -> str:
-    found: str = client.post("/sessions", json={"prompt": "a"}).json()["id"]
-    return found
+    session: str = client.post("/sessions", json={"prompt": "a"}).json()["id"]
+    return session
 
 
-def test_a_session_is_free_as_soon_as_the_reader_of_its_stream_has_left(roomy: TestClient) -> None:
+def test_a_disconnect_frees_the_session_at_once(roomy: TestClient) -> None:
     app: Any = roomy.app
     session = session_of(roomy)
     body = {"prompt": "b", "max_length": LONG, "session_id": session, "stream": True}
@@ -128,14 +128,11 @@ def test_a_session_is_free_as_soon_as_the_reader_of_its_stream_has_left(roomy: T
 
     assert roomy.portal is not None
     roomy.portal.call(play)
-    told = roomy.get(f"/sessions/{session}").json()
-    assert told["version"] == 0
+    assert roomy.get(f"/sessions/{session}").json()["version"] == 0
 
 
-def test_a_reader_who_never_reads_is_given_up_at_the_deadline(
-    roomy: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though nobody leaves: the next call on the session has its turn."""
+def test_a_stream_that_nobody_reads_ends_at_the_deadline(roomy: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the client stays connected: the next call of the session goes ahead."""
     monkeypatch.setattr(streams, "LAST_SECONDS", 0.0, raising=False)
     app: Any = roomy.app
     session = session_of(roomy)
