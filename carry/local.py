@@ -1,9 +1,9 @@
-"""Runs models in this process, without a server: a forecaster on the service's own engine and forecasting, a text model
-or any exported graph over many sequences at once. So what is measured is what the service serves. Knows no HTTP.
+"""Runs models in this process, without a server: a forecaster on the service's engine, a text model over many documents
+at once. So what is measured is what the service serves. Knows no HTTP.
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -11,7 +11,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from service.engine.decode import DecodeGraph
@@ -24,7 +23,7 @@ from service.forecast.manifest import ForecastManifest
 from service.forecast.task import Forecast, ForecastRequest, forecast, initial_state
 from service.forecast.timestamps import seasons_of
 from service.kinds import KINDS
-from service.manifest import PER_STEP_OUTPUTS, Graph, State, read_manifest
+from service.manifest import Graph, read_manifest
 from service.metrics import Metrics
 from service.registry import find_model, open_model
 from service.settings import Settings
@@ -32,52 +31,6 @@ from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, log_softmax
 from service.text.task import GenerateRequest, generate
-
-Array = NDArray[np.generic]
-
-
-class GraphSession:
-    """An ONNX graph with its state, which reads sequences in pieces, as the manifest describes them."""
-
-    def __init__(self, model: Path | bytes, state: Sequence[State], max_steps: int, threads: int = 0) -> None:
-        """`threads`: 0 for as many as there are cores."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._state = state
-        self.max_steps = max_steps
-
-    @classmethod
-    def open(cls, folder: Path, graph: Graph, threads: int = 0) -> "GraphSession":
-        """A graph of a model folder."""
-        return cls(folder / graph.file, graph.state, graph.max_steps, threads)
-
-    def fresh_state(self, batch: int) -> dict[str, Array]:
-        """The state of `batch` sequences before their first step."""
-        return {s.name: np.full((batch, *s.shape), s.initial, dtype=s.dtype) for s in self._state}
-
-    def step(
-        self, feeds: Mapping[str, Array], state: Mapping[str, Array], outputs: Sequence[str]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Call the graph once: the named outputs, and the state after it."""
-        names = [*outputs, *(s.output for s in self._state)]
-        per_step = np.array(not PER_STEP_OUTPUTS.isdisjoint(outputs))
-        results = self._session.run(names, {**feeds, **state, "per_step": per_step})
-        after = {s.name: result for s, result in zip(self._state, results[len(outputs) :], strict=True)}
-        return dict(zip(outputs, results, strict=False)), after
-
-    def read(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str], state: Mapping[str, Array] | None = None
-    ) -> Iterable[dict[str, Array]]:
-        """Feed inputs (B, T, ...) of equal length in pieces of `max_steps`; yields the outputs of each piece."""
-        batch, steps = next(iter(feeds.values())).shape[:2]
-        state = state or self.fresh_state(batch)
-        for start in range(0, steps, self.max_steps):
-            piece = {name: array[:, start : start + self.max_steps] for name, array in feeds.items()}
-            size = min(self.max_steps, steps - start)
-            piece["lengths"] = np.full(batch, size, dtype=np.int64)
-            results, state = self.step(piece, state, outputs)
-            yield results
 
 
 def _graphs(manifest: ForecastManifest | TextManifest) -> dict[str, Graph]:
@@ -234,8 +187,9 @@ def forecast_all(settings: Settings, name: str, requests: Sequence[SeasonedReque
 class LanguageModel:
     """A text model over tokens."""
 
-    def __init__(self, session: GraphSession, manifest: TextManifest) -> None:
-        self._session = session
+    def __init__(self, runner: Runner, manifest: TextManifest, max_steps: int) -> None:
+        self._runner = runner
+        self._max_steps = max_steps
         self.manifest = manifest
 
     @classmethod
@@ -251,12 +205,17 @@ class LanguageModel:
     @classmethod
     def of_folder(cls, folder: Path, manifest: TextManifest, graph: Graph) -> "LanguageModel":
         """The text model of one graph of a folder."""
-        return cls(GraphSession.open(folder, graph), manifest)
+        return cls(Runner(folder, graph, threads=0), manifest, graph.max_steps)
 
     def log_probabilities(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """The natural logarithms (T, V) of the next token's probabilities after each of the tokens (T,)."""
-        pieces = self._session.read({"tokens": tokens[None]}, ["logits_all"])
-        return np.concatenate([log_softmax(piece["logits_all"][0].astype(np.float32)) for piece in pieces])
+        states, logarithms = self._runner.initial_states(1), []
+        for start in range(0, len(tokens), self._max_steps):
+            piece = tokens[None, start : start + self._max_steps]
+            lengths = np.array([piece.shape[1]])
+            [logits], states = self._runner.prefill({"tokens": piece}, lengths, states, ["logits_all"])
+            logarithms.append(log_softmax(logits[0].astype(np.float32)))
+        return np.concatenate(logarithms)
 
     def nats(self, documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
         """What each document (T,) costs in nats, read once from its start with the state carried. The model reads the
@@ -273,21 +232,20 @@ class LanguageModel:
         first rows."""
         total = np.zeros(len(documents))
         expected = np.array([len(tokens) - 1 for tokens in documents])
-        size = max(1, min(self._session.max_steps, SCORES // (len(documents) * len(self.manifest.vocabulary))))
-        state: Mapping[str, Array] = self._session.fresh_state(len(documents))
+        size = max(1, min(self._max_steps, SCORES // (len(documents) * len(self.manifest.vocabulary))))
+        states = self._runner.initial_states(len(documents))
         for at in range(0, int(expected.max(initial=0)), size):
             lengths = np.minimum(expected[expected > at] - at, size)
             tokens = np.zeros((len(lengths), lengths[0] + 1), dtype=np.int64)
             for row, document in zip(tokens, documents, strict=False):
                 piece = document[at : at + tokens.shape[1]]
                 row[: len(piece)] = piece
-            feeds = {"tokens": tokens[:, :-1], "lengths": lengths}
-            state = {name: array[: len(lengths)] for name, array in state.items()}
-            outputs, state = self._session.step(feeds, state, ["logits_all"])
-            scores = outputs["logits_all"].astype(np.float32, copy=False)
-            came = np.take_along_axis(scores, tokens[:, 1:, None], axis=2)[..., 0]
+            states = {name: array[: len(lengths)] for name, array in states.items()}
+            [logits], states = self._runner.prefill({"tokens": tokens[:, :-1]}, lengths, states, ["logits_all"])
+            scores = logits.astype(np.float32, copy=False)
+            actual = np.take_along_axis(scores, tokens[:, 1:, None], axis=2)[..., 0]
             highest = scores.max(axis=2, keepdims=True)
-            costs = np.log(np.exp(scores - highest).sum(axis=2, dtype=np.float64)) + highest[..., 0] - came
+            costs = np.log(np.exp(scores - highest).sum(axis=2, dtype=np.float64)) + highest[..., 0] - actual
             total[: len(lengths)] += np.where(np.arange(costs.shape[1]) < lengths[:, None], costs, 0.0).sum(axis=1)
         return total
 

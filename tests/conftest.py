@@ -1,7 +1,8 @@
 """Fixtures: a folder of small models, and the application on it."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from starlette.testclient import TestClient
 
+from service import cli
 from service.app import create_app
 from service.settings import Settings
 from tests.builders import character_model, forecaster, write_model
@@ -61,3 +63,22 @@ def shipped() -> Iterator[TestClient]:
     """The application on the models that Carry ships."""
     with TestClient(create_app(Settings(models_dir=SHIPPED)), raise_server_exceptions=False) as opened:
         yield opened
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def carry(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command of the command line in this process: exit status, standard output, standard error."""
+    monkeypatch.setattr(cli.app, "registered_commands", cli.app.registered_commands.copy())
+    monkeypatch.setattr(cli.app, "registered_groups", cli.app.registered_groups.copy())
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["carry", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code if isinstance(ended.value.code, int) else 0, out, err
+
+    return run

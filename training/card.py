@@ -1,4 +1,4 @@
-"""CARD.md: what a person should know of a model before using it, written from its manifest and its training run."""
+"""Writes CARD.md, what a person should know of a model before using it, from its manifest and its training run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +11,18 @@ from training.loop import Epoch
 CARD_FILE = "CARD.md"
 
 
-def figures_table(scores: Mapping[str, Mapping[str, float]], digits: int = 4) -> str:
-    """A Markdown table: a line for each method, a column for each measure, with so many significant digits. What
-    `digits` cannot hold is a whole number."""
+def markdown_table(scores: Mapping[str, Mapping[str, float]], digits: int = 4) -> str:
+    """A Markdown table: a line for each method, a column for each measure, to `digits` significant digits. A number
+    with more digits before the point is rounded to a whole one."""
     measures = list(dict.fromkeys(name for line in scores.values() for name in line))
     rows = [["", *measures], ["---", *["---:"] * len(measures)]]
     rows += [
-        [name, *(_figure(line[m], digits) if m in line else "" for m in measures)] for name, line in scores.items()
+        [name, *(_number(line[m], digits) if m in line else "" for m in measures)] for name, line in scores.items()
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _figure(value: float, digits: int) -> str:
+def _number(value: float, digits: int) -> str:
     return f"{value:,.0f}" if 10**digits <= abs(value) < 10**15 else f"{value:.{digits}g}"
 
 
@@ -55,7 +55,7 @@ class ModelCard:
 
     def write(self, folder: Path, manifest: ForecastManifest | TextManifest) -> None:
         """Write the card into the model folder."""
-        made = manifest.provenance
+        provenance = manifest.provenance
         if isinstance(manifest, ForecastManifest):
             kind = (
                 f"Forecasts the next {manifest.horizon} values of `{manifest.target}` at the quantile levels "
@@ -65,23 +65,23 @@ class ModelCard:
         else:
             unit, known = manifest.unit, len(manifest.vocabulary) - 1
             kind = f"Continues text, {unit} by {unit}; it knows {known:,} {unit}s."
-        chosen = self._history[-1]
+        epoch_kept = self._history[-1]
         if any(epoch.valid_loss != epoch.train_loss for epoch in self._history):
-            chosen = min(self._history, key=lambda epoch: epoch.valid_loss)
-            kept = f"Best epoch: {chosen.epoch}, validation loss {chosen.valid_loss:.4f}"
+            epoch_kept = min(self._history, key=lambda epoch: epoch.valid_loss)
+            choice = f"Best epoch: {epoch_kept.epoch}, validation loss {epoch_kept.valid_loss:.4f}"
         else:
-            kept = "Kept are the last weights"
-        data = "\n".join(f"- `{source.file}`, sha256 `{source.sha256}`" for source in made.data)
+            choice = "Kept are the last weights"
+        data = "\n".join(f"- `{source.file}`, sha256 `{source.sha256}`" for source in provenance.data)
         parts = [
             f"# {manifest.name}, version {manifest.version}",
             manifest.description,
             kind,
-            f"## How it was made\n\n```\n{made.command}\n```\n\n"
-            f"Cell: {made.cell}, layers: {made.layers}, units per layer: {made.hidden}, parameters: "
-            f"{made.parameters:,}. Trained for {len(self._history)} epochs in "
-            f"{made.duration_seconds:,.0f} s (seed {made.seed}, {made.created_at}, "
-            f"{', '.join(f'{name} {version}' for name, version in made.versions.items())}). {kept}, "
-            f"training loss {chosen.train_loss:.4f}.\n\nData:\n\n{data}",
+            f"## How it was made\n\n```\n{provenance.command}\n```\n\n"
+            f"Cell: {provenance.cell}, layers: {provenance.layers}, units per layer: {provenance.hidden}, parameters: "
+            f"{provenance.parameters:,}. Trained for {len(self._history)} epochs in "
+            f"{provenance.duration_seconds:,.0f} s (seed {provenance.seed}, {provenance.created_at}, "
+            f"{', '.join(f'{name} {version}' for name, version in provenance.versions.items())}). {choice}, "
+            f"training loss {epoch_kept.train_loss:.4f}.\n\nData:\n\n{data}",
             *self._sections,
             "## Pictures\n\n" + "\n\n".join(self._pictures) if self._pictures else "",
         ]

@@ -10,24 +10,24 @@ import pandas as pd
 import pytest
 import torch
 
-from carry import local as inference
-from carry.local import hinted_season
+from carry import local
+from carry.files import DataError, Series, read_series
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
 from tests.builders import CHARACTERS, character_model, write_model
-from tests.conftest import SHIPPED
-from tests.training.conftest import Run
-from training.data.series import DataError, Series, read_series
+from tests.conftest import SHIPPED, Run
 from training.evaluation.baselines import naive2
-from training.evaluation.evaluate import ALL, Figures, across_files, evaluate_forecaster, evaluate_text, evaluation_rows
-from training.evaluation.windows import (
-    Window,
+from training.evaluation.eval_windows import (
+    EvalWindow,
     draw_series,
     is_benchmark,
     read_benchmark,
     rolling_windows,
     usual_horizon,
 )
+from training.evaluation.evaluate import ALL, MetricRow, across_files, evaluate_forecaster, evaluation_rows
+from training.evaluation.forecasts import hinted_season
+from training.evaluation.texts import evaluate_text
 from training.nets.quantisation import round_matrices
 
 MODEL = SHIPPED / "forecast/2"
@@ -50,8 +50,8 @@ def competition(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "made.jsonl.gz", records)
 
 
-def figures_of(found: list[Figures], group: str, method: str) -> Figures:
-    return next(one for one in found if (one.group, one.method) == (group, method))
+def row_of(rows: list[MetricRow], group: str, method: str) -> MetricRow:
+    return next(row for row in rows if (row.group, row.method) == (group, method))
 
 
 def test_a_benchmark_keeps_its_own_split(competition: Path) -> None:
@@ -103,40 +103,41 @@ def test_naive2_repeats_a_season_only_where_there_is_one() -> None:
     factors = np.array([0.5, 1.0, 1.5, 1.0])
     seasonal = 100 * np.tile(factors, 6)
     flat = np.random.default_rng(0).normal(100, 1, 24)
-    found = naive2([Window(str(i), y[:, None], np.zeros(6), 4) for i, y in enumerate((seasonal, flat, -seasonal))], 6)
-    np.testing.assert_allclose(found[0], 100 * np.resize(factors, 6))
-    np.testing.assert_allclose(found[1], flat[-1])
-    np.testing.assert_allclose(found[2], -seasonal[-1])
+    windows = [EvalWindow(str(i), y[:, None], np.zeros(6), 4) for i, y in enumerate((seasonal, flat, -seasonal))]
+    forecasts = naive2(windows, 6)
+    np.testing.assert_allclose(forecasts[0], 100 * np.resize(factors, 6))
+    np.testing.assert_allclose(forecasts[1], flat[-1])
+    np.testing.assert_allclose(forecasts[2], -seasonal[-1])
 
 
-def test_figures_are_as_the_competitions_define_them(competition: Path) -> None:
-    found = evaluate_forecaster(MODEL, [competition])
-    assert {one.group for one in found} == {"Y", "Q", ALL}
-    yearly = figures_of(found, "Y", "SeasonalNaive").scores
+def test_measures_are_as_the_competitions_define_them(competition: Path) -> None:
+    rows = evaluate_forecaster(MODEL, [competition])
+    assert {row.group for row in rows} == {"Y", "Q", ALL}
+    yearly = row_of(rows, "Y", "SeasonalNaive").scores
     # Both repeat the last value: 4 for 6 and 4, 13 for 13 and 15; the steps in sample are 2, 1, 2.
     assert yearly["series"] == 2
     assert yearly["mase"] == pytest.approx(1 / (5 / 3))
     assert yearly["smape"] == pytest.approx((200 * 2 / 10 / 2 + 200 * 2 / 28 / 2) / 2)
     assert yearly["owa"] == pytest.approx(1)
     # One season back: 3, 4, nothing (filled up to 5); a season's difference is 1, where both of its ends were seen.
-    quarterly = figures_of(found, "Q", "SeasonalNaive").scores
+    quarterly = row_of(rows, "Q", "SeasonalNaive").scores
     assert quarterly["mase"] == pytest.approx(1)
-    overall = figures_of(found, ALL, "SeasonalNaive").scores
+    overall = row_of(rows, ALL, "SeasonalNaive").scores
     assert overall["mase"] == pytest.approx((2 * yearly["mase"] + quarterly["mase"]) / 3)
 
 
 def test_the_model_is_measured_with_its_coverage_and_time(competition: Path) -> None:
-    found = evaluate_forecaster(MODEL, [competition], limit=2)
-    ours = figures_of(found, ALL, "forecast")
+    rows = evaluate_forecaster(MODEL, [competition], limit=2)
+    ours = row_of(rows, ALL, "forecast")
     assert ours.scores["series"] == 2
     assert ours.scores["seconds"] > 0
     assert set(ours.by_step) >= {50, 80}
     for interval, shares in ours.by_step.items():
         assert len(shares) == 3
-        seen = [share for share in shares if share is not None]
-        assert min(seen) <= ours.scores[f"coverage_{interval}"] <= max(seen)
-    rows = evaluation_rows(found)
-    assert set(rows["made, all: forecast"]) >= {"smape", "mase", "owa", "coverage_80", "least_80", "most_80"}
+        known = [share for share in shares if share is not None]
+        assert min(known) <= ours.scores[f"coverage_{interval}"] <= max(known)
+    lines = evaluation_rows(rows)
+    assert set(lines["made, all: forecast"]) >= {"smape", "mase", "owa", "coverage_80", "least_80", "most_80"}
 
 
 def test_plain_series_are_measured_at_their_ends(tmp_path: Path) -> None:
@@ -172,39 +173,39 @@ def test_a_season_has_its_usual_horizon(season: int, horizon: int) -> None:
 
 
 def test_a_collection_is_cut_by_season_and_told_apart_by_frequency(collection: Path) -> None:
-    found = evaluate_forecaster(MODEL, [collection], windows=2)
+    rows = evaluate_forecaster(MODEL, [collection], windows=2)
     for group, series, horizon in (("D", 10, 14), ("Q", 5, 8), (ALL, 15, 14)):
-        figures = figures_of(found, group, "forecast")
-        assert (figures.scores["series"], figures.scores["windows"]) == (series, 2 * series)
-        assert [len(shares) for shares in figures.by_step.values()] == [horizon] * 3
+        row = row_of(rows, group, "forecast")
+        assert (row.scores["series"], row.scores["windows"]) == (series, 2 * series)
+        assert [len(shares) for shares in row.by_step.values()] == [horizon] * 3
     [longer, *_] = evaluate_forecaster(MODEL, [collection], horizon=20)
     assert [len(shares) for shares in longer.by_step.values()] == [20] * 3
 
 
 def test_a_limit_draws_the_same_whole_series_each_time(collection: Path) -> None:
     series, _ = read_series([collection])
-    drawn = [[one.id for one in draw_series(series, 6)] for _ in range(2)]
+    drawn = [[each.id for each in draw_series(series, 6)] for _ in range(2)]
     assert drawn[0] == drawn[1] == sorted(set(drawn[0]))
     assert len(drawn[0]) == 6
     assert draw_series(series, 100) == series
-    figures = figures_of(evaluate_forecaster(MODEL, [collection], limit=6, windows=3), ALL, "forecast")
-    assert (figures.scores["series"], figures.scores["windows"]) == (6, 18)
+    row = row_of(evaluate_forecaster(MODEL, [collection], limit=6, windows=3), ALL, "forecast")
+    assert (row.scores["series"], row.scores["windows"]) == (6, 18)
 
 
 def test_a_model_is_measured_with_and_without_a_hint_of_the_season(collection: Path) -> None:
-    found = evaluate_forecaster(MODEL, [collection], baselines=("theta",), hints=("usual", "none"))
-    scores = {(one.method, one.hint): one.scores for one in found if one.group == "D"}
+    rows = evaluate_forecaster(MODEL, [collection], baselines=("theta",), hints=("usual", "none"))
+    scores = {(row.method, row.hint): row.scores for row in rows if row.group == "D"}
     hinted, silent, theta = scores["forecast", "usual"], scores["forecast", "none"], scores["AutoTheta", None]
     assert hinted["mase_to_no_hint"] == pytest.approx(hinted["mase"] / silent["mase"])
     assert hinted["mase_to_best_fitted"] == pytest.approx(hinted["mase"] / theta["mase"])
     assert silent["relative_mae_to_best_fitted"] == pytest.approx(silent["relative_mae"] / theta["relative_mae"])
     assert {"mase_to_no_hint", "mase_to_best_fitted"}.isdisjoint(theta)
-    assert "mixed, D: forecast, hint: none" in evaluation_rows(found)
+    assert "mixed, D: forecast, hint: none" in evaluation_rows(rows)
 
 
 def test_a_hint_is_the_season_of_the_frequency_or_that_of_the_data_or_none() -> None:
     manifest = read_manifest(MODEL, ForecastManifest)
-    hourly = Window("a", np.ones((9, 1)), np.ones(2), 24, "h")
+    hourly = EvalWindow("a", np.ones((9, 1)), np.ones(2), 24, "h")
     assert hinted_season(manifest, hourly, "usual") == (24, 168)
     assert hinted_season(manifest, hourly, "season") == (24,)
     assert hinted_season(manifest, hourly, "none") is None
@@ -216,26 +217,26 @@ def test_an_unknown_hint_is_refused(carry: Run, collection: Path, hints: str) ->
     assert (status, "usual, season, none" in err) == (2, True)
 
 
-def test_each_file_counts_alike_in_the_last_figures(competition: Path, collection: Path) -> None:
-    found = evaluate_forecaster(MODEL, [competition, collection])
-    both = {one.method: one.scores for one in across_files(found)}
+def test_each_file_counts_alike_in_the_rows_over_all_files(competition: Path, collection: Path) -> None:
+    rows = evaluate_forecaster(MODEL, [competition, collection])
+    both = {row.method: row.scores for row in across_files(rows)}
     for method, scores in both.items():
-        first, second = (one.scores for one in found if (one.group, one.method) == (ALL, method))
+        first, second = (row.scores for row in rows if (row.group, row.method) == (ALL, method))
         assert scores["mase"] == pytest.approx((first["mase"] + second["mase"]) / 2)
         assert scores["relative_mae"] == pytest.approx(math.sqrt(first["relative_mae"] * second["relative_mae"]))
         assert scores["series"] == 18
     assert both["SeasonalNaive"]["relative_mae"] == pytest.approx(1)
-    assert across_files([one for one in found if one.file == "made"]) == []
+    assert across_files([row for row in rows if row.file == "made"]) == []
 
 
 def test_baselines_without_an_error_leave_ratios_out(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "exact.jsonl.gz", [{"train": [1, 2, 1, 5, 5], "test": [5, 5]}])
-    for figures in evaluate_forecaster(MODEL, [path]):
-        assert {"owa", "relative_mae"}.isdisjoint(figures.scores)
-        assert figures.scores["series_without_ratio"] == 1
+    for row in evaluate_forecaster(MODEL, [path]):
+        assert {"owa", "relative_mae"}.isdisjoint(row.scores)
+        assert row.scores["series_without_ratio"] == 1
 
 
-def test_a_service_that_is_not_there_is_told(competition: Path) -> None:
+def test_a_service_that_does_not_answer_is_an_error(competition: Path) -> None:
     with pytest.raises(DataError, match="batch"):
         evaluate_forecaster(MODEL, [competition], url="http://127.0.0.1:1")
 
@@ -285,9 +286,9 @@ def test_the_last_share_of_a_text_begins_afresh(text_model: Path, tmp_path: Path
     text = "she sells sea shells by the sea shore. " * 5
     whole.write_text(text)
     end.write_text(text[int(len(text) * 0.9) :])
-    found, expected = evaluate_text(text_model, [whole], last=0.1)["text"], evaluate_text(text_model, [end])["text"]
-    assert found["characters"] == expected["characters"]
-    assert found["bits_per_character"] == expected["bits_per_character"]
+    scores, expected = evaluate_text(text_model, [whole], last=0.1)["text"], evaluate_text(text_model, [end])["text"]
+    assert scores["characters"] == expected["characters"]
+    assert scores["bits_per_character"] == expected["bits_per_character"]
     with pytest.raises(DataError, match="too short"):
         evaluate_text(text_model, [whole], last=0.001)
 
@@ -298,8 +299,8 @@ def test_many_and_long_texts_are_read_in_pieces(
     path = tmp_path / "lines.jsonl"
     path.write_text("\n".join(json.dumps({"text": "sea shells by the shore"[: 2 + i]}) for i in range(20)))
     whole = evaluate_text(text_model, [path])
-    monkeypatch.setattr(inference, "DOCUMENTS", 3)
-    monkeypatch.setattr(inference, "SCORES", 1000)
+    monkeypatch.setattr(local, "DOCUMENTS", 3)
+    monkeypatch.setattr(local, "SCORES", 1000)
     cut = evaluate_text(text_model, [path])
     for name, row in whole.items():
         assert cut[name]["bits_per_character"] == pytest.approx(row["bits_per_character"], rel=1e-5)

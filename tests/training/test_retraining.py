@@ -1,4 +1,4 @@
-"""Training again under the same name: what is done anew, gone on from, left alone or refused."""
+"""Training again under the same name: what trains anew, goes on, stays as it is or is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest, sha256_of
-from tests.training.conftest import Run
+from tests.conftest import Run
 from training import loop
 from training.checkpoint import CHECKPOINT_FILE, RunError
 from training.data.tbptt_batches import TextStream
@@ -190,8 +190,8 @@ def test_patience_counts_epochs_without_gain_and_0_never_stops(
 ) -> None:
     losses = iter([3.0, 2.0, 2.5, 2.4, 2.3, 2.2])
     monkeypatch.setattr(loop, "evaluate", lambda *_: next(losses))
-    found = fit_a_little(tmp_path, LoopConfig(epochs=6, learning_rate=1e-3, patience=patience))
-    assert len(found) == epochs
+    history = fit_a_little(tmp_path, LoopConfig(epochs=6, learning_rate=1e-3, patience=patience))
+    assert len(history) == epochs
 
 
 def test_a_validation_loss_that_is_no_number_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

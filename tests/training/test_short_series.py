@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from carry.files import Series
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
-from tests.training.conftest import Run
-from training.data.series import Series, split_series
+from tests.conftest import Run
+from training.data.series import find_split, split_series
 
 SMALL = ["--hidden", "8", "--no-baselines", "--windows", "20", "--rows", "8"]
 
@@ -48,8 +51,8 @@ def test_the_loss_falls(carry: Run, count: int, length: int, horizon: int) -> No
 
 
 @pytest.mark.parametrize("values", [[[1.0]] * 20, [[3.0, 3.0, 3.0]] * 20, [[None, 2.0, None]]])
-def test_what_nothing_can_be_learnt_from_is_refused(carry: Run, values: list[list[float | None]]) -> None:
-    Path("walks.jsonl").write_text("\n".join(json.dumps({"values": some}) for some in values))
+def test_series_without_anything_to_learn_are_refused(carry: Run, values: list[list[float | None]]) -> None:
+    Path("walks.jsonl").write_text("\n".join(json.dumps({"values": row}) for row in values))
     status, out, err = train(carry, "--horizon", "1", "--epochs", "2")
     assert (status, "wrote" in out) == (2, False)
     words = " ".join(err.replace("\u2502", " ").split())
@@ -61,11 +64,11 @@ def test_what_nothing_can_be_learnt_from_is_refused(carry: Run, values: list[lis
 def test_short_series_are_held_out_whole() -> None:
     series = [Series(str(i), np.arange(4.0)[:, None]) for i in range(100)]
     parts = split_series(series, 1, 0.1, 0.2)
-    ids = [{one.id for one in some} for some in (parts.train, [s for s, _ in parts.valid], [s for s, _ in parts.test])]
-    assert [len(some) for some in ids] == [70, 10, 20]
+    ids = [{s.id for s in part} for part in (parts.train, [s for s, _ in parts.valid], [s for s, _ in parts.test])]
+    assert [len(part) for part in ids] == [70, 10, 20]
     assert len(set.union(*ids)) == 100
-    assert all((cut.train_end, cut.valid_end) == (3, 4) for _, cut in parts.valid)
-    assert all(cut.valid_end == 3 for _, cut in parts.test)
+    assert all((split.train_end, split.valid_end) == (3, 4) for _, split in parts.valid)
+    assert all(split.valid_end == 3 for _, split in parts.test)
 
 
 def test_every_other_value_missing_is_learnt_from(carry: Run) -> None:
@@ -73,3 +76,13 @@ def test_every_other_value_missing_is_learnt_from(carry: Run) -> None:
     Path("walks.jsonl").write_text(json.dumps({"values": values}))
     assert train(carry, "--horizon", "2", "--epochs", "3")[0] == 0
     assert losses()[-1] > 0
+
+
+@given(steps=st.integers(1, 500), horizon=st.integers(1, 50), valid=st.floats(0, 0.5), test=st.floats(0, 0.5))
+def test_parts_follow_each_other_and_are_long_enough(steps: int, horizon: int, valid: float, test: float) -> None:
+    cut = find_split(Series("a", np.zeros((steps, 1))), horizon, valid, test)
+    if cut is not None:
+        assert 0 <= cut.train_end <= cut.valid_end <= steps
+        assert not test or steps - cut.valid_end >= horizon
+        assert not valid or cut.valid_end - cut.train_end >= horizon
+        assert cut.train_end >= steps - cut.train_end

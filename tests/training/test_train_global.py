@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from carry.files import DataError
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
-from tests.training.conftest import Run as Command
-from training.data.series import DataError
+from tests.conftest import Run as Command
 from training.loop import LoopConfig
 from training.provenance import Run
 from training.recipes.global_forecast import GlobalConfig, read_pool, train
@@ -24,7 +24,7 @@ def a_run(folder: Path, name: str) -> Run:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Series of which one holds a stretch of the benchmark's test part, in another unit; and the benchmark."""
+    """Series, one of which holds a segment of the benchmark's test part, in another unit; and the benchmark."""
     rng = np.random.default_rng(1)
     whole = 50 + rng.normal(size=(3, 60)).cumsum(axis=1)
     other = 50 + rng.normal(size=(2, 90)).cumsum(axis=1)
@@ -40,12 +40,12 @@ def test_a_series_that_holds_values_of_a_test_part_is_left_out(files: tuple[Path
     data, benchmark = files
     pool = read_pool([data], [benchmark])
     assert (len(pool.series), pool.dropped) == (1, 1)
-    assert [len(one.values) for one in read_pool([data, benchmark], []).series] == [90, 48, 48, 48]
+    assert [len(each.values) for each in read_pool([data, benchmark], []).series] == [90, 48, 48, 48]
     with pytest.raises(DataError, match="no test part"):
         read_pool([benchmark], [data])
 
 
-def test_a_folder_is_written_measured_on_benchmarks_and_gone_on_from(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_measured_folder_is_written_and_another_run_starts_from_it(files: tuple[Path, Path], tmp_path: Path) -> None:
     data, benchmark = files
     first = train([data], [benchmark], CONFIG, LOOP, a_run(tmp_path, "first"), None, baselines=False)
     assert first is not None
@@ -63,7 +63,7 @@ def test_a_folder_is_written_measured_on_benchmarks_and_gone_on_from(files: tupl
         train([data], [], CONFIG, LOOP, a_run(tmp_path, "third"), tmp_path, baselines=False)
 
 
-def test_the_command_that_is_noted_names_no_folder_of_the_data(
+def test_the_command_in_the_provenance_names_no_folder_of_the_data(
     files: tuple[Path, Path], tmp_path: Path, carry: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
-"""Batches for a global forecaster: windows of many kinds of series, real and made up, with targets after some steps of
-each ("forking sequences", Wen et al. 2017).
+"""Batches for a global forecaster: windows of many kinds of series, real and synthetic, with targets after some steps
+of each ("forking sequences", Wen et al. 2017).
 
-Knows nothing of networks. Everything random follows from the generator it is given.
+Knows nothing of networks. Everything random follows from the generator that the caller passes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.patterns import patterns
-from training.data.series import Series
-from training.data.synthetic import bank
+from carry.files import Series
+from training.data.patterns import sample_patterns
+from training.data.synthetic import sample_series
 from training.data.tbptt_batches import Batch
 
 Floats = NDArray[np.float64]
@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bucket:
-    """Windows of about one length. Of `rows` windows in a batch, each of at most `steps` values before the targets,
-    `forks` steps are asked for values at most `horizon` ahead. `share`: of the batches."""
+    """Windows of about one length. A batch has `rows` windows, each of at most `steps` values before the targets, and
+    forecasts at `forks` steps of each, at most `horizon` values ahead. share: of the batches."""
 
     steps: int
     rows: int
@@ -40,29 +40,29 @@ BUCKETS = (
     Bucket(384, 24, 12, 48, 0.16),
     Bucket(1024, 10, 20, 48, 0.15),
 )
-"""What a forecaster of any series is trained on: half of the world's series are short."""
-AHEAD = 14
-"""Most distances that a batch asks for."""
+"""Windows that train a forecaster of any series: half of the world's series are short."""
+MAX_DISTANCES = 14
+"""Distances ahead of one batch, at most."""
 
 KINDS = {1: 0.25, 4: 0.16, 12: 0.35, 7: 0.09, 52: 0.06, 24: 0.09}
 """How often each kind of season is drawn among the real series (7: days, 24: hours and parts of hours)."""
-LONG = {1: 0.0, 4: 0.3, 12: 0.6, 7: 2.0, 52: 2.0, 24: 4.0}
-"""By how much more in windows of more than 200 values: few long series are yearly."""
-FAR = {1: 8, 4: 10, 12: 24, 7: 28, 52: 26, 24: 48}
-"""How many steps ahead users mostly ask for; what is farther counts a quarter."""
+LONG_WINDOW_WEIGHTS = {1: 0.0, 4: 0.3, 12: 0.6, 7: 2.0, 52: 2.0, 24: 4.0}
+"""How much more often in windows of more than 200 values: few long series are yearly."""
+MAX_RELEVANT_HORIZON = {1: 8, 4: 10, 12: 24, 7: 28, 52: 26, 24: 48}
+"""Steps ahead that users mostly ask for, by kind; targets beyond them count a quarter."""
 
-CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, UNTOLD, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.3
-"""How often a window is so changed."""
-MISTOLD = 0.08
-"""How often another season is told: a hint is not to be obeyed."""
+CENSORED, FLIPPED, MIXED, SHIFTED, GAPPY, NO_HINT, COARSER = 0.04, 0.08, 0.2, 0.08, 0.15, 0.5, 0.3
+"""How often a window is changed in this way."""
+WRONG_HINT = 0.08
+"""How often the hint names another season, so that the network learns not to obey it."""
 PATTERNS, SHORT_PATTERNS = 0.6, 0.7
-"""Of what is made up, the share of `patterns`, and that among windows of at most SHORT steps."""
+"""The share of `sample_patterns` among the synthetic series, and that in windows of at most SHORT steps."""
 SHORT = 24
 
 
 EARLY = 0.1
-"""What a fork counts before the pattern was seen, and a little more. Nobody can know how it goes on, and how such
-series usually do is not how a short series without a season does: it would be taught that what rises comes back."""
+"""The weight of a fork until a little after the pattern was seen once. Nobody can know how the series goes on; and
+since a short series without a season goes on otherwise, the network would learn that whatever rises comes back."""
 
 
 def kind_of(season: int) -> int:
@@ -71,39 +71,40 @@ def kind_of(season: int) -> int:
 
 
 def longer_season(season: int) -> int:
-    """The season above: of hours and half-hours the week, else none (1)."""
+    """The season above a season: of hours and half-hours the week, else none (1)."""
     return 7 * season if season in (24, 48) else 1
 
 
 def pattern_of(season: int) -> int:
-    """How many values show a real series' pattern once; the year of weeks is mostly the least of what moves them."""
+    """How many values show a real series' pattern once. Of weeks it is 1: their year mostly moves them least."""
     return 1 if season == 52 else season
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A window of a series: values (T, F), values per season and per longer season, how far ahead matters most, the
-    seasons that are told, and how many values show its pattern once."""
+class TrainingWindow:
+    """A window of a series: values (T, F), values per season and per longer season. max_relevant_horizon: how many
+    steps ahead matter most. hint: the seasons that the network is told. pattern: how many values show its pattern
+    once."""
 
     values: Floats
     season: int
     longer: int
-    far: int
-    told: tuple[int, int] = (1, 1)
+    max_relevant_horizon: int
+    hint: tuple[int, int] = (1, 1)
     pattern: int = 1
 
     @classmethod
-    def of(cls, series: Series) -> "Piece":
+    def of(cls, series: Series) -> "TrainingWindow":
         """A whole series."""
         m = series.season
-        return cls(series.values, m, longer_season(m), FAR[kind_of(m)], pattern=pattern_of(m))
+        return cls(series.values, m, longer_season(m), MAX_RELEVANT_HORIZON[kind_of(m)], pattern=pattern_of(m))
 
 
 class ForkingStream:
-    """`steps` batches an epoch, drawn anew in each: of all series equally, or with `synthetic`, the share that is made
-    up, in proportions that depend on neither the number nor the length of the series of a kind, and augmented.
+    """`steps` batches an epoch, drawn anew in each: of all series equally, or, if `synthetic` is given, that share of
+    synthetic series and real ones in proportions by kind, whatever the number and length of a kind's series, augmented.
 
-    known_ahead: columns of the features that are known of the future. hidden: the share of values hidden in a window.
+    known_ahead: columns of the features whose future is known. hidden: the share of values hidden in a window.
     """
 
     def __init__(
@@ -120,8 +121,8 @@ class ForkingStream:
         self._known_ahead = list(known_ahead)
         self._synthetic = synthetic
         self._hidden = hidden
-        self._pieces = [Piece.of(one) for one in series]
-        self._kinds = {kind: [p for p in self._pieces if kind_of(p.season) == kind] for kind in KINDS}
+        self._windows = [TrainingWindow.of(each) for each in series]
+        self._by_kind = {kind: [w for w in self._windows if kind_of(w.season) == kind] for kind in KINDS}
         self._chances = {kind: _chances([s for s in series if kind_of(s.season) == kind]) for kind in KINDS}
 
     def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
@@ -129,75 +130,90 @@ class ForkingStream:
         if rng is None:
             raise ValueError("windows are drawn at random: a generator is needed")
         shares = np.array([bucket.share for bucket in self._buckets])
-        chosen = rng.choice(len(self._buckets), self.steps, p=shares / shares.sum())
-        made: dict[int, list[Piece]] = {}
-        for i in np.unique(chosen) if self._synthetic else ():
-            bucket, share = self._buckets[i], self._synthetic or 0.0
-            wanted = min(20_000, round(int((chosen == i).sum()) * bucket.rows * share)) + 40
-            steps = bucket.steps + bucket.horizon
-            known = round((SHORT_PATTERNS if bucket.steps <= SHORT else PATTERNS) * wanted)
-            drawn = [*bank(rng, wanted - known, steps), *patterns(rng, known, steps)]
-            made[i] = [
-                Piece(m.values[:, None], m.season, m.longer, FAR[kind_of(m.season)], pattern=m.pattern) for m in drawn
-            ]
-        for i in chosen:
+        order = rng.choice(len(self._buckets), self.steps, p=shares / shares.sum())
+        synthetic: dict[int, list[TrainingWindow]] = {}
+        for i in np.unique(order) if self._synthetic else ():
+            windows = int((order == i).sum()) * self._buckets[i].rows
+            synthetic[i] = _sample_synthetic(rng, self._buckets[i], windows, self._synthetic or 0.0)
+        for i in order:
             bucket = self._buckets[i]
-            pieces = [self._piece(rng, bucket, made.get(i, ())) for _ in range(bucket.rows)]
+            batch_windows = [self._draw(rng, bucket, synthetic.get(i, ())) for _ in range(bucket.rows)]
             near = 1.0 / (np.arange(1, bucket.horizon + 1) + 6.0)
-            distances = rng.choice(bucket.horizon, min(AHEAD, bucket.horizon), replace=False, p=near / near.sum())
-            yield fork(pieces, bucket, 1 + np.sort(distances), self._known_ahead, rng, self._hidden)
+            count = min(MAX_DISTANCES, bucket.horizon)
+            distances = rng.choice(bucket.horizon, count, replace=False, p=near / near.sum())
+            yield fork(batch_windows, bucket, 1 + np.sort(distances), self._known_ahead, rng, self._hidden)
 
-    def _piece(self, rng: np.random.Generator, bucket: Bucket, made: Sequence[Piece]) -> Piece:
+    def _draw(self, rng: np.random.Generator, bucket: Bucket, synthetic: Sequence[TrainingWindow]) -> TrainingWindow:
         if self._synthetic is None:
-            piece = self._pieces[rng.integers(len(self._pieces))]
-            return replace(piece, values=_cut(rng, piece.values, bucket))
-        piece = made[int(rng.integers(len(made)))] if made else self._pieces[0]
+            window = self._windows[rng.integers(len(self._windows))]
+            return replace(window, values=_cut(rng, window.values, bucket))
+        window = synthetic[int(rng.integers(len(synthetic)))] if synthetic else self._windows[0]
         if rng.random() < self._synthetic:
-            return _changed(rng, replace(piece, values=_cut(rng, piece.values, bucket)))
-        weights = np.array([weight if self._kinds[kind] else 0.0 for kind, weight in KINDS.items()])
+            return _augment(rng, replace(window, values=_cut(rng, window.values, bucket)))
+        weights = np.array([weight if self._by_kind[kind] else 0.0 for kind, weight in KINDS.items()])
         if bucket.steps > 200:
-            weights *= list(LONG.values())
+            weights *= list(LONG_WINDOW_WEIGHTS.values())
         if weights.sum():
             kind = int(rng.choice(list(KINDS), p=weights / weights.sum()))
-            found = self._pick(rng, kind, bucket.steps // 3 if bucket.steps > 200 else 0)
-            if found is not None:
-                return self._real(rng, kind, found, bucket)
-        return _changed(rng, replace(piece, values=_cut(rng, piece.values, bucket)))
+            real = self._pick(rng, kind, bucket.steps // 3 if bucket.steps > 200 else 0)
+            if real is not None:
+                return self._augment_real(rng, kind, real, bucket)
+        return _augment(rng, replace(window, values=_cut(rng, window.values, bucket)))
 
-    def _real(self, rng: np.random.Generator, kind: int, piece: Piece, bucket: Bucket) -> Piece:
-        coarse = _coarser(rng, piece) if rng.random() < COARSER else piece
+    def _augment_real(
+        self, rng: np.random.Generator, kind: int, window: TrainingWindow, bucket: Bucket
+    ) -> TrainingWindow:
+        coarse = _coarsen(rng, window) if rng.random() < COARSER else window
         values = _cut(rng, coarse.values, bucket)
-        if rng.random() < MIXED and coarse is piece:
+        if rng.random() < MIXED and coarse is window:
             other = self._pick(rng, kind, len(values) // 2)
-            if other is not None and other.season == piece.season:
+            if other is not None and other.season == window.season:
                 values = _mix(rng, values, other.values)
-        return _changed(rng, replace(coarse, values=values))
+        return _augment(rng, replace(coarse, values=values))
 
-    def _pick(self, rng: np.random.Generator, kind: int, least: int) -> Piece | None:
+    def _pick(self, rng: np.random.Generator, kind: int, min_length: int) -> TrainingWindow | None:
         """Any series of the kind; None if a few draws give none that is long enough."""
+        windows, chances = self._by_kind[kind], self._chances[kind]
         for _ in range(8):
-            at = int(np.searchsorted(self._chances[kind], rng.random() * self._chances[kind][-1], side="right"))
-            piece = self._kinds[kind][min(at, len(self._kinds[kind]) - 1)]
-            if len(piece.values) >= least:
-                return piece
+            index = int(np.searchsorted(chances, rng.random() * chances[-1], side="right"))
+            window = windows[min(index, len(windows) - 1)]
+            if len(window.values) >= min_length:
+                return window
         return None
 
 
+def _sample_synthetic(rng: np.random.Generator, bucket: Bucket, windows: int, share: float) -> list[TrainingWindow]:
+    """Synthetic series for a share of an epoch's windows of a bucket."""
+    count = min(20_000, round(windows * share)) + 40
+    steps = bucket.steps + bucket.horizon
+    patterns = round((SHORT_PATTERNS if bucket.steps <= SHORT else PATTERNS) * count)
+    return [
+        TrainingWindow(
+            series.values[:, None],
+            series.season,
+            series.longer,
+            MAX_RELEVANT_HORIZON[kind_of(series.season)],
+            pattern=series.pattern,
+        )
+        for series in (*sample_series(rng, count - patterns, steps), *sample_patterns(rng, patterns, steps))
+    ]
+
+
 def _chances(series: Sequence[Series]) -> Floats:
-    """Running sums of how often each is drawn: a source by the fourth root of how many series and values it has, so
-    that none drowns the others; within it, one as often as another."""
+    """Running sums of how often each series is drawn: a source by the fourth root of how many series and values it has,
+    so that none drowns the others; within it, one as often as another."""
     sources: dict[str, list[int]] = {}
-    for i, one in enumerate(series):
-        sources.setdefault(one.source, []).append(i)
+    for i, each in enumerate(series):
+        sources.setdefault(each.source, []).append(i)
     weights = np.zeros(len(series))
-    for places in sources.values():
-        values = sum(min(len(series[i].values), 2000) for i in places)
-        weights[places] = (len(places) * values) ** 0.25 / len(places)
+    for members in sources.values():
+        values = sum(min(len(series[i].values), 2000) for i in members)
+        weights[members] = (len(members) * values) ** 0.25 / len(members)
     return weights.cumsum()
 
 
 def can_be_learnt(series: Series) -> bool:
-    """Whether windows of the series have targets that count: a value after the first, and changes to measure it by."""
+    """Whether windows of the series have targets that count: a value after the first, and changes to scale it by."""
     target = series.values[:, 0]
     return bool(np.isfinite(target[1:]).any()) and bool(_scales(target, series.season)[-1] > 0)
 
@@ -206,8 +222,8 @@ class EndsStream:
     """The ends of series as a validation pass: each series' last `horizon` values, given all before."""
 
     def __init__(self, series: Sequence[Series], horizon: int, known_ahead: Sequence[int] = (), rows: int = 64) -> None:
-        pieces = sorted(map(Piece.of, series), key=lambda piece: len(piece.values))
-        self._batches = [pieces[start : start + rows] for start in range(0, len(pieces), rows)]
+        windows = sorted(map(TrainingWindow.of, series), key=lambda window: len(window.values))
+        self._batches = [windows[start : start + rows] for start in range(0, len(windows), rows)]
         self._horizon = horizon
         self._known_ahead = list(known_ahead)
 
@@ -218,9 +234,9 @@ class EndsStream:
 
     def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
         """All ends, always the same."""
-        for pieces in self._batches:
-            bucket = Bucket(len(pieces[-1].values) - self._horizon, len(pieces), 1, self._horizon)
-            yield fork(pieces, bucket, np.arange(1, self._horizon + 1), self._known_ahead)
+        for windows in self._batches:
+            bucket = Bucket(len(windows[-1].values) - self._horizon, len(windows), 1, self._horizon)
+            yield fork(windows, bucket, np.arange(1, self._horizon + 1), self._known_ahead)
 
 
 def _cut(rng: np.random.Generator, values: Floats, bucket: Bucket) -> Floats:
@@ -232,43 +248,44 @@ def _cut(rng: np.random.Generator, values: Floats, bucket: Bucket) -> Floats:
     return values[start : start + size]
 
 
-def _changed(rng: np.random.Generator, piece: Piece) -> Piece:
-    """The same kind of series, but perhaps upside down, backwards, elsewhere, capped, or its season not told."""
-    values = piece.values
+def _augment(rng: np.random.Generator, window: TrainingWindow) -> TrainingWindow:
+    """The window, perhaps upside down, backwards, shifted or capped; with the hint that it is trained with."""
+    values = window.values
     if rng.random() < FLIPPED:
         values = -values
     if rng.random() < FLIPPED / 2:
         values = values[::-1]
-    seen = values[np.isfinite(values)]
-    if len(seen) and rng.random() < SHIFTED:
-        values = values + rng.normal(0, 5) * seen.std()
-    elif len(seen) and rng.random() < CENSORED:
-        values = np.clip(values, *np.quantile(seen, [rng.uniform(0, 0.3), rng.uniform(0.7, 1)]))
-    return replace(piece, values=values, told=_told(rng, piece))
+    known = values[np.isfinite(values)]
+    if len(known) and rng.random() < SHIFTED:
+        values = values + rng.normal(0, 5) * known.std()
+    elif len(known) and rng.random() < CENSORED:
+        values = np.clip(values, *np.quantile(known, [rng.uniform(0, 0.3), rng.uniform(0.7, 1)]))
+    return replace(window, values=values, hint=_hint(rng, window))
 
 
-def _told(rng: np.random.Generator, piece: Piece) -> tuple[int, int]:
-    """The seasons that a caller tells: none, those there are, the first of them, or wrong ones."""
-    if rng.random() < MISTOLD:
+def _hint(rng: np.random.Generator, window: TrainingWindow) -> tuple[int, int]:
+    """The seasons that a caller tells the network: none, those of the window, the first of them, or wrong ones."""
+    if rng.random() < WRONG_HINT:
         return int(rng.choice([4, 7, 12, 24, 52])), 1
-    if rng.random() < UNTOLD:
+    if rng.random() < NO_HINT:
         return 1, 1
-    return piece.season, 1 if rng.random() < 0.3 else piece.longer
+    return window.season, 1 if rng.random() < 0.3 else window.longer
 
 
-def _coarser(rng: np.random.Generator, piece: Piece) -> Piece:
+def _coarsen(rng: np.random.Generator, window: TrainingWindow) -> TrainingWindow:
     """The series in longer steps, by mean: months as quarters or years, hours as days..."""
-    season = piece.season
+    season = window.season
     factors = {12: (3, 12), 4: (4,), 7: (7,), 24: (24, 3), 48: (2, 48), 288: (12, 3), 144: (6,), 96: (4,)}.get(season)
     if factors is None:
-        return piece
+        return window
     factor = int(rng.choice(factors))
-    if len(piece.values) < 12 * factor:
-        return piece
-    values = piece.values[len(piece.values) % factor :, 0].reshape(-1, factor).mean(axis=1)[:, None]
+    if len(window.values) < 12 * factor:
+        return window
+    values = window.values[len(window.values) % factor :, 0].reshape(-1, factor).mean(axis=1)[:, None]
     # A whole season is a day, of which seven are a week, or a week, or a year.
     coarse = season // factor if factor < season else {24: 7, 48: 7, 7: 52}.get(season, 1)
-    return Piece(values, coarse, longer_season(coarse), FAR[kind_of(coarse)], pattern=pattern_of(coarse))
+    horizon = MAX_RELEVANT_HORIZON[kind_of(coarse)]
+    return TrainingWindow(values, coarse, longer_season(coarse), horizon, pattern=pattern_of(coarse))
 
 
 def _mix(rng: np.random.Generator, values: Floats, other: Floats) -> Floats:
@@ -283,20 +300,20 @@ def _mix(rng: np.random.Generator, values: Floats, other: Floats) -> Floats:
 
 
 def fork(
-    pieces: Sequence[Piece],
+    windows: Sequence[TrainingWindow],
     bucket: Bucket,
     distances: NDArray[np.int64],
     known_ahead: Sequence[int] = (),
     rng: np.random.Generator | None = None,
     hidden: float = 0.0,
 ) -> Batch:
-    """One batch: each window's values, and what came at the `distances` (H,) after some of its steps, drawn at random,
-    some values hidden; without `rng` after the last step that all distances can follow, nothing hidden."""
-    rows, steps, features = len(pieces), bucket.steps, pieces[0].values.shape[1]
-    sizes = np.array([len(piece.values) for piece in pieces])
+    """One batch: each window's values, and the values at the `distances` (H,) after some of its steps, drawn at random,
+    with some values hidden. Without `rng`: after the last step that all distances can follow, nothing hidden."""
+    rows, steps, features = len(windows), bucket.steps, windows[0].values.shape[1]
+    sizes = np.array([len(window.values) for window in windows])
     values = np.full((rows, max(steps + int(distances[-1]), int(sizes.max())) + 1, features), np.nan)
-    for row, piece in zip(values, pieces, strict=True):
-        row[: len(piece.values)] = piece.values
+    for row, window in zip(values, windows, strict=True):
+        row[: len(window.values)] = window.values
     if rng is not None:
         last = np.maximum(0, np.minimum(sizes - 2, steps - 1))[:, None]
         at = np.floor(rng.random((rows, bucket.forks)) * (last + 1)).astype(np.int64)
@@ -304,21 +321,21 @@ def fork(
         at = np.maximum(0, sizes - int(distances[-1]) - 1)[:, None]
     ahead = (at[:, :, None] + distances).reshape(rows, -1)
     targets = np.take_along_axis(values[..., 0], ahead, axis=1).reshape(*at.shape, -1)
-    far = np.array([piece.far for piece in pieces])[:, None, None]
+    relevant = np.array([window.max_relevant_horizon for window in windows])[:, None, None]
     so_far = np.zeros((rows, int(sizes.max())))
-    for row, piece in zip(so_far, pieces, strict=True):
-        found = _scales(piece.values[:, 0], piece.season)
-        row[: len(found)], row[len(found) :] = found, found[-1]
-    scale = _measured_in(so_far, at, ahead.reshape(targets.shape))
-    weight = np.isfinite(targets) * np.where(distances <= far, 1.0, 0.25) * (scale > 0)
+    for row, window in zip(so_far, windows, strict=True):
+        scales = _scales(window.values[:, 0], window.season)
+        row[: len(scales)], row[len(scales) :] = scales, scales[-1]
+    scale = _error_scale(so_far, at, ahead.reshape(targets.shape))
+    weight = np.isfinite(targets) * np.where(distances <= relevant, 1.0, 0.25) * (scale > 0)
     if rng is not None:
-        pattern = np.array([piece.pattern for piece in pieces])[:, None]
+        pattern = np.array([window.pattern for window in windows])[:, None]
         weight = weight * np.where(at + 1 < 1.25 * pattern, EARLY, 1.0)[:, :, None]
     shown = np.isfinite(values[:, :steps])
     if rng is not None:
         shown[..., 0] &= ~_gaps(rng, rows, steps, hidden) | (np.arange(steps) < 2)
         if others := [i for i in range(1, features) if i not in known_ahead]:
-            # Beyond the model's horizon, forecasts go on from forecasts, and nothing is known of these features.
+            # Beyond the model's horizon, forecasts go on from forecasts, where these features are unknown.
             ends = np.where(rng.random((rows, 1)) < GAPPY, rng.integers(1, steps + 1, (rows, 1)), steps)
             shown[..., others] &= (np.arange(steps) < ends)[..., None]
     future = np.take_along_axis(values[..., known_ahead], ahead[..., None], axis=1).reshape(*targets.shape, -1)
@@ -332,7 +349,7 @@ def fork(
             torch.from_numpy(weight.astype(np.float32)),
             *_masked(future),
             torch.from_numpy(np.where(scale > 0, scale, 1.0)),
-            torch.tensor([piece.told for piece in pieces]),
+            torch.tensor([window.hint for window in windows]),
         ),
         fresh=torch.ones(rows, dtype=torch.bool),
         weight=int((weight > 0).sum()),
@@ -340,24 +357,24 @@ def fork(
 
 
 def _masked(values: Floats, shown: NDArray[np.bool_] | None = None) -> tuple[Tensor, Tensor]:
-    """Values with zeros where they are missing, and the mask."""
+    """Values with zeros where they are missing, and the mask of those that are not."""
     shown = np.isfinite(values) if shown is None else shown
     return torch.from_numpy(np.where(shown, values, 0.0)), torch.from_numpy(shown.astype(np.float32))
 
 
 def _gaps(rng: np.random.Generator, rows: int, steps: int, hidden: float) -> NDArray[np.bool_]:
-    """Which values (rows, steps) are hidden: a share of all, and in some rows more, here and there or in stretches."""
-    alone = rng.random((rows, steps)) < rng.uniform(0, 0.3, (rows, 1))
-    stretches = (rng.random((rows, steps)) < 0.03).cumsum(axis=1) % 2 == 1
-    more = (rng.random((rows, 1)) < GAPPY) & np.where(rng.random((rows, 1)) < 0.7, alone, stretches)
+    """Which values (rows, steps) are hidden: a share of all, and in some rows more, one by one or in runs."""
+    single = rng.random((rows, steps)) < rng.uniform(0, 0.3, (rows, 1))
+    runs = (rng.random((rows, steps)) < 0.03).cumsum(axis=1) % 2 == 1
+    more = (rng.random((rows, 1)) < GAPPY) & np.where(rng.random((rows, 1)) < 0.7, single, runs)
     return more | (rng.random((rows, steps)) < hidden)
 
 
-def _measured_in(so_far: Floats, at: NDArray[np.int64], ahead: NDArray[np.int64]) -> Floats:
-    """What errors (B, P, H) are measured in: the scale so far (B, T) at the step that they are forecast from (B, P), as
-    in the competitions. One that knew what comes would count what moves less, and the median would stay where it is.
-    A few values know little of their scale, so that of the target's step (B, P, H) counts as two more; it counts for
-    a fifth at least, or what grows by a factor would be all that counts."""
+def _error_scale(so_far: Floats, at: NDArray[np.int64], ahead: NDArray[np.int64]) -> Floats:
+    """The unit of the errors (B, P, H): the scale so far (B, T) at the step (B, P) of the forecast, as in the
+    competitions. A scale that knew the future would make what moves count less, and the median would stay where it is.
+    After few values the scale is unsure, so the scale at the target's step (B, P, H) counts as two more values, and a
+    fifth of it is the least: or series that grow by a factor would outweigh all others."""
     last = so_far.shape[1] - 1
     known = np.take_along_axis(so_far, np.minimum(at, last), axis=1)[..., None]
     later = np.take_along_axis(so_far, np.minimum(ahead.reshape(len(so_far), -1), last), axis=1).reshape(ahead.shape)
@@ -366,8 +383,8 @@ def _measured_in(so_far: Floats, at: NDArray[np.int64], ahead: NDArray[np.int64]
 
 
 def _scales(values: Floats, season: int) -> Floats:
-    """Of each step, the mean absolute seasonal difference so far, at least a twentieth of that of neighbours; of weeks,
-    whose year repeats itself least, that of neighbours, as in the M4 competition."""
+    """At each step, the mean absolute seasonal difference so far, at least a twentieth of that of neighbours; of weeks
+    that of neighbours, as in the M4 competition, since their year repeats itself least."""
     near = _mean_so_far(np.abs(np.diff(values, prepend=np.nan)))
     known = np.flatnonzero(np.isfinite(values))
     if not np.isfinite(near).any() and len(known) > 1:  # no two neighbours are known
@@ -381,7 +398,7 @@ def _scales(values: Floats, season: int) -> Floats:
 
 
 def _mean_so_far(values: Floats) -> Floats:
-    """Of the values up to each, those that are known; NaN before the first."""
+    """At each step, the mean of the known values so far; NaN before the first."""
     known = np.isfinite(values)
     count = known.cumsum()
     mean: Floats = np.where(count > 0, np.where(known, values, 0.0).cumsum() / np.maximum(count, 1), np.nan)

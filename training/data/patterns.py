@@ -1,4 +1,4 @@
-"""More series made up by formula: of the kinds that a person sees through at once, and that real collections lack.
+"""Samples more series from formulas: of the kinds that a person sees through at once, and that real collections lack.
 
 Each generator gives series (count, steps) whose season, if any, is `m` values.
 """
@@ -6,7 +6,7 @@ Each generator gives series (count, steps) whose season, if any, is `m` values.
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.synthetic import Made, _noise, _profile, _season, _seasonal
+from training.data.synthetic import SyntheticSeries, draw_noise, draw_profile, draw_season, draw_seasonal
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ def waves(rng: np.random.Generator, count: int, steps: int, m: int, longer: int)
     """One to three smooth waves of any real period, the first of at most about `m`, perhaps with harmonics, growing, on
     a trend, or of a period that changes; with little noise, or none."""
     t = np.arange(steps)
-    found = np.zeros((count, steps))
+    values = np.zeros((count, steps))
     for k in range(3):
         longest = float(m) if k == 0 else max(5.0, steps / 1.6)
         period = np.exp(rng.uniform(np.log(max(2.5, longest / 3) if k == 0 else 2.5), np.log(longest), (count, 1)))
@@ -31,15 +31,15 @@ def waves(rng: np.random.Generator, count: int, steps: int, m: int, longer: int)
         size = rng.gamma(2.0, 0.5, (count, 1)) * (1.0 if k == 0 else rng.random((count, 1)) < 0.3)
         phase = rng.uniform(0, 2 * np.pi, (count, 1))
         angle = 2 * np.pi * t * (1 + chirp * t) / period + phase
-        found += size * np.sin(angle)
+        values += size * np.sin(angle)
         second = rng.random((count, 1)) < 0.3
-        found += np.where(second, size * rng.uniform(0, 0.6, (count, 1)) * np.sin(2 * angle + phase), 0.0)
+        values += np.where(second, size * rng.uniform(0, 0.6, (count, 1)) * np.sin(2 * angle + phase), 0.0)
     growing = np.where(rng.random((count, 1)) < 0.15, rng.normal(0, 1, (count, 1)), 0.0)
-    found *= np.exp(growing * t / steps)
-    found += _one_of(rng, [0, 0, 1], count) * rng.normal(0, 4, (count, 1)) * t / steps
+    values *= np.exp(growing * t / steps)
+    values += _one_of(rng, [0, 0, 1], count) * rng.normal(0, 4, (count, 1)) * t / steps
     noise = 10 ** rng.uniform(-3, -0.2, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count)
-    found += noise * rng.normal(size=found.shape)
-    return found + rng.normal(0, 3, (count, 1)) * _one_of(rng, [0, 1, 10], count)
+    values += noise * rng.normal(size=values.shape)
+    return values + rng.normal(0, 3, (count, 1)) * _one_of(rng, [0, 1, 10], count)
 
 
 def _varied(values: Floats, noise: Floats) -> Floats:
@@ -52,21 +52,21 @@ def stable_profiles(rng: np.random.Generator, count: int, steps: int, m: int, lo
     """A profile that stays, under much noise, on a slow level: shops, machines, visits."""
     m = m if m > 1 else 7
     t = np.arange(steps)
-    profile = np.exp(_profile(rng, count, m) * _uniform(rng, 0.05, 0.9, count))
+    profile = np.exp(draw_profile(rng, count, m) * _uniform(rng, 0.05, 0.9, count))
     level = np.exp(np.cumsum(rng.normal(size=(count, steps)) * 10 ** rng.uniform(-3.5, -1.3, (count, 1)), axis=1))
-    found = profile[:, t % m] * level * np.exp(rng.normal(size=(count, steps)) * _uniform(rng, 0.05, 0.6, count))
+    values = profile[:, t % m] * level * np.exp(rng.normal(size=(count, steps)) * _uniform(rng, 0.05, 0.6, count))
     if longer > 1:
-        weeks = np.exp(_profile(rng, count, longer // m) * _uniform(rng, 0, 0.5, count))
-        found *= weeks[:, (t // m) % (longer // m)]
+        weeks = np.exp(draw_profile(rng, count, longer // m) * _uniform(rng, 0, 0.5, count))
+        values *= weeks[:, (t // m) % (longer // m)]
     elif m == 7 and steps > 2 * 365:
         year = np.sin(2 * np.pi * (t / 365.25 + rng.uniform(0, 1, (count, 1))))
         year += _uniform(rng, 0, 0.7, count) * np.sin(4 * np.pi * (t / 365.25 + rng.uniform(0, 1, (count, 1))))
-        found *= np.exp(year * _uniform(rng, 0, 0.6, count) * _one_of(rng, [0, 1, 1], count))
+        values *= np.exp(year * _uniform(rng, 0, 0.6, count) * _one_of(rng, [0, 1, 1], count))
     happens = rng.random((count, steps)) < 0.01
-    found *= 1 + happens * rng.exponential(1.5, (count, steps))
-    found *= 10 ** rng.uniform(0, 3, (count, 1))
+    values *= 1 + happens * rng.exponential(1.5, (count, steps))
+    values *= 10 ** rng.uniform(0, 3, (count, 1))
     whole = rng.random((count, 1)) < 0.4
-    stable: Floats = np.where(whole, np.round(found), found)
+    stable: Floats = np.where(whole, np.round(values), values)
     return stable
 
 
@@ -85,14 +85,14 @@ def trends(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     root = np.sqrt(t + 1) * rng.normal(0, 5, (count, 1))
     choice = rng.integers(0, 12, (count, 1))
     picked = [choice < 4, choice < 7, choice == 7, choice == 8, choice == 9, choice == 10]
-    found = np.select(picked, [line, growth, bend, logistic, ended, root], np.abs(line) + 1)
-    step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
-    noise = 10 ** rng.uniform(-2.5, 1.0, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count) * _noise(rng, count, steps)
-    found = np.where((choice >= 4) & (choice < 7), _varied(found, 0.1 * noise), found + step * noise)
-    season = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1, 1], count)
-    added = found + season * step * 10 ** rng.uniform(-0.5, 1.5, (count, 1))
+    values = np.select(picked, [line, growth, bend, logistic, ended, root], np.abs(line) + 1)
+    step = np.abs(np.diff(values, axis=1)).mean(axis=1, keepdims=True)
+    noise = 10 ** rng.uniform(-2.5, 1.0, (count, 1)) * _one_of(rng, [0, 1, 1, 1], count) * draw_noise(rng, count, steps)
+    values = np.where((choice >= 4) & (choice < 7), _varied(values, 0.1 * noise), values + step * noise)
+    season = draw_seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1, 1], count)
+    added = values + season * step * 10 ** rng.uniform(-0.5, 1.5, (count, 1))
     size = rng.uniform(0.02, 0.5, (count, 1))
-    multiplied = found * np.exp(np.clip(season * size, -3, 3))
+    multiplied = values * np.exp(np.clip(season * size, -3, 3))
     seasonal: Floats = np.where((choice < 4) & (rng.random((count, 1)) < 0.7), added, multiplied)
     return seasonal
 
@@ -107,24 +107,24 @@ def rules(rng: np.random.Generator, count: int, steps: int, m: int, longer: int)
     square = rng.normal(0, 5, (count, 1)) + rng.normal(0, 1, (count, 1)) * t + rng.normal(0, 0.5, (count, 1)) * t**2
     by_turns = rng.normal(0, 5, (count, 1)) + rng.normal(0, 3, (count, 1)) * (-1) ** t
     level = rng.normal(0, 10, (count, 1)) + (t >= rng.integers(1, steps, (count, 1))) * rng.normal(0, 10, (count, 1))
-    found = np.select([choice < 4, choice < 7, choice < 8, choice < 9], [line, growth, square, by_turns], level)
-    step = np.abs(np.diff(found, axis=1)).mean(axis=1, keepdims=True)
-    noise = 10 ** rng.uniform(-3, -0.3, (count, 1)) * _one_of(rng, [0, 1, 1], count) * rng.normal(size=found.shape)
-    varied = np.where((choice >= 4) & (choice < 7), _varied(found, 0.3 * noise), found + step * noise)
-    ruled: Floats = np.where(choice < 9, varied, found)
+    values = np.select([choice < 4, choice < 7, choice < 8, choice < 9], [line, growth, square, by_turns], level)
+    step = np.abs(np.diff(values, axis=1)).mean(axis=1, keepdims=True)
+    noise = 10 ** rng.uniform(-3, -0.3, (count, 1)) * _one_of(rng, [0, 1, 1], count) * rng.normal(size=values.shape)
+    varied = np.where((choice >= 4) & (choice < 7), _varied(values, 0.3 * noise), values + step * noise)
+    ruled: Floats = np.where(choice < 9, varied, values)
     return ruled
 
 
 def accidents(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
     """A level, perhaps with a season, with values far off, shifts of the level, and stretches of one value."""
-    base = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 0, 1, 3], count)
-    found = base + _noise(rng, count, steps) * 10 ** rng.uniform(-2, 0, (count, 1))
+    base = draw_seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 0, 1, 3], count)
+    values = base + draw_noise(rng, count, steps) * 10 ** rng.uniform(-2, 0, (count, 1))
     rare = 10 ** rng.uniform(-2.3, -0.9, (count, 1))
     off = rng.random((count, steps)) < rare
-    found += off * rng.normal(0, 1, (count, steps)) * 10 ** rng.uniform(0.3, 2, (count, 1))
+    values += off * rng.normal(0, 1, (count, steps)) * 10 ** rng.uniform(0.3, 2, (count, 1))
     shifts = (rng.random((count, steps)) < 1.5 / steps) * rng.normal(0, 10, (count, steps))
-    found += np.where(rng.random((count, 1)) < 0.5, shifts.cumsum(axis=1), 0.0)
-    return found * 10 ** rng.uniform(-1, 2, (count, 1)) + rng.normal(0, 1, (count, 1)) * 10 ** rng.uniform(0, 3)
+    values += np.where(rng.random((count, 1)) < 0.5, shifts.cumsum(axis=1), 0.0)
+    return values * 10 ** rng.uniform(-1, 2, (count, 1)) + rng.normal(0, 1, (count, 1)) * 10 ** rng.uniform(0, 3)
 
 
 def regimes(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
@@ -133,21 +133,21 @@ def regimes(rng: np.random.Generator, count: int, steps: int, m: int, longer: in
     rho = np.where(switch > 0, rng.uniform(-0.5, 0.95, (count, 1)), rng.uniform(0.2, 0.99, (count, 1)))
     seasonal = rng.uniform(0.3, 0.98, (count, 1)) if m > 1 else np.zeros((count, 1))
     noise = rng.normal(size=(count, steps)) * np.where(switch > 0, rng.uniform(0.2, 3, (count, 1)), 1.0)
-    found = np.zeros((count, steps))
-    start = _profile(rng, count, m) * 3 if m > 1 else np.zeros((count, 1))
-    found[:, : min(m, steps)] = start[:, :steps]
+    values = np.zeros((count, steps))
+    start = draw_profile(rng, count, m) * 3 if m > 1 else np.zeros((count, 1))
+    values[:, : min(m, steps)] = start[:, :steps]
     for t in range(1, steps):
-        before = found[:, t - m] if m > 1 and t >= m else start[:, t % max(1, m)]
-        earlier = found[:, t - m - 1] if m > 1 and t > m else start[:, (t - 1) % max(1, m)]
-        own = rho[:, t] * (found[:, t - 1] - seasonal[:, 0] * earlier)
-        found[:, t] = seasonal[:, 0] * before + own + noise[:, t]
-    return found + switch * rng.normal(0, 3, (count, 1)) + rng.normal(0, 10, (count, 1))
+        before = values[:, t - m] if m > 1 and t >= m else start[:, t % max(1, m)]
+        earlier = values[:, t - m - 1] if m > 1 and t > m else start[:, (t - 1) % max(1, m)]
+        memory = rho[:, t] * (values[:, t - 1] - seasonal[:, 0] * earlier)
+        values[:, t] = seasonal[:, 0] * before + memory + noise[:, t]
+    return values + switch * rng.normal(0, 3, (count, 1)) + rng.normal(0, 10, (count, 1))
 
 
 def intermittent(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
     """Demand that often is none: its chance and its size with a season, a trend, or pulses at a period."""
     t = np.arange(steps)
-    strength = _seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1, 2], count)
+    strength = draw_seasonal(rng, count, steps, m, longer) * _one_of(rng, [0, 1, 2], count)
     chance = 1 / (1 + np.exp(-(strength + rng.normal(-1, 1.2, (count, 1)) + rng.normal(0, 1, (count, 1)) * t / steps)))
     size = rng.negative_binomial(rng.uniform(0.5, 4), 0.3, (count, steps)) + 1
     demand = (rng.random((count, steps)) < chance) * size
@@ -161,7 +161,7 @@ def drifts(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     """What an economy's figures do: steps with a mean of every strength and some memory, of the value or of its
     logarithm; the mean may change once; perhaps a season."""
     memory = np.where(rng.random((count, 1)) < 0.5, rng.uniform(-0.3, 0.85, (count, 1)), 0.0)
-    shocks = _noise(rng, count, steps)
+    shocks = draw_noise(rng, count, steps)
     moves = np.zeros((count, steps))
     for t in range(steps):
         moves[:, t] = memory[:, 0] * (moves[:, t - 1] if t else 0.0) + shocks[:, t]
@@ -169,7 +169,7 @@ def drifts(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
     mean = rng.choice([-1, 1, 1], (count, 1)) * 10 ** rng.uniform(-1.5, 0.7, (count, 1))
     changed = (np.arange(steps) > rng.integers(0, steps, (count, 1))) & (rng.random((count, 1)) < 0.3)
     walk = (moves + np.where(changed, mean * rng.normal(0.3, 0.7, (count, 1)), mean)).cumsum(axis=1)
-    season = _seasonal(rng, count, steps, m, longer) * 10 ** rng.uniform(-0.5, 0.8, (count, 1))
+    season = draw_seasonal(rng, count, steps, m, longer) * 10 ** rng.uniform(-0.5, 0.8, (count, 1))
     walk += season * _one_of(rng, [0, 1], count)
     size = 10 ** rng.uniform(-3, -0.7, (count, 1))
     grown = 100 * np.exp(np.clip(size * walk, -25, 25))
@@ -188,33 +188,33 @@ SHARES = {
     intermittent: 0.05,
 }
 LASTING = (stable_profiles, accidents, intermittent)
-"""Those whose season, if there is one, is nearly all of it: before it was seen once nobody can know what comes."""
+"""Generators of series that are nearly all season: until it was seen once, nobody can know what comes."""
 SHORT = {rules: 4.0, trends: 1.5, regimes: 0.5}
-"""By how much more among short series."""
+"""Factors of the shares among short series."""
 YEARS = {stable_profiles: 4.0}
-"""By how much more among those of days that hold two years."""
+"""Factors of the shares among series that hold two years of days."""
 
 
-def patterns(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
+def sample_patterns(rng: np.random.Generator, count: int, steps: int) -> list[SyntheticSeries]:
     """About `count` series of `steps` values, each with the season that a caller would tell."""
-    made: list[Made] = []
-    more = SHORT if steps < 50 else YEARS if steps > 2 * 365 else {}
-    shares = {each: part * more.get(each, 1.0) for each, part in SHARES.items()}
-    for generator, part in shares.items():
-        wanted = max(1, round(part / sum(shares.values()) * count))
-        while wanted > 0:
-            some = min(wanted, 32)
-            m, longer = _season(rng, steps)
+    series: list[SyntheticSeries] = []
+    factors = SHORT if steps < 50 else YEARS if steps > 2 * 365 else {}
+    shares = {generator: share * factors.get(generator, 1.0) for generator, share in SHARES.items()}
+    for generator, share in shares.items():
+        remaining = max(1, round(share / sum(shares.values()) * count))
+        while remaining > 0:
+            batch = min(remaining, 32)
+            m, longer = draw_season(rng, steps)
             if generator is stable_profiles and (m == 1 or (steps > 2 * 365 and rng.random() < 0.7)):
                 m, longer = 7, 1
             if generator is waves:
                 m, longer = int(np.exp(rng.uniform(np.log(3), np.log(max(6.0, steps / 1.6))))), 1
             pattern = m if generator is waves or generator in LASTING else 1
-            told = (1, 1) if generator is waves else (m, longer)
+            hint = (1, 1) if generator is waves else (m, longer)
             if generator in (rules, trends) and steps < 50 and rng.random() < 0.5:
-                told = (int(rng.choice([1, 4, 7, 12, 24])), 1)  # of a short line, whatever its frequency is
-            for row in generator(rng, some, steps, m, longer):
+                hint = (int(rng.choice([1, 4, 7, 12, 24])), 1)  # a short line may have any frequency
+            for row in generator(rng, batch, steps, m, longer):
                 if np.isfinite(row).all() and np.ptp(row) > 0:
-                    made.append(Made(row, *told, pattern))
-            wanted -= some
-    return made
+                    series.append(SyntheticSeries(row, *hint, pattern))
+            remaining -= batch
+    return series

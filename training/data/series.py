@@ -1,63 +1,11 @@
-"""Reads series from the files that users have, and cuts them chronologically into train, validation and test parts."""
+"""Cuts series chronologically into parts to train, to validate and to test on."""
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from training.data.times import parse_times, regular_times
-
-SEASONS = {
-    "Q": 4,
-    "M": 12,
-    "W": 52,
-    "D": 7,
-    "B": 5,
-    "H": 24,
-    "30MIN": 48,
-    "30T": 48,
-    "15MIN": 96,
-    "15T": 96,
-    "10MIN": 144,
-    "10T": 144,
-    "5MIN": 288,
-    "5T": 288,
-}
-ROW_NUMBER_COLUMNS = {"rownames", "index", "no", "row", "row_number"}
-TIME_COLUMNS = {"ds", "time", "date", "datetime", "timestamp"}
-"""Columns of these names are times also where they hold numbers that rise from row to row."""
-MOST_CATEGORIES = 100
-"""In one feature: each is an input of the network."""
-ACCEPTED = "numbers and empty cells (missing) are accepted"
-
-
-class DataError(ValueError):
-    """A file cannot be used as it is; the message names the file, what is wrong and what is accepted."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One series: values (T, F), NaN = missing, feature 0 the target, of which the last value is known; `season` values
-    per season, 1 = none known. `times` (T,) are at the frequency `freq` (pandas' name), without gaps; JSON lines name a
-    frequency and have no times. `future` (K, F): the rows after the last value of the target, which tell what is known
-    ahead."""
-
-    id: str
-    values: NDArray[np.float64]
-    times: pd.DatetimeIndex | None = None
-    season: int = 1
-    freq: str | None = None
-    future: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 1)))
-    source: str = ""
-    """The collection that it is of."""
+from carry.files import Series
 
 
 @dataclass(frozen=True)
@@ -68,15 +16,15 @@ class Split:
     valid_end: int
 
 
-LEAST_TO_TRAIN = 4
-"""Values of a series, less its held-out ones: of fewer a window has hardly a target."""
-WHOLE = 10
-"""So many series or more, all too short to be cut, are held out whole."""
+MIN_TRAIN_VALUES = 4
+"""Values of a series to train on, at least: windows of fewer have hardly a target."""
+MIN_WHOLE_SERIES = 10
+"""Series that are all too short to be cut, at least: of so many, some are held out whole."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What is trained on; and the series whose validation and test parts the weights are chosen and measured on."""
+    """The series to train on; those whose validation parts choose the weights, and whose test parts measure them."""
 
     train: list[Series]
     valid: list[tuple[Series, Split]]
@@ -84,335 +32,35 @@ class Parts:
 
 
 def split_series(series: Sequence[Series], horizon: int, valid: float, test: float) -> Parts:
-    """Cut each series, but for those that are too short; if all are, hold out shares of them whole: the last `horizon`
-    values of each, of all before. Nothing is held out where there are too few, or too short ones for that, too."""
-    cuts = [split(one, horizon, valid, test) for one in series]
-    if any(cuts) or len(series) < WHOLE:
-        held_out = [(one, cut) for one, cut in zip(series, cuts, strict=True) if cut is not None]
-        train = [replace(s, values=s.values[: c.train_end]) if c else s for s, c in zip(series, cuts, strict=True)]
+    """Cut each series that is long enough. If none is, hold out shares of the series whole: forecast their last
+    `horizon` values from all before. Nothing is held out if there are too few series, or if they are too short for
+    that, too."""
+    splits = [find_split(each, horizon, valid, test) for each in series]
+    if any(splits) or len(series) < MIN_WHOLE_SERIES:
+        held_out = [(each, split) for each, split in zip(series, splits, strict=True) if split is not None]
+        train = [replace(s, values=s.values[: c.train_end]) if c else s for s, c in zip(series, splits, strict=True)]
         return Parts(train, held_out if valid else [], held_out if test else [])
     order = np.random.default_rng(len(series)).permutation(len(series)).tolist()
-    long = [i for i in order if np.isfinite(series[i].values[:-horizon, 0]).sum() > 1]
+    usable = [i for i in order if np.isfinite(series[i].values[:-horizon, 0]).sum() > 1]
     counts = [max(1, round(share * len(series))) if share else 0 for share in (valid, test)]
-    if len(long) < sum(counts):
+    if len(usable) < sum(counts):
         return Parts(list(series), [], [])
-    chosen, measured = long[: counts[0]], long[counts[0] : sum(counts)]
-    rest = [one for i, one in enumerate(series) if i not in {*chosen, *measured}]
-    sizes = [len(one.values) for one in series]
+    to_choose, to_measure = usable[: counts[0]], usable[counts[0] : sum(counts)]
+    sizes = [len(each.values) for each in series]
     return Parts(
-        rest,
-        [(series[i], Split(sizes[i] - horizon, sizes[i])) for i in chosen],
-        [(series[i], Split(sizes[i] - horizon, sizes[i] - horizon)) for i in measured],
+        [each for i, each in enumerate(series) if i not in {*to_choose, *to_measure}],
+        [(series[i], Split(sizes[i] - horizon, sizes[i])) for i in to_choose],
+        [(series[i], Split(sizes[i] - horizon, sizes[i] - horizon)) for i in to_measure],
     )
 
 
-def split(series: Series, horizon: int, valid: float = 0.1, test: float = 0.1) -> Split | None:
-    """Hold out shares of the end, each at least `horizon` long; None where less would be left than is held out, or than
-    a window needs."""
+def find_split(series: Series, horizon: int, valid: float = 0.1, test: float = 0.1) -> Split | None:
+    """Hold out shares of the end, each at least `horizon` long; None if that left less to train on than it holds out,
+    or than `MIN_TRAIN_VALUES`."""
     steps = len(series.values)
     test_steps = max(horizon, round(test * steps)) if test else 0
     valid_steps = max(horizon, round(valid * steps)) if valid else 0
     train_end = steps - test_steps - valid_steps
-    if train_end < test_steps + valid_steps or (train_end < steps and train_end < LEAST_TO_TRAIN):
+    if train_end < test_steps + valid_steps or (train_end < steps and train_end < MIN_TRAIN_VALUES):
         return None
     return Split(train_end, steps - test_steps)
-
-
-def read_series(
-    paths: Sequence[Path],
-    target: str | None = None,
-    features: Sequence[str] = (),
-    categories: Mapping[str, Sequence[str]] | None = None,
-    freq: str | None = None,
-) -> tuple[list[Series], tuple[str, ...]]:
-    """Read files of series; returns them and the names of their features, the target first. What trains, what measures
-    and what forecasts read a file by this function, and so the same series.
-
-    CSV (also gzipped) and Parquet, in one of three layouts:
-    - long: a column `unique_id`, a time column `ds`, the target (`y` unless named) and the feature columns;
-    - one series: with `target`, each column named is a feature of the file's one series;
-    - wide: otherwise, where every numeric column is a series by itself.
-    JSON lines (also gzipped), one series a line: `values` (or `train`), optionally `id`, `season`, `start`, `freq`.
-    Features with `categories` are read as indices into them, any other category as missing. A series of a table has a
-    row for each time at its frequency (`freq`, if it is told): one that the file lacks is a missing value. It ends with
-    the last value of its target.
-
-    Raises:
-        DataError: a file cannot be read, or lacks what it should have, a time occurs twice, or times follow no
-            frequency.
-    """
-    found: list[Series] = []
-    names = (target or "y", *features)
-    for path in paths:
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            if features:
-                raise DataError(f"{path}: JSON lines hold one value a step; --features needs CSV or Parquet")
-            lines = _read_json_lines(path)
-            found += lines if freq is None else [replace(one, freq=freq, season=_season_of(freq)) for one in lines]
-        else:
-            table = _coded(_read_table(path, categories or {}), categories or {})
-            found += _from_table(path, table, target, features, freq)
-    if not found:
-        raise DataError(f"no series in {', '.join(map(str, paths))}")
-    return found, names
-
-
-def find_categories(paths: Sequence[Path], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The categories of these columns, in all files together, in order.
-
-    Raises:
-        DataError: a file cannot be read, lacks a column, or one holds more than `MOST_CATEGORIES`.
-    """
-    found: dict[str, set[str]] = {name: set() for name in names}
-    for path in paths if names else ():
-        table = _read_table(path, names)
-        _check_columns(path, table, names)
-        for name in names:
-            found[name] |= set(_category_names(table[name].dropna()))
-            if not 0 < len(found[name]) <= MOST_CATEGORIES:
-                raise DataError(f"{path}: column {name!r} must hold 1 to {MOST_CATEGORIES} categories")
-    return {name: tuple(sorted(found[name])) for name in names}
-
-
-def _coded(table: pd.DataFrame, categories: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    for name in set(categories) & set(table.columns):
-        index = {category: float(i) for i, category in enumerate(categories[name])}
-        kept = table[name].notna()
-        table = table.assign(**{name: _category_names(table[name]).where(kept).map(index)})
-    return table
-
-
-def _category_names(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """As text. Whole numbers have no point, though a gap among them makes pandas read 1 as 1.0."""
-    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
-    return column.astype(str)
-
-
-def _read_table(path: Path, categorical: Iterable[str] = ()) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=dict.fromkeys(categorical, str))  # 01 is not 1
-        if path.suffix == ".parquet" and not isinstance(table.index, pd.RangeIndex):
-            table = table.reset_index()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # pandas' and pyarrow's parse errors are ValueErrors
-        raise DataError(
-            f"{path}: not readable as {'Parquet' if path.suffix == '.parquet' else 'CSV'}: {error}"
-        ) from error
-    if table.empty:
-        raise DataError(f"{path}: holds no rows")
-    table.columns = [str(name) for name in table.columns]
-    if not isinstance(table.index, pd.RangeIndex):
-        raise DataError(f"{path}: rows have more cells than the header; cells are separated by commas, 1.5 has a point")
-    # Whole numbers may name columns: years, or the numbers of shops.
-    named = len(table.columns) > 1 and not any("." in name for name in table.columns)
-    if not named and all(map(_is_number, table.columns)):
-        raise DataError(f"{path}: its first row holds numbers; it must hold the names of the columns")
-    return table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _from_table(
-    path: Path, table: pd.DataFrame, target: str | None, features: Sequence[str], freq: str | None
-) -> list[Series]:
-    if "unique_id" in table.columns:
-        time = "ds" if "ds" in table.columns else _time_column(table, ("unique_id", target or "y", *features))
-        if time is None:
-            raise DataError(f"{path}: a long table (it has unique_id) needs a time column `ds`; {_columns(table)}")
-        columns = [target or "y", *features]
-        _check_columns(path, table, columns)
-        table = table.assign(**{time: _parsed(table[time])})
-        if not pd.api.types.is_datetime64_any_dtype(table[time]) and not pd.api.types.is_numeric_dtype(table[time]):
-            raise DataError(f"{path}: column {time!r} holds neither dates nor numbers, e.g. {table[time].iloc[0]!r}")
-        for name in ("unique_id", time):
-            if table[name].isna().any():
-                raise DataError(f"{path}: column {name!r} has empty cells")
-        _check_repeats(path, table, ["unique_id", time])
-        table = table.sort_values(["unique_id", time], kind="stable")
-        ids, times, values = table["unique_id"].to_numpy(), _times(table, time), _numbers(path, table, columns)
-        starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
-        return [
-            _series(
-                path, str(ids[start]), values[start:end], None if times is None else times[start:end], columns, freq
-            )
-            for start, end in pairwise(starts)
-        ]
-    if features and target is None:
-        raise DataError(f"{path}: features need a target, the column to forecast; {_columns(table)}")
-    time = _time_column(table, (target, *features))
-    if time is not None:
-        table = table.assign(**{time: _parsed(table[time])})
-        if table[time].isna().any():
-            raise DataError(f"{path}: column {time!r} has empty cells")
-        _check_repeats(path, table, [time])
-        table = table.sort_values(time, kind="stable")
-    if target is not None:
-        columns = [target, *features]
-        _check_columns(path, table, columns)
-        values = _numbers(path, table, columns)
-        return [_series(path, path.name.split(".")[0], values, _times(table, time), columns, freq)]
-    numeric = [
-        name
-        for name in table.columns
-        if name != time
-        and pd.api.types.is_numeric_dtype(table[name])
-        and not (name.startswith("Unnamed") or name.lower() in ROW_NUMBER_COLUMNS)
-        and table[name].notna().any()
-    ]
-    if not numeric:
-        raise DataError(f"{path}: no column of numbers; {_columns(table)}")
-    times = _times(table, time)
-    return [_series(path, name, _numbers(path, table, [name]), times, [name], freq) for name in numeric]
-
-
-def _check_repeats(path: Path, table: pd.DataFrame, keys: list[str]) -> None:
-    """Refuse a table in which a series has two values at a time; its rows are as the file has them."""
-    repeated = table[keys].duplicated(keep=False)
-    if not repeated.any():
-        return
-    first = table[keys].iloc[int(np.flatnonzero(repeated)[0])]
-    rows = np.flatnonzero((table[keys] == first).all(axis=1))[:2] + 1
-    *series, time = first
-    of = f" of series {series[0]!r}" if series else ""
-    hint = "" if series else "; several series need a column `unique_id`"
-    if isinstance(time, pd.Timestamp) and time.tz is None and time.hour:
-        hint += "; an hour that clocks repeat needs its offset, such as +02:00"
-    raise DataError(
-        f"{path}: the time {time} in {keys[-1]!r}{of} is in rows {rows[0]} and {rows[1]} after the header; "
-        f"each series has one value a time{hint}"
-    )
-
-
-def _numbers(path: Path, table: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
-    values = np.empty((len(table), len(columns)))
-    for i, column in enumerate(columns):
-        try:
-            values[:, i] = pd.to_numeric(table[column]).to_numpy(dtype=np.float64, na_value=np.nan)
-        except (ValueError, TypeError):
-            raise DataError(f"{path}: column {column!r} holds text; {ACCEPTED}") from None
-    return values
-
-
-def _times(table: pd.DataFrame, time: str | None) -> pd.DatetimeIndex | None:
-    return pd.DatetimeIndex(table[time]) if time and pd.api.types.is_datetime64_any_dtype(table[time]) else None
-
-
-def _series(
-    path: Path,
-    id: str,
-    values: NDArray[np.float64],
-    times: pd.DatetimeIndex | None,
-    columns: list[str],
-    freq: str | None,
-) -> Series:
-    for column, seen in zip(columns, values.T, strict=True):
-        if np.isnan(seen).all():
-            raise DataError(f"{path}: column {column!r} of series {id!r} holds no value at all")
-        if np.isinf(seen).any():
-            raise DataError(f"{path}: column {column!r} of series {id!r} holds infinity; {ACCEPTED}")
-    if times is not None:
-        values, times, freq = _without_gaps(path, id, values, times, freq)
-    end = int(np.flatnonzero(np.isfinite(values[:, 0]))[-1]) + 1
-    return Series(id, values[:end], None if times is None else times[:end], _season(freq), freq, values[end:])
-
-
-def _without_gaps(
-    path: Path, id: str, values: NDArray[np.float64], times: pd.DatetimeIndex, freq: str | None
-) -> tuple[NDArray[np.float64], pd.DatetimeIndex, str]:
-    """The values with a row for each time at the frequency, these times, and the frequency."""
-    try:
-        grid = regular_times(times, freq)
-    except ValueError:
-        raise DataError(f"--freq: {freq!r} is not a frequency that pandas knows, such as MS, D or h") from None
-    if grid is None:
-        given = "a frequency" if freq is None else f"the frequency {freq}"
-        raise DataError(
-            f"{path}: the times of {id} do not follow {given}; give theirs with --freq (such as MS, D or h), or leave "
-            "the times out, where a row is a step"
-        )
-    whole = np.full((len(grid.times), values.shape[1]), np.nan)
-    whole[grid.places(times)] = values
-    return whole, grid.times, grid.freq
-
-
-def _time_column(table: pd.DataFrame, taken: Sequence[str | None]) -> str | None:
-    """The first column, not named otherwise, of dates, or of rising numbers under a name that says so."""
-    for name in map(str, table.columns):
-        column = table[name]
-        if name in taken:
-            continue
-        if pd.api.types.is_numeric_dtype(column):
-            if name.lower() in TIME_COLUMNS and column.is_monotonic_increasing and column.is_unique:
-                return name
-        elif pd.api.types.is_datetime64_any_dtype(_parsed(column)):
-            return name
-    return None
-
-
-def _parsed(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """As times, if all of it reads so; else as it is (`ds` may be whole numbers)."""
-    times = parse_times(column)
-    return column if times is None else times
-
-
-def _season(freq: str | None) -> int:
-    """Values per season of a frequency, if it is known."""
-    return 1 if freq is None else _season_of(freq)
-
-
-def _season_of(freq: str) -> int:
-    """Values per season of pandas' name for a frequency, such as MS, QE-DEC, W-SUN or 30min."""
-    name = freq.split("-")[0].upper()
-    return SEASONS.get(name[0] if name in ("MS", "ME", "QS", "QE") else name, 1)
-
-
-def _check_columns(path: Path, table: pd.DataFrame, wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in table.columns]
-    if missing:
-        raise DataError(f"{path}: no column {', '.join(map(repr, missing))}; {_columns(table)}")
-
-
-def _columns(table: pd.DataFrame) -> str:
-    return f"its columns are {', '.join(map(repr, table.columns))}"
-
-
-def _read_json_lines(path: Path) -> list[Series]:
-    found = []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                found.append(_from_record(f"{path}, line {number}", line, f"{path.name}:{number}"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error, UnicodeError) as error:
-        raise DataError(f"{path}: not readable as JSON lines: {error}") from error
-    return found
-
-
-def _from_record(place: str, line: str, default_id: str) -> Series:
-    try:
-        record = json.loads(line)
-        values = np.array(record.get("values", record.get("train")), dtype=np.float64)
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        values = np.empty(0)
-    if values.ndim != 1 or not np.isfinite(values).any() or np.isinf(values).any():
-        raise DataError(f"{place}: needs `values` (or `train`), a list of finite numbers and nulls")
-    freq, season = record.get("freq"), record.get("season")
-    if season is None:
-        season = _season_of(str(freq))
-    if not isinstance(season, int) or season < 1:
-        raise DataError(f"{place}: `season` must be a whole number from 1, the values per season")
-    return Series(str(record.get("id", default_id)), values[:, None], None, season, None if freq is None else str(freq))

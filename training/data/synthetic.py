@@ -1,4 +1,4 @@
-"""Series made up by formula: to train on beside real ones, and for the two textbook exercises `sine` and `walk`.
+"""Samples series from formulas: to train on beside real ones, and for the two textbook exercises `sine` and `walk`.
 
 `python -m training.data.synthetic sine > sine.csv` writes an exercise's data as a wide CSV file.
 """
@@ -30,9 +30,9 @@ SEASONS = (
 
 
 @dataclass(frozen=True)
-class Made:
-    """A series made up: values (T,), values per season and per longer season, and how many of them show its pattern
-    once, if it has one."""
+class SyntheticSeries:
+    """A series from a formula: values (T,), values per season and per longer season (1: none), and how many values show
+    its pattern once (1: it has none)."""
 
     values: Floats
     season: int
@@ -40,8 +40,8 @@ class Made:
     pattern: int
 
 
-def bank(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
-    """About `count` series of `steps` values, by six generators, each with the season that a caller would tell."""
+def sample_series(rng: np.random.Generator, count: int, steps: int) -> list[SyntheticSeries]:
+    """About `count` series of `steps` values from six generators, each with the season that a caller would tell."""
     shares = {
         _exponential_smoothing: 0.35,
         _structural: 0.25,
@@ -50,22 +50,22 @@ def bank(rng: np.random.Generator, count: int, steps: int) -> list[Made]:
         _counts: 0.05,
         _waves: 0.05,
     }
-    made: list[Made] = []
+    series: list[SyntheticSeries] = []
     for generator, share in shares.items():
-        wanted = max(1, round(share * count))
-        while wanted > 0:
-            # One season for some series at a time: they are computed side by side.
-            some = min(wanted, 32)
-            m, longer = _season(rng, steps)
-            for row in generator(rng, some, steps, m, longer):
+        remaining = max(1, round(share * count))
+        while remaining > 0:
+            # A batch of series has one season: they are computed side by side.
+            batch = min(remaining, 32)
+            m, longer = draw_season(rng, steps)
+            for row in generator(rng, batch, steps, m, longer):
                 if np.isfinite(row).all() and np.ptp(row) > 0:
-                    made.append(Made(row, m, longer, 1 if generator is _walks else m))
-            wanted -= some
-    return made
+                    series.append(SyntheticSeries(row, m, longer, 1 if generator is _walks else m))
+            remaining -= batch
+    return series
 
 
-def _season(rng: np.random.Generator, steps: int) -> tuple[int, int]:
-    """Values per season and per longer season, of those that `steps` values hold a few times."""
+def draw_season(rng: np.random.Generator, steps: int) -> tuple[int, int]:
+    """Values per season and per longer season: one that `steps` values hold a few times."""
     known = [(m, longer) for m, longer in SEASONS if 3 * m <= steps and (longer == 1 or 2 * longer <= steps)]
     weights = np.array([3.0 if m in (1, 4, 12) and steps < 250 else 1.0 for m, _ in known])
     m, longer = known[rng.choice(len(known), p=weights / weights.sum())]
@@ -78,7 +78,7 @@ def _column(rng: np.random.Generator, low: float, high: float, count: int) -> Fl
     return rng.uniform(low, high, (count, 1))
 
 
-def _profile(rng: np.random.Generator, count: int, m: int) -> Floats:
+def draw_profile(rng: np.random.Generator, count: int, m: int) -> Floats:
     """A season's shape (count, m) of mean 0 and about size 1: a few harmonics, or any numbers, or a few peaks."""
     t = np.arange(m)
     harmonics = np.arange(1, min(6, max(2, m // 2 + 1)))
@@ -89,32 +89,32 @@ def _profile(rng: np.random.Generator, count: int, m: int) -> Floats:
     peaks = rng.normal(size=(count, m)) * (rng.random((count, m)) < max(0.1, 1.5 / m)) * 3
     shape = np.where(rng.random((count, 1)) < 0.5, smooth, np.where(rng.random((count, 1)) < 0.7, rough, peaks))
     shape = shape - shape.mean(axis=1, keepdims=True)
-    found: Floats = shape / (shape.std(axis=1, keepdims=True) + 1e-9)
-    return found
+    values: Floats = shape / (shape.std(axis=1, keepdims=True) + 1e-9)
+    return values
 
 
-def _seasonal(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
-    """A season (count, steps) of about size 1, the longer one on top, its size perhaps drifting."""
+def draw_seasonal(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
+    """A season (count, steps) of about size 1, with the longer one on top; its size may drift."""
     t = np.arange(steps)
     if m == 1:
         return np.zeros((count, steps))
-    found = _profile(rng, count, m)[:, t % m]
+    values = draw_profile(rng, count, m)[:, t % m]
     if longer > 1:
-        # Days that differ, as those of a week do: in level, and in how strong the day's season is.
-        days = _profile(rng, count, max(2, longer // m))[:, (t // m) % max(2, longer // m)]
-        found = found * (1 + _column(rng, 0, 0.6, count) * days) + _column(rng, 0, 1.0, count) * days
+        # Days differ as those of a week do: in level, and in the strength of the day's season.
+        days = draw_profile(rng, count, max(2, longer // m))[:, (t // m) % max(2, longer // m)]
+        values = values * (1 + _column(rng, 0, 0.6, count) * days) + _column(rng, 0, 1.0, count) * days
     drift = np.exp((_column(rng, 0, 0.03, count) * rng.normal(size=(count, steps))).cumsum(axis=1))
-    drifting: Floats = np.where(rng.random((count, 1)) < 0.3, found * np.clip(drift, 0.2, 5), found)
+    drifting: Floats = np.where(rng.random((count, 1)) < 0.3, values * np.clip(drift, 0.2, 5), values)
     return drifting
 
 
-def _noise(rng: np.random.Generator, count: int, steps: int) -> Floats:
+def draw_noise(rng: np.random.Generator, count: int, steps: int) -> Floats:
     """White noise of size 1: normal, or with heavy tails; sometimes louder in stretches."""
     white = rng.normal(size=(count, steps))
     heavy = rng.standard_t(3.0, size=(count, steps)) / np.sqrt(3)
-    found = np.where(rng.random((count, 1)) < 0.3, heavy, white)
+    values = np.where(rng.random((count, 1)) < 0.3, heavy, white)
     loud = np.exp(np.clip((0.1 * rng.normal(size=(count, steps))).cumsum(axis=1), -1.5, 1.5))
-    return np.where(rng.random((count, 1)) < 0.15, found * loud, found)
+    return np.where(rng.random((count, 1)) < 0.15, values * loud, values)
 
 
 def _exponential_smoothing(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
@@ -128,20 +128,20 @@ def _exponential_smoothing(rng: np.random.Generator, count: int, steps: int, m: 
     level = np.ones((count, 1)) * _column(rng, 1, 10, count)
     slope = np.where(trending, rng.normal(0, 0.01, (count, 1)) * level, 0.0)
     size = 10 ** rng.uniform(-2.5, -0.7, (count, 1)) * level
-    season = _profile(rng, count, m) * rng.uniform(0, 0.3, (count, 1)) * level if m > 1 else np.zeros((count, 1))
-    noise = _noise(rng, count, steps)
+    season = draw_profile(rng, count, m) * rng.uniform(0, 0.3, (count, 1)) * level if m > 1 else np.zeros((count, 1))
+    noise = draw_noise(rng, count, steps)
     start = level.copy()
-    found = np.empty((count, steps))
+    values = np.empty((count, steps))
     for t in range(steps):
         place = season[:, t % m, None]
         strength = np.where(multiplied, np.clip(level / start, 0.05, 20.0), 1.0)
         error = size * strength * noise[:, t, None]
         base = level + damping * slope
-        found[:, t] = (base + place * strength + error)[:, 0]
+        values[:, t] = (base + place * strength + error)[:, 0]
         level = base + alpha * error
         slope = np.where(trending, damping * slope + beta * error, 0.0)
         season[:, t % m, None] = place + gamma * error / strength
-    return found
+    return values
 
 
 def _structural(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
@@ -155,17 +155,17 @@ def _structural(rng: np.random.Generator, count: int, steps: int, m: int, longer
     shifts = np.where(rng.random((count, steps)) < 2.0 / steps, rng.normal(0, 1, (count, steps)), 0.0).cumsum(axis=1)
     choice = rng.integers(0, 5, (count, 1))
     trend = np.select([choice == 0, choice == 1, choice == 2, choice == 3], [pieces, curve, logistic, shifts], 0.0)
-    season = _seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1, (count, 1))
+    season = draw_seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1, (count, 1))
     smooth = 10 ** rng.uniform(-2, -0.3, (count, 1))
-    noise = _noise(rng, count, steps) * smooth
+    noise = draw_noise(rng, count, steps) * smooth
     rho = np.where(rng.random((count, 1)) < 0.4, rng.uniform(0, 0.9, (count, 1)), 0.0)
     for i in range(1, steps):
         noise[:, i] += rho[:, 0] * noise[:, i - 1]
     trend = trend * rng.uniform(0, 2, (count, 1))
     added = trend + season + noise + rng.normal(0, 3, (count, 1))
     multiplied = np.exp(np.clip(trend, -4, 4)) * np.maximum(0.05, 1 + 0.4 * season) * np.exp(0.5 * noise)
-    found: Floats = np.where(rng.random((count, 1)) < 0.5, multiplied, added)
-    return found
+    values: Floats = np.where(rng.random((count, 1)) < 0.5, multiplied, added)
+    return values
 
 
 def _gaussian_process(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
@@ -196,43 +196,43 @@ def _gaussian_process(rng: np.random.Generator, count: int, steps: int, m: int, 
     covariance = covariance + 1e-6 * np.trace(covariance) / len(t) * np.eye(len(t))
     root = np.linalg.cholesky(covariance)
     drawn: Floats = (root @ rng.normal(size=(len(t), count))).T
-    found = np.stack([np.interp(np.arange(steps), t[:, 0], row) for row in drawn]) if coarse > 1 else drawn
+    values = np.stack([np.interp(np.arange(steps), t[:, 0], row) for row in drawn]) if coarse > 1 else drawn
     if coarse > 1:
-        found = found + _seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1.5, (count, 1))
-    noise = rng.normal(size=found.shape) * np.where(
+        values = values + draw_seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1.5, (count, 1))
+    noise = rng.normal(size=values.shape) * np.where(
         rng.random((count, 1)) < 0.5, 10 ** rng.uniform(-2, -0.3, (count, 1)), 0
     )
-    found = found + noise * found.std(axis=1, keepdims=True)
-    exponents = np.exp(np.clip(0.5 * found, -5, 5))
-    drawn = np.where(rng.random((count, 1)) < 0.3, exponents, found + rng.normal(0, 3, (count, 1)))
+    values = values + noise * values.std(axis=1, keepdims=True)
+    exponents = np.exp(np.clip(0.5 * values, -5, 5))
+    drawn = np.where(rng.random((count, 1)) < 0.3, exponents, values + rng.normal(0, 3, (count, 1)))
     return drawn
 
 
 def _walks(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
     """Random walks and autoregressions, plain or as exponents, perhaps drifting, perhaps with a season."""
-    noise = _noise(rng, count, steps) * rng.uniform(0.002, 0.1, (count, 1))
+    noise = draw_noise(rng, count, steps) * rng.uniform(0.002, 0.1, (count, 1))
     rho = np.where(rng.random((count, 1)) < 0.6, 1.0, rng.uniform(0.7, 1.0, (count, 1)))
     moment = np.where(rng.random((count, 1)) < 0.3, rng.uniform(-0.4, 0.7, (count, 1)), 0.0)
     drift = np.where(
         rng.random((count, 1)) < 0.5, rng.normal(0, 0.1, (count, 1)) * noise.std(axis=1, keepdims=True), 0.0
     )
-    found = np.empty((count, steps))
+    values = np.empty((count, steps))
     value, step = np.zeros((count, 1)), np.zeros((count, 1))
     for t in range(steps):
         step = moment * step + noise[:, t, None]
         value = rho * value + step + drift
-        found[:, t] = value[:, 0]
+        values[:, t] = value[:, 0]
     weak = np.where(
-        rng.random((count, 1)) < 0.3, rng.uniform(0, 0.3, (count, 1)) * found.std(axis=1, keepdims=True), 0.0
+        rng.random((count, 1)) < 0.3, rng.uniform(0, 0.3, (count, 1)) * values.std(axis=1, keepdims=True), 0.0
     )
-    found = found + weak * _seasonal(rng, count, steps, m, longer)
-    return np.where(rng.random((count, 1)) < 0.6, np.exp(np.clip(found, -6, 6)), found + rng.normal(0, 1, (count, 1)))
+    values = values + weak * draw_seasonal(rng, count, steps, m, longer)
+    return np.where(rng.random((count, 1)) < 0.6, np.exp(np.clip(values, -6, 6)), values + rng.normal(0, 1, (count, 1)))
 
 
 def _counts(rng: np.random.Generator, count: int, steps: int, m: int, longer: int) -> Floats:
     """Whole numbers: a Poisson or negative binomial count of a rate with trend and season; often none at all."""
     rate = 10 ** rng.uniform(-0.5, 2, (count, 1)) * np.exp(
-        0.5 * _seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1, (count, 1))
+        0.5 * draw_seasonal(rng, count, steps, m, longer) * rng.uniform(0, 1, (count, 1))
         + rng.normal(0, 0.5, (count, 1)) * np.arange(steps) / steps
     )
     rate = rate * rng.gamma(5.0, 0.2, (count, steps))
@@ -255,7 +255,7 @@ def _waves(rng: np.random.Generator, count: int, steps: int, m: int, longer: int
         np.sin(2 * np.pi * phase),
     )
     spikes = (rng.random((count, steps)) < 0.01) * rng.exponential(3, (count, steps))
-    noise = _noise(rng, count, steps) * 10 ** rng.uniform(-3, -0.5, (count, 1))
+    noise = draw_noise(rng, count, steps) * 10 ** rng.uniform(-3, -0.5, (count, 1))
     return shape + spikes * (rng.random((count, 1)) < 0.3) + noise + rng.normal(0, 2, (count, 1))
 
 

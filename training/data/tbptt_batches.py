@@ -1,7 +1,7 @@
-"""Turns series and texts into rows of consecutive windows, for truncated backpropagation with the state carried over.
+"""Batches for truncated backpropagation through time: rows of consecutive windows of series or texts.
 
-Row b of one batch goes on where row b of the batch before stopped, unless `fresh` says that it starts anew.
-"""
+Row b of a batch goes on where row b of the batch before stopped, from its state, unless `fresh` says that it starts
+anew."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One window of every row: what the network's `forward` takes, and which rows (B,) start from a fresh state."""
+    """One window of every row: the arguments of the network's `forward`, and which rows (B,) start from a fresh
+    state."""
 
     arguments: tuple[Tensor, ...]
     fresh: Tensor
     weight: int
-    """Predictions that count in this batch, for averaging the loss."""
+    """Predictions that count in this batch, to average the loss."""
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """A series (T, F), NaN = missing, and the first step after which predictions count (earlier ones warm up)."""
 
     values: NDArray[np.float64]
@@ -31,16 +32,16 @@ class Stretch:
 
 
 class SeriesStream:
-    """Windows of `context` steps over many series, `rows` at a time; whoever ends makes room for the next series.
+    """Windows of `context` steps over many series, `rows` at a time; a row whose series ends takes the next one.
 
-    An epoch takes each series once, in random order, and of a longer one a random stretch of `longest` steps, so that
+    An epoch takes each series once, in random order, and of a longer one a random segment of `longest` steps, so that
     a few long series do not drown the many short ones. The targets of a step are the `horizon` values that follow it.
     In training, a share `mask_rate` of the values is hidden, so that the network learns to live with gaps.
     """
 
     def __init__(
         self,
-        series: Sequence[Stretch],
+        series: Sequence[Segment],
         horizon: int,
         context: int,
         rows: int,
@@ -65,41 +66,41 @@ class SeriesStream:
         """One pass; without `rng` in the given order, each series from its start and whole, nothing hidden."""
         order = rng.permutation(len(self.series)) if rng is not None else np.arange(len(self.series))
         queue = iter(order)
-        reading: list[Stretch | None] = [None] * self.rows
+        rows: list[Segment | None] = [None] * self.rows
         at = [0] * self.rows
         while True:
             fresh = np.zeros(self.rows, dtype=bool)
             for b in range(self.rows):
-                row = reading[b]
+                row = rows[b]
                 if row is None or at[b] >= len(row.values) - 1:
                     index = next(queue, None)
-                    reading[b] = None if index is None else self._stretch(self.series[index], rng)
+                    rows[b] = None if index is None else self._segment(self.series[index], rng)
                     at[b], fresh[b] = 0, True
-            if all(row is None for row in reading):
+            if all(row is None for row in rows):
                 return
-            yield self._window(reading, at, fresh, rng)
+            yield self._window(rows, at, fresh, rng)
             at = [start + self.context for start in at]
 
-    def _stretch(self, series: Stretch, rng: np.random.Generator | None) -> Stretch:
+    def _segment(self, series: Segment, rng: np.random.Generator | None) -> Segment:
         spare = len(series.values) - self.longest
         if rng is None or spare <= 0:
             return series
         start = int(rng.integers(0, spare + 1))
-        return Stretch(series.values[start : start + self.longest])
+        return Segment(series.values[start : start + self.longest])
 
     def _window(
         self,
-        reading: Sequence[Stretch | None],
+        rows: Sequence[Segment | None],
         at: Sequence[int],
         fresh: NDArray[np.bool_],
         rng: np.random.Generator | None,
     ) -> Batch:
         wide = np.full((self.rows, self.context + self.horizon, self.features), np.nan)
         counted = np.zeros((self.rows, self.context, self.horizon), dtype=bool)
-        for b, row in enumerate(reading):
+        for b, row in enumerate(rows):
             if row is not None:
-                piece = row.values[at[b] : at[b] + self.context + self.horizon]
-                wide[b, : len(piece)] = piece
+                part = row.values[at[b] : at[b] + self.context + self.horizon]
+                wide[b, : len(part)] = part
                 counted[b, max(0, row.count_from - at[b]) :] = True
         values = wide[:, : self.context]
         shown = np.isfinite(values)
@@ -120,22 +121,23 @@ class SeriesStream:
 
 
 EPOCH = 2_000_000
-"""Tokens of texts that are trained on between two looks at the validation part, about, and"""
+"""Tokens of an epoch, about: after each epoch the loop measures on the validation part."""
 EPOCH_STEPS = 240
-"""at least about so many batches: whose rows are many, as a GPU wants them, looks as often for each step."""
-LONGEST_PAST = 50
-"""Windows that a state is carried over at most: longer documents are cut, where a line begins."""
+"""Batches of an epoch, at least about: with the many rows that a GPU wants, an epoch has more tokens."""
+MAX_SEGMENT_WINDOWS = 50
+"""Windows over which a state is carried, at most: longer documents are cut where a line begins."""
 
 
 class TextStream:
     """Windows of `context` tokens over documents (T,), `rows` side by side, each document from a fresh state, as the
     service reads a prompt.
 
-    In training, long documents are cut at line starts (token `line_end` ends a line) into stretches of all lengths from
-    half a window up, each read from a fresh state too: so the network learns to begin anywhere, not only in a document
-    that it has read for long. The stretches are drawn anew each time the texts are read. A few tokens are read as
-    unknown (the targets stay), so that the network learns to go on after one it does not know. Texts of many millions
-    take several epochs to be read once. `share`: which of how many processes this is; each reads its own stretches.
+    In training, long documents are cut at line starts (token `line_end` ends a line) into segments of all lengths from
+    half a window up, each from a fresh state, too: so the network learns to begin anywhere, not only in a document that
+    it has read for long. Each reading of the texts draws new segments. A few tokens are read as unknown (the targets
+    stay), so that the network learns to go on after a token that it does not know. Texts of many millions of tokens are
+    read once in several epochs. share: the index of this process and the number of processes; each reads its own
+    segments.
     """
 
     def __init__(
@@ -157,30 +159,30 @@ class TextStream:
         self._line_starts = np.flatnonzero(self.tokens[:-1] == line_end) + 1 if line_end is not None else None
         self._share = share
         self._rows = rows
-        stretches = self._stretches(0)
-        self.rows = max(1, min(rows, len(stretches) // self.epochs))
-        windows = int(np.ceil((stretches[:, 1] - stretches[:, 0]) / context).sum())
+        segments = self._segments(0)
+        self.rows = max(1, min(rows, len(segments) // self.epochs))
+        windows = int(np.ceil((segments[:, 1] - segments[:, 0]) / context).sum())
         self.steps = max(1, round(windows / (self.rows * self.epochs * share[1])))
         """About how many batches an epoch has."""
 
     def batches(self, rng: np.random.Generator | None, epoch: int = 0) -> Iterator[Batch]:
-        """The stretches that an epoch reads; without `rng` each document whole, in order, nothing hidden."""
+        """The segments of an epoch; without `rng` each document whole, in order, nothing hidden."""
         if rng is None:
-            stretches = self._documents - [0, 1]
-            stretches = stretches[stretches[:, 1] > stretches[:, 0]]
+            segments = self._documents - [0, 1]
+            segments = segments[segments[:, 1] > segments[:, 0]]
         else:
             reading, part = divmod(epoch, self.epochs)
-            stretches = self._stretches(reading)
-            first, end = (len(stretches) * k // self.epochs for k in (part, part + 1))
-            stretches = stretches[first:end][self._share[0] :: self._share[1]]
-            # The longest of the last ones first, so that all rows end at about the same time.
-            last = stretches[-3 * self.rows :]
+            segments = self._segments(reading)
+            first, end = (len(segments) * k // self.epochs for k in (part, part + 1))
+            segments = segments[first:end][self._share[0] :: self._share[1]]
+            # The longest of the last segments come first, so that all rows end at about the same time.
+            last = segments[-3 * self.rows :]
             last[:] = last[np.argsort(last[:, 0] - last[:, 1], kind="stable")]
-        yield from self._windows(stretches, rng)
+        yield from self._windows(segments, rng)
 
-    def _windows(self, stretches: NDArray[np.int64], rng: np.random.Generator | None) -> Iterator[Batch]:
-        rows = max(1, min(self.rows, len(stretches)))
-        queue = iter(stretches.tolist())
+    def _windows(self, segments: NDArray[np.int64], rng: np.random.Generator | None) -> Iterator[Batch]:
+        rows = max(1, min(self.rows, len(segments)))
+        queue = iter(segments.tolist())
         at, end = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
         while True:
             fresh = np.zeros(rows, dtype=bool)
@@ -192,10 +194,10 @@ class TextStream:
             sizes = np.minimum(end - at, self.context)
             if not sizes.any():
                 return
-            places = at[:, None] + np.arange(sizes.max())
-            read = np.arange(sizes.max()) < sizes[:, None]
-            inputs = np.where(read, self.tokens[np.where(read, places, 0)], 0)
-            targets = np.where(read, self.tokens[np.where(read, places + 1, 0)], -1)
+            index = at[:, None] + np.arange(sizes.max())
+            inside = np.arange(sizes.max()) < sizes[:, None]
+            inputs = np.where(inside, self.tokens[np.where(inside, index, 0)], 0)
+            targets = np.where(inside, self.tokens[np.where(inside, index + 1, 0)], -1)
             if rng is not None:
                 inputs[rng.random(inputs.shape) < self.unknown_rate] = 0
             yield Batch(
@@ -205,14 +207,16 @@ class TextStream:
             )
             at = at + sizes
 
-    def _stretches(self, reading: int) -> NDArray[np.int64]:
-        """Where the stretches (N, 2) of one reading of all texts start and end, in any order: every token of a document
-        but its last is read in one of them, and every token but its first is the target there."""
+    def _segments(self, reading: int) -> NDArray[np.int64]:
+        """The starts and ends (N, 2) of the segments of one reading of all texts, in random order: they hold every
+        token of a document but its last once as input, and every token but its first once as target."""
         rng = np.random.default_rng([len(self.tokens), reading])
-        total, least = len(self.tokens), max(2, self.context // 2)
-        most = max(2 * least, min(LONGEST_PAST * self.context, total // (4 * self._rows * self._share[1])))
-        count = 2 + int(1.5 * total * np.log(most / least) / (most - least))
-        cuts = np.cumsum(np.exp(rng.uniform(np.log(least), np.log(most), count))).astype(np.int64)
+        total, shortest = len(self.tokens), max(2, self.context // 2)
+        per_row = total // (4 * self._rows * self._share[1])
+        longest = max(2 * shortest, min(MAX_SEGMENT_WINDOWS * self.context, per_row))
+        count = 2 + int(1.5 * total * np.log(longest / shortest) / (longest - shortest))
+        lengths = np.exp(rng.uniform(np.log(shortest), np.log(longest), count))
+        cuts = np.cumsum(lengths).astype(np.int64)
         cuts = cuts[cuts < total]
         document = np.searchsorted(self._documents[:, 1], cuts, side="right")
         sizes = self._documents[:, 1] - self._documents[:, 0]
@@ -223,6 +227,6 @@ class TextStream:
         starts = np.unique(np.concatenate([self._documents[sizes > 0, 0], cuts]))
         ends = np.append(starts, total)[1:]
         ends = ends - np.isin(ends, self._documents[:, 1])  # a document's last token is a target only
-        stretches = np.stack([starts, ends], axis=1)[ends > starts]
-        rng.shuffle(stretches)
-        return stretches
+        segments = np.stack([starts, ends], axis=1)[ends > starts]
+        rng.shuffle(segments)
+        return segments

@@ -1,4 +1,5 @@
-"""Reads texts from the files that users have, their vocabulary, and their cut into train, validation and test parts."""
+"""Reads texts from the files that users have, learns their vocabulary, and cuts them into train, validation and test
+parts."""
 
 import gzip
 import json
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.text.tokenizer import UNKNOWN_WORDS, Tokenizer, Unit, split_into
-from service.text.unicode import CombiningMarksError, composed
-from training.data.series import DataError
+from carry.files import DataError
+from service.text.tokenizer import UNKNOWN_WORDS, Tokenizer, TokenLevel, pre_tokenize
+from service.text.unicode import CombiningMarksError, nfc
 
 REPLACEMENTS = {
     "\u2018": "'",
@@ -32,26 +33,26 @@ REPLACEMENTS = {
     "\u0153": "oe",
     "\u0152": "OE",
 }
-"""Typographic characters that a model which never saw them can read as plain ones."""
+"""Typographic characters, and the plain ones that a model can read instead if it never saw them."""
 
 
-def learn_tokenizer(texts: Iterable[str], min_count: int, unit: Unit, most: int | None) -> Tokenizer:
-    """Of every piece that occurs at least `min_count` times, at most the `most` most frequent of them; characters in
-    code point order, words the most frequent first. It replaces of `REPLACEMENTS` those that turn a character that
-    occurs in no piece into ones that do."""
+def learn_tokenizer(texts: Iterable[str], min_count: int, unit: TokenLevel, max_vocabulary: int | None) -> Tokenizer:
+    """A tokenizer of the tokens that occur at least `min_count` times, of these the `max_vocabulary` most frequent:
+    characters in code point order, words the most frequent first. Of `REPLACEMENTS` it has those that turn a character
+    that occurs in no token into characters that do."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(split_into(unit, text))
-    kept = [piece for piece in counts if counts[piece] >= min_count and piece not in UNKNOWN_WORDS]
-    kept = sorted(kept, key=lambda piece: (-counts[piece], piece))[:most]
-    known = {character for piece in kept for character in piece}
+        counts.update(pre_tokenize(unit, text))
+    frequent = [token for token in counts if counts[token] >= min_count and token not in UNKNOWN_WORDS]
+    tokens = sorted(frequent, key=lambda token: (-counts[token], token))[:max_vocabulary]
+    known = {character for token in tokens for character in token}
     replacements = {old: new for old, new in REPLACEMENTS.items() if old not in known and known.issuperset(new)}
-    return Tokenizer(("", *(sorted(kept) if unit == "character" else kept)), unit, replacements)
+    return Tokenizer(("", *(sorted(tokens) if unit == "character" else tokens)), unit, replacements)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text as tokens (T,). `characters`: those that the tokens after the first stand for."""
+    """A text as tokens (T,). characters: how many the tokens after the first stand for."""
 
     tokens: NDArray[np.int64]
     characters: int
@@ -59,27 +60,29 @@ class Encoded:
 
 def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Encoded]:
     """Each text as the tokenizer reads it."""
-    found = []
+    encoded = []
     for text in texts:
-        pieces, tokens = tokenizer.encode(text)
-        found.append(Encoded(tokens, sum(map(len, pieces[1:]))))
-    return found
+        tokens, ids = tokenizer.encode(text)
+        encoded.append(Encoded(ids, sum(map(len, tokens[1:]))))
+    return encoded
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text that is read from its start. `name`: its title, or the file (and line) that it is from."""
+    """A text that is read from its start. name: its title, or the file (and line) that it is from."""
 
     name: str
     text: str
 
 
 def read_documents(paths: Sequence[Path], lines: bool = False) -> list[Document]:
-    """A UTF-8 file is one document, or with `lines` each line of it; every line of a .jsonl file (its field `text`;
-    `title`, if there) is one; each may be gzipped. Line ends become LF and characters their composed form (NFC).
+    """The documents of UTF-8 files, gzipped or not: a file is one document, or with `lines` each of its lines; in a
+    .jsonl file each line is one, its field `text` (and `title`, if there is one). Characters get their composed form
+    (NFC).
 
     Raises:
-        DataError: a file cannot be read, is not UTF-8, or holds no text, or one with too many combining marks in a row.
+        DataError: a file cannot be read, is not UTF-8 or holds no text, or a text has too many combining marks in a
+        row.
     """
     documents: list[Document] = []
     for path in paths:
@@ -92,31 +95,31 @@ def read_documents(paths: Sequence[Path], lines: bool = False) -> list[Document]
             raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8 first") from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not readable: {error}") from error
-        in_json = _in_json(path)
-        found = _json_documents(path, content) if in_json else [Document(path.name, content)]
-        cleaned = [Document(one.name, _composed(path, one)) for one in found]
-        if lines and not in_json:
-            parts = enumerate(cleaned[0].text.split("\n"), 1)
-            cleaned = [Document(f"{path.name}:{number}", f"{line}\n") for number, line in parts if line]
-        if not any(one.text for one in cleaned):
+        read = _json_documents(path, content) if _is_json(path) else [Document(path.name, content)]
+        composed = [Document(document.name, _compose(path, document)) for document in read]
+        if lines and not _is_json(path):
+            numbered = enumerate(composed[0].text.split("\n"), 1)
+            composed = [Document(f"{path.name}:{number}", f"{line}\n") for number, line in numbered if line]
+        with_text = [document for document in composed if document.text]
+        if not with_text:
             raise DataError(f"{path}: holds no text")
-        documents += [one for one in cleaned if one.text]
+        documents += with_text
     return documents
 
 
-def _composed(path: Path, document: Document) -> str:
+def _compose(path: Path, document: Document) -> str:
     try:
-        return composed(document.text)
+        return nfc(document.text)
     except CombiningMarksError as error:
-        where = f"{path}" if document.name == path.name else f"{path}, {document.name}"
-        raise DataError(f"{where}: {error}") from None
+        place = f"{path}" if document.name == path.name else f"{path}, {document.name}"
+        raise DataError(f"{place}: {error}") from None
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The texts that are trained on, those that the weights are chosen on, and those that are measured on.
+    """The texts to train on, to choose the weights on and to measure on.
 
-    `test_files`: where the last are from, if they were not held out of the same files as the first.
+    test_files: the files of the last, if they are others than those to train on.
     """
 
     train: list[str]
@@ -126,7 +129,7 @@ class Parts:
 
     @property
     def chosen_on_test(self) -> bool:
-        """Whether the weights are chosen on some of what is measured on."""
+        """Whether some of the texts to measure on are among those to choose the weights on."""
         return not set(self.valid).isdisjoint(self.test)
 
 
@@ -138,32 +141,32 @@ def read_parts(
     test: float,
     lines: bool = False,
 ) -> Parts:
-    """Train on `paths`, but for the shares of them that are held out where no files are given for that. `lines`: as
-    `read_documents`.
+    """The parts of `paths`: the shares `valid` and `test` are held out, unless `valid_on` and `test_on` name files for
+    that. lines: as of `read_documents`.
 
     Raises:
-        DataError: a file cannot be used, or is to be trained on and held out.
+        DataError: a file cannot be used, or is both among those to train on and among those to hold out.
     """
-    trained = {path.resolve() for path in paths}
+    to_train = {path.resolve() for path in paths}
     for path in (*valid_on, *test_on):
-        if path.resolve() in trained:
+        if path.resolve() in to_train:
             raise DataError(f"{path}: is among the files to train on, and cannot be held out as well")
-    kept, chosen, measured = split_texts(_texts(paths, lines), 0 if valid_on else valid, 0 if test_on else test)
+    train, valid_part, test_part = split_texts(_texts(paths, lines), 0 if valid_on else valid, 0 if test_on else test)
     names = tuple(dict.fromkeys(path.name for path in test_on))
-    return Parts(kept, _texts(valid_on, lines) or chosen, _texts(test_on, lines) or measured, names)
+    return Parts(train, _texts(valid_on, lines) or valid_part, _texts(test_on, lines) or test_part, names)
 
 
 def _texts(paths: Sequence[Path], lines: bool) -> list[str]:
-    """The documents' texts. One of JSON lines ends with a line end, by which a model learns to say that it is over."""
+    """The documents' texts. Each of JSON lines ends with a line end, so that a model learns to end a document."""
     texts = []
     for path in paths:
-        documents = read_documents([path], lines)
-        texts += [f"{one.text.removesuffix(chr(10))}\n" if _in_json(path) else one.text for one in documents]
+        for document in read_documents([path], lines):
+            texts.append(document.text.removesuffix("\n") + "\n" if _is_json(path) else document.text)
     return texts
 
 
 def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[str], list[str], list[str]]:
-    """Train, validation and test parts, in order. Ten documents or more go to parts whole; fewer are each cut.
+    """Train, validation and test parts, in order. Ten documents or more go into the parts whole; fewer are each cut.
 
     A cut document trains up to its share 1 - valid - test, and its last share `test` begins at int(n * (1 - test)).
     """
@@ -174,13 +177,13 @@ def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[s
     parts: tuple[list[str], list[str], list[str]] = ([], [], [])
     for text in texts:
         first, second = int(len(text) * (1 - valid - test)), int(len(text) * (1 - test))
-        for part, piece in zip(parts, (text[:first], text[first:second], text[second:]), strict=True):
-            if piece:
-                part.append(piece)
+        for part, cut in zip(parts, (text[:first], text[first:second], text[second:]), strict=True):
+            if cut:
+                part.append(cut)
     return parts
 
 
-def _in_json(path: Path) -> bool:
+def _is_json(path: Path) -> bool:
     return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
@@ -191,7 +194,7 @@ def _json_documents(path: Path, content: str) -> list[Document]:
             try:
                 fields = json.loads(line)
                 text, title = fields["text"], fields.get("title")
-                text.encode()  # half of a surrogate pair can be neither written nor encoded
+                text.encode()  # fails for half of a surrogate pair
             except (ValueError, KeyError, TypeError, AttributeError):
                 text, title = None, None
             if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Trains one forecaster for series of every kind, on real series and on made-up ones; from files to a model folder."""
+"""Trains one forecaster for series of every kind, on real and synthetic series, and writes its model folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,35 +7,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from carry.files import DataError, Series, read_series
 from carry.local import ForecastModel
+from carry.plots import ForecastPanel, plot_forecasts
 from service.forecast.manifest import ForecastManifest
+from service.forecast.seasons import CYCLES
 from training import plots
-from training.card import ModelCard, figures_table, int8_text
+from training.card import ModelCard, int8_text, markdown_table
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.decontamination import drop_overlaps
 from training.data.forking_batches import BUCKETS, ForkingStream, kind_of
-from training.data.series import DataError, Series, read_series
-from training.data.synthetic import bank
-from training.evaluation.evaluate import evaluate_forecaster, evaluation_rows
-from training.evaluation.windows import Window, is_benchmark, read_benchmark
+from training.data.synthetic import sample_series
+from training.evaluation.eval_windows import EvalWindow, is_benchmark, read_benchmark
+from training.evaluation.evaluate import MetricRow, evaluate_forecaster, evaluation_rows
+from training.evaluation.forecasts import forecast_windows
 from training.loop import Epoch, LoopConfig, fit
 from training.nets.cells import Cell
 from training.nets.covariates import Covariates
 from training.nets.global_forecaster import LONGEST_HINT, GlobalForecaster
-from training.onnx.export import Described, build_graphs, judge_int8, save_reference, write_folder, write_manifest
+from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, write_folder, write_manifest
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 
 HORIZON = 48
 QUANTILE_LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
-WEEKS = 52
+WEEKS = CYCLES["W"][0]
 """Values per season of weekly series, for which the M4 competition told none."""
 
 
 @dataclass(frozen=True)
 class GlobalConfig:
-    """What to train. `steps`: batches an epoch; `batch`: how many times as large they are as `BUCKETS` says;
-    `synthetic`: the share of windows that is made up; `widening`: of the intervals, after training, by the kind of
-    season that is told (`kind_of`; 1: none)."""
+    """What to train. steps: batches an epoch. batch: how many times as large they are as `BUCKETS` says. synthetic: the
+    share of synthetic windows. widening: factors on the intervals after training, by the kind of season that the model
+    is told (`kind_of`; 1: none)."""
 
     cell: Cell
     hidden: int
@@ -47,14 +50,14 @@ class GlobalConfig:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The series to train on, and how many were left out as their values occur in a benchmark's test part."""
+class TrainingPool:
+    """The series to train on, and how many were dropped since their values occur in a benchmark's test part."""
 
     series: list[Series]
     dropped: int
 
 
-def read_pool(data: Sequence[Path], benchmarks: Sequence[Path]) -> Pool:
+def read_pool(data: Sequence[Path], benchmarks: Sequence[Path]) -> TrainingPool:
     """The series of `data`, of benchmarks only their training parts, without those that overlap the test parts of
     `benchmarks` or of a benchmark among `data`.
 
@@ -62,21 +65,21 @@ def read_pool(data: Sequence[Path], benchmarks: Sequence[Path]) -> Pool:
         DataError: a file cannot be read.
     """
     series: list[Series] = []
-    tests: list[Window] = []
+    tests: list[EvalWindow] = []
     for path in dict.fromkeys([*data, *benchmarks]):
         windows = read_benchmark(path) if is_benchmark(path) else []
         if not windows and path in benchmarks:
             raise DataError(f"{path}: has no test part")
         tests += windows
         if path in data:
-            found = [Series(w.id, w.history, None, season_of(w)) for w in windows] or read_series([path])[0]
-            series += [replace(one, source=path.name) for one in found]
-    kept, dropped = drop_overlaps(series, tests)
-    return Pool(kept, len(dropped))
+            of_file = [Series(w.id, w.history, None, season_of(w)) for w in windows] or read_series([path])[0]
+            series += [replace(each, source=path.name) for each in of_file]
+    to_train, dropped = drop_overlaps(series, tests)
+    return TrainingPool(to_train, len(dropped))
 
 
-def season_of(window: Window) -> int:
-    """Values per season as the forecaster is told, which of weekly series is not what the measures scale by."""
+def season_of(window: EvalWindow) -> int:
+    """Values per season that the forecaster is told; of weekly series the measures scale by another."""
     return WEEKS if window.group == "W" else window.season
 
 
@@ -95,8 +98,8 @@ def train(
     start_from: Path | None,
     baselines: bool,
 ) -> Path | None:
-    """Train on the series of `data` and on made-up ones, measure on the test parts of the benchmarks among the files;
-    `start_from` is the folder of a finished run whose weights are gone on from.
+    """Train on the series of `data` and on synthetic ones, measure on the test parts of the benchmarks among the files.
+    start_from: the folder of a finished run, from whose weights to start.
 
     Returns the model folder, or None in a process that only helped to train.
 
@@ -120,14 +123,14 @@ def train(
     network.widening = torch.tensor([config.widening.get(kind_of(m), 1.0) for m in range(LONGEST_HINT + 1)])
     if not is_first_process():
         return None
-    measured = [path for path in dict.fromkeys([*data, *benchmarks]) if is_benchmark(path)]
-    return write(network, history, pool, measured, config, loop, run, ("theta", "ets") if baselines else ())
+    tests = [path for path in dict.fromkeys([*data, *benchmarks]) if is_benchmark(path)]
+    return write(network, history, pool, tests, config, loop, run, ("theta", "ets") if baselines else ())
 
 
 def write(
     network: GlobalForecaster,
     history: Sequence[Epoch],
-    pool: Pool,
+    pool: TrainingPool,
     tests: Sequence[Path],
     config: GlobalConfig,
     loop: LoopConfig,
@@ -136,12 +139,12 @@ def write(
 ) -> Path:
     """Write the model folder, measured on the test parts of `tests`, each once, beside the baselines."""
 
-    def manifest(version: int, described: Described) -> ForecastManifest:
+    def manifest(version: int, graphs: GraphSpec) -> ForecastManifest:
         return ForecastManifest(
             name=run.name,
             version=version,
             description=run.description,
-            graph=described.graph,
+            graph=graphs.graph,
             metrics={},
             provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
             features=("value",),
@@ -151,7 +154,7 @@ def write(
             context=max(bucket.steps for bucket in BUCKETS),
         )
 
-    def fill(folder: Path, made: ForecastManifest, int8: Described) -> ForecastManifest:
+    def finalize(folder: Path, unmeasured: ForecastManifest, int8: GraphSpec) -> ForecastManifest:
         save_reference(network, folder)
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of a seasonal difference")
@@ -163,48 +166,55 @@ def write(
             f"theirs occur in the test part of a benchmark (`training/data/decontamination.py`): "
             f"{', '.join(path.name for path in tests)}.",
         )
-        _picture(ForecastModel.of_folder(folder, made, made.graph), folder, loop.seed)
+        _picture(ForecastModel.of_folder(folder, unmeasured, unmeasured.graph), folder, loop.seed)
         card.picture("forecasts", "Forecasts of made-up series, with their quantile fan over what followed.")
-        judged = judge_int8(folder, Described(made.graph, None), int8, None)
+        float32 = GraphSpec(unmeasured.graph, None)
+        int8_entry = evaluate_int8(folder, float32, int8, None)
         metrics: dict[str, float] = {}
         if tests:
-            write_manifest(folder, made.model_copy(update={"int8": judged}))
-            figures = evaluate_forecaster(folder, tests, baselines=baselines)
-            names = made.name, f"{made.name}, int8"
-            for one in figures:
-                if one.method == made.name:
-                    metrics |= {f"{one.file}_{one.group}_{name}": one.scores[name] for name in ("smape", "mase")}
-            whole = [[one for one in figures if one.method == name and "seconds" in one.scores] for name in names]
-            lost = tuple(float(np.mean([one.scores["scaled_quantile_loss"] for one in ones])) for ones in whole)
-            judged = judge_int8(folder, Described(made.graph, None), int8, (lost[0], lost[1]))
-            card.section("Benchmarks", BENCHMARKS + figures_table(evaluation_rows(figures)))
-        card.section("In int8", int8_text(judged, "scaled quantile loss, mean over the benchmarks"))
-        made = made.model_copy(update={"metrics": metrics, "int8": judged})
-        card.write(folder, made)
-        return made
+            write_manifest(folder, unmeasured.model_copy(update={"int8": int8_entry}))
+            rows = evaluate_forecaster(folder, tests, baselines=baselines)
+            names = unmeasured.name, f"{unmeasured.name}, int8"
+            for row in rows:
+                if row.method == unmeasured.name:
+                    metrics |= {f"{row.file}_{row.group}_{name}": row.scores[name] for name in ("smape", "mase")}
+            losses = [_mean_loss(rows, name) for name in names]
+            int8_entry = evaluate_int8(folder, float32, int8, (losses[0], losses[1]))
+            card.section("Benchmarks", BENCHMARKS + markdown_table(evaluation_rows(rows)))
+        card.section("In int8", int8_text(int8_entry, "scaled quantile loss, mean over the benchmarks"))
+        complete = unmeasured.model_copy(update={"metrics": metrics, "int8": int8_entry})
+        card.write(folder, complete)
+        return complete
 
-    return write_folder(run.models, run.name, build_graphs(network), manifest, fill)
+    return write_folder(run.models, run.name, build_graphs(network), manifest, finalize)
+
+
+def _mean_loss(rows: Sequence[MetricRow], method: str) -> float:
+    """A method's scaled quantile loss, mean over the benchmarks."""
+    whole = [row for row in rows if row.method == method and "seconds" in row.scores]
+    return float(np.mean([row.scores["scaled_quantile_loss"] for row in whole]))
 
 
 def _picture(model: ForecastModel, folder: Path, seed: int) -> None:
-    """Six series of different seasons, made up after those of the training."""
-    made = bank(np.random.default_rng([seed, 1_000_000]), 200, 4 * HORIZON)
+    """Draw forecasts of six synthetic series of different seasons, which are none of those trained on."""
+    sampled = sample_series(np.random.default_rng([seed, 1_000_000]), 200, 4 * HORIZON)
     windows = [
-        Window(
+        EvalWindow(
             f"{m} values a season" if m > 1 else "no season told",
-            one.values[:-HORIZON, None],
-            one.values[-HORIZON:],
+            series.values[:-HORIZON, None],
+            series.values[-HORIZON:],
             m,
             str(m),
         )
-        for m, one in sorted({one.season: one for one in made}.items())[:6]
+        for m, series in sorted({series.season: series for series in sampled}.items())[:6]
     ]
-    quantiles = model.forecast(windows, HORIZON, QUANTILE_LEVELS)
+    forecasts = forecast_windows(model, windows, HORIZON, QUANTILE_LEVELS)
     model.close()
     panels = [
-        plots.ForecastPanel(w.id, w.history[:, 0], w.truth, found) for w, found in zip(windows, quantiles, strict=True)
+        ForecastPanel(window.id, window.history[:, 0], window.truth, quantiles)
+        for window, quantiles in zip(windows, forecasts, strict=True)
     ]
-    plots.plot_forecasts(panels, QUANTILE_LEVELS, folder / "pictures" / "forecasts.png", keep_truth=True)
+    plot_forecasts(panels, QUANTILE_LEVELS, folder / "pictures" / "forecasts.png", keep_truth=True)
 
 
 BENCHMARKS = """Test parts as published, each series forecast once from the end of its training part; the baselines are

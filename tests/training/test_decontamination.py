@@ -1,13 +1,13 @@
-"""What is dropped from a training pool, and what is not."""
+"""Which series are dropped from a training pool, and which are not."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from carry.files import Series
 from training.data.decontamination import drop_overlaps
-from training.data.series import Series
-from training.evaluation.windows import Window
+from training.evaluation.eval_windows import EvalWindow
 
 Floats = NDArray[np.float64]
 
@@ -16,15 +16,15 @@ def noise(seed: int, steps: int) -> Floats:
     return np.random.default_rng(seed).normal(100, 10, steps)
 
 
-def window(values: Floats, truth: int) -> Window:
-    return Window("test", values[:-truth, None], values[-truth:])
+def window(values: Floats, truth: int) -> EvalWindow:
+    return EvalWindow("test", values[:-truth, None], values[-truth:])
 
 
-def dropped(pool: list[Floats], tests: list[Window]) -> list[int]:
+def dropped(pool: list[Floats], tests: list[EvalWindow]) -> list[int]:
     series = [Series(str(i), values[:, None]) for i, values in enumerate(pool)]
-    kept, gone = drop_overlaps(series, tests)
-    assert sorted(s.id for s in kept + gone) == sorted(s.id for s in series)
-    return [int(s.id) for s in gone]
+    to_keep, to_drop = drop_overlaps(series, tests)
+    assert sorted(s.id for s in to_keep + to_drop) == sorted(s.id for s in series)
+    return [int(s.id) for s in to_drop]
 
 
 @given(
@@ -35,7 +35,7 @@ def dropped(pool: list[Floats], tests: list[Window]) -> list[int]:
     after=st.integers(0, 30),
     start=st.integers(0, 20),
 )
-def test_what_holds_test_values_is_dropped_however_it_was_scaled(
+def test_a_series_with_test_values_is_dropped_however_it_was_scaled(
     seed: int, scale: float, shift: float, before: int, after: int, start: int
 ) -> None:
     values = noise(seed, 40)
@@ -49,7 +49,7 @@ def test_the_train_part_of_a_benchmark_stays(seed: int, steps: int) -> None:
     assert dropped([values[:-6], noise(seed + 1, 300)], [window(values, 6)]) == []
 
 
-def test_what_says_nothing_matches_nothing() -> None:
+def test_runs_without_information_match_nothing() -> None:
     rng = np.random.default_rng(1)
     constant, line, counts = np.full(60, 3.0), np.arange(60.0), rng.integers(0, 3, 60).astype(float)
     steps = np.repeat([1.0, 5.0], 30)

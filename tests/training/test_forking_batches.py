@@ -1,23 +1,23 @@
-"""Batches of windows with targets after some of their steps, from series real and made up."""
+"""Batches of windows with targets after some of their steps, from real and synthetic series."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carry.files import Series
 from training.data.forking_batches import (
     BUCKETS,
     KINDS,
     Bucket,
     EndsStream,
     ForkingStream,
-    Piece,
+    TrainingWindow,
     fork,
     kind_of,
     longer_season,
 )
-from training.data.series import Series
-from training.data.synthetic import SEASONS, bank
+from training.data.synthetic import SEASONS, sample_series
 
 
 def counting(steps: int, features: int = 1, season: int = 1) -> Series:
@@ -29,14 +29,14 @@ def counting(steps: int, features: int = 1, season: int = 1) -> Series:
 @given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(4, 60), min_size=1, max_size=8))
 def test_targets_are_the_values_so_many_steps_after_each_fork(seed: int, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
-    pieces = [Piece.of(counting(size, features=3)) for size in sizes]
+    windows = [TrainingWindow.of(counting(size, features=3)) for size in sizes]
     distances = np.array([1, 3, 7])
-    batch = fork(pieces, Bucket(32, len(pieces), 5, 7), distances, [2], rng, hidden=0.2)
-    values, mask, ahead, ahead_mask, steps, asked, targets, weight, future, future_mask, scale, season = (
+    batch = fork(windows, Bucket(32, len(windows), 5, 7), distances, [2], rng, hidden=0.2)
+    values, mask, ahead, ahead_mask, steps, asked_distances, targets, weight, future, future_mask, scale, season = (
         tensor.numpy() for tensor in batch.arguments
     )
     counts = weight > 0
-    assert np.array_equal(asked, distances)
+    assert np.array_equal(asked_distances, distances)
     assert np.array_equal(targets[counts], (steps[..., None] + distances)[counts])
     assert np.array_equal(future[..., 0][counts], 20 * targets[counts])
     assert (future_mask[..., 0][counts] == 1).all()
@@ -51,28 +51,26 @@ def test_targets_are_the_values_so_many_steps_after_each_fork(seed: int, sizes: 
 
 
 @given(seed=st.integers(0, 2**32), moves=st.floats(0.0, 4.0))
-def test_errors_are_measured_in_what_moved_before_the_forecast(seed: int, moves: float) -> None:
+def test_errors_are_measured_in_the_changes_before_the_forecast(seed: int, moves: float) -> None:
     # If what comes counted, moves that are large would count less, and forecasts would stay where the series is.
     rng = np.random.default_rng(seed)
     walk = rng.choice([-1.0, 1.0], 108).cumsum().astype(np.float64)
     then = walk.copy()
     then[100:] = walk[99] + moves * (walk[100:] - walk[99])
-    scales = [
-        fork([Piece.of(Series("walk", one[:, None]))], Bucket(100, 1, 1, 8), np.arange(1, 9)).arguments[10].numpy()
-        for one in (walk, then)
-    ]
+    windows = [TrainingWindow.of(Series("walk", values[:, None])) for values in (walk, then)]
+    scales = [fork([window], Bucket(100, 1, 1, 8), np.arange(1, 9)).arguments[10].numpy() for window in windows]
     assert np.allclose(scales[1], scales[0], rtol=0.02)
 
 
-def test_what_grows_by_a_factor_is_measured_in_what_it_grew_to_at_last() -> None:
-    doubled = Piece.of(Series("doubled", np.exp2(np.arange(40.0))[:, None]))
+def test_growth_by_a_factor_is_measured_in_its_last_changes() -> None:
+    doubled = TrainingWindow.of(Series("doubled", np.exp2(np.arange(40.0))[:, None]))
     [scale] = fork([doubled], Bucket(20, 1, 1, 20), np.arange(1, 21)).arguments[10].numpy()
     assert (2.0 ** np.arange(20, 40) / scale[0] < 5 * 40).all()
 
 
-def test_the_first_values_and_what_is_known_ahead_are_never_hidden() -> None:
-    pieces = [Piece.of(counting(40, features=3)) for _ in range(50)]
-    batch = fork(pieces, Bucket(32, 50, 5, 7), np.array([1]), [2], np.random.default_rng(0), hidden=0.5)
+def test_the_first_values_and_features_known_ahead_are_never_hidden() -> None:
+    windows = [TrainingWindow.of(counting(40, features=3)) for _ in range(50)]
+    batch = fork(windows, Bucket(32, 50, 5, 7), np.array([1]), [2], np.random.default_rng(0), hidden=0.5)
     mask = batch.arguments[1].numpy()
     assert mask[:, :2, 0].all()
     assert 0.3 < mask[:, 2:, 0].mean() < 0.6
@@ -81,8 +79,8 @@ def test_the_first_values_and_what_is_known_ahead_are_never_hidden() -> None:
 
 def test_features_of_which_the_future_is_unknown_end_early_in_some_windows() -> None:
     """As they do where a forecast goes on from a forecast."""
-    pieces = [Piece.of(counting(40, features=2)) for _ in range(200)]
-    batch = fork(pieces, Bucket(32, 200, 5, 7), np.array([1]), [], np.random.default_rng(0))
+    windows = [TrainingWindow.of(counting(40, features=2)) for _ in range(200)]
+    batch = fork(windows, Bucket(32, 200, 5, 7), np.array([1]), [], np.random.default_rng(0))
     mask = batch.arguments[1].numpy()[..., 1]
     assert (np.diff(mask, axis=1) <= 0).all()
     assert 0.05 < (mask[:, -1] == 0).mean() < 0.3
@@ -102,7 +100,7 @@ def test_a_validation_pass_asks_for_the_ends_and_hides_nothing() -> None:
 
 def test_constant_series_do_not_count() -> None:
     still = Series("still", np.full((30, 1), 5.0))
-    batch = fork([Piece.of(still)], Bucket(20, 1, 4, 3), np.array([1, 2]), [], np.random.default_rng(0))
+    batch = fork([TrainingWindow.of(still)], Bucket(20, 1, 4, 3), np.array([1, 2]), [], np.random.default_rng(0))
     assert batch.weight == 0
 
 
@@ -119,7 +117,7 @@ def test_an_epoch_is_the_same_for_the_same_seed_only(synthetic: float | None) ->
     )
 
 
-def test_every_bucket_gives_finite_batches_of_real_and_made_up_series() -> None:
+def test_every_bucket_gives_finite_batches_of_real_and_synthetic_series() -> None:
     rng = np.random.default_rng(5)
     series = [
         Series(f"{m}", 100 + rng.normal(size=(1500, 1)).cumsum(axis=0), None, m) for m in (1, 4, 7, 12, 24, 48, 52)
@@ -138,12 +136,12 @@ def test_kinds_and_longer_seasons() -> None:
 
 
 @given(seed=st.integers(0, 2**32), steps=st.integers(60, 500))
-def test_made_up_series_are_finite_and_of_known_seasons(seed: int, steps: int) -> None:
-    made = bank(np.random.default_rng(seed), 12, steps)
-    assert len(made) >= 6
-    for one in made:
-        assert one.values.shape == (steps,)
-        assert np.isfinite(one.values).all()
-        assert one.values.std() > 0
-        assert 1 <= one.season <= steps // 3 or one.season < 4
-        assert one.longer == 1 or (one.season, one.longer) in SEASONS
+def test_synthetic_series_are_finite_and_of_known_seasons(seed: int, steps: int) -> None:
+    sampled = sample_series(np.random.default_rng(seed), 12, steps)
+    assert len(sampled) >= 6
+    for series in sampled:
+        assert series.values.shape == (steps,)
+        assert np.isfinite(series.values).all()
+        assert series.values.std() > 0
+        assert 1 <= series.season <= steps // 3 or series.season < 4
+        assert series.longer == 1 or (series.season, series.longer) in SEASONS

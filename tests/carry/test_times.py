@@ -1,4 +1,4 @@
-"""The times of series: in their zone, at their frequency, with a place for every gap; the same for every verb."""
+"""The times of series: in their zone, at their frequency, without gaps; the same for every verb."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carry.files import Wish, as_json, forecast_file, forecast_table
+from carry.batch import ForecastOptions, as_json, forecast_file, forecast_table
+from carry.files import DataError, Series, find_categories, read_series
+from carry.times import parse_times, regular_times, times_after
 from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
-from tests.conftest import SHIPPED
-from tests.training.conftest import Run
-from training.data.series import DataError, Series, read_series
-from training.data.times import parse_times, regular_times, times_after
+from tests.conftest import SHIPPED, Run
 from training.evaluation import evaluate
 from training.recipes import forecast as train_forecast
 
@@ -34,7 +33,7 @@ def test_gaps_are_filled_and_times_go_on_in_their_zone(zone: str | None, start: 
     grid = regular_times(whole[:80][seen], None)
     assert grid is not None
     pd.testing.assert_index_equal(grid.times, whole[:80], check_names=False, exact="equiv")
-    assert np.array_equal(grid.places(whole[:80][seen]), np.flatnonzero(seen))
+    assert np.array_equal(grid.indices(whole[:80][seen]), np.flatnonzero(seen))
     assert list(times_after(whole[79], grid.freq, 20)) == list(whole[80:])
 
 
@@ -75,24 +74,24 @@ def test_every_verb_reads_the_same_series(
     table.assign(y=table["y"].mask(closed)).to_csv(cells, index=False)
     read: list[Series] = []
 
-    def note(series: list[Series], *_: Any) -> list[Any]:
+    def record(series: list[Series], *_: Any) -> list[Any]:
         read.extend(series)
         raise DataError("enough")
 
     for path in (shop, cells):
-        read += forecast_file(path, manifest, settings, Wish(3, target="y")).series
+        read += forecast_file(path, manifest, settings, ForecastOptions(3, target="y")).series
         with monkeypatch.context() as patch:
-            patch.setattr(train_forecast, "train", note)
-            patch.setattr(evaluate, "rolling_windows", note)
+            patch.setattr(train_forecast, "train", record)
+            patch.setattr(evaluate, "rolling_windows", record)
             for verb in (["train", "forecast", "--name", "shop"], ["evaluate", str(SHIPPED / "forecast/2")]):
                 status, _, err = carry(*verb, str(path), "--target", "y")
                 assert (status, "enough" in err) == (2, True)
     assert len(read) == 6
-    for one in read:
-        assert (one.freq, one.season, len(one.values)) == ("D", 7, 118)
-        np.testing.assert_array_equal(one.values, read[0].values)
-        assert one.times is not None
-        assert list(one.times) == list(table["ds"][:118])
+    for series in read:
+        assert (series.freq, series.season, len(series.values)) == ("D", 7, 118)
+        np.testing.assert_array_equal(series.values, read[0].values)
+        assert series.times is not None
+        assert list(series.times) == list(table["ds"][:118])
 
 
 @pytest.mark.parametrize("verb", [["forecast"], ["train", "forecast", "--name", "x"], ["evaluate"]])
@@ -114,16 +113,15 @@ def test_every_verb_refuses_a_time_that_occurs_twice(tmp_path: Path, carry: Run,
 def test_rows_without_a_target_at_the_end_are_the_future(
     tmp_path: Path, manifest: ForecastManifest, settings: Settings, features: bool
 ) -> None:
-    table = days(60)
-    table.loc[50:, "y"] = np.nan
+    data = days(60)
+    data.loc[50:, "y"] = np.nan
     whole, past = tmp_path / "whole.csv", tmp_path / "past.csv"
-    table.to_csv(whole, index=False)
-    table[:50].to_csv(past, index=False)
-    found, expected = (
-        forecast_table(forecast_file(path, manifest, settings, Wish(5, target="y"))) for path in (whole, past)
-    )
-    pd.testing.assert_frame_equal(found.drop(columns="unique_id"), expected.drop(columns="unique_id"))
-    assert f"{found['ds'][0]:%Y-%m-%d}" == "2024-02-20"
+    data.to_csv(whole, index=False)
+    data[:50].to_csv(past, index=False)
+    options = ForecastOptions(5, target="y")
+    table, expected = (forecast_table(forecast_file(path, manifest, settings, options)) for path in (whole, past))
+    pd.testing.assert_frame_equal(table.drop(columns="unique_id"), expected.drop(columns="unique_id"))
+    assert f"{table['ds'][0]:%Y-%m-%d}" == "2024-02-20"
     if features:
         [series] = read_series([whole], "y", ["warm"])[0]
         assert series.values.shape == (50, 2)
@@ -138,13 +136,13 @@ def test_forecasts_come_back_in_the_zone_over_a_change_of_clocks(
         end="2024-03-30 23:00" if freq == "h" else "2024-03-30", periods=60, freq=freq, tz="Europe/Berlin"
     )
     pd.DataFrame({"ds": times, "y": np.arange(60.0)}).to_parquet(tmp_path / "a.parquet")
-    table = forecast_table(forecast_file(tmp_path / "a.parquet", manifest, settings, Wish(4)))
-    found = [time.isoformat() for time in table["ds"]]
+    table = forecast_table(forecast_file(tmp_path / "a.parquet", manifest, settings, ForecastOptions(4)))
+    following = [time.isoformat() for time in table["ds"]]
     expected = {
         "h": [first, "2024-03-31T01:00:00+01:00", "2024-03-31T03:00:00+02:00", "2024-03-31T04:00:00+02:00"],
         "D": [first, "2024-04-01T00:00:00+02:00", "2024-04-02T00:00:00+02:00", "2024-04-03T00:00:00+02:00"],
     }
-    assert found == expected[freq]
+    assert following == expected[freq]
     assert expected[freq][2] in as_json(table)
 
 
@@ -153,13 +151,11 @@ def test_hours_with_an_offset_keep_it(tmp_path: Path, manifest: ForecastManifest
     pd.DataFrame({"ds": [str(time) for time in times], "y": np.arange(200) % 24}).to_csv(
         tmp_path / "a.csv", index=False
     )
-    table = forecast_table(forecast_file(tmp_path / "a.csv", manifest, settings, Wish(2)))
+    table = forecast_table(forecast_file(tmp_path / "a.csv", manifest, settings, ForecastOptions(2)))
     assert table.to_csv(index=False).splitlines()[1].split(",")[1] == "2025-01-09 08:00:00+01:00"
 
 
 def test_categories_that_are_numbers_are_read_as_written(tmp_path: Path) -> None:
-    from training.data.series import find_categories
-
     gap, whole, zeros = (tmp_path / name for name in ("gap.csv", "whole.csv", "zeros.csv"))
     gap.write_text("date,y,promo\n2024-01-01,1,1\n2024-01-02,2,\n2024-01-03,3,2\n")
     whole.write_text("date,y,promo\n2024-01-01,1,1\n2024-01-02,2,2\n2024-01-03,3,2\n")

@@ -1,8 +1,5 @@
-"""`carry forecast`: from files to tables and pictures, the same forecasts as over HTTP."""
+"""From files to tables and pictures: the same forecasts as over HTTP."""
 
-import io
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +7,11 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from carry import files as forecast_files
-from carry.files import Wish, forecast_file, forecast_table, picture, preview, write_table
+from carry import batch
+from carry.batch import ForecastOptions, forecast_file, forecast_table, preview, write_picture, write_table
+from carry.files import DataError
 from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
-from tests.conftest import SHIPPED
-from tests.training.conftest import Run
-from training.data.series import DataError
-
-
-@pytest.fixture(autouse=True)
-def _models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CARRY_MODELS_DIR", str(SHIPPED))
 
 
 def months(count: int, start: str = "2015-01-01") -> pd.DatetimeIndex:
@@ -48,8 +38,8 @@ def test_forecasts_are_those_of_the_service(
     tmp_path: Path, shipped: TestClient, manifest: ForecastManifest, settings: Settings
 ) -> None:
     lengths = {"a": 60, "b": 3, "c": 47}
-    found = forecast_file(write_long(tmp_path / "a.csv", lengths), manifest, settings, Wish(30, (80,)))
-    for seed, (quantiles, times) in enumerate(zip(found.quantiles, found.times, strict=True)):
+    forecasts = forecast_file(write_long(tmp_path / "a.csv", lengths), manifest, settings, ForecastOptions(30, (80,)))
+    for seed, (quantiles, times) in enumerate(zip(forecasts.quantiles, forecasts.times, strict=True)):
         series = sales([*lengths.values()][seed], seed)
         body = {"series": series, "horizon": 30, "levels": [80], "start": "2015-01-01", "freq": "MS"}
         answer = shipped.post("/forecast", json=body).json()
@@ -63,9 +53,9 @@ def test_several_processes_forecast_as_one_does(
     tmp_path: Path, manifest: ForecastManifest, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_long(tmp_path / "a.parquet", {"a": 60, "b": 5, "c": 40, "d": 12})
-    alone = forecast_table(forecast_file(path, manifest, settings, Wish(5)))
-    monkeypatch.setattr(forecast_files, "WORTH_PROCESSES", 0)
-    together = forecast_file(path, manifest, settings.model_copy(update={"processes": 2}), Wish(5))
+    alone = forecast_table(forecast_file(path, manifest, settings, ForecastOptions(5)))
+    monkeypatch.setattr(batch, "WORTH_PROCESSES", 0)
+    together = forecast_file(path, manifest, settings.model_copy(update={"processes": 2}), ForecastOptions(5))
     pd.testing.assert_frame_equal(forecast_table(together), alone)
 
 
@@ -76,7 +66,7 @@ def test_a_missing_row_is_a_missing_value(tmp_path: Path, manifest: ForecastMani
     table.loc[[7, 20], "y"] = np.nan
     table.to_csv(tmp_path / "cells.csv", index=False)
     rows, cells = (
-        forecast_table(forecast_file(tmp_path / name, manifest, settings, Wish(4)))
+        forecast_table(forecast_file(tmp_path / name, manifest, settings, ForecastOptions(4)))
         for name in ("rows.csv", "cells.csv")
     )
     pd.testing.assert_frame_equal(rows, cells)
@@ -88,14 +78,13 @@ def test_times_without_a_frequency_are_refused(tmp_path: Path, manifest: Forecas
     path.write_text("ds,y\n2024-01-01 00:00:01,1\n2024-02-07 03:11:00,2\n2024-05-01 11:00:07,3\n")
     for freq in (None, "D"):
         with pytest.raises(DataError, match="--freq"):
-            forecast_file(path, manifest, settings, Wish(2, freq=freq))
+            forecast_file(path, manifest, settings, ForecastOptions(2, freq=freq))
 
 
 def test_a_table_is_written_and_a_picture_drawn(tmp_path: Path, manifest: ForecastManifest, settings: Settings) -> None:
-    found = forecast_file(
-        write_long(tmp_path / "a.csv", {"a": 30, "b": 40}), manifest, settings, Wish(30, (50, 80), non_negative=True)
-    )
-    table = forecast_table(found)
+    path = write_long(tmp_path / "a.csv", {"a": 30, "b": 40})
+    forecasts = forecast_file(path, manifest, settings, ForecastOptions(30, (50, 80), non_negative=True))
+    table = forecast_table(forecasts)
     assert [*table.columns] == ["unique_id", "ds", "median", "lo-80", "hi-80", "lo-50", "hi-50"]
     assert (table["lo-80"] <= table["lo-50"]).all()
     assert (table["lo-80"] >= 0).all()
@@ -103,61 +92,11 @@ def test_a_table_is_written_and_a_picture_drawn(tmp_path: Path, manifest: Foreca
     write_table(table, tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out.csv", parse_dates=["ds"]), table, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), table, check_dtype=False)
-    picture(found, tmp_path / "fan.png")
+    write_picture(forecasts, tmp_path / "fan.png")
     assert (tmp_path / "fan.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "fan.csv").exists()
     assert "and 12 more" in preview(table)
     with pytest.raises(DataError, match="cannot be written"):
         write_table(table, tmp_path / "nowhere/out.csv")
     with pytest.raises(DataError, match="cannot be written"):
-        picture(found, tmp_path / "fan.xyz")
-
-
-def test_the_verb_prints_writes_and_reads_standard_input(
-    tmp_path: Path, carry: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = "y\n1\n2\n\n4\n5\n"
-    path = tmp_path / "y.csv"
-    path.write_text(content)
-    status, printed, _ = carry("forecast", str(path), "--horizon", "3", "--json")
-    assert status == 0
-    assert [row["ds"] for row in json.loads(printed)] == [1, 2, 3]
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
-    assert carry("forecast", "-", "--horizon", "3", "--json")[1] == printed
-    assert carry("forecast", str(path), "--horizon", "2")[1].split()[:3] == ["unique_id", "ds", "median"]
-    out = tmp_path / "out.csv"
-    assert carry("forecast", str(path), "--out", str(out), "--picture", str(tmp_path / "fan.png"))[:2] == (0, "")
-    assert len(pd.read_csv(out)) == 12
-
-
-@pytest.mark.parametrize(
-    ("content", "arguments", "message"),
-    [
-        ("", [], "not readable as CSV"),
-        ("y\n", [], "holds no rows"),
-        ("1\n2\n3\n", [], "must hold the names of the columns"),
-        ("y\n1\nx\n", [], "no column of numbers"),
-        ("y\n1\n", ["--target", "z"], "no column 'z'; its columns are 'y'"),
-        ("y\n1\n", ["--model", "nobody"], "no such model"),
-        ("y\n1\n", ["--model", "text"], "is a text model"),
-        ("y\n1\n", ["--levels", "99.99"], "further out"),
-        ("ds,y\n2024-01-01,1\n2024-01-02,2\n", ["--freq", "fortnight"], "not a frequency"),
-    ],
-)
-def test_what_cannot_be_forecast_is_one_line(
-    tmp_path: Path, carry: Run, content: str, arguments: list[str], message: str
-) -> None:
-    file = tmp_path / "series.csv"
-    file.write_text(content)
-    status, _, err = carry("forecast", str(file), *arguments)
-    assert status == 2
-    assert message in err
-    assert err.count("\n") == 1
-
-
-def test_one_bad_series_does_not_fail_the_others(tmp_path: Path, carry: Run) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"id": "fine", "values": [1, 2, 3]}\n{"id": "huge", "values": [1e300, 1e308, -1e308]}\n')
-    status, out, err = carry("forecast", str(path), "--horizon", "2", "--json")
-    assert [row["unique_id"] for row in json.loads(out)] == ["fine", "fine"]
-    assert (status, err) == (1, "carry: huge: the model gives no finite forecast for these values\n")
+        write_picture(forecasts, tmp_path / "fan.xyz")

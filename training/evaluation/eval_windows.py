@@ -1,5 +1,5 @@
-"""What a forecaster is measured on: a history and the values that followed it, from the benchmarks' own splits or cut
-from the ends of series.
+"""The windows that a forecaster is measured on, each a history and the values that followed it: from the benchmarks'
+own splits, or cut from the ends of series.
 """
 
 import csv
@@ -13,23 +13,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.series import DataError, Series
+from carry.files import DataError, Series
 
 HORIZONS = {1: 6, 12: 18, 52: 13}
-"""How many values of a series without a split are forecast, by its season: 6 without a season, 18 months, 13 weeks. Of
-any other season it is two, at most `LONGEST_HORIZON` values."""
+"""Values to forecast of a series without a split, by its season: 6 without a season, 18 months, 13 weeks. Of any other
+season it is two seasons, at most `LONGEST_HORIZON` values."""
 LONGEST_HORIZON = 48
 M4_SEASONS = {"Yearly": 1, "Quarterly": 4, "Monthly": 12, "Weekly": 1, "Daily": 1, "Hourly": 24}
 """Values per season as the M4 competition defined it, for its files `<name>-train.csv`."""
 
 
 @dataclass(frozen=True)
-class Window:
+class EvalWindow:
     """A history (T, F), NaN = missing, feature 0 the target, and the (H,) values that followed it.
 
-    season: values per season, 1 = none, which the measures scale by. group: what is told apart in a table of figures,
-    the frequency where it is known, e.g. "M". future: all features (H, F) of the steps that follow, as they turned out.
-    series: which one it was cut from; "" if no other window is of it.
+    season: values per season, 1 = none, by which the measures scale. group: its row in a table of measures, the
+    frequency where it is known, such as "M". future: all features (H, F) of the steps of the truth. series: the series
+    that the window is cut from; "" if no other window is of it.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Window:
 
 
 def is_benchmark(path: Path) -> bool:
-    """Whether a file comes with its own split: one of the M4 competition, or JSON lines with `test`."""
+    """Whether a file has its own split: one of the M4 competition, or JSON lines with `test`."""
     if _m4_name(path) is not None:
         return True
     if not path.name.endswith((".jsonl", ".jsonl.gz")) or not path.is_file():
@@ -54,7 +54,7 @@ def is_benchmark(path: Path) -> bool:
         return False
 
 
-def read_benchmark(path: Path) -> list[Window]:
+def read_benchmark(path: Path) -> list[EvalWindow]:
     """Read a collection with its published split, a window for each series.
 
     Either JSON lines (also gzipped) with `train` and `test`, optionally `id`, `freq` (the group) and `season`; or the
@@ -70,30 +70,30 @@ def read_benchmark(path: Path) -> list[Window]:
     return windows
 
 
-def rolling_windows(series: Sequence[Series], horizon: int, count: int = 1) -> list[Window]:
-    """The last `count` windows of each series, each `horizon` after the one before, where there are so many: what
-    precedes a window is its history. Those whose history or truth holds no number are left out."""
+def rolling_windows(series: Sequence[Series], horizon: int, count: int = 1) -> list[EvalWindow]:
+    """The last `count` windows of each series, `horizon` steps apart; all values before a window are its history. A
+    window without a number in its truth, or with fewer than two in its history, is left out."""
     windows = []
-    for one in series:
-        for origin in range(len(one.values) - count * horizon, len(one.values), horizon):
+    for each in series:
+        for origin in range(len(each.values) - count * horizon, len(each.values), horizon):
             if origin < 2:
                 continue
-            history, future = one.values[:origin], one.values[origin : origin + horizon]
+            history, future = each.values[:origin], each.values[origin : origin + horizon]
             if np.isfinite(history[:, 0]).sum() > 1 and np.isfinite(future[:, 0]).any():
-                name = one.id if count == 1 else f"{one.id}, {origin}"
-                windows.append(Window(name, history, future[:, 0], one.season, one.freq or "", future, one.id))
+                name = each.id if count == 1 else f"{each.id}, {origin}"
+                windows.append(EvalWindow(name, history, future[:, 0], each.season, each.freq or "", future, each.id))
     return windows
 
 
 def usual_horizon(season: int) -> int:
-    """How many values are forecast at once of a series without a split."""
+    """How many values to forecast at once of a series without a split."""
     return HORIZONS.get(season, min(2 * season, LONGEST_HORIZON))
 
 
 def draw_series(series: Sequence[Series], limit: int) -> list[Series]:
-    """At most `limit` series, in their order: the same ones each time."""
-    chosen = np.random.default_rng(0).permutation(len(series))[:limit]
-    return [series[i] for i in sorted(chosen.tolist())]
+    """At most `limit` series at random, in their order: the same ones each time."""
+    indices = np.random.default_rng(0).permutation(len(series))[:limit]
+    return [series[i] for i in sorted(indices.tolist())]
 
 
 def _m4_name(path: Path) -> str | None:
@@ -111,7 +111,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _from_json_lines(path: Path) -> list[Window]:
+def _from_json_lines(path: Path) -> list[EvalWindow]:
     windows = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -126,7 +126,7 @@ def _from_json_lines(path: Path) -> list[Window]:
     return windows
 
 
-def _from_m4(path: Path, name: str) -> list[Window]:
+def _from_m4(path: Path, name: str) -> list[EvalWindow]:
     train = _m4_rows(path)
     test = _m4_rows(path.with_name(path.name.replace("-train", "-test")))
     missing = next((id for id in train if id not in test), None)
@@ -146,8 +146,8 @@ def _m4_rows(path: Path) -> dict[str, NDArray[np.float64]]:
 
 def _window(
     place: str, id: str, train: NDArray[np.float64], test: NDArray[np.float64], season: int, group: str
-) -> Window:
+) -> EvalWindow:
     usable = all(part.ndim == 1 and np.isfinite(part).any() and not np.isinf(part).any() for part in (train, test))
     if not usable or season < 1:
         raise DataError(f"{place}: series {id!r} needs finite numbers to train and to test on, and a season from 1")
-    return Window(id, train[:, None], test, season, group)
+    return EvalWindow(id, train[:, None], test, season, group)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.text.unicode import composed
-from training.data.series import DataError
+from carry.files import DataError
+from service.text.unicode import nfc
 from training.data.texts import Parts, encode_all, learn_tokenizer, read_documents, read_parts, split_texts
 
 
@@ -16,16 +16,16 @@ def test_texts_are_read_plain_as_json_lines_and_gzipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("one\r\ntwo e\u0301".encode())
     (tmp_path / "b.jsonl").write_text('{"title":"Three","text":"three\\u2028"}\n{"text":"four"}\n')
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"five"))
-    found = read_documents([tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.txt.gz"])
-    assert [document.text for document in found] == ["one\ntwo \u00e9", "three\u2028", "four", "five"]
-    assert [document.name for document in found] == ["a.txt", "Three", "b.jsonl:2", "c.txt.gz"]
+    documents = read_documents([tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.txt.gz"])
+    assert [document.text for document in documents] == ["one\ntwo \u00e9", "three\u2028", "four", "five"]
+    assert [document.name for document in documents] == ["a.txt", "Three", "b.jsonl:2", "c.txt.gz"]
 
 
 def test_lines_may_be_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1 = one\n\n2 = two\n3 = three")
-    found = read_documents([tmp_path / "a.txt"], lines=True)
-    assert [document.text for document in found] == ["1 = one\n", "2 = two\n", "3 = three\n"]
-    assert [document.name for document in found] == ["a.txt:1", "a.txt:3", "a.txt:4"]
+    documents = read_documents([tmp_path / "a.txt"], lines=True)
+    assert [document.text for document in documents] == ["1 = one\n", "2 = two\n", "3 = three\n"]
+    assert [document.name for document in documents] == ["a.txt:1", "a.txt:3", "a.txt:4"]
 
 
 def test_each_of_several_documents_ends_with_a_line_end_in_training(tmp_path: Path) -> None:
@@ -44,7 +44,9 @@ def test_each_of_several_documents_ends_with_a_line_end_in_training(tmp_path: Pa
         ("a.txt.gz", b"plain", "not readable"),
     ],
 )
-def test_what_cannot_be_used_is_told(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_documents([tmp_path / name])
@@ -52,22 +54,22 @@ def test_what_cannot_be_used_is_told(tmp_path: Path, name: str, content: bytes, 
 
 @given(st.text(min_size=1, max_size=50), st.text(max_size=50))
 def test_known_characters_survive_encoding_and_others_become_token_zero(known: str, other: str) -> None:
-    known, other = composed(known), composed(other)
+    known, other = nfc(known), nfc(other)
     tokenizer = learn_tokenizer([known], 1, "character", None)
-    assert "".join(tokenizer.pieces[token] for token in tokenizer.encode(known)[1]) == known
+    assert "".join(tokenizer.vocabulary[token] for token in tokenizer.encode(known)[1]) == known
     for character, token in zip(*tokenizer.encode(other), strict=True):
         assert (token == 0) == (character not in known)
 
 
 def test_rare_characters_are_unknown() -> None:
-    assert learn_tokenizer(["aab"], 2, "character", None).pieces == ("", "a")
+    assert learn_tokenizer(["aab"], 2, "character", None).vocabulary == ("", "a")
 
 
 def test_of_words_the_most_frequent_are_known() -> None:
     texts = ["the cat, the dog", "and the cat's <unk> tail, the <unk>"]
     tokenizer = learn_tokenizer(texts, 2, "word", None)
-    assert tokenizer.pieces == ("", " the", ",")
-    assert learn_tokenizer(texts, 1, "word", 1).pieces == ("", " the")
+    assert tokenizer.vocabulary == ("", " the", ",")
+    assert learn_tokenizer(texts, 1, "word", 1).vocabulary == ("", " the")
     assert tokenizer.encode("see the cat's tail, <unk> the<unk>")[1].tolist() == [0, 1, 0, 0, 2, 0, 1, 0]
     [encoded] = encode_all(learn_tokenizer(["the the ..."], 1, "word", None), ["seen the \u2026"])
     assert (encoded.tokens.tolist(), encoded.characters) == ([0, 3, 2, 1, 1], len(" the ..."))
@@ -92,7 +94,7 @@ def test_files_to_choose_and_to_measure_on_leave_all_others_to_train_on(tmp_path
 
 def test_replacements_only_lead_from_unknown_to_known_characters() -> None:
     tokenizer = learn_tokenizer(["it's - \u2019"], 1, "character", None)
-    assert tokenizer.read("\u2018a\u2019 \u2013 \u2026") == "'a\u2019 - \u2026"
+    assert tokenizer.normalize("\u2018a\u2019 \u2013 \u2026") == "'a\u2019 - \u2026"
 
 
 @given(st.integers(2, 3000), st.floats(0, 0.4), st.floats(0, 0.4))

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from training.data.series import DataError, Series, read_series, split
+from carry.files import DataError, read_series
 
 WIDE = "date,a,b,note\n2024-01-01,1,,x\n2024-02-01,2,5,y\n2024-03-01,,6,z\n2024-04-01,4,7,w\n"
 LONG = "unique_id,ds,y,t\nu,2,20,1\nu,1,10,2\nv,1,5,3\nv,2,,4\n"
@@ -51,9 +49,9 @@ def test_other_formats_hold_the_same(tmp_path: Path, suffix: str) -> None:
         table.assign(date=pd.to_datetime(table["date"])).to_parquet(other)
     else:
         table.to_csv(other, index=False)
-    for expected, found in zip(read_series([plain])[0], read_series([other])[0], strict=True):
-        assert (expected.id, expected.season) == (found.id, found.season)
-        np.testing.assert_array_equal(expected.values, found.values)
+    for expected, actual in zip(read_series([plain])[0], read_series([other])[0], strict=True):
+        assert (expected.id, expected.season) == (actual.id, actual.season)
+        np.testing.assert_array_equal(expected.values, actual.values)
 
 
 def test_json_lines_hold_a_series_a_line(tmp_path: Path) -> None:
@@ -66,8 +64,8 @@ def test_json_lines_hold_a_series_a_line(tmp_path: Path) -> None:
 
 def test_json_lines_name_their_frequency(tmp_path: Path) -> None:
     path = write(tmp_path, "s.jsonl", '{"values":[1,2],"freq":"W"}\n{"values":[1,2],"freq":"h","season":168}\n')
-    assert [(one.freq, one.season) for one in read_series([path])[0]] == [("W", 52), ("h", 168)]
-    assert [(one.freq, one.season) for one in read_series([path], freq="D")[0]] == [("D", 7), ("D", 7)]
+    assert [(series.freq, series.season) for series in read_series([path])[0]] == [("W", 52), ("h", 168)]
+    assert [(series.freq, series.season) for series in read_series([path], freq="D")[0]] == [("D", 7), ("D", 7)]
 
 
 @pytest.mark.parametrize(
@@ -90,24 +88,14 @@ def test_json_lines_name_their_frequency(tmp_path: Path) -> None:
         ("a.jsonl.gz", "nonsense", None, [], "not readable"),
     ],
 )
-def test_what_cannot_be_used_is_told(
+def test_a_file_that_cannot_be_used_is_refused_with_the_reason(
     tmp_path: Path, name: str, content: str, target: str | None, features: list[str], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_series([write(tmp_path, name, content)], target, features)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         with pytest.raises(DataError, match="no such file"):
             read_series([tmp_path / name])
-
-
-@given(steps=st.integers(1, 500), horizon=st.integers(1, 50), valid=st.floats(0, 0.5), test=st.floats(0, 0.5))
-def test_parts_follow_each_other_and_are_long_enough(steps: int, horizon: int, valid: float, test: float) -> None:
-    cut = split(Series("a", np.zeros((steps, 1))), horizon, valid, test)
-    if cut is not None:
-        assert 0 <= cut.train_end <= cut.valid_end <= steps
-        assert not test or steps - cut.valid_end >= horizon
-        assert not valid or cut.valid_end - cut.train_end >= horizon
-        assert cut.train_end >= steps - cut.train_end

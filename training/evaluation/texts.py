@@ -1,0 +1,57 @@
+"""Measures a text model's folder on documents it never saw."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from carry.files import DataError
+from carry.local import LanguageModel
+from service.text.manifest import TextManifest
+from training.data.texts import Document, Encoded, encode_all, read_documents
+
+
+def text_scores(manifest: TextManifest, documents: Sequence[Encoded], nats: float) -> dict[str, float]:
+    """The measures of documents that cost so many nats together. The characters of a document's first token do not
+    count, as it is not predicted; an unknown word costs what its token does."""
+    characters = max(1, sum(document.characters for document in documents))
+    scores = {"bits_per_character": nats / math.log(2) / characters, "nats_per_character": nats / characters}
+    if manifest.unit == "word":
+        words = sum(max(0, len(document.tokens) - 1) for document in documents)
+        scores["perplexity_per_word"] = math.exp(nats / max(1, words))
+    return scores
+
+
+def evaluate_text(folder: Path, data: Sequence[Path], last: float | None = None) -> dict[str, dict[str, float]]:
+    """The costs of documents, each read once from its start: of all together and of each, by every graph of the folder.
+
+    last: of each document only its last share, which begins at int(n * (1 - last)), as if nothing came before.
+
+    Raises:
+        DataError: a file cannot be read, or no document has two tokens.
+    """
+    models = LanguageModel.open(folder)
+    manifest = next(iter(models.values())).manifest
+    documents = read_documents(data)
+    if last is not None:
+        documents = [Document(each.name, each.text[int(len(each.text) * (1 - last)) :]) for each in documents]
+    encoded = encode_all(manifest.tokenizer, (document.text for document in documents))
+    if not any(len(document.tokens) > 1 for document in encoded):
+        raise DataError("too short to measure: the first character or word of a document is read, not predicted")
+    groups = [("", slice(None))]
+    if len(documents) > 1:
+        groups += [(f"{i + 1}. {document.name}", slice(i, i + 1)) for i, document in enumerate(documents)]
+    rows = {}
+    for name, model in models.items():
+        started = time.perf_counter()
+        nats = model.nats([document.tokens for document in encoded])
+        seconds = time.perf_counter() - started
+        for group, part in groups:
+            members = encoded[part]
+            rows[f"{name}, {group}" if group else name] = {
+                **text_scores(manifest, members, float(nats[part].sum())),
+                "characters": float(sum(document.characters for document in members)),
+                f"unknown_{manifest.unit}s": float(sum(int((document.tokens == 0).sum()) for document in members)),
+                **({} if group else {"seconds": seconds}),
+            }
+    return rows
