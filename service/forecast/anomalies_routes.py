@@ -16,7 +16,8 @@ from service.http.context import WRITE_HEADERS, Context
 from service.http.json_pieces import json_fragments
 from service.http.json_route import JsonRoute, to_json
 from service.http.problems import documented
-from service.http.stateful import resume, stateful
+from service.http.replies import stateful
+from service.http.stateful import resume
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
 
@@ -47,7 +48,7 @@ async def post_anomalies(
     call: Context,
 ) -> Response:
     """Find the values of a series that lie outside of the interval forecast from the values before them. With a
-    session, only the new values are sent and judged, at the same cost however many came before."""
+    session, send only the new values; the cost does not depend on how many came before."""
     app, settings = call.app, call.app.settings
     async with resume(call, body, FORECAST) as run:
         manifest = run.model.manifest

@@ -107,7 +107,7 @@ def _read_items(batch: ForecastBatchBody, app: AppState, key: bytes) -> Iterator
                 item = _with_shared(item, shared)
             body = ForecastBody.model_validate(item)
             if body.session_id is not None:
-                raise InvalidRequestError("items of a batch may bring a `state`, but no session", "$.session_id")
+                raise InvalidRequestError("items of a batch may have a `state`, but no session", "$.session_id")
             model, start = model_and_start(app, body, FORECAST, key)
             yield prepare(body, model, start, body.state is not None and body.commit, app)
         except ValidationError as error:

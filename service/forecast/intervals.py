@@ -118,7 +118,7 @@ def extrapolate_intervals(within: Floats, levels: Sequence[float], median: Float
     horizon, middle = len(within), levels.index(0.5)
     around = within - within[:, [middle]]
     half = max(1, horizon // 2)
-    # A season longer than the last half of the horizon cannot be told from a trend.
+    # A season longer than the last half of the horizon looks like a trend.
     cycle = season if season is not None and season <= half else None
     steps = np.arange(len(median))
     like = horizon - (cycle or 1) + steps % (cycle or 1)

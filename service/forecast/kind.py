@@ -34,8 +34,8 @@ class ForecastKind:
         return settings.default_forecast_model
 
     def state_spec(self, manifest: ForecastManifest, graphs: Graphs) -> StateSpec:
-        """The graph's own state, and the forecast after the last value. Integers are seasons: the graph divides by
-        them."""
+        """The graph's own state, the forecast after the last value, and the seasons that it uses. Integers are seasons:
+        at least 1, since the graph divides by them."""
         shape = (manifest.horizon, len(manifest.quantile_levels))
         tensors = [*graphs.state, State(name=LAST_FORECAST, output="", dtype="float64", shape=shape)]
         if manifest.outputs_seasons:
@@ -64,7 +64,7 @@ class ForecastKind:
         manifest = model.manifest
         values = series_values(body.series, False, manifest, settings)
         request = ForecastRequest(values, 1, manifest.quantile_levels)
-        task = _read(manifest, request, initial_state(manifest, body.season_length, body.freq))
+        task = _state_after(manifest, request, initial_state(manifest, body.season_length, body.freq))
         return FirstInput(task, request.cost_steps, request.max_bytes(manifest), "$.series")
 
     def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[BaseModel]:
@@ -82,6 +82,6 @@ class ForecastKind:
 FORECAST = ForecastKind()
 
 
-def _read(manifest: ForecastManifest, request: ForecastRequest, start: SequenceState) -> Task[SequenceState]:
+def _state_after(manifest: ForecastManifest, request: ForecastRequest, start: SequenceState) -> Task[SequenceState]:
     result = yield from forecast(manifest, request, start)
     return result.after

@@ -13,7 +13,8 @@ from service.http.context import WRITE_HEADERS, Context
 from service.http.json_pieces import json_fragments
 from service.http.json_route import JsonRoute, to_json
 from service.http.problems import documented
-from service.http.stateful import resume, stateful
+from service.http.replies import stateful
+from service.http.stateful import resume
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 REQUEST_BYTES = 4096
 """Held for a request, however small."""
 COPIES = 3
-"""How many copies of a result exist at the worst moment: in pieces, joined, and as what is made of it."""
+"""How many copies of a result exist at the worst moment: in pieces, joined, and interpolated."""
 ANSWER_BYTES = 48
 """Held for one number of an answer: in an array, and twice as JSON."""
 
@@ -166,7 +166,7 @@ def forecast(
     median = clip(model_quantiles[:, known.index(0.5)]).copy()
     quantiles = clip(interpolate(model_quantiles, known, request.levels))
     if not request.returns_state:
-        # With ten thousand series, the states and the batches that they are views of would take most of the memory.
+        # The states of ten thousand series, views of whole batches, would take most of the memory.
         seasons = {name: array.copy() for name, array in after.states.items() if name in (SEASON, SEASONS)}
         after, quantiles = SequenceState(after.position, seasons), quantiles.copy()
     return Forecast(quantiles, median, history, after)
