@@ -119,7 +119,7 @@ def test_a_bad_setting_is_reported_in_one_line(
         ({"SESSION_STORE": "memory://", "PROCESSES": "2"}, "CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1"),
         ({"SESSION_STORE": "sqlite:////nowhere/a", "PROCESSES": "2"}, "sessions cannot be kept in /nowhere/a:"),
         ({"SESSION_STORE": "sqlite:///a?b=c", "PROCESSES": "2"}, "may end in ?synchronous=full"),
-        ({"SESSION_STORE": "redis://host:port/0", "PROCESSES": "2"}, "not one of a Redis server"),
+        ({"SESSION_STORE": "redis://host:port/0", "PROCESSES": "2"}, "does not name a Redis server"),
         ({"API_KEYS": "short"}, "CARRY_API_KEYS: each key needs at least 16 characters"),
         ({"STATE_KEY": "short"}, "CARRY_STATE_KEY: needs at least 16 characters"),
         ({"SESSION_TTL": "5", "MAX_SESSION_TTL": "4"}, "CARRY_SESSION_TTL must be at most CARRY_MAX_SESSION_TTL"),

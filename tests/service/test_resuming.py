@@ -119,7 +119,7 @@ def test_a_series_in_pieces_is_the_series_at_once(
 def test_a_forecast_of_no_values_is_refused() -> None:
     manifest, _, scheduler = open_scheduler(folder("forecast"))
     assert isinstance(manifest, ForecastManifest)
-    with pytest.raises(InvalidRequestError, match="at least one value"):
+    with pytest.raises(InvalidRequestError, match="read no value yet; send at least one"):
         run(scheduler, forecast(manifest, ForecastRequest(np.empty((0, 1)), 3, manifest.quantile_levels)))
 
 

@@ -44,6 +44,18 @@ def test_a_mistyped_setting_is_named_with_the_most_similar_one() -> None:
     }
 
 
+def test_the_old_name_of_a_setting_is_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARRY_SESSION_REMEMBERED", "5")
+    assert Settings().session_tombstone_ttl == 5
+    assert not unknown_settings(os.environ)
+    monkeypatch.setenv("CARRY_SESSION_TOMBSTONE_TTL", "-1")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert refused.value.errors()[0]["loc"] == ("session_tombstone_ttl",)
+    monkeypatch.setenv("CARRY_SESSION_TOMBSTONE_TTL", "6")
+    assert Settings().session_tombstone_ttl == 6
+
+
 def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
