@@ -15,7 +15,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 
 from service.errors import CarryError
-from service.http import context, health, models, openapi_document, problems, sessions
+from service.http import authentication, health, models, openapi_document, problems, sessions
 from service.http.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
 from service.http.state import AppState
 from service.http.streaming import StreamNotifier
@@ -87,7 +87,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reloader = Reloader(settings, kinds, metrics, board, worker_index, trials)
         session_service = _sessions(settings, metrics, clock)
-        owners = frozenset(context.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
+        owners = frozenset(authentication.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
         state = AppState(
             kinds=kinds,

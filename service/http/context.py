@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 
 from service.engine.engine import Engine
 from service.engine.sequence import Task
-from service.errors import InvalidRequestError, UnauthorizedError
+from service.errors import InvalidRequestError
 from service.http.state import AppState
 from service.memory import HeldMemory
 from service.sessions.sessions import Caller
@@ -66,26 +66,6 @@ async def _context(request: Request) -> RequestContext:
 
 
 Context = Annotated[RequestContext, Depends(_context)]
-
-
-def owner_of_key(key: str) -> str:
-    """The owner of sessions for an API key: a hash, so that the store never sees the key."""
-    return hashlib.sha256(key.encode()).hexdigest()[:32]
-
-
-def authenticate(app: AppState, authorization: str | None) -> str:
-    """The caller's owner name; "" if the service has no API keys.
-
-    Raises:
-        UnauthorizedError: the service has API keys, and the header has none of them.
-    """
-    if not app.owners:
-        return ""
-    scheme, _, key = (authorization or "").partition(" ")
-    owner = owner_of_key(key.strip())
-    if scheme.lower() != "bearer" or owner not in app.owners:
-        raise UnauthorizedError("send `Authorization: Bearer <key>` with one of the service's API keys")
-    return owner
 
 
 def _seconds(header: str, limit: float) -> float:

@@ -24,7 +24,7 @@ from service.errors import (
     MalformedBodyError,
     UnexpectedError,
 )
-from service.http.context import authenticate
+from service.http.authentication import authenticate
 from service.http.offload import take_turns
 from service.http.problems import problem_answer
 from service.metrics import Metrics

@@ -112,13 +112,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
-        if any(item["type"] == "json_invalid" for item in found):
+        details = error.errors()
+        if any(item["type"] == "json_invalid" for item in details):
             return problem_answer(MalformedBodyError("the body is not valid JSON"), request)
-        detail, errors = explain(found)
-        return _answer(
-            _document(InvalidRequestError.status, InvalidRequestError.code, detail, request, errors), request
-        )
+        detail, errors = explain(details)
+        document = _document(InvalidRequestError.status, InvalidRequestError.code, detail, request, errors)
+        return _answer(document, request)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

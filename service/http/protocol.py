@@ -28,7 +28,7 @@ PIECE = 4096
 """Bytes of a head to parse at once."""
 BODY_PIECE = 64 * 1024
 MAX_PIPELINED = 16
-"""Requests that wait on one connection; with so many, it is not read."""
+"""Maximum of requests that wait on one connection; then the connection is not read."""
 HEAD_SECONDS = 30.0
 """Seconds from a request's first byte (or the connection's) to the end of its head."""
 OTHER_FILES = 100
@@ -235,7 +235,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
-        """The client does not read its answer: close the connection if it goes on so."""
+        """The client does not read its answer: close the connection if that lasts."""
         super().pause_writing()
         self._watch_writing()
 

@@ -14,10 +14,11 @@ from service.errors import CarryError, InvalidRequestError, InvalidStateError, L
 from service.http.context import CREATE_HEADERS, READ_HEADERS, WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, json_answer, to_json
 from service.http.problems import documented
+from service.http.replies import Reply, stateful
 from service.http.schemas import Answer, ModelId, ModelName, Number, SessionId
 from service.http.schemas import Body as RequestBody
 from service.http.state import AppState
-from service.http.stateful import Reply, check_name, etag, model_of_session, model_of_state, reference, stateful
+from service.http.stateful import check_name, etag, model_of_session, model_of_state, reference
 from service.kind import Kind, Model
 from service.sessions.sessions import SessionUpdate
 from service.sessions.state import read_header, sign_state, verify_state

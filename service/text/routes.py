@@ -15,7 +15,8 @@ from service.http.context import WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, to_json
 from service.http.offload import offload_if_large
 from service.http.problems import documented, problem_of
-from service.http.stateful import Reply, ResumedSequence, resume, stateful
+from service.http.replies import Reply, stateful
+from service.http.stateful import ResumedSequence, resume
 from service.http.streaming import EventStream, as_carry_error, sse_event
 from service.kind import Model
 from service.sessions.sessions import ReplayedError
