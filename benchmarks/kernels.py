@@ -1,6 +1,6 @@
-"""What one thread does with texts, without HTTP: a step beside the bare products, the engine beside a bare loop.
+"""Times texts on one thread without HTTP: a step beside its bare products, the engine beside a bare loop.
 
-`python -m benchmarks.kernels` prints tables and writes results/kernels.json. The limits are measured in the same run.
+`python -m benchmarks.kernels` prints tables and writes results/kernels.json. It measures the limits in the same run.
 """
 
 import json
@@ -28,7 +28,8 @@ from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, uniforms
 from service.text.task import GenerateRequest, generate
-from training.nets.networks import TextModel
+from training.nets.text import TextModel
+from training.onnx.architecture import TextArchitecture, architecture_of
 from training.onnx.operations import CONTRIB, Builder
 from training.onnx.text import decode_graph, text_graph
 from training.onnx.weights import read_text_model
@@ -49,8 +50,8 @@ def median_us(work: Callable[[], object], repeats: int = 7, calls: int = 40) -> 
     return 1e6 * statistics.median(times)
 
 
-def opened(model: bytes) -> onnxruntime.InferenceSession:
-    """A graph on one thread, as the service opens it."""
+def open_session(model: bytes) -> onnxruntime.InferenceSession:
+    """Open a graph on one thread, with the service's options."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -58,8 +59,8 @@ def opened(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def bare_products(network: TextModel) -> onnxruntime.InferenceSession:
-    """The int8 matrix products of one step of an LSTM text model, and nothing else: the floor of its time. The first
-    layer's embedding costs none, as it is a table; the others' input is as wide as their state."""
+    """Only the int8 matrix products of one step of an LSTM text model: the least time that a step can take. The
+    embedding of the first layer needs none, as it is a table; the inputs of the others are as wide as their states."""
     g, rng = Builder(), np.random.default_rng(0)
     layers, hidden = len(network.recurrent.layers), network.recurrent.hidden
     features = 0 if network.ngrams is None else network.ngrams.width
@@ -74,7 +75,7 @@ def bare_products(network: TextModel) -> onnxruntime.InferenceSession:
         outputs.append(helper.make_tensor_value_info(f"y{i}", TensorProto.INT32, ["B", shape[1]]))
     graph = helper.make_graph(g.nodes, "products", inputs, outputs, g.constants)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(CONTRIB, 1)]
-    return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    return open_session(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
 def random_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) -> dict[str, Array]:
@@ -96,7 +97,7 @@ def random_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) 
 
 
 def decoding_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int) -> dict[str, Array]:
-    """As `random_feeds`, of a graph that decodes."""
+    """Random inputs and states of a graph that decodes."""
     vocabulary = next(port.shape[1] for port in session.get_inputs() if port.name == "logits")
     feeds = random_feeds(session, batch, steps)
     feeds |= controls([SamplingParams(temperature=0.8)] * batch, vocabulary)
@@ -109,8 +110,8 @@ def decoding_feeds(session: onnxruntime.InferenceSession, batch: int, steps: int
 
 def decode_steps(network: TextModel) -> list[dict[str, float]]:
     """One step of a text model, in microseconds, by batch."""
-    sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
-    decode = opened(decode_graph(network, "int8").model.SerializeToString())
+    sessions = {p: open_session(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
+    decode = open_session(decode_graph(network, "int8").model.SerializeToString())
     products = bare_products(network)
     lines = []
     for batch in BATCHES:
@@ -126,12 +127,12 @@ def decode_steps(network: TextModel) -> list[dict[str, float]]:
     return lines
 
 
-def cost_beside(own: list[dict[str, float]], other: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What a step costs of what another model's does, by batch."""
+def step_ratios(steps: list[dict[str, float]], other_steps: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The time of a step over that of another model's step, by batch."""
     names = ("float32", "int8", "int8, sampled, of 8")
     return [
         {"batch": mine["batch"], **{name: mine[name] / theirs[name] for name in names}}
-        for mine, theirs in zip(own, other, strict=True)
+        for mine, theirs in zip(steps, other_steps, strict=True)
     ]
 
 
@@ -165,8 +166,8 @@ def operators(network: TextModel, batch: int, steps: int = 16) -> list[dict[str,
 
 
 def reading(network: TextModel) -> list[dict[str, float]]:
-    """Reading 256 characters, in microseconds per character, by batch."""
-    sessions = {p: opened(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
+    """The time to read 256 characters, in microseconds per character, by batch."""
+    sessions = {p: open_session(text_graph(network, p).model.SerializeToString()) for p in ("float32", "int8")}
     lines = []
     for batch in (1, 16):
         line: dict[str, float] = {"batch": batch}
@@ -179,20 +180,20 @@ def reading(network: TextModel) -> list[dict[str, float]]:
 
 
 def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> list[dict[str, float]]:
-    """Characters per second of the engine with so many requests always under way, and of a bare loop: the same step
-    and the same sampling, a whole batch in lockstep, nobody joining or leaving."""
+    """Characters per second of the engine with so many requests always running, and of a bare loop: the same step and
+    sampling, a whole batch in lockstep, which no request joins or leaves."""
     manifest = read_manifest(folder, TextManifest)
     assert manifest.int8 is not None
     runner = Runner(folder, manifest.int8.graph, threads=1)
     assert manifest.int8.decode is not None
-    decode_graph = DecodeGraph(Runner(folder, manifest.int8.decode, threads=1), TextDecoder(manifest.vocabulary))
-    engine = Engine("text", runner, decode_graph, True, 10**9, Metrics().engine("text@1"))
+    decoding = DecodeGraph(Runner(folder, manifest.int8.decode, threads=1), TextDecoder(manifest.vocabulary))
+    engine = Engine("text", runner, decoding, True, 10**9, Metrics().engine("text@1"))
     tokenizer, lines = manifest.tokenizer, []
     prompt = "What light through yonder window breaks? It is the"
 
-    def begin(seed: int) -> Any:
-        wish = GenerateRequest(prompt, length, SamplingParams(temperature=0.8), seed)
-        return engine.submit(generate(tokenizer, wish)[1], wish.cost_steps)
+    def submit(seed: int) -> Any:
+        request = GenerateRequest(prompt, length, SamplingParams(temperature=0.8), seed)
+        return engine.submit(generate(tokenizer, request)[1], request.cost_steps)
 
     def loop(batch: int) -> float:
         tokens = np.repeat(tokenizer.encode(prompt)[1][None], batch, axis=0)
@@ -203,10 +204,10 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         (logits,), states = runner.prefill(
             {"tokens": tokens}, np.full(batch, len(prompt)), runner.initial_states(batch), ["logits"]
         )
-        states = decode_graph.runner.initial_states(batch) | states | {"logits": logits}
+        states = decoding.runner.initial_states(batch) | states | {"logits": logits}
         for _ in range(length // 8):
             positions = positions + 8
-            _, states = decode_graph.runner.run(
+            _, states = decoding.runner.run(
                 {**settings, "uniforms": uniforms(seeds, positions), "given_tokens": np.full((8, batch), -1)},
                 states,
                 ["tokens"],
@@ -218,12 +219,12 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
         speeds = []
         for _ in range(5):
             started, answered = time.perf_counter(), 0
-            waiting = [begin(seed) for seed in range(count)]
+            running = [submit(seed) for seed in range(count)]
             while time.perf_counter() - started < 0.6:
-                waiting.pop(0).result()
+                running.pop(0).result()
                 answered += 1
-                waiting.append(begin(answered))
-            for future in waiting:
+                running.append(submit(answered))
+            for future in running:
                 future.result()
             speeds.append((answered + count) * length / (time.perf_counter() - started))
         engine_speed = statistics.median(speeds)
@@ -235,12 +236,19 @@ def generation(folder: Path, clients: tuple[int, ...], length: int = 200) -> lis
 
 
 def generation_of_processes(folder: Path, processes: int, clients: int) -> list[dict[str, float]]:
-    """The same of several processes at once, each with a share of the clients: what the service could do at most."""
+    """Characters per second of several engines, each in a process with a share of the clients: the service's limit."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         share = (folder, (clients // processes,))
-        found = pool.starmap(generation, [share] * processes)
-    speed = sum(lines[0]["engine"] for lines in found)
+        results = pool.starmap(generation, [share] * processes)
+    speed = sum(lines[0]["engine"] for lines in results)
     return [{"processes": processes, "clients": clients, "engines": speed}]
+
+
+def described(network: TextModel) -> str:
+    """The layers and the n-grams of a text model, in words."""
+    facts = architecture_of(network)
+    assert isinstance(facts, TextArchitecture)
+    return f"{facts.cell.upper()} {facts.layers} x {facts.hidden}, n-grams to {facts.ngrams}"
 
 
 def main() -> None:
@@ -248,10 +256,10 @@ def main() -> None:
     models = Path(__file__).parent.parent / "models"
     text, fast = (read_text_model(models / name / "1")[0] for name in ("text", "text-fast"))
     steps, fast_steps = decode_steps(text), decode_steps(fast)
-    found: dict[str, Sequence[dict[str, Any]]] = {
-        "one step of text (LSTM 2 x 512, n-grams to 6), microseconds, one thread": steps,
-        "one step of text-fast (LSTM 1 x 384, n-grams to 6), microseconds, one thread": fast_steps,
-        "a step of text-fast, of one of text": cost_beside(fast_steps, steps),
+    results: dict[str, Sequence[dict[str, Any]]] = {
+        f"one step of text ({described(text)}), microseconds, one thread": steps,
+        f"one step of text-fast ({described(fast)}), microseconds, one thread": fast_steps,
+        "a step of text-fast, of one of text": step_ratios(fast_steps, steps),
         "operators of one step of 64 texts, text": operators(text, 64),
         "reading, text, microseconds per character": reading(text),
         "reading, text-fast, microseconds per character": reading(fast),
@@ -259,7 +267,7 @@ def main() -> None:
         "generating in two processes, characters per second": generation_of_processes(models / "text/1", 2, 32),
     }
     console = Console(width=140)
-    for title, lines in found.items():
+    for title, lines in results.items():
         table = Table(title=title)
         for name in lines[0]:
             table.add_column(name, justify="right")
@@ -267,7 +275,7 @@ def main() -> None:
             table.add_row(*(f"{x:,.4g}" if isinstance(x, float) else str(x) for x in line.values()))
         console.print(table)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "kernels.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "kernels.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from service.text.tokenizer import Tokenizer
 from training.data.texts import learn_tokenizer
 from training.nets.cells import Cell
 from training.nets.covariates import Covariates
+from training.nets.forecaster import Forecaster
 from training.nets.global_forecaster import GlobalForecaster
-from training.nets.networks import Forecaster, TextModel
 from training.nets.scaling import StandardScaler
 from training.nets.series_scan import LAGS
-from training.onnx.export import Described, Made, build_graphs, write_folder
+from training.nets.text import TextModel
+from training.onnx.export import GraphSpec, AnyManifest, build_graphs, write_folder
 from training.onnx.layers import Precision
 from training.provenance import Run, provenance
 
@@ -81,7 +82,7 @@ def write_model(
     made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
     graphs = build_graphs(network)
 
-    def int8(folder: Path, made: Made, described: Described) -> Made:
+    def int8(folder: Path, made: AnyManifest, described: GraphSpec) -> AnyManifest:
         return made.model_copy(
             update={
                 "int8": Int8(
@@ -98,7 +99,7 @@ def write_model(
         features = tuple(f"f{i}" for i in range(count))
         known_ahead = features[-1:] if longest_season and count > 1 else ()
 
-        def of_forecaster(version: int, described: Described) -> ForecastManifest:
+        def of_forecaster(version: int, described: GraphSpec) -> ForecastManifest:
             return ForecastManifest(
                 name=name,
                 version=version,
@@ -116,7 +117,7 @@ def write_model(
 
         return write_folder(models, name, graphs, of_forecaster, int8)
 
-    def of_text(version: int, described: Described) -> TextManifest:
+    def of_text(version: int, described: GraphSpec) -> TextManifest:
         return TextManifest(
             name=name,
             version=version,

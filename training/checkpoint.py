@@ -1,7 +1,7 @@
-"""The checkpoint of a run: what it belongs to, whether a command may go on from it, and which model it became.
+"""The checkpoint of a run: its identity, whether a command may resume it, and the model folder that it wrote.
 
-An identity is all that the weights follow from, each part under the name that a person knows: options, the sha256 of
-files, versions of libraries. Weights never go on under another identity.
+The identity of a run is everything that decides its weights, by the names that users know: options, the sha256 of
+files, versions of libraries. A run is never resumed under another identity.
 """
 
 import json
@@ -18,54 +18,54 @@ from service.manifest import MANIFEST_FILE, DataSource
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_FILE = "log.csv"
 LIBRARIES = ("carry", "numpy", "torch")
-"""Another version of these may train to other weights."""
+"""Other versions of these may train other weights."""
 
 Identity = Mapping[str, str]
 
 
 class RunError(Exception):
-    """A run cannot begin or go on; the message says why and what to do."""
+    """A run cannot begin or be resumed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """The model folder that a finished run became, and the options that only its card and its measures follow from."""
+class WrittenModel:
+    """The model folder that a finished run wrote, and the options that decide only its card and its measures."""
 
     folder: str
     options: dict[str, str]
 
 
 def library_versions() -> dict[str, str]:
-    """Of the libraries that weights depend on, without the build (a GPU goes on where a CPU stopped)."""
+    """The versions of LIBRARIES without the build: a GPU may resume where a CPU stopped."""
     return {name: version(name).split("+")[0] for name in LIBRARIES}
 
 
 def describe_files(files: Sequence[DataSource]) -> str:
-    """The files of an option, in their order, as a part of an identity."""
+    """The files of an option, in order, as a part of an identity."""
     return json.dumps([[file.file, file.sha256] for file in files])
 
 
 def load_checkpoint(run: Path, device: torch.device | None = None) -> dict[str, Any] | None:
-    """The checkpoint in the folder of a run; None if there is none.
+    """The checkpoint in the folder of a run, or None.
 
     Raises:
-        RunError: it cannot be read, or an earlier version of Carry wrote it.
+        RunError: the checkpoint cannot be read, or an earlier version of Carry wrote it.
     """
     path = run / CHECKPOINT_FILE
     try:
         saved = torch.load(path, map_location=device or "cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except Exception as error:  # of a torn or foreign file the unpickler raises whatever it stumbles over
-        raise RunError(f"{path} cannot be read ({error}); {_WAYS_OUT}") from error
+    except Exception as error:  # the unpickler raises anything for a torn or foreign file
+        raise RunError(f"{path} cannot be read ({error}); {_OPTIONS}") from error
     if not isinstance(saved, dict) or "identity" not in saved:
-        raise RunError(f"{path} does not say which command and data it belongs to; {_WAYS_OUT}")
+        raise RunError(f"{path} does not say which command and data it belongs to; {_OPTIONS}")
     return saved
 
 
-def resumable(run: Path, identity: Identity, device: torch.device | None = None) -> dict[str, Any] | None:
-    """The checkpoint to go on from: that of this identity, finished or not. None: the run begins anew, since there is
-    no checkpoint, or a finished one of another identity.
+def resumable_checkpoint(run: Path, identity: Identity, device: torch.device | None = None) -> dict[str, Any] | None:
+    """The checkpoint of this identity, finished or not; None if there is none, or a finished one of another identity:
+    then the run begins anew.
 
     Raises:
         RunError: as `load_checkpoint`, or the folder holds an unfinished run of another identity.
@@ -74,30 +74,30 @@ def resumable(run: Path, identity: Identity, device: torch.device | None = None)
     if saved is None or saved["identity"] == dict(identity):
         return saved
     if saved["wrote"] is None:
-        what = "; ".join(differences(saved["identity"], identity))
-        raise RunError(f"{run} holds an unfinished run of another command or other data: {what}. {_WAYS_OUT}")
+        changes = "; ".join(differences(saved["identity"], identity))
+        raise RunError(f"{run} holds an unfinished run of another command or other data: {changes}. {_OPTIONS}")
     return None
 
 
 def differences(before: Identity, now: Identity) -> list[str]:
-    """What has changed from one identity to the other, in words."""
+    """The differences between two identities, in words."""
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [_difference(name, before.get(name), now.get(name)) for name in changed]
 
 
-def written(saved: Mapping[str, Any]) -> Written | None:
-    """What the run of a checkpoint became, if it is finished and the model is still there."""
+def written_model(saved: Mapping[str, Any]) -> WrittenModel | None:
+    """The model that the run of a checkpoint wrote, if the run is finished and the model still exists."""
     if saved["wrote"] is None:
         return None
-    found = Written(**saved["wrote"])
-    return found if (Path(found.folder) / MANIFEST_FILE).is_file() else None
+    model = WrittenModel(**saved["wrote"])
+    return model if (Path(model.folder) / MANIFEST_FILE).is_file() else None
 
 
-def note_written(run: Path, wrote: Written) -> None:
-    """Note in the checkpoint that the run is finished, and what it became."""
+def record_model(run: Path, model: WrittenModel) -> None:
+    """Record in the checkpoint that the run is finished and wrote this model."""
     saved = load_checkpoint(run)
     if saved is not None:
-        save_checkpoint(run, saved | {"wrote": asdict(wrote)})
+        save_checkpoint(run, saved | {"wrote": asdict(model)})
 
 
 def save_checkpoint(run: Path, saved: Mapping[str, Any]) -> None:
@@ -107,8 +107,8 @@ def save_checkpoint(run: Path, saved: Mapping[str, Any]) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def forget(run: Path) -> None:
-    """Delete the files of a run, and nothing else of what its folder holds."""
+def delete_run(run: Path) -> None:
+    """Delete the files of a run; keep all other files of its folder."""
     path = run / CHECKPOINT_FILE
     path.with_suffix(".new").unlink(missing_ok=True)
     if path.is_file():
@@ -116,7 +116,7 @@ def forget(run: Path) -> None:
         path.unlink()
 
 
-_WAYS_OUT = "--restart forgets it, --run-dir names another folder"
+_OPTIONS = "--restart deletes it, --run-dir names another folder"
 
 
 def _difference(name: str, before: str | None, now: str | None) -> str:

@@ -1,8 +1,8 @@
 """The training loop: truncated backpropagation with carried state, for any network whose `forward` returns a loss.
 
-Knows nothing of series or text. Everything random is a function of (seed, epoch), so that a run that was killed and
-resumed ends exactly where one that was not ends. Several processes (`torchrun`) train one network through PyTorch's
-DistributedDataParallel, each on its own share of the data.
+Knows nothing of series or text. Everything random is a function of (seed, epoch), so that a killed and resumed run ends
+with the same weights as an uninterrupted one. Several processes (`torchrun`) train one network through PyTorch's
+DistributedDataParallel, each on its share of the data.
 """
 
 import csv
@@ -22,7 +22,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.checkpoint import LOG_FILE, Identity, RunError, resumable, save_checkpoint
+from training.checkpoint import LOG_FILE, Identity, RunError, resumable_checkpoint, save_checkpoint
 from training.data.tbptt_batches import Batch
 from training.nets.cells import Recurrent
 
@@ -30,12 +30,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["cosine", "wsd"]
 Device = Literal["auto", "cpu", "cuda"]
 DECAY = 0.3
-"""The share of a run in which the rate falls, in the schedule wsd."""
+"""The last part of a run, in which the schedule wsd lowers the rate."""
 
 
 class Stream(Protocol):
-    """Gives the batches of an epoch (0, 1, ...), about `steps` of them; without a generator, those of a validation
-    pass."""
+    """The batches of an epoch (0, 1, ...), about `steps` of them; without a generator, those of a validation pass."""
 
     @property
     def steps(self) -> int: ...
@@ -52,15 +51,15 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how to train. `patience`: epochs without a better validation loss before it stops, 0: it never does,
-    but keeps the best weights all the same. `average`: what
-    is validated and kept are weights averaged over about 1 / (1 - average) steps; 0: the weights themselves. `muon`:
-    the matrices of the recurrent layers are moved by Muon (Jordan et al. 2024), which makes each step of a matrix
-    orthogonal, as far as AdamW would move them (Liu et al. 2025); everything else, and without it all, by AdamW.
+    """How long and how to train.
 
-    `schedule`: after a linear warm-up the learning rate falls to a hundredth, in a cosine (Loshchilov and Hutter 2017);
-    or it stays, and falls in a straight line in the last DECAY of the run (warm-up, stable, decay; Hu et al. 2024).
-    `device`: auto is a GPU if there is one."""
+    patience: epochs without a better validation loss after which training stops; 0: never. average: validate and keep
+    weights averaged over about 1 / (1 - average) steps; 0: the weights themselves. muon: train the matrices of the
+    recurrent layers by Muon (Jordan et al. 2024), which orthogonalises each step, scaled to AdamW's length (Liu et al.
+    2025); everything else by AdamW. schedule: after a linear warm-up the learning rate falls to a hundredth, in a
+    cosine (Loshchilov and Hutter 2017), or stays and falls linearly in the last DECAY of the run (warm-up, stable,
+    decay; Hu et al. 2024). device: auto is a GPU if there is one.
+    """
 
     epochs: int
     learning_rate: float
@@ -78,7 +77,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the log. Losses in the network's own unit; speed in predictions (of steps or characters) a second."""
+    """One line of the log. Losses in the network's unit; speed in predictions (of steps or characters) per second."""
 
     epoch: int
     train_loss: float
@@ -88,15 +87,15 @@ class Epoch:
     speed: float
 
 
-def device_here(wanted: Device = "auto") -> torch.device:
-    """The GPU of this process, if there is one and it may be used, else the CPU.
+def select_device(device: Device = "auto") -> torch.device:
+    """The GPU of this process if there is one and `device` allows it, else the CPU.
 
     Raises:
-        RunError: a GPU is wanted and there is none.
+        RunError: `device` is cuda and there is no GPU.
     """
-    if wanted != "cpu" and torch.cuda.is_available():
+    if device != "cpu" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if wanted == "cuda":
+    if device == "cuda":
         raise RunError("--device cuda: PyTorch finds no GPU here; --device auto trains without one")
     return torch.device("cpu")
 
@@ -104,7 +103,7 @@ def device_here(wanted: Device = "auto") -> torch.device:
 def autocast(
     precision: Precision, device: torch.device, network: nn.Module
 ) -> Callable[[], AbstractContextManager[Any]]:
-    """bfloat16 autocast where it helps: where the processor multiplies it natively and the layers are wide enough."""
+    """bfloat16 autocast, if the processor multiplies bfloat16 natively and the layers are wide enough to gain."""
     if precision == "auto":
         widest = max(parameter.shape[0] for parameter in network.parameters() if parameter.dim() == 2)
         if device.type == "cuda":
@@ -120,17 +119,17 @@ def autocast(
 def fit(
     network: nn.Module, train: Stream, valid: Stream | None, config: LoopConfig, run: Path, identity: Identity
 ) -> list[Epoch]:
-    """Train in place and leave the network with its best weights on the validation part (or the last ones, without).
+    """Train in place. The network ends with its best weights on the validation part, or with the last ones without it.
 
-    `run` is the folder of the checkpoint and the log; a run of the same identity found there is resumed. Gradients are
+    `run` is the folder of the checkpoint and the log; a run of the same identity in it is resumed. Gradients are
     clipped by their norm.
 
     Raises:
-        RunError: the folder holds an unfinished run of another identity, nothing is to be learnt, or the training
-            diverges.
+        RunError: the folder holds an unfinished run of another identity, the training part has no value to predict, or
+            the training diverges.
     """
     run.mkdir(parents=True, exist_ok=True)
-    device = device_here(config.device)
+    device = select_device(config.device)
     network.to(device)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and not distributed.is_initialized():
@@ -140,12 +139,12 @@ def fit(
     optimisers = _optimisers(network, config)
     cast = autocast(config.precision, device, network)
     averaged = AveragedModel(network, multi_avg_fn=_moving(config.average)) if config.average else None
-    kept = network if averaged is None else averaged.module
+    validated = network if averaged is None else averaged.module
 
     history: list[Epoch] = []
     best, best_epoch, best_weights = math.inf, 0, _weights(network)
     rate = config.learning_rate
-    saved = resumable(run, identity, device)
+    saved = resumable_checkpoint(run, identity, device)
     wrote = None
     if saved is not None:
         network.load_state_dict(saved["network"])
@@ -166,7 +165,7 @@ def fit(
             started = time.monotonic()
             torch.manual_seed(config.seed * 1_000_003 + epoch * ranks + rank)
             rng = np.random.default_rng([config.seed, epoch, rank])
-            total, seen = 0.0, 0
+            total, count = 0.0, 0
             trained.train()
             with _uneven_shares(trained):
                 for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng, epoch), cast)):
@@ -183,22 +182,22 @@ def fit(
                         optimiser.step()
                     if averaged is not None:
                         averaged.update_parameters(network)
-                    total, seen = total + loss.item() * weight, seen + weight
+                    total, count = total + loss.item() * weight, count + weight
                     done = epoch + min(1.0, step / train.steps)
-                    speed = seen * ranks / (time.monotonic() - started)
-                    progress.update(task, completed=done, figures=f"loss {total / max(seen, 1):.4f}, {speed:,.0f}/s")
-            train_loss = _mean(total, seen, ranks, device)
+                    speed = count * ranks / (time.monotonic() - started)
+                    progress.update(task, completed=done, figures=f"loss {total / max(count, 1):.4f}, {speed:,.0f}/s")
+            train_loss = _mean(total, count, ranks, device)
             if math.isnan(train_loss):
                 raise RunError(f"epoch {epoch + 1}: the training part holds no value that could be predicted")
             seconds = time.monotonic() - started
-            valid_loss = evaluate(kept, valid, cast) if valid is not None else train_loss
+            valid_loss = evaluate(validated, valid, cast) if valid is not None else train_loss
             if not math.isfinite(valid_loss):
                 raise _diverged(epoch, "the validation loss", valid_loss, config)
-            history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, seen * ranks / seconds))
+            history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, count * ranks / seconds))
             if valid_loss < best or valid is None:
-                best, best_epoch, best_weights = valid_loss, epoch, _weights(kept)
-            measured = f", validation {valid_loss:.4f}" if valid is not None else ""
-            progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}{measured}")
+                best, best_epoch, best_weights = valid_loss, epoch, _weights(validated)
+            validation = f", validation {valid_loss:.4f}" if valid is not None else ""
+            progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}{validation}")
             if rank == 0:
                 state = {
                     "identity": dict(identity),
@@ -244,13 +243,13 @@ def _moving(decay: float) -> Callable[..., None]:
 def evaluate(
     network: nn.Module, stream: Stream, cast: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> float:
-    """Mean loss over one pass of the stream, with the state carried along each row; NaN if nothing counts in it."""
+    """Mean loss over one pass of the stream, with the state carried along each row; NaN if nothing in it counts."""
     network.eval()
     with torch.no_grad():
-        total, seen = 0.0, 0
+        total, count = 0.0, 0
         for loss, weight in _losses(network, network, stream.batches(None), cast):
-            total, seen = total + loss.item() * weight, seen + weight
-    return total / seen if seen else math.nan
+            total, count = total + loss.item() * weight, count + weight
+    return total / count if count else math.nan
 
 
 def write_log(history: list[Epoch], path: Path) -> None:
@@ -264,7 +263,7 @@ def write_log(history: list[Epoch], path: Path) -> None:
 def _losses(
     forward: nn.Module, network: nn.Module, batches: Iterator[Batch], cast: Callable[[], AbstractContextManager[Any]]
 ) -> Iterator[tuple[Tensor, int]]:
-    """Run the batches in order, handing each row's state on and cutting the gradient between windows."""
+    """Run the batches in order: carry each row's state from window to window and cut the gradient between them."""
     assert isinstance(network, Network)
     device = next(network.parameters()).device
     state: dict[str, Tensor] | None = None
@@ -291,12 +290,12 @@ def _learning_rate(config: LoopConfig, progress: float) -> float:
 
 
 def _uneven_shares(trained: nn.Module) -> AbstractContextManager[Any]:
-    """Lets a process that has run out of batches wait for the others (PyTorch's own Join)."""
+    """Lets a process without batches wait for the others (PyTorch's Join)."""
     return trained.join() if isinstance(trained, DistributedDataParallel) else nullcontext()
 
 
-def _mean(total: float, seen: int, ranks: int, device: torch.device) -> float:
-    sums = torch.tensor([total, float(seen)], dtype=torch.float64, device=device)
+def _mean(total: float, count: int, ranks: int, device: torch.device) -> float:
+    sums = torch.tensor([total, float(count)], dtype=torch.float64, device=device)
     if ranks > 1:
         distributed.all_reduce(sums)
     return float(sums[0] / sums[1])
@@ -305,7 +304,7 @@ def _mean(total: float, seen: int, ranks: int, device: torch.device) -> float:
 def _diverged(epoch: int, what: str, value: float, config: LoopConfig) -> RunError:
     return RunError(
         f"epoch {epoch + 1}: {what} is {value}: the training diverges. A lower --learning-rate helps "
-        f"(it was {config.learning_rate:g}, try {config.learning_rate / 3:.1g}); --restart begins anew"
+        f"(now {config.learning_rate:g}; try {config.learning_rate / 3:.1g}); --restart begins anew"
     )
 
 

@@ -1,4 +1,4 @@
-"""Who, what and how of a training run: the part of a manifest that lets anyone make the model again."""
+"""How a model was trained: the part of a manifest that lets anyone train the model again."""
 
 import os
 import platform
@@ -20,8 +20,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Run:
-    """One training command: the model's name, where models and checkpoints go, its data as they were when it began, how
-    it was called, what its weights follow from (`identity`), and what only its card and its measures do (`options`)."""
+    """One training command: the name of the model, the folders of models and of the checkpoint, the data as they were
+    at its start, the command line, what decides the weights (`identity`), and what decides only the card and the
+    measures (`options`)."""
 
     name: str
     description: str
@@ -36,7 +37,7 @@ class Run:
 def provenance(
     run: Run, network: nn.Module, history: Sequence[Epoch], seed: int, cell: str, layers: int, hidden: int
 ) -> Provenance:
-    """What the manifest says of the run; its duration is that of all epochs, those before a resume too."""
+    """The manifest's entry of the run. Its duration is that of all epochs, also of those before a resume."""
     packages = {name: version(name).split("+")[0] for name in ("torch", "onnx", "carry")}
     return Provenance(
         command=run.command,
@@ -53,16 +54,16 @@ def provenance(
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the model: the only one, or the first of those that `torchrun` started."""
+    """Whether this process writes the model: the only process, or the first that `torchrun` started."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def process_of_all() -> tuple[int, int]:
-    """Which of how many processes this is that train together."""
+def rank_and_world_size() -> tuple[int, int]:
+    """The index of this process, and how many train together."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def share_of_this_process(items: Sequence[Item]) -> list[Item]:
-    """Every n-th item, where n processes train together."""
-    rank, processes = process_of_all()
+    """Every n-th item, if n processes train together."""
+    rank, processes = rank_and_world_size()
     return list(items[rank::processes])

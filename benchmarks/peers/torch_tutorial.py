@@ -9,8 +9,7 @@ from fastapi import FastAPI
 
 from benchmarks.peers.interface import ForecastAnswer, ForecastBody, GenerateAnswer, GenerateBody, serve
 from benchmarks.peers.onnx_models import MODELS
-from benchmarks.weights import read_forecaster
-from training.onnx.weights import read_text_model
+from training.onnx.weights import read_forecaster, read_text_model
 
 text_model, text_manifest = read_text_model(MODELS / "text/1")
 text_model.eval()

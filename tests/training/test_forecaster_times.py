@@ -1,4 +1,4 @@
-"""What times a forecaster (`python -m benchmarks.forecaster`), on tiny models."""
+"""The timing of forecasters (`python -m benchmarks.forecaster`), on tiny models."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def test_two_forecasters_are_timed_in_both_precisions(tmp_path: Path) -> None:
 def test_a_session_goes_on_by_one_value_each_time(tmp_path: Path) -> None:
     subject = Subject.of_folder(write_model(forecaster(), tmp_path, "forecast"))["float32"]
     try:
-        work = subject.work()[SESSION]
-        assert [work()[0].position for _ in range(2)] == [201, 201]
+        call = subject.tasks()[SESSION]
+        assert [call()[0].position for _ in range(2)] == [201, 201]
     finally:
         subject.close()
 

@@ -17,10 +17,10 @@ from tests.builders import CHARACTERS, character_model
 from training import loop
 from training.checkpoint import RunError
 from training.data import tbptt_batches as streams_module
-from training.data.tbptt_batches import SeriesStream, Stretch, TextStream
+from training.data.tbptt_batches import Segment, SeriesStream, TextStream
 from training.loop import LoopConfig, Schedule, evaluate, fit
 from training.nets.cells import LockedDropout
-from training.nets.networks import NgramFeatures, TextModel
+from training.nets.text import NgramFeatures, TextModel
 
 TOKENS = CHARACTERS.encode("the cat sat on the mat and the dog sat on the cat. " * 40)[1]
 CONFIG = LoopConfig(epochs=4, learning_rate=5e-3, patience=10, seed=3, precision="float32")
@@ -112,7 +112,7 @@ def test_in_validation_documents_are_read_whole_from_a_fresh_state() -> None:
 
 
 def test_series_windows_follow_each_other_and_see_no_future() -> None:
-    series = [Stretch(np.arange(start, start + length, dtype=float)[:, None]) for start, length in ((0, 23), (100, 9))]
+    series = [Segment(np.arange(start, start + length, dtype=float)[:, None]) for start, length in ((0, 23), (100, 9))]
     stream = SeriesStream(series, horizon=3, context=5, rows=2, longest=100)
     read: dict[int, list[float]] = {0: [], 1: []}
     for batch in stream.batches(None):
@@ -127,7 +127,7 @@ def test_series_windows_follow_each_other_and_see_no_future() -> None:
 
 
 def test_validation_counts_only_what_follows_the_training_part() -> None:
-    series = [Stretch(np.arange(30.0)[:, None], count_from=19)]
+    series = [Segment(np.arange(30.0)[:, None], count_from=19)]
     stream = SeriesStream(series, horizon=1, context=7, rows=1, longest=100)
     counted = [
         float(target)

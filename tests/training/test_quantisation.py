@@ -1,4 +1,4 @@
-"""Matrices in int8: what is stored is the network, to the bit."""
+"""Matrices in int8: the stored network is the rounded one, to the bit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a forecaster finds in a series: against plain arithmetic, and in pieces."""
+"""The scan of a series and the candidates: against plain arithmetic, and in pieces."""
 
 from typing import Any
 
@@ -9,11 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.nets.arithmetic import Torch
+from training.nets.arithmetic import TorchBackend
 from training.nets.candidates import GROWTHS, OTHERS, SELECTED, WINDOWS, Place, by_lag, lag_features, plain, selected
-from training.nets.series_scan import LAG_DECAYS, LAGS, STEP_INPUTS, Scan, lag_figures, scan, state_after, state_shapes
+from training.nets.series_scan import (
+    LAG_DECAYS,
+    LAGS,
+    STEP_INPUTS,
+    Scan,
+    lag_figures,
+    scan_series,
+    state_after,
+    state_shapes,
+)
 
-F = Torch()
+F = TorchBackend()
 AHEAD = np.arange(1, 25)
 
 
@@ -25,17 +34,17 @@ def fresh(rows: int) -> dict[str, torch.Tensor]:
 
 
 def scanned(values: NDArray[np.float64], state: dict[str, torch.Tensor] | None = None) -> tuple[Scan, dict[str, Any]]:
-    """Of values (B, T), NaN = missing; with the state after them."""
+    """The scan of values (B, T), NaN = missing, and the state after them."""
     state = state or fresh(len(values))
-    here = torch.from_numpy(np.isfinite(values).astype(np.float64))
-    found, carried = scan(F, torch.from_numpy(np.nan_to_num(values)), here, state)
+    observed = torch.from_numpy(np.isfinite(values).astype(np.float64))
+    scan, carried = scan_series(F, torch.from_numpy(np.nan_to_num(values)), observed, state)
     end = torch.full((len(values), 1), values.shape[1] - 1)
-    return found, state_after(F, found, carried, end, state, STEP_INPUTS)
+    return scan, state_after(F, scan, carried, end, state, STEP_INPUTS)
 
 
 def at_end(values: NDArray[np.float64]) -> tuple[Place, Scan]:
-    found, _ = scanned(values)
-    return Place.of(F, found, torch.full((len(values), 1), values.shape[1] - 1)), found
+    scan, _ = scanned(values)
+    return Place.of(F, scan, torch.full((len(values), 1), values.shape[1] - 1)), scan
 
 
 @given(seed=st.integers(0, 2**32), steps=st.integers(2, 60), gaps=st.floats(0, 0.7), data=st.data())
@@ -56,8 +65,8 @@ def test_pieces_leave_the_state_that_the_whole_does(seed: int, steps: int, gaps:
 @given(seed=st.integers(0, 2**32), steps=st.integers(2, 90))
 def test_sums_of_a_lag_are_those_of_its_differences(seed: int, steps: int) -> None:
     values = np.random.default_rng(seed).normal(size=(1, steps))
-    found, _ = scanned(values)
-    sums, squares = (part[0, 0].numpy() for part in lag_figures(F, found, torch.tensor([[steps - 1]])))
+    scan, _ = scanned(values)
+    sums, squares = (part[0, 0].numpy() for part in lag_figures(F, scan, torch.tensor([[steps - 1]])))
     for d, decay in enumerate(LAG_DECAYS):
         for i, lag in enumerate(LAGS[steps > LAGS]):
             differences = values[0, lag:] - values[0, :-lag]
@@ -71,8 +80,8 @@ def test_sums_of_a_lag_are_those_of_its_differences(seed: int, steps: int) -> No
 def test_a_lag_at_which_a_series_repeats_itself_has_no_variance_whatever_its_trend(season: int) -> None:
     shape = np.random.default_rng(season).normal(size=season)
     values = np.tile(shape, 5)[None] + 0.7 * np.arange(5 * season)
-    place, found = at_end(values)
-    _, variance, drift, usable = lag_features(F, place, found.season)
+    place, scan = at_end(values)
+    _, variance, drift, usable = lag_features(F, place, scan.season)
     best = int(np.where(usable[0, 0] > 0, variance[0, 0], np.inf).argmin())
     assert LAGS[best] % season == 0
     repeated, drifting, _ = by_lag(F, place, drift, AHEAD)
@@ -83,10 +92,10 @@ def test_a_lag_at_which_a_series_repeats_itself_has_no_variance_whatever_its_tre
 
 
 def rule(values: NDArray[np.float64], column: int) -> NDArray[np.float64]:
-    """One of the candidates by rule, in the values' own units."""
+    """One of the candidates by rule, in the units of the values."""
     place, _ = at_end(values[None])
-    found: NDArray[np.float64] = (plain(F, place, AHEAD)[0, 0, :, column] + place.newest[0, 0]).numpy()
-    return found
+    candidate: NDArray[np.float64] = (plain(F, place, AHEAD)[0, 0, :, column] + place.newest[0, 0]).numpy()
+    return candidate
 
 
 @pytest.mark.parametrize("n", range(len(WINDOWS)))
@@ -94,16 +103,14 @@ def rule(values: NDArray[np.float64], column: int) -> NDArray[np.float64]:
 def test_a_line_goes_on(n: int, missing: int) -> None:
     line = 5 - 0.25 * np.arange(160)
     values = np.concatenate([line[: 160 - missing], np.full(missing, np.nan)])
-    found = rule(values, len(WINDOWS) + n)
-    np.testing.assert_allclose(found, 5 - 0.25 * (159 + AHEAD), rtol=1e-9)
+    np.testing.assert_allclose(rule(values, len(WINDOWS) + n), 5 - 0.25 * (159 + AHEAD), rtol=1e-9)
 
 
 @pytest.mark.parametrize("n", range(len(GROWTHS)))
 @pytest.mark.parametrize("factor", [2.0, 0.5, 1.03])
 def test_growth_goes_on(n: int, factor: float) -> None:
     values = 3 * factor ** np.arange(40.0)
-    found = rule(values, 2 * len(WINDOWS) + n)
-    np.testing.assert_allclose(found, 3 * factor ** (39 + AHEAD), rtol=1e-9)
+    np.testing.assert_allclose(rule(values, 2 * len(WINDOWS) + n), 3 * factor ** (39 + AHEAD), rtol=1e-9)
 
 
 def test_a_rule_that_holds_never_misses_and_another_does() -> None:
@@ -118,12 +125,12 @@ def test_a_rule_that_holds_never_misses_and_another_does() -> None:
     assert missed["line"][2] > 0.001 * units["line"]
 
 
-def test_what_lags_repeat_to_the_last_bits_has_the_same_variance_whatever_the_rounding() -> None:
-    """It would be one of rounding errors, which are others in a series that comes in pieces."""
+def test_a_lag_that_repeats_a_series_to_the_last_bits_has_the_same_variance_whatever_the_rounding() -> None:
+    """A smaller variance would be one of rounding errors, which differ in a series that comes in pieces."""
     line: NDArray[np.float64] = 0.1 * np.arange(150.0)
     noisy: NDArray[np.float64] = line + 1e-13 * np.sin(np.arange(150.0))
     places = [at_end(values[None]) for values in (line, noisy)]
-    first, second = (lag_features(F, place, found.season)[0] for place, found in places)
+    first, second = (lag_features(F, place, scan.season)[0] for place, scan in places)
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
@@ -137,13 +144,13 @@ def test_a_season_that_grows_by_a_factor_goes_on() -> None:
     values = 100 * 1.02**t * (1 + 0.2 * np.sin(2 * np.pi * t / 12))
     place, _ = at_end(values[None])
     best = torch.full((1, 1, SELECTED), LAGS.tolist().index(12))
-    found, _ = selected(F, place, best, AHEAD)
-    grown = found[0, 0, :, 5 * SELECTED] + place.newest[0, 0]
+    candidates, _ = selected(F, place, best, AHEAD)
+    grown = candidates[0, 0, :, 5 * SELECTED] + place.newest[0, 0]
     later = 59 + AHEAD
     np.testing.assert_allclose(grown, 100 * 1.02**later * (1 + 0.2 * np.sin(2 * np.pi * later / 12)), rtol=1e-6)
 
 
-def test_there_are_as_many_candidates_as_the_head_takes() -> None:
+def test_there_are_as_many_candidates_as_the_head_reads() -> None:
     place, _ = at_end(np.arange(9.0)[None])
     best = torch.zeros(1, 1, SELECTED, dtype=torch.int64)
     assert selected(F, place, best, AHEAD)[0].shape[3] + plain(F, place, AHEAD).shape[3] == OTHERS

@@ -1,6 +1,6 @@
-"""The recurrent cells, stacked: Elman, Jordan, LSTM and GRU behind one interface of inputs + state -> outputs + state.
+"""Stacked layers of one cell, Elman, Jordan, LSTM or GRU: inputs + state -> outputs + state.
 
-State is a flat dict of tensors (B, hidden), named as the exported graph names them.
+The state is a flat dict of tensors (B, hidden), named as in the exported graph.
 """
 
 import math
@@ -17,7 +17,7 @@ RecurrentState = Mapping[str, Tensor]
 
 
 class JordanLayer(nn.Module):
-    """Jordan's network as a layer: its own output, not its hidden layer, is what feeds back.
+    """Jordan's network as a layer: its output feeds back, not its hidden layer.
 
     h_t = tanh(W x_t + b + U y_{t-1}), y_t = tanh(V h_t + c)
     (M. I. Jordan, "Serial order: a parallel distributed processing approach", 1986).
@@ -30,7 +30,7 @@ class JordanLayer(nn.Module):
         self.to_output = nn.Linear(hidden, hidden)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, inputs) and the previous output y (B, hidden) -> outputs (B, T, hidden) and the last of them."""
+        """x (B, T, inputs) and the previous output y (B, hidden) -> outputs (B, T, hidden) and the last output."""
         outputs = []
         for step in self.from_input(x).unbind(dim=1):
             y = torch.tanh(self.to_output(torch.tanh(step + self.from_output(y))))
@@ -58,9 +58,9 @@ _LAYERS: dict[Cell, type[nn.Module]] = {"elman": nn.RNN, "jordan": JordanLayer, 
 class Recurrent(nn.Module):
     """Layers of one cell.
 
-    Dropout acts on the outputs of every layer but the last, as in PyTorch's own stacks; if `locked`, with one mask for
-    all steps of a window. Weight dropout acts on the recurrent weights, always with one mask for a window (DropConnect,
-    as in AWD-LSTM: Merity, Keskar and Socher 2018). With `residual`, every layer but the first adds to what it reads.
+    Dropout acts on the outputs of every layer but the last, as in PyTorch's stacks; `locked`: with one mask for all
+    steps of a window. Weight dropout acts on the recurrent weights, always with one mask for a window (DropConnect, as
+    in AWD-LSTM: Merity, Keskar and Socher 2018). `residual`: every layer but the first adds its input to its output.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Recurrent(nn.Module):
         self.cell = cell
         self.residual = residual
         self.hidden = hidden
-        make = _LAYERS[cell]
+        layer_type = _LAYERS[cell]
         options = {} if cell == "jordan" else {"batch_first": True}
-        self.layers = nn.ModuleList(make(inputs if i == 0 else hidden, hidden, **options) for i in range(layers))
+        self.layers = nn.ModuleList(layer_type(inputs if i == 0 else hidden, hidden, **options) for i in range(layers))
         self.dropout = LockedDropout(dropout) if locked else nn.Dropout(dropout)
         self.weight_dropout = weight_dropout
         for layer in self.layers:
@@ -88,22 +88,22 @@ class Recurrent(nn.Module):
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names of the state tensors, each (B, hidden), starting at zero."""
+        """Names of the state tensors, each (B, hidden) and initially zero."""
         parts = ("h", "c") if self.cell == "lstm" else ("h",)
         return tuple(f"layer{i}_{part}" for i in range(len(self.layers)) for part in parts)
 
     def from_input(self, i: int) -> tuple[Tensor, Tensor]:
-        """A layer's weights from its input, and all biases that can be added to the same sum."""
+        """A layer's weights from its input, and the sum of all biases that are added to the same product."""
         layer = self.layers[i]
         if isinstance(layer, JordanLayer):
             return layer.from_input.weight, layer.from_input.bias
         bias: Tensor = layer.get_parameter("bias_hh_l0")
-        if self.cell == "gru":  # whose last gate needs its own inside
+        if self.cell == "gru":  # the last gate multiplies its recurrent bias by the reset gate
             bias = torch.cat([bias[: 2 * self.hidden], torch.zeros(self.hidden)])
         return layer.get_parameter("weight_ih_l0"), layer.get_parameter("bias_ih_l0") + bias
 
     def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
-        """The state of `batch` sequences of which nothing was seen yet."""
+        """The state of `batch` sequences before their first step."""
         return {name: torch.zeros(batch, self.hidden, device=device) for name in self.state_names}
 
     def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, dict[str, Tensor]]:
@@ -112,7 +112,7 @@ class Recurrent(nn.Module):
         for i, layer in enumerate(self.layers):
             if i:
                 x = self.dropout(x)
-            below = x
+            layer_input = x
             h = state[f"layer{i}_h"]
             match self.cell:
                 case "jordan":
@@ -126,20 +126,20 @@ class Recurrent(nn.Module):
                     x, last = run(x, h[None], self._weights(layer), *self._mode)
                     after[f"layer{i}_h"] = last[0]
             if i and self.residual:
-                x = x + below
+                x = x + layer_input
         return x, after
 
     @property
     def _mode(self) -> tuple[bool, int, float, bool, bool, bool]:
-        """What PyTorch's functions want after the weights: biases, layers, dropout, training, two ways, batch first."""
+        """PyTorch's arguments after the weights: biases, layers, dropout, training, bidirectional, batch first."""
         return True, 1, 0.0, self.training, False, True
 
     def _weights(self, layer: nn.Module) -> list[Tensor]:
-        own = dict(layer.named_parameters())
-        recurrent: Tensor = own["weight_hh_l0"]
+        weights = dict(layer.named_parameters())
+        recurrent: Tensor = weights["weight_hh_l0"]
         if self.training and self.weight_dropout:
             recurrent = nn.functional.dropout(recurrent, self.weight_dropout)
-        return [own["weight_ih_l0"], recurrent, own["bias_ih_l0"], own["bias_hh_l0"]]
+        return [weights["weight_ih_l0"], recurrent, weights["bias_ih_l0"], weights["bias_hh_l0"]]
 
 
 def _initialise(layer: nn.Module, hidden: int) -> None:

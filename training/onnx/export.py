@@ -15,24 +15,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from carry.local import Array, GraphSession
+from service.engine.runner import Array, Runner
 from service.forecast.manifest import ForecastManifest
 from service.manifest import MANIFEST_FILE, DType, Graph, Int8, State, Tensor, Weights, sha256_of
 from service.text.manifest import TextManifest
+from training.nets.forecaster import Forecaster
 from training.nets.global_forecaster import GlobalForecaster
-from training.nets.networks import Forecaster, TextModel
 from training.nets.quantisation import round_matrices
 from training.nets.scaling import MAX_STEPS
+from training.nets.text import TextModel
+from training.onnx.architecture import Architecture, Network, architecture_of, write_architecture
 from training.onnx.forecast import forecast_graph
 from training.onnx.operations import OPSET, ExportedGraph, Port, share_weights
 from training.onnx.text import decode_graph, text_graph
 
 REFERENCE_FILE = "agreement.npz"
 TOLERANCE = 1e-4
-WHOLE = frozenset({"future", "future_mask"})
-"""Inputs without an axis of time, which no piece of a series is cut from."""
+WITHOUT_TIME = frozenset({"future", "future_mask"})
+"""Inputs without an axis of time: each piece of a series takes all of them."""
 
-Made = TypeVar("Made", ForecastManifest, TextManifest)
+AnyManifest = TypeVar("AnyManifest", ForecastManifest, TextManifest)
 
 
 class DisagreementError(Exception):
@@ -41,8 +43,9 @@ class DisagreementError(Exception):
 
 @dataclass(frozen=True)
 class Graphs:
-    """A network in both precisions."""
+    """A network in both precisions, and its facts; `decode` of a text model."""
 
+    architecture: Architecture
     float32: ExportedGraph
     int8: ExportedGraph
     decode: ExportedGraph | None = None
@@ -50,47 +53,50 @@ class Graphs:
 
 
 @dataclass(frozen=True)
-class Described:
-    """What the manifest says of a network's graphs in one precision; `decode` of a text model."""
+class GraphSpec:
+    """The manifest's description of a network's graphs in one precision; `decode` of a text model."""
 
     graph: Graph
     decode: Graph | None
 
 
-def build_graphs(network: Forecaster | GlobalForecaster | TextModel) -> Graphs:
-    """The network as ONNX graphs, after `check_agreement` of the one in float32; a text model is rounded in place to
-    what its graphs hold."""
+def build_graphs(network: Network) -> Graphs:
+    """The network as ONNX graphs, after `check_agreement` of the one in float32. The matrices of a text model are
+    rounded in place to those that its graphs hold.
+
+    Raises:
+        DisagreementError: the graph does not compute what PyTorch computes.
+    """
     network.eval().cpu()
+    facts = architecture_of(network)
     if isinstance(network, TextModel):
         round_matrices(network)
-        reads = text_graph(network), text_graph(network, "int8")
-        graphs = Graphs(*reads, decode_graph(network), decode_graph(network, "int8"))
+        prefill = text_graph(network), text_graph(network, "int8")
+        graphs = Graphs(facts, *prefill, decode_graph(network), decode_graph(network, "int8"))
     else:
-        graphs = Graphs(forecast_graph(network), forecast_graph(network, "int8"))
+        graphs = Graphs(facts, forecast_graph(network), forecast_graph(network, "int8"))
     check_agreement(network, graphs.float32)
     return graphs
 
 
-def reference(
-    network: Forecaster | GlobalForecaster | TextModel, seed: int = 0
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Random input with gaps, and what PyTorch makes of it: the outputs after the last step and after every step."""
+def reference(network: Network, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Random input with gaps, and PyTorch's outputs after the last step and after every step."""
     rng = np.random.default_rng(seed)
     batch, steps = 3, 48
     feeds: dict[str, Array]
     with torch.no_grad():
         if isinstance(network, TextModel):
             feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
-            every, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.fresh_state(batch))
-            return feeds, {"logits": every[:, -1].numpy(), "logits_all": every.numpy()}
+            logits, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.fresh_state(batch))
+            return feeds, {"logits": logits[:, -1].numpy(), "logits_all": logits.numpy()}
         feeds = _series(network, rng, batch, steps)
         values, mask, *known = (torch.from_numpy(array) for array in feeds.values())
         state = network.fresh_state(batch)
         if isinstance(network, Forecaster):
-            last, every, _ = network.predict(values, mask, state)
+            last, one_step, _ = network.predict(values, mask, state)
         else:
-            last, every, _ = network.predict(values, mask, state, known)
-    return feeds, {"quantiles": last.numpy(), "one_step": every.numpy()}
+            last, one_step, _ = network.predict(values, mask, state, known)
+    return feeds, {"quantiles": last.numpy(), "one_step": one_step.numpy()}
 
 
 def _series(
@@ -98,7 +104,7 @@ def _series(
 ) -> dict[str, Array]:
     """A forecaster's inputs, in the order of the graph's."""
 
-    def drawn(location: torch.Tensor, scale: torch.Tensor, sizes: Sequence[int], length: int) -> NDArray[np.float64]:
+    def sample(location: torch.Tensor, scale: torch.Tensor, sizes: Sequence[int], length: int) -> NDArray[np.float64]:
         shape = (batch, length, len(sizes))
         numbers = location.numpy() + scale.numpy() * rng.normal(size=shape)
         return np.where(sizes, rng.integers(0, np.maximum(1, sizes), shape), numbers)
@@ -108,46 +114,45 @@ def _series(
 
     if isinstance(network, Forecaster):
         scaler = network.scaler
-        return masked("values", "mask", drawn(scaler.location, scaler.scale, [0] * scaler.features, steps))
+        return masked("values", "mask", sample(scaler.location, scaler.scale, [0] * scaler.features, steps))
     covariates = network.covariates
     target = 100.0 + 10.0 * rng.normal(size=(batch, steps, 1))
-    others = drawn(covariates.location, covariates.scale, covariates.sizes, steps)
+    others = sample(covariates.location, covariates.scale, covariates.sizes, steps)
     feeds = masked("values", "mask", np.concatenate([target, others], axis=2))
     known = list(covariates.known_ahead)
     for name, length in (("ahead", steps), ("future", network.horizon)) if known else ():
         sizes = [covariates.sizes[i] for i in known]
-        values = drawn(covariates.location[known], covariates.scale[known], sizes, length)
+        values = sample(covariates.location[known], covariates.scale[known], sizes, length)
         feeds |= masked(name, f"{name}_mask", values)
     return feeds
 
 
-def save_reference(network: Forecaster | GlobalForecaster | TextModel, folder: Path) -> None:
-    """Keep an input and PyTorch's output beside the graph, so that anyone can check their agreement without PyTorch."""
+def save_reference(network: Network, folder: Path) -> None:
+    """Write an input and PyTorch's output beside the graph, so that anyone can check the graph without PyTorch."""
     feeds, expected = reference(network)
     np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **feeds, **expected)
 
 
-def check_agreement(network: Forecaster | GlobalForecaster | TextModel, graph: ExportedGraph, seed: int = 0) -> float:
+def check_agreement(network: Network, graph: ExportedGraph, seed: int = 0) -> float:
     """Largest relative difference between PyTorch and the graph on random input with gaps, in pieces and in a batch.
 
     Raises:
-        DisagreementError: it is above 1e-4.
+        DisagreementError: it is above TOLERANCE.
     """
-    session = GraphSession(graph.model.SerializeToString(), state_of(graph), MAX_STEPS)
     feeds, expected = reference(network, seed)
     outputs = list(expected)
     batch, steps = next(iter(feeds.values())).shape[:2]
-    state, pieces = session.fresh_state(batch), []
-    cuts = [0, 1, 17, steps]
-    for start, end in itertools.pairwise(cuts):
-        piece = {name: array if name in WHOLE else array[:, start:end] for name, array in feeds.items()}
-        piece["lengths"] = np.full(batch, end - start, dtype=np.int64)
-        results, state = session.step(piece, state, outputs)
-        pieces.append(results)
-    found = [pieces[-1][outputs[0]], np.concatenate([piece[outputs[1]] for piece in pieces], axis=1)]
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(Path(folder), _write_graph(graph, Path(folder) / "model.onnx", None), threads=0)
+    states, pieces = runner.initial_states(batch), []
+    for start, end in itertools.pairwise([0, 1, 17, steps]):
+        piece = {name: array if name in WITHOUT_TIME else array[:, start:end] for name, array in feeds.items()}
+        arrays, states = runner.prefill(piece, np.full(batch, end - start), states, outputs)
+        pieces.append(arrays)
+    actual = pieces[-1][0], np.concatenate([every_step for _, every_step in pieces], axis=1)
     differences = [
         float(np.abs(a.astype(float) - b).max() / max(1e-12, np.abs(b).max()))
-        for a, b in zip(found, expected.values(), strict=True)
+        for a, b in zip(actual, expected.values(), strict=True)
     ]
     worst = max(differences)
     if not worst <= TOLERANCE:
@@ -167,20 +172,21 @@ def write_folder(
     models: Path,
     name: str,
     graphs: Graphs,
-    manifest: Callable[[int, Described], Made],
-    fill: Callable[[Path, Made, Described], Made],
+    manifest: Callable[[int, GraphSpec], AnyManifest],
+    finalize: Callable[[Path, AnyManifest, GraphSpec], AnyManifest],
 ) -> Path:
     """Write `models/<name>/<next version>/` in one move: a killed export leaves no folder that looks like a model.
 
-    `manifest` makes the manifest from the version and the float32 graphs' description; `fill` is given the int8 ones',
-    measures what was written, adds the card and the pictures, and returns the manifest with its metrics.
+    manifest: from the version and the float32 graphs to a manifest without metrics. finalize: from the unfinished
+    folder, that manifest and the int8 graphs to the whole manifest; it measures the model and adds the card and the
+    pictures.
     """
     (models / name).mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=models / name))
     try:
         float32, int8 = write_graphs(partial, graphs)
         version = 1 + max((int(f.name) for f in (models / name).iterdir() if f.name.isdecimal()), default=0)
-        write_manifest(partial, fill(partial, manifest(version, float32), int8))
+        write_manifest(partial, finalize(partial, manifest(version, float32), int8))
         partial.chmod(0o755)
         folder = models / name / str(version)
         partial.rename(folder)
@@ -196,18 +202,21 @@ def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> N
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def write_graphs(folder: Path, graphs: Graphs) -> tuple[Described, Described]:
-    """Write the graphs' files; their descriptions, in float32 and in int8. The graphs of a text model, what reads and
-    what writes in each precision, hold the same constants, which are in one file."""
+def write_graphs(folder: Path, graphs: Graphs) -> tuple[GraphSpec, GraphSpec]:
+    """Write the files of the graphs and `network.json`. Returns the graphs' descriptions in float32 and in int8.
+
+    The four graphs of a text model share one file of constants.
+    """
+    write_architecture(folder, graphs.architecture)
     weights = None
     if graphs.decode is not None and graphs.int8_decode is not None:
         path = folder / "model.weights"
         every = (graphs.float32, graphs.decode, graphs.int8, graphs.int8_decode)
         weights = Weights(file=path.name, sha256=share_weights([graph.model for graph in every], path))
 
-    def write(precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> Described:
+    def write(precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> GraphSpec:
         model, writes = (folder / f"{name}{precision}.onnx" for name in ("model", "decode"))
-        return Described(
+        return GraphSpec(
             _write_graph(graph, model, weights), None if decode is None else _write_graph(decode, writes, weights)
         )
 
@@ -228,32 +237,33 @@ def _write_graph(graph: ExportedGraph, path: Path, weights: Weights | None) -> G
     )
 
 
-MOST_LOSS = 0.005
-"""Of quality, relative: below it the faster int8 graph is what is served."""
+MAX_INT8_LOSS = 0.005
+"""Relative loss of quality below which the service uses the int8 graph, if it is faster."""
 
 
-def judge_int8(folder: Path, float32: Described, int8: Described, losses: tuple[float, float] | None) -> Int8:
-    """What the manifest says of the int8 graph, given the test loss in float32 and in int8."""
+def evaluate_int8(folder: Path, float32: GraphSpec, int8: GraphSpec, losses: tuple[float, float] | None) -> Int8:
+    """The manifest's entry of the int8 graphs. losses: the test loss in float32 and in int8, None without a test
+    part."""
     speedup = _seconds(folder, float32.graph) / _seconds(folder, int8.graph)
     loss = None if losses is None else (losses[1] - losses[0]) / losses[0] if losses[0] else None
-    default = loss is not None and loss < MOST_LOSS and speedup > 1
+    default = loss is not None and loss < MAX_INT8_LOSS and speedup > 1
     return Int8(graph=int8.graph, decode=int8.decode, loss=loss, speedup=speedup, default=default)
 
 
 def _seconds(folder: Path, graph: Graph) -> float:
-    """The median time of what the graph mostly does, for a batch of 16: a step of a text, or a series of 200 values."""
-    session = GraphSession.open(folder, graph, threads=1)
+    """The median time of a typical call for a batch of 16: one step of texts, or 200 values of series."""
+    runner = Runner(folder, graph, threads=1)
     steps = 1 if any(tensor.name == "tokens" for tensor in graph.inputs) else 200
-    feeds: dict[str, Array] = {"lengths": np.full(16, steps, dtype=np.int64)}
+    feeds: dict[str, Array] = {}
     for tensor in graph.inputs:
         if tensor.name not in ("lengths", "per_step"):
             shape = (16, *(size if isinstance(size, int) else steps for size in tensor.shape))
             feeds[tensor.name] = np.random.default_rng(0).integers(1, 2, shape).astype(tensor.dtype)
-    state, output = session.fresh_state(16), graph.outputs[0].name
-    times = []
+    states, output = runner.initial_states(16), graph.outputs[0].name
+    lengths, times = np.full(16, steps), []
     for _ in range(25):
         started = time.perf_counter()
-        session.step(feeds, state, [output])
+        runner.prefill(feeds, lengths, states, [output])
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 

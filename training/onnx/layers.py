@@ -1,7 +1,10 @@
-"""Recurrent layers as ONNX operators, in float32 and in int8. Knows nothing of what the layers are used for.
+"""Recurrent layers as ONNX operators, in float32 and in int8. Knows nothing of the networks around them.
 
-Two int8 forms, both with activation scales that are constants, so that no row's answer depends on its neighbours
-(why, and how fast each is: docs/decisions/0005-int8-that-is-batch-invariant.md):
+The recurrence stands here and in `training/nets/cells.py`: PyTorch trains with its fused layers, ONNX Runtime runs its
+operators. `check_agreement` (export.py) compares both for every network that is exported.
+
+There are two int8 forms. Both have constant activation scales, so that no row's answer depends on its neighbours (why,
+and how fast each is: docs/decisions/0005-int8-that-is-batch-invariant.md):
 
 - `int8_layers`: any cell, written out inside a Scan; the fastest step of a large batch.
 - `int8_operators`: LSTM only, as ONNX Runtime's DynamicQuantizeLSTM; the fastest way through a long input.
@@ -17,11 +20,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.nets.cells import Cell, JordanLayer, Recurrent
-from training.nets.networks import FEATURE_STEPS
 from training.nets.quantisation import quantise
+from training.nets.text import FEATURE_STEPS
 from training.onnx.operations import CONTRIB, DTYPES, F32, I32, U8, Builder, Port
 
 Precision = Literal["float32", "int8"]
@@ -29,16 +32,17 @@ Reals = NDArray[np.float32]
 StatePorts = list[tuple[Port, Port]]
 
 # PyTorch stacks the gates of a layer as i,f,g,o (LSTM) and r,z,n (GRU); ONNX as i,o,f,c and z,r,h.
-_GATES: Mapping[Cell, list[int]] = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+GATES: Mapping[Cell, list[int]] = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
 
 ZERO = 128
-"""The uint8 that stands for 0: an activation a in [-1, 1] is stored as 128 + round(127 a)."""
+"""The uint8 that stands for 0: an activation a in [-1, 1] is stored as ZERO + round(127 a)."""
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """What layers give: `last` (B, hidden), at each row's end, and what writes the operators of `every` (T, B, hidden);
-    in float32, or as uint8 (`precision` int8). With the state's ports."""
+    """The outputs of the last layer, in float32 or as uint8 (`precision` int8), and the ports of the state.
+
+    last (B, hidden): at each row's end. every: writes the operators of the outputs at every step, (T, B, hidden)."""
 
     last: str
     every: Callable[[Builder], str]
@@ -48,14 +52,14 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Rows:
-    """`lengths` (B,), each at least 1: row b uses its first lengths[b] steps. `after`: what the names of the states
-    after them end with."""
+    """`lengths` (B,), each at least 1: row b uses its first lengths[b] steps. `after`: the suffix of the names of the
+    states after these steps."""
 
     lengths: str = "lengths"
     after: str = "_out"
 
 
-ALL = Rows()
+ALL_ROWS = Rows()
 
 
 def linear(
@@ -75,16 +79,14 @@ def linear(
     return g.op("Add", g.op("MatMul", x, matrix(g, weight, widths)), g.const(bias), name=name)
 
 
-def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), rows: Rows = ALL) -> Hidden:
+def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int] = (), rows: Rows = ALL_ROWS) -> Hidden:
     """Stacked layers over x (T, B, inputs), as PyTorch computes them; `widths` of x as in `matrix`."""
-    own = [recurrent.hidden] if widths else []
+    hidden_widths = [recurrent.hidden] if widths else []
+    write = _scan if recurrent.cell in ("elman", "jordan") else _operator
     last = ""
-    for i, layer in enumerate(recurrent.layers):
+    for i in range(len(recurrent.layers)):
         below, last_below = x, last
-        if recurrent.cell in ("elman", "jordan"):
-            x, last = _scan(g, recurrent, x, i, own if i else widths, own, rows)
-        else:
-            x, last = _operator(g, recurrent, layer, x, i, own if i else widths, own, rows)
+        x, last = write(g, recurrent, x, i, hidden_widths if i else widths, hidden_widths, rows)
         if i and recurrent.residual:
             x, last = g.op("Add", x, below), g.op("Add", last, last_below)
     return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
@@ -98,19 +100,18 @@ def _state(name: str, hidden: int, quantised: bool = False) -> tuple[Port, Port]
 def _operator(
     g: Builder,
     recurrent: Recurrent,
-    layer: nn.Module,
     x: str,
     i: int,
     widths: Sequence[int],
-    own: Sequence[int],
+    hidden_widths: Sequence[int],
     rows: Rows,
 ) -> tuple[str, str]:
-    """An LSTM or GRU layer as ONNX's own operator."""
-    cell, hidden = recurrent.cell, recurrent.hidden
+    """An LSTM or GRU layer as ONNX's operator: its outputs (T, B, hidden), and those at each row's end."""
+    cell, hidden, layer = recurrent.cell, recurrent.hidden, recurrent.layers[i]
 
     def gates(parameter: Tensor) -> list[Tensor]:
         blocks = torch.split(parameter.detach().cpu(), hidden)
-        return [blocks[k] for k in _GATES[cell]]
+        return [blocks[k] for k in GATES[cell]]
 
     def stacked(name: str, widths: Sequence[int]) -> str:
         blocks = gates(layer.get_parameter(name))
@@ -125,7 +126,7 @@ def _operator(
         cell.upper(),
         x,
         stacked("weight_ih_l0", widths),
-        stacked("weight_hh_l0", own),
+        stacked("weight_hh_l0", hidden_widths),
         g.const(bias[None]),
         g.op("Cast", rows.lengths, to=TensorProto.INT32),
         *carried,
@@ -141,26 +142,33 @@ def _operator(
 
 
 def _scan(
-    g: Builder, recurrent: Recurrent, x: str, i: int, widths: Sequence[int], own: Sequence[int], rows: Rows
+    g: Builder,
+    recurrent: Recurrent,
+    x: str,
+    i: int,
+    widths: Sequence[int],
+    hidden_widths: Sequence[int],
+    rows: Rows,
 ) -> tuple[str, str]:
-    """An Elman or a Jordan layer as a Scan over time in which a row stands still past its end.
+    """An Elman or Jordan layer as a Scan over time: its outputs (T, B, hidden), and those at each row's end, past which
+    the state does not change.
 
     ONNX has no Jordan operator, and ONNX Runtime's RNN operator rounds a lone row differently from a row in a batch.
     """
     layer, hidden = recurrent.layers[i], recurrent.hidden
     weight, bias = recurrent.from_input(i)
-    outer = layer.to_output if isinstance(layer, JordanLayer) else None
-    fed_back = layer.from_output.weight if isinstance(layer, JordanLayer) else layer.get_parameter("weight_hh_l0")
+    to_output = layer.to_output if isinstance(layer, JordanLayer) else None
+    feedback = layer.from_output.weight if isinstance(layer, JordanLayer) else layer.get_parameter("weight_hh_l0")
     inputs = linear(g, x, weight, bias, "float32", widths=widths)
-    steps = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of(x, 0)), g.const(1))
-    inside = g.op("Less", g.op("Unsqueeze", steps, g.const([1])), g.op("Unsqueeze", rows.lengths, g.const([0])))
+    steps = g.op("Unsqueeze", g.positions(x, 0), g.const([1]))
+    inside = g.op("Less", steps, g.op("Unsqueeze", rows.lengths, g.const([0])))
     inside = g.op("Unsqueeze", inside, g.const([2]))
 
     body = Builder(prefix=f"layer{i}_step_")
-    recurrence = body.op("MatMul", "before", matrix(body, fed_back, own))
+    recurrence = body.op("MatMul", "before", matrix(body, feedback, hidden_widths))
     y = body.op("Tanh", body.op("Add", "input", recurrence))
-    if outer is not None:
-        y = body.op("Tanh", linear(body, y, outer.weight, outer.bias, "float32", widths=own))
+    if to_output is not None:
+        y = body.op("Tanh", linear(body, y, to_output.weight, to_output.bias, "float32", widths=hidden_widths))
     body.op("Where", "inside", y, "before", name="after")
     body.op("Identity", "after", name="output")
 
@@ -180,124 +188,127 @@ def _scan(
     return every, last
 
 
-Inputs = Callable[[slice], str]
-"""What a layer's input adds to some columns of its gates before their activation: (T, B, columns), float32."""
+GateInputs = Callable[[slice], str]
+"""Writes a layer's input times its weights, plus biases, for some columns of the gates: (T, B, columns), float32."""
 
 
 def table_inputs(
     g: Builder, recurrent: Recurrent, embedding: Tensor, tokens: str, features: str | None = None
-) -> Inputs:
-    """The first layer of a character model, of tokens of any shape: all that is left to compute is a row of a table,
-    and the product of `features` (..., width), uint8 as `ngram_table` has them, which follow the embedding."""
+) -> GateInputs:
+    """For the first layer of a text model, of tokens of any shape. The embedding times the weights is a table of
+    constants; `features` (..., width) of n-grams, uint8, follow the embedding."""
     weight, bias = recurrent.from_input(0)
     width = embedding.shape[1]
     table = embedding @ weight[:, :width].T + bias
 
-    def found(columns: slice) -> str:
-        row = g.op("Gather", halves(g, table[:, columns]), tokens, axis=0)
+    def gate_inputs(columns: slice) -> str:
+        row = g.op("Gather", half_precision(g, table[:, columns]), tokens, axis=0)
         if features is None:
             return row
         return g.op("Add", row, product(g, features, weight[columns, width:], step=1 / FEATURE_STEPS))
 
-    return found
+    return gate_inputs
 
 
-def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> Inputs:
-    """The first layer over x (T, B, inputs) of any size."""
+def float_inputs(g: Builder, recurrent: Recurrent, x: str) -> GateInputs:
+    """For the first layer over x (T, B, inputs) of any size."""
     weight, bias = recurrent.from_input(0)
     return lambda columns: linear(g, x, weight[columns], bias[columns], "float32")
 
 
 def row_ends(g: Builder, lengths: str = "lengths") -> str:
-    """Where each row ends, (B, 2), as GatherND wants it to take that step of each from (T, B, ...)."""
-    row = g.op("Range", g.const(0), g.op("Squeeze", g.shape_of(lengths, 0)), g.const(1))
+    """The index of each row's last step, (B, 2), for a GatherND from (T, B, ...)."""
+    row = g.positions(lengths, 0)
     ends = [g.op("Unsqueeze", x, g.const([1])) for x in (g.op("Sub", lengths, g.const(1)), row)]
     return g.op("Concat", *ends, axis=1)
 
 
-def int8_layers(g: Builder, recurrent: Recurrent, first: Inputs, rows: Rows = ALL) -> Hidden:
+def int8_layers(g: Builder, recurrent: Recurrent, first: GateInputs, rows: Rows = ALL_ROWS) -> Hidden:
     """Stacked layers of any cell, each a Scan over time of products in int8 and gates in float32.
 
-    A row runs on past its end; its state is taken from where it ended.
+    The Scan runs past a row's end; the row's state is taken from its last step.
     """
     at_end = row_ends(g, rows.lengths)
     inputs, ports = first, []
-    found: list[str] = []
+    outputs: list[str] = []
     for i in range(len(recurrent.layers)):
         every, states = _int8_scan(g, recurrent, i, inputs)
         for (before, _), sequence in states:
             g.op("GatherND", sequence, at_end, name=before.name + rows.after)
         ports += [port for port, _ in states]
-        # What goes up: with residual layers the sum of all below.
-        found = [*found, every] if recurrent.residual else [every]
+        # A layer reads the last output, or with residual layers the sum of all outputs so far.
+        outputs = [*outputs, every] if recurrent.residual else [every]
         if i + 1 < len(recurrent.layers):
-            inputs = _int8_inputs(g, recurrent, i + 1, found)
-    return _of_int8(g, [g.op("GatherND", every, at_end) for every in found], found, ports)
+            inputs = _int8_inputs(g, recurrent, i + 1, outputs)
+    return _int8_hidden(g, [g.op("GatherND", every, at_end) for every in outputs], outputs, ports)
 
 
-def _of_int8(g: Builder, last: list[str], every: list[str], state: StatePorts) -> Hidden:
-    """What layers give whose outputs, at each row's end and at every step, are the sums of these."""
+def _int8_hidden(g: Builder, last: list[str], every: list[str], state: StatePorts) -> Hidden:
+    """The sums of these outputs, at each row's end and at every step."""
     if len(last) == 1:
         return Hidden(last[0], lambda _: every[0], "int8", state)
     return Hidden(_sum_of_int8(g, last), lambda b: _sum_of_int8(b, every), "float32", state)
 
 
 def _sum_of_int8(g: Builder, parts: Sequence[str]) -> str:
-    """Activations in uint8, as float32 numbers, added up."""
-    scale, zero = g.const(1 / 127, "float32"), g.const(ZERO, "uint8")
-    return reduce(lambda x, y: g.op("Add", x, y), (g.op("DequantizeLinear", part, scale, zero) for part in parts))
+    return reduce(lambda x, y: g.op("Add", x, y), (dequantise(g, part) for part in parts))
 
 
-def int8_step(g: Builder, recurrent: Recurrent, first: Inputs) -> Hidden:
+def dequantise(g: Builder, x: str) -> str:
+    """Activations in uint8 as float32 numbers."""
+    return g.op("DequantizeLinear", x, g.const(1 / 127, "float32"), g.const(ZERO, "uint8"))
+
+
+def int8_step(g: Builder, recurrent: Recurrent, first: GateInputs) -> Hidden:
     """One step of what `int8_layers` computes, to the bit, without a loop: `first` gives (B, columns)."""
     inputs, ports = first, []
-    found: list[str] = []
+    outputs: list[str] = []
     for i in range(len(recurrent.layers)):
-        parts = range(len(recurrent.from_input(i)[0]) // recurrent.hidden)
-        given = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in parts]
-        output, states = _int8_cell(g, recurrent, i, given, named=True)
+        gates = range(len(recurrent.from_input(i)[0]) // recurrent.hidden)
+        gate_inputs = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in gates]
+        output, states = _int8_cell(g, recurrent, i, gate_inputs, named=True)
         ports += [port for port, _ in states]
-        found = [*found, output] if recurrent.residual else [output]
+        outputs = [*outputs, output] if recurrent.residual else [output]
         if i + 1 < len(recurrent.layers):
-            inputs = _int8_inputs(g, recurrent, i + 1, found)
-    return _of_int8(g, found, found, ports)
+            inputs = _int8_inputs(g, recurrent, i + 1, outputs)
+    return _int8_hidden(g, outputs, outputs, ports)
 
 
-def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, parts: Sequence[str]) -> Inputs:
-    """What a layer adds of the sum of these."""
+def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, parts: Sequence[str]) -> GateInputs:
+    """For a layer that reads the sum of `parts`."""
     weight, bias = recurrent.from_input(i)
 
-    def added(columns: slice) -> str:
+    def gate_inputs(columns: slice) -> str:
         first, *more = parts
-        found = product(g, first, weight[columns], bias[columns])
+        total = product(g, first, weight[columns], bias[columns])
         for part in more:
-            found = g.op("Add", found, product(g, part, weight[columns]))
-        return found
+            total = g.op("Add", total, product(g, part, weight[columns]))
+        return total
 
-    return added
+    return gate_inputs
 
 
 def _int8_scan(
-    g: Builder, recurrent: Recurrent, i: int, inputs: Inputs
+    g: Builder, recurrent: Recurrent, i: int, inputs: GateInputs
 ) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
     """One layer: its outputs (T, B, hidden) as uint8, and each state's ports with all its values (T, B, hidden)."""
     hidden, prefix = recurrent.hidden, f"layer{i}_step_"
     body = Builder(prefix=prefix)
     gates = len(recurrent.from_input(i)[0]) // hidden
-    given = [f"{prefix}input{k}" for k in range(gates)]
-    output, states = _int8_cell(body, recurrent, i, given)
+    gate_inputs = [f"{prefix}input{k}" for k in range(gates)]
+    output, states = _int8_cell(body, recurrent, i, gate_inputs)
 
     def row(name: str, port: Port) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, DTYPES[port.dtype], ["B", hidden])
 
     before = [row(port.name, port) for (port, _), _ in states]
-    before += [helper.make_tensor_value_info(name, F32, ["B", hidden]) for name in given]
+    before += [helper.make_tensor_value_info(name, F32, ["B", hidden]) for name in gate_inputs]
     after = [row(value, port) for (port, _), value in states]
-    # What is carried to the next step is also collected, so that each row's can be taken from where it ended.
+    # The states of all steps are outputs too, so that each row's state can be taken from its last step.
     collected = {value: body.op("Identity", value) for value in (output, *(value for _, value in states))}
     dtypes = {output: U8} | {value: DTYPES[port.dtype] for (port, _), value in states}
     after += [helper.make_tensor_value_info(copy, dtypes[value], ["B", hidden]) for value, copy in collected.items()]
-    found = g.ops(
+    results = g.ops(
         "Scan",
         *(port.name for (port, _), _ in states),
         *(inputs(slice(k * hidden, (k + 1) * hidden)) for k in range(gates)),
@@ -305,19 +316,20 @@ def _int8_scan(
         body=helper.make_graph(body.nodes, f"layer{i}_step", before, after, body.constants),
         num_scan_inputs=gates,
     )
-    sequences = dict(zip(collected, found[len(states) :], strict=True))
+    sequences = dict(zip(collected, results[len(states) :], strict=True))
     return sequences[output], [(ports, sequences[value]) for ports, value in states]
 
 
 def _int8_cell(
-    g: Builder, recurrent: Recurrent, i: int, given: list[str], named: bool = False
+    g: Builder, recurrent: Recurrent, i: int, gate_inputs: list[str], named: bool = False
 ) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
-    """One step: its output as uint8, and each state's ports with its new value, `named` as its port if so wished."""
+    """One step: its output as uint8, and each state's ports with its new value. `named`: the new value has the name of
+    its port."""
     hidden, layer, h = recurrent.hidden, recurrent.layers[i], f"layer{i}_h"
     h_out, c_out = (f"layer{i}_{part}_out" if named else None for part in "hc")
 
     def gate(k: int, x: str, weight: Tensor) -> str:
-        return g.op("Add", given[k], product(g, x, weight[k * hidden : (k + 1) * hidden]))
+        return g.op("Add", gate_inputs[k], product(g, x, weight[k * hidden : (k + 1) * hidden]))
 
     def quantised(x: str, name: str | None = None) -> str:
         return g.op("QuantizeLinear", x, g.const(1 / 127, "float32"), g.const(ZERO, "uint8"), name=name)
@@ -332,23 +344,23 @@ def _int8_cell(
         return y, [(_state(h, hidden, quantised=True), y)]
     if recurrent.cell == "lstm":
         c = f"layer{i}_c"
-        enter, forget, new, leave = (g.op("Tanh" if k == 2 else "Sigmoid", gate(k, h, across)) for k in range(4))
-        c_after = g.op("Add", g.op("Mul", forget, c), g.op("Mul", enter, new), name=c_out)
-        y = quantised(g.op("Mul", leave, g.op("Tanh", c_after)), h_out)
+        read, keep, new, write = (g.op("Tanh" if k == 2 else "Sigmoid", gate(k, h, across)) for k in range(4))
+        c_after = g.op("Add", g.op("Mul", keep, c), g.op("Mul", read, new), name=c_out)
+        y = quantised(g.op("Mul", write, g.op("Tanh", c_after)), h_out)
         return y, [(_state(h, hidden, quantised=True), y), (_state(c, hidden), c_after)]
-    # A GRU adds to its output: it is carried exact, or small changes would be rounded away.
+    # A GRU adds to its output: the state stays exact, or small changes would be rounded away.
     x = quantised(h)
     reset, update = (g.op("Sigmoid", gate(k, x, across)) for k in range(2))
     bias = layer.get_parameter("bias_hh_l0")[2 * hidden :]
     new = g.op("Mul", reset, product(g, x, across[2 * hidden :], bias))
-    new = g.op("Tanh", g.op("Add", given[2], new))
+    new = g.op("Tanh", g.op("Add", gate_inputs[2], new))
     h_after = g.op("Add", new, g.op("Mul", update, g.op("Sub", h, new)), name=h_out)
     return quantised(h_after), [(_state(h, hidden), h_after)]
 
 
 def matrix(g: Builder, weight: Tensor, widths: Sequence[int] = ()) -> str:
-    """A matrix (outputs, inputs) as (inputs, outputs) in float32. With `widths` the graph holds it in int8, so many
-    inputs each with scales of their own; ONNX Runtime makes the other form of it when it loads the graph."""
+    """A matrix (outputs, inputs) as (inputs, outputs) in float32. With `widths` the graph holds it in int8, each block
+    of so many inputs with its own scales, and ONNX Runtime computes the float32 form when it loads the graph."""
     if not widths:
         return g.const(weight.T)
     parts = []
@@ -358,16 +370,16 @@ def matrix(g: Builder, weight: Tensor, widths: Sequence[int] = ()) -> str:
     return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
 
 
-def halves(g: Builder, table: Tensor) -> str:
-    """A table in float32 that is held in half precision."""
+def half_precision(g: Builder, table: Tensor) -> str:
+    """A table in float32 that the graph holds in half precision."""
     return g.op("Cast", g.const(table.half()), to=F32)
 
 
 def product(
     g: Builder, x: str, weight: Tensor, bias: Tensor | None = None, name: str | None = None, step: float = 1 / 127
 ) -> str:
-    """x @ weight.T + bias in float32, of x (..., inputs) in uint8, so many steps from ZERO: summed exactly, in whole
-    numbers."""
+    """x @ weight.T + bias in float32, of x (..., inputs) in uint8, which stands for (x - ZERO) * step; summed exactly,
+    in whole numbers."""
     stored, scale = quantise(weight.detach().numpy().T)
     inputs = [x, g.const(stored), g.const(step, "float32"), g.const(scale), g.const(ZERO, "uint8"), ""]
     inputs += [] if bias is None else [g.const(bias)]
@@ -375,31 +387,31 @@ def product(
 
 
 SENTINELS = 8
-"""Units and inputs added to an operator's own: so many keep its width a multiple of what processors load at once."""
+"""Units and inputs added to an operator: so many keep its width a multiple of what processors load at once."""
 
 
-def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows: Rows = ALL) -> Hidden:
+def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows: Rows = ALL_ROWS) -> Hidden:
     """Stacked LSTM layers over x (T, B, inputs) as DynamicQuantizeLSTM operators; x is clipped to (-bound, bound).
 
-    The operator scales its activations by the largest and the smallest of the whole batch, so that a row's answer
-    would depend on its neighbours. Here these are always 1 and -1: added inputs, and added units whose gates never
-    move, hold them there. The scale is then a constant.
+    The operator scales its activations by the largest and the smallest of the whole batch, which would make a row's
+    answer depend on its neighbours. Here these are always 1 and -1: sentinels, inputs and units whose gates never move,
+    hold them there. The scale is then a constant.
     """
     hidden, half = recurrent.hidden, SENTINELS // 2
     one = np.repeat(np.array([1, -1], dtype=np.float32), half)
     batch = g.shape_of(rows.lengths, 0)
     ports = [_state(name, hidden) for name in recurrent.state_names]
     last, lengths = "", g.op("Cast", rows.lengths, to=I32)
-    # What is not a number would be everybody's largest.
+    # NaN would be the largest of the whole batch.
     x = g.op("Where", g.op("IsNaN", x), g.const(0.0, "float32"), x)
     x = g.op("Clip", g.op("Div", x, g.const(bound, "float32")), g.const(-1.0, "float32"), g.const(1.0, "float32"))
     for i, layer in enumerate(recurrent.layers):
-        # Outputs lie in (-1, 1), sums of i of them in (-i, i).
+        # Outputs lie in (-1, 1), the sum of i outputs in (-i, i).
         limit = bound if i == 0 else float(i) if recurrent.residual else 1.0
 
         def stacked(parameter: Tensor, sentinel: NDArray[np.float32] | None = None) -> Reals:
-            """Gates (inputs, 4 * (hidden + SENTINELS)) as ONNX orders them, of the operator's own inputs and units."""
-            blocks = parameter.detach().numpy().reshape(4, hidden, -1)[_GATES["lstm"]]
+            """Gates (inputs, 4 * (hidden + SENTINELS)) in ONNX's order, padded for the sentinels."""
+            blocks = parameter.detach().numpy().reshape(4, hidden, -1)[GATES["lstm"]]
             blocks = np.pad(blocks, [(0, 0), (0, SENTINELS), (0, SENTINELS if sentinel is None else 0)])
             if sentinel is not None:
                 blocks[:, hidden:, 0] = sentinel[:, None]
@@ -408,10 +420,10 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
         inside = layer.get_parameter("weight_ih_l0") * limit
         bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
         # Input gate shut, output and forget gate open.
-        still = np.array([-100, 100, 100, 0], dtype=np.float32)
-        own_bias = stacked(bias, still)[0]
+        frozen = np.array([-100, 100, 100, 0], dtype=np.float32)
+        gate_bias = stacked(bias, frozen)[0]
         (w, w_scale), (r, r_scale) = quantise(stacked(inside)), quantise(stacked(layer.get_parameter("weight_hh_l0")))
-        zeros = np.zeros((1, len(own_bias)), dtype=np.int8)
+        zeros = np.zeros((1, len(gate_bias)), dtype=np.int8)
 
         def with_sentinels(name: str, value: NDArray[np.float32]) -> str:
             added = g.op(
@@ -427,7 +439,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
             x if i < 2 or limit == 1.0 else g.op("Div", x, g.const(limit, "float32")),
             g.const(w[None]),
             g.const(r[None]),
-            g.const(np.concatenate([own_bias, np.zeros_like(own_bias)])[None]),
+            g.const(np.concatenate([gate_bias, np.zeros_like(gate_bias)])[None]),
             lengths,
             with_sentinels(f"layer{i}_h", one),
             with_sentinels(f"layer{i}_c", 20 * one),

@@ -1,4 +1,7 @@
-"""Reads the weights of an LSTM text model back from its ONNX file, so that training can go on from a model folder."""
+"""Reads networks back from model folders: the facts from `network.json`, the weights of LSTM models from ONNX files.
+
+So training can go on from a model folder, and benchmarks can run the shipped networks in PyTorch.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,45 +14,54 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
+from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest, sha256_of
 from service.text.manifest import TextManifest
 from training.nets.cells import Recurrent
-from training.nets.networks import FEATURE_STEPS, TextModel
-from training.onnx.layers import ZERO
+from training.nets.covariates import Covariates
+from training.nets.global_forecaster import GlobalForecaster
+from training.nets.text import FEATURE_STEPS, TextModel
+from training.onnx.architecture import (
+    GlobalForecasterArchitecture,
+    TextArchitecture,
+    check_architecture,
+    read_architecture,
+)
+from training.onnx.layers import GATES, ZERO
 
 Array = NDArray[np.float32]
 
-# ONNX stacks the gates of an LSTM as i,o,f,c; PyTorch as i,f,g,o.
-_PYTORCH = [0, 2, 3, 1]
+_PYTORCH_GATES = np.argsort(GATES["lstm"])
 
 
 class OnnxWeights:
-    """The constants of a float32 graph that training/onnx/text.py or onnx_forecast.py wrote, and where they stand."""
+    """The constants of a float32 graph that training/onnx/text.py or forecast.py wrote, found by the operators that use
+    them."""
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-        self.graph = onnx.load(file).graph
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
-        for node in self.graph.node:  # what is made of constants is one
+        self._file = file
+        self._graph = onnx.load(file).graph
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
+        for node in self._graph.node:  # a result of constants is a constant
             if node.input and self.constants.keys() >= {*node.input}:
-                made = ReferenceEvaluator(node).run(None, {name: self.constants[name] for name in node.input})
-                self.constants |= dict(zip(node.output, made, strict=True))
+                results = ReferenceEvaluator(node).run(None, {name: self.constants[name] for name in node.input})
+                self.constants |= dict(zip(node.output, results, strict=True))
 
-    def looked_up(self, dtype: str) -> Array:
-        """The first table of this type that rows are taken from.
+    def lookup_table(self, dtype: str) -> Array:
+        """The first table of this type that a Gather takes rows from.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the graph has no such table.
         """
-        tables = (self.constants[node.input[0]] for node in self._nodes("Gather") if node.input[0] in self.constants)
-        found = next((table for table in tables if table.dtype == dtype), None)
-        if found is None:
-            raise ValueError(f"{self.file} holds no table of {dtype}; an older version of Carry may have written it")
-        return found
+        for node in self._nodes("Gather"):
+            table = self.constants.get(node.input[0])
+            if table is not None and table.dtype == dtype:
+                return table
+        raise ValueError(f"{self._file} holds no table of {dtype}; another version of Carry may have written it")
 
     def products(self) -> list[onnx.NodeProto]:
-        """The products with a constant matrix of real numbers, in order."""
-        return [node for node in self._nodes("MatMul") if self._is_real(node.input[1])]
+        """The products with a constant matrix of float32, in order."""
+        return [node for node in self._nodes("MatMul") if self._is_float(node.input[1])]
 
     def weight(self, product: onnx.NodeProto) -> Array:
         """The constant matrix of a product, (outputs, inputs)."""
@@ -57,72 +69,107 @@ class OnnxWeights:
 
     def bias(self, product: onnx.NodeProto) -> Array:
         """The constant added to a product."""
-        added = next(node for node in self._nodes("Add") if product.output[0] in node.input)
-        return next(self.constants[name] for name in added.input if name in self.constants)
+        add = next(node for node in self._nodes("Add") if product.output[0] in node.input)
+        return next(self.constants[name] for name in add.input if name in self.constants)
 
     def load_layers(self, recurrent: Recurrent) -> None:
-        """Give LSTM layers their weights."""
+        """Load the weights of LSTM layers."""
         for layer, node in zip(recurrent.layers, self._nodes("LSTM"), strict=True):
-            inside, across, bias = (self.constants[name][0] for name in node.input[1:4])
+            from_input, from_hidden, bias = (self.constants[name][0] for name in node.input[1:4])
             half = len(bias) // 2
-            parts = {"weight_ih": inside, "weight_hh": across, "bias_ih": bias[:half], "bias_hh": bias[half:]}
+            parts = {"weight_ih": from_input, "weight_hh": from_hidden, "bias_ih": bias[:half], "bias_hh": bias[half:]}
             for name, stacked in parts.items():
-                blocks = stacked.reshape(4, -1, *stacked.shape[1:])
-                layer.get_parameter(f"{name}_l0").data = tensor_of(blocks[_PYTORCH].reshape(stacked.shape))
+                blocks = stacked.reshape(4, -1, *stacked.shape[1:])[_PYTORCH_GATES]
+                self.load(layer.get_parameter(f"{name}_l0"), blocks.reshape(stacked.shape))
 
-    def sums_layers(self) -> bool:
-        """Whether the outputs of layers are added up."""
-        outputs = {node.output[0] for node in self._nodes("Squeeze")}
-        return any(outputs.issuperset(node.input) for node in self._nodes("Add"))
+    def load(self, parameter: Tensor, array: Array) -> None:
+        """Copy weights into a parameter.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if parameter.shape != array.shape:
+            shapes = f"{tuple(array.shape)}, not {tuple(parameter.shape)}"
+            raise ValueError(f"{self._file} holds weights of another network: of the shape {shapes}")
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
 
     def _nodes(self, kind: str) -> Sequence[onnx.NodeProto]:
-        return [node for node in self.graph.node if node.op_type == kind]
+        return [node for node in self._graph.node if node.op_type == kind]
 
-    def _is_real(self, name: str) -> bool:
+    def _is_float(self, name: str) -> bool:
         return name in self.constants and self.constants[name].dtype == np.float32
-
-
-def tensor_of(array: Array) -> Tensor:
-    """A copy in the order of memory that PyTorch wants."""
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def read_text_model(folder: Path, dropout: float = 0.0, weight_dropout: float = 0.0) -> tuple[TextModel, TextManifest]:
     """The network of a model folder, and its manifest.
 
     Raises:
-        ValueError: the folder holds no LSTM text model.
+        ValueError: the folder holds no LSTM text model with its `network.json`.
     """
     try:
         manifest = read_manifest(folder, TextManifest)
-        whole = sha256_of(folder / manifest.graph.file) == manifest.graph.sha256
+        unchanged = sha256_of(folder / manifest.graph.file) == manifest.graph.sha256
     except OSError as error:
         reason = (error.strerror or "not readable").lower()
         raise ValueError(f"{folder} holds no model: {error.filename}: {reason}") from error
-    if not isinstance(manifest, TextManifest) or manifest.provenance.cell != "lstm" or not whole:
-        raise ValueError(f"{folder} holds no LSTM text model, or not as its manifest says")
-    weights = OnnxWeights(folder / manifest.graph.file)
-    size, hidden = len(manifest.vocabulary), manifest.provenance.hidden
-    embedding = weights.looked_up("float32")
+    if not unchanged:
+        raise ValueError(f"{folder / manifest.graph.file} is not the file that the manifest names: its sha256 differs")
+    architecture = read_architecture(folder, TextArchitecture)
+    if architecture.cell != "lstm":
+        raise ValueError(f"{folder} holds {architecture.cell} layers; only weights of lstm layers can be read")
     network = TextModel(
-        "lstm",
-        size,
-        embedding.shape[1],
-        hidden,
-        manifest.provenance.layers,
+        architecture.cell,
+        architecture.vocabulary,
+        architecture.embedding,
+        architecture.hidden,
+        architecture.layers,
         dropout,
         weight_dropout,
-        residual=weights.sums_layers(),
-        ngrams=next((state.shape[0] + 1 for state in manifest.graph.state if state.name == "recent"), 0),
+        architecture.residual,
+        architecture.ngrams,
     )
-    network.embedding.weight.data = tensor_of(embedding)
-    head, *beside = weights.products()
-    network.head.bias.data = tensor_of(weights.bias(head))
-    network.head.weight.data = tensor_of(np.concatenate([weights.weight(node) for node in (head, *beside)], axis=1))
+    check_architecture(folder, architecture, network)
+    weights = OnnxWeights(folder / manifest.graph.file)
+    weights.load(network.embedding.weight, weights.lookup_table("float32"))
+    head, *from_features = weights.products()
+    weights.load(network.head.bias, weights.bias(head))
+    columns = [weights.weight(product) for product in (head, *from_features)]
+    weights.load(network.head.weight, np.concatenate(columns, axis=1))
     if network.ngrams is not None:
-        features = (tensor_of(weights.looked_up("uint8")) - ZERO) / FEATURE_STEPS
-        # What was rounded to 1 was less.
-        most = 1 - 1 / (4 * FEATURE_STEPS)
-        network.ngrams.table.weight.data = torch.atanh(features.clamp(-most, most))
+        features = (torch.from_numpy(weights.lookup_table("uint8").astype(np.float32)) - ZERO) / FEATURE_STEPS
+        # A feature that was rounded to 1 was smaller.
+        limit = 1 - 1 / (4 * FEATURE_STEPS)
+        weights.load(network.ngrams.table.weight, torch.atanh(features.clamp(-limit, limit)).numpy())
     weights.load_layers(network.recurrent)
     return network, manifest
+
+
+def read_forecaster(folder: Path) -> GlobalForecaster:
+    """The network of the model folder of an LSTM forecaster of any series, without features.
+
+    Raises:
+        ValueError: the folder holds another network.
+    """
+    manifest = read_manifest(folder, ForecastManifest)
+    architecture = read_architecture(folder, GlobalForecasterArchitecture)
+    if architecture.cell != "lstm" or architecture.categories:
+        raise ValueError(f"{folder}: only forecasters of lstm layers without features can be read")
+    network = GlobalForecaster(
+        Covariates.none(),
+        architecture.cell,
+        architecture.hidden,
+        architecture.layers,
+        0.0,
+        architecture.horizon,
+        architecture.quantile_levels,
+    )
+    check_architecture(folder, architecture, network)
+    weights = OnnxWeights(folder / manifest.graph.file)
+    tensors: list[tuple[str, Tensor]] = [*network.named_parameters(), ("widening", network.widening)]
+    for name, tensor in tensors:
+        if not name.startswith("recurrent."):
+            constant = weights.constants[name]
+            weights.load(tensor, constant.T if name.endswith(".weight") else constant)
+    weights.load_layers(network.recurrent)
+    return network.eval()

@@ -1,0 +1,154 @@
+"""The facts of a network that its weights alone do not tell, as `network.json` in its model folder.
+
+Export writes the file; reading a network back (weights.py) begins with it. The service ignores it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from service.manifest import Frozen, Size
+from training.nets.cells import Cell
+from training.nets.forecaster import Forecaster
+from training.nets.global_forecaster import HEADS, LAG_WIDTH, WIDTH, GlobalForecaster
+from training.nets.series_scan import LAGS, PATCH, REGISTER
+from training.nets.text import BUCKETS, FEATURE_STEPS, NGRAM_FEATURES, TextModel
+
+NETWORK_FILE = "network.json"
+
+Network = Forecaster | GlobalForecaster | TextModel
+
+
+class _Layers(Frozen):
+    """The recurrent layers; `residual`: every layer but the first adds its input to its output."""
+
+    cell: Cell
+    layers: Size
+    hidden: Size
+    residual: bool
+
+
+class TextArchitecture(_Layers):
+    """Of a `TextModel`; `ngrams`: tokens of the longest n-gram with features, 0 without."""
+
+    network: Literal["text"] = "text"
+    vocabulary: Size
+    embedding: Size
+    ngrams: int = Field(ge=0)
+    ngram_features: Size = NGRAM_FEATURES
+    ngram_buckets: Size = BUCKETS
+    ngram_feature_steps: Size = FEATURE_STEPS
+
+
+class ForecasterArchitecture(_Layers):
+    """Of a `Forecaster`, of one kind of series."""
+
+    network: Literal["forecaster"] = "forecaster"
+    features: Size
+    horizon: Size
+    quantile_levels: tuple[float, ...]
+
+
+class GlobalForecasterArchitecture(_Layers):
+    """Of a `GlobalForecaster`, of any series. `categories`: of each feature beside the target, 0 for a number;
+    `known_ahead`: indices of those whose future is known."""
+
+    network: Literal["global_forecaster"] = "global_forecaster"
+    categories: tuple[int, ...]
+    known_ahead: tuple[int, ...]
+    horizon: Size
+    quantile_levels: tuple[float, ...]
+    patch: Size = PATCH
+    register_length: Size = REGISTER
+    lags: tuple[int, ...] = tuple(LAGS.tolist())
+    lag_heads: Size = HEADS
+    lag_width: Size = LAG_WIDTH
+    head_width: Size = WIDTH
+
+
+Architecture = TextArchitecture | ForecasterArchitecture | GlobalForecasterArchitecture
+A = TypeVar("A", TextArchitecture, ForecasterArchitecture, GlobalForecasterArchitecture)
+
+_ADAPTER: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="network")])
+
+
+def architecture_of(network: Network) -> Architecture:
+    """The facts of a network."""
+    recurrent = network.recurrent
+    cell, layers, hidden, residual = recurrent.cell, len(recurrent.layers), recurrent.hidden, recurrent.residual
+    if isinstance(network, TextModel):
+        return TextArchitecture(
+            cell=cell,
+            layers=layers,
+            hidden=hidden,
+            residual=residual,
+            vocabulary=network.head.out_features,
+            embedding=network.embedding.embedding_dim,
+            ngrams=network.ngrams.longest if network.ngrams else 0,
+        )
+    if isinstance(network, Forecaster):
+        return ForecasterArchitecture(
+            cell=cell,
+            layers=layers,
+            hidden=hidden,
+            residual=residual,
+            features=network.scaler.features,
+            horizon=network.horizon,
+            quantile_levels=network.quantile_levels,
+        )
+    return GlobalForecasterArchitecture(
+        cell=cell,
+        layers=layers,
+        hidden=hidden,
+        residual=residual,
+        categories=network.covariates.sizes,
+        known_ahead=network.covariates.known_ahead,
+        horizon=network.horizon,
+        quantile_levels=network.quantile_levels,
+    )
+
+
+def write_architecture(folder: Path, architecture: Architecture) -> None:
+    """Write `network.json` into a model folder."""
+    (folder / NETWORK_FILE).write_text(architecture.model_dump_json() + "\n", encoding="utf-8")
+
+
+def read_architecture(folder: Path, kind: type[A]) -> A:
+    """Read `network.json` of a model folder.
+
+    Raises:
+        ValueError: the folder has no such file, or the file describes another kind of network, or none.
+    """
+    path = folder / NETWORK_FILE
+    try:
+        architecture = _ADAPTER.validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} has no {NETWORK_FILE}, which says how its network is built: a version of Carry before 0.2.0 "
+            f"wrote the folder; train the model again"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {(error.strerror or 'not readable').lower()}") from error
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path} describes no network of this version of Carry: {where}: {first['msg']}") from error
+    if not isinstance(architecture, kind):
+        wanted = kind.model_fields["network"].default
+        raise ValueError(f"{path} describes a network {architecture.network!r}, not {wanted!r}")
+    return architecture
+
+
+def check_architecture(folder: Path, architecture: Architecture, network: Network) -> None:
+    """Check that this version of Carry has built the network that `network.json` describes.
+
+    Raises:
+        ValueError: it has other sizes.
+    """
+    built = architecture_of(network).model_dump()
+    for name, size in architecture.model_dump().items():
+        if built[name] != size:
+            raise ValueError(
+                f"{folder / NETWORK_FILE}: {name} is {size}; this version of Carry knows only {built[name]}"
+            )
