@@ -1,4 +1,4 @@
-"""A request in an engine, and updates of several requests' data that take place as a whole or are reported."""
+"""A request in an engine, and updates that concern several requests and must not stop halfway."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future
@@ -38,10 +38,11 @@ class PartialUpdateError(Exception):
 
 @contextmanager
 def atomic(requests: Sequence[Request]) -> Iterator[None]:
-    """Update what the queues hold of these requests.
+    """A block that updates what the queues hold of these requests. Nothing is rolled back: if it fails, the scheduler
+    ends the requests.
 
     Raises:
-        PartialUpdateError: the update broke off.
+        PartialUpdateError: the block failed.
     """
     try:
         yield
