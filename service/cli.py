@@ -9,8 +9,9 @@ import signal
 import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -18,10 +19,6 @@ from pydantic import ValidationError
 from service.errors import CarryError
 from service.machine import available_cores
 from service.settings import Settings, port_of_kubernetes, unknown_settings
-
-if TYPE_CHECKING:
-    import socket
-
 
 app = typer.Typer(
     name="carry",
@@ -131,15 +128,12 @@ def serve() -> None:
 
     trials.finish()
     board, shared_metrics = Board(processes), SharedMetrics(processes)
-
-    def serve_on(listener: "socket.socket", worker_index: int) -> None:
-        run_worker(settings, board, shared_metrics, trials, listener, worker_index)
-
+    run = partial(run_worker, settings, board, shared_metrics, trials)
     if processes == 1:
         board.enter(0, os.getpid())
-        serve_on(sockets[0], 0)
+        run(sockets[0], 0)
     else:
-        Supervisor(sockets, board, serve_on, settings.shutdown_grace).run()
+        Supervisor(sockets, board, run, settings.shutdown_grace).run()
 
 
 def _warn(settings: Settings) -> None:
