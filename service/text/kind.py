@@ -59,7 +59,7 @@ class TextKind:
         outputs, states = runner.prefill(tokens, np.array([2]), runner.initial_states(1), list(expected))
         check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
         assert opened.decode_graph is not None
-        _try_decoding(opened.decode_graph, states, size)
+        _test_decoding(opened.decode_graph, states, size)
 
     async def prepare_first_input(self, body: Any, model: Model[TextManifest], settings: Settings) -> FirstInput:
         """Tokenize the first text."""
@@ -67,7 +67,7 @@ class TextKind:
         tokenizer = model.manifest.tokenizer
         [text], _ = await read_texts(tokenizer, {"$.prompt": body.prompt}, "replace")
         max_bytes = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
-        return FirstInput(_read(tokenizer, text), 1 + len(text.ids), max_bytes, "$.prompt")
+        return FirstInput(_read_text(tokenizer, text), 1 + len(text.ids), max_bytes, "$.prompt")
 
     def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[BaseModel]:
         """One card a model; the newest version of each name under its name."""
@@ -84,7 +84,7 @@ class TextKind:
 TEXT = TextKind()
 
 
-def _read(tokenizer: Tokenizer, text: TokenizedText) -> Task[SequenceState]:
+def _read_text(tokenizer: Tokenizer, text: TokenizedText) -> Task[SequenceState]:
     scored = yield from predict(tokenizer, text, False)
     return scored.after
 
@@ -99,7 +99,7 @@ def _check_controls(decode: Graph) -> None:
         )
 
 
-def _try_decoding(decode_graph: DecodeGraph, states: States, vocabulary: int) -> None:
+def _test_decoding(decode_graph: DecodeGraph, states: States, vocabulary: int) -> None:
     params = controls([SamplingParams()], vocabulary)
     steps = {"uniforms": np.full((2, 1), 0.5, dtype=np.float32), "given_tokens": np.array([[0], [-1]])}
     (tokens, scores), _ = decode_graph.runner.run(
