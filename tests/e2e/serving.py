@@ -5,8 +5,10 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.test_train_to_answer import CARRY
-
+CARRY = Path(sys.executable).parent / "carry"
 PATIENCE = 60.0
 """Seconds to wait for an event before a test fails."""
 
@@ -91,7 +92,7 @@ class Service:
             raise
 
     def kill(self) -> None:
-        """Kill the service (SIGKILL)."""
+        """Kill the service (SIGKILL). Returns when all of its processes have ended."""
         assert self._end(signal.SIGKILL) == -signal.SIGKILL
 
     @property
@@ -124,6 +125,7 @@ class Service:
             process.send_signal(signum)
             status = process.wait(PATIENCE)
             self._reader.join(PATIENCE)
+            assert not self._reader.is_alive()  # no process holds the pipe open
         return status
 
     def _read(self, process: subprocess.Popen[str], lines: "queue.SimpleQueue[Line | None]") -> None:
@@ -138,6 +140,14 @@ class Service:
                 self.errors.append(line)
             lines.put(line)
         lines.put(None)
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request on a new connection."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        data: dict[str, Any] = json.load(answer)
+    return data
 
 
 @contextmanager

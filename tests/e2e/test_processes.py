@@ -1,73 +1,34 @@
 """Several processes on one port, as an operator sees them."""
 
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 from urllib.error import HTTPError
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.test_train_to_answer import CARRY, post
+from tests.e2e.serving import CARRY, Service, post
 from tests.service.test_reload import add_version
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 
-class Service:
-    """The service with two processes."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        self.process = process
-        self._lines = (json.loads(line) for line in process.stderr)
-        listening = self.line("listening")
-        assert listening["processes"] == 2
-        self.url = f"http://127.0.0.1:{listening['port']}"
-        self.processes = [self.line("process started")["process"] for _ in range(2)]
-
-    def line(self, event: str) -> dict[str, Any]:
-        """The next log line of this event."""
-        return next(line for line in self._lines if line["event"] == event)
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/carry.db"
 
 
-def environment(models: Path, folder: Path, port: str) -> dict[str, str]:
-    """The environment of a service with two processes and its sessions in the folder."""
-    return os.environ | {
-        "CARRY_PORT": port,
-        "CARRY_PROCESSES": "2",
-        "CARRY_MODELS_DIR": str(models),
-        "CARRY_SESSION_STORE": f"sqlite:///{folder}/carry.db",
-        "CARRY_LOG_FORMAT": "json",
-    }
-
-
-@contextmanager
-def serving(models: Path, status: int = 0) -> Iterator[Service]:
-    """Run the service. At the end, all of its processes must end, the first one with this status."""
-    with (
-        TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [CARRY, "serve"], env=environment(models, Path(folder), "0"), stderr=subprocess.PIPE, text=True
-        ) as process,
-    ):
-        service = Service(process)
-        try:
-            yield service
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)  # until all processes have closed the pipe
-    assert process.returncode == status
+def serve_on(port: int, models: Path, store: str) -> "subprocess.CompletedProcess[str]":
+    """Try to start a service on a port that is in use."""
+    settings = {"PORT": port, "PROCESSES": 2, "MODELS_DIR": models, "SESSION_STORE": store}
+    environment = os.environ | {f"CARRY_{name}": str(value) for name, value in settings.items()}
+    return subprocess.run([CARRY, "serve"], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def answered_forecasts(url: str) -> float:
@@ -77,8 +38,8 @@ def answered_forecasts(url: str) -> float:
     return sum(s.value for s in samples if s.name == "carry_requests_total" and s.labels["route"] == "/forecast")
 
 
-def test_all_processes_give_the_same_answers_and_metrics_count_all(models: Path) -> None:
-    with serving(models) as service:
+def test_all_processes_give_the_same_answers_and_metrics_count_all(models: Path, store: str) -> None:
+    with Service(models, store, processes=2) as service:
         url = service.url
         body = {"prompt": "a", "max_length": 30, "seed": 5}
         with ThreadPoolExecutor(8) as pool:
@@ -88,8 +49,8 @@ def test_all_processes_give_the_same_answers_and_metrics_count_all(models: Path)
         assert [answered_forecasts(url) for _ in range(10)] == [60] * 10
 
 
-def test_a_dead_process_is_replaced_and_no_request_is_refused(models: Path) -> None:
-    with serving(models) as service:
+def test_a_dead_process_is_replaced_and_no_request_is_refused(models: Path, store: str) -> None:
+    with Service(models, store, processes=2) as service:
         post(f"{service.url}/forecast", {"series": [1, 2, 3]})
         killed = service.processes[0]
         os.kill(killed, signal.SIGKILL)
@@ -100,9 +61,9 @@ def test_a_dead_process_is_replaced_and_no_request_is_refused(models: Path) -> N
             post(f"{service.url}/forecast", {"series": [1, 2, 3]})
 
 
-def test_all_processes_have_reloaded_when_the_answer_comes(models: Path, tmp_path: Path) -> None:
+def test_all_processes_have_reloaded_when_the_answer_comes(models: Path, store: str, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "models")
-    with serving(tmp_path / "models") as service:
+    with Service(tmp_path / "models", store, processes=2) as service:
 
         def status(_: int) -> int:
             try:
@@ -125,27 +86,23 @@ def test_all_processes_have_reloaded_when_the_answer_comes(models: Path, tmp_pat
             service.processes[0] = service.line("process started")["process"]
 
 
-def test_all_processes_end_if_the_supervisor_is_killed(models: Path) -> None:
-    with serving(models, status=-signal.SIGKILL) as service:
+def test_all_processes_end_if_the_supervisor_is_killed(models: Path, store: str) -> None:
+    with Service(models, store, processes=2) as service:
         post(f"{service.url}/forecast", {"series": [1, 2, 3]})
-        service.process.kill()
-        service.process.wait(timeout=30)
+        service.kill()
 
 
-def test_a_port_in_use_is_reported_in_one_line(models: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(models: Path, store: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        settings = environment(models, tmp_path, str(listener.getsockname()[1]))
-        result = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
+        result = serve_on(listener.getsockname()[1], models, store)
     assert result.returncode == 2
     assert "cannot listen on 127.0.0.1:" in result.stderr
     assert "Address already in use" in result.stderr
 
 
-def test_a_second_service_does_not_share_the_port(models: Path, tmp_path: Path) -> None:
-    with serving(models) as service:
-        settings = environment(models, tmp_path, service.url.rsplit(":", 1)[1])
-        result = subprocess.run([CARRY, "serve"], env=settings, capture_output=True, text=True, timeout=60, check=False)
-        assert result.returncode == 2
+def test_a_second_service_does_not_share_the_port(models: Path, store: str) -> None:
+    with Service(models, store, processes=2) as service:
+        assert serve_on(int(service.url.rsplit(":", 1)[1]), models, store).returncode == 2
         assert post(f"{service.url}/forecast", {"series": [1, 2, 3]})["horizon"] == 12

@@ -12,8 +12,7 @@ import pytest
 
 from service.engine.runner import int8_is_exact
 from tests.conftest import SHIPPED
-from tests.e2e.serving import Service
-from tests.e2e.test_train_to_answer import CARRY
+from tests.e2e.serving import CARRY, Service
 
 README = SHIPPED.parent / "README.md"
 PATIENCE = 300.0

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from tests.e2e.serving import PATIENCE, Service
-from tests.e2e.test_train_to_answer import CARRY, post
+from tests.e2e.serving import CARRY, PATIENCE, Service, post
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has /proc, and balances over sockets")
 

@@ -5,22 +5,16 @@ import math
 import os
 import random
 import re
-import signal
 import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.text.tokenizer import WORD_PATTERN
 from tests.conftest import SHIPPED
+from tests.e2e.serving import CARRY, Service, post
 
-CARRY = Path(sys.executable).parent / "carry"
 SERVICE_PYTHON = Path(os.environ.get("CARRY_SERVICE_PYTHON", ".venv/bin/python"))
 
 
@@ -28,29 +22,6 @@ def carry(*arguments: str, check: bool = True, **environment: str) -> subprocess
     settings = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment
     command = [str(CARRY), *arguments]
     return subprocess.run(command, check=check, env=settings, capture_output=True, text=True, timeout=300)
-
-
-@contextmanager
-def served(models: Path, command: list[str]) -> Iterator[str]:
-    """Run the service as a process. Yields its URL."""
-    settings = os.environ | {"CARRY_PORT": "0", "CARRY_MODELS_DIR": str(models), "CARRY_LOG_FORMAT": "json"}
-    with subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        lines = (json.loads(line) for line in process.stderr)
-        port = next(line["port"] for line in lines if line["event"] == "listening")
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=20)
-    assert process.returncode == 0
-
-
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        data: dict[str, Any] = json.load(answer)
-    return data
 
 
 def promoted(day: int) -> bool:
@@ -102,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_trained_models_are_served(trained: Path) -> None:
-    with served(trained, [str(CARRY), "serve"]) as url:
+    with Service(trained, "memory://") as service:
         days, coming = range(84), range(84, 94)
         seen = {
             "sales": [sales(day, promoted(day)) for day in days],
@@ -111,15 +82,15 @@ def test_trained_models_are_served(trained: Path) -> None:
         }
         plan = {"promotion": ["double points" if day % 2 else "none" for day in coming]}
         body = {"series": seen, "future": plan, "horizon": 10, "season_length": 7}
-        median = post(f"{url}/forecast", body)["median"]
+        median = post(f"{service.url}/forecast", body)["median"]
         expected = [sales(day, day % 2 == 1) for day in coming]
         errors = [abs(a - b) for a, b in zip(median, expected, strict=True)]
         assert max(errors[:7]) < 4
         assert max(errors[7:]) < 8  # beyond the model's horizon of 7, from forecasts
-        text = post(f"{url}/generate", {"prompt": "she sells ", "max_length": 28, "temperature": 0})["text"]
+        text = post(f"{service.url}/generate", {"prompt": "she sells ", "max_length": 28, "temperature": 0})["text"]
         assert text == "sea shells by the sea shore."
-        bits = post(f"{url}/predict", {"text": "she sells sea shells", "per_position": True})["bits_per_character"]
-        assert bits < 0.8
+        scored = post(f"{service.url}/predict", {"text": "she sells sea shells", "per_position": True})
+        assert scored["bits_per_character"] < 0.8
 
 
 def test_a_model_folder_describes_the_model_and_its_metrics(trained: Path) -> None:
@@ -206,12 +177,12 @@ def test_evaluate_measures_beside_baselines(trained: Path, tmp_path: Path) -> No
     assert 0 < rows["letters"]["bits_per_character"] < 4
     data = str(trained.parent / "sales.csv")
     measure = ["evaluate", str(trained / "sales/1"), data, "--json", "--baselines", "none", "--windows", "4"]
-    scores = {one["method"]: one["scores"] for one in json.loads(carry(*measure).stdout)}
+    scores = {row["method"]: row["scores"] for row in json.loads(carry(*measure).stdout)}
     assert scores["sales"]["mase"] < scores["Naive"]["mase"]
-    with served(trained, [str(CARRY), "serve"]) as url:
-        through = {one["method"]: one["scores"] for one in json.loads(carry(*measure, "--url", url).stdout)}
+    with Service(trained, "memory://") as service:
+        through = {row["method"]: row["scores"] for row in json.loads(carry(*measure, "--url", service.url).stdout)}
     for name in ("smape", "mase", "scaled_quantile_loss"):
-        assert through["sales, served"][name] in [pytest.approx(scores[one][name]) for one in ("sales", "sales, int8")]
+        assert through["sales, served"][name] in [pytest.approx(scores[row][name]) for row in ("sales", "sales, int8")]
 
 
 def test_models_generate_and_forecast_need_no_server(trained: Path, tmp_path: Path) -> None:
@@ -271,5 +242,5 @@ def test_the_service_runs_and_says_what_is_missing_without_torch() -> None:
     assert train.returncode == 2
     assert train.stderr.splitlines() == [train.stderr.strip()]
     assert "pip install 'carry[training]'" in train.stderr
-    with served(SHIPPED, [command, "serve"]) as url:
-        assert len(post(f"{url}/forecast", {"series": [1, 2, 3, 4], "horizon": 2})["median"]) == 2
+    with Service(SHIPPED, "memory://", command=[command, "serve"]) as service:
+        assert len(post(f"{service.url}/forecast", {"series": [1, 2, 3, 4], "horizon": 2})["median"]) == 2
