@@ -21,7 +21,7 @@ class OnnxModel:
     """A model folder: its session, and one call on a batch with the state carried."""
 
     def __init__(self, name: str, threads: int = 0) -> None:
-        folder = MODELS / name / "1"
+        folder = max((MODELS / name).glob("[0-9]*"), key=lambda path: int(path.name))
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
