@@ -26,7 +26,7 @@ from training.nets.global_forecaster import GlobalForecaster
 from training.nets.scaling import StandardScaler
 from training.nets.series_scan import LAGS
 from training.nets.text import TextModel
-from training.onnx.export import GraphSpec, AnyManifest, build_graphs, write_folder
+from training.onnx.export import AnyManifest, GraphSpec, build_graphs, write_folder
 from training.onnx.layers import Precision
 from training.provenance import Run, provenance
 
@@ -78,18 +78,14 @@ def write_model(
     tokenizer: Tokenizer = CHARACTERS,
 ) -> Path:
     """Write a model folder as `carry train` does, without its card; the service serves `precision`."""
-    run = Run(name, "made by a test", models, models, (), "carry train", {})
-    made_by = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
+    run = Run(name, "a test model", models, models, (), "carry train", {})
+    run_provenance = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
     graphs = build_graphs(network)
 
-    def int8(folder: Path, made: AnyManifest, described: GraphSpec) -> AnyManifest:
-        return made.model_copy(
-            update={
-                "int8": Int8(
-                    graph=described.graph, decode=described.decode, loss=0.0, speedup=1.0, default=precision == "int8"
-                )
-            }
-        )
+    def add_int8(folder: Path, manifest: AnyManifest, spec: GraphSpec) -> AnyManifest:
+        default = precision == "int8"
+        int8 = Int8(graph=spec.graph, decode=spec.decode, loss=0.0, speedup=1.0, default=default)
+        return manifest.model_copy(update={"int8": int8})
 
     if not isinstance(network, TextModel):
         if isinstance(network, GlobalForecaster):
@@ -99,13 +95,13 @@ def write_model(
         features = tuple(f"f{i}" for i in range(count))
         known_ahead = features[-1:] if longest_season and count > 1 else ()
 
-        def of_forecaster(version: int, described: GraphSpec) -> ForecastManifest:
+        def forecast_manifest(version: int, spec: GraphSpec) -> ForecastManifest:
             return ForecastManifest(
                 name=name,
                 version=version,
-                graph=described.graph,
+                graph=spec.graph,
                 metrics={},
-                provenance=made_by,
+                provenance=run_provenance,
                 features=features,
                 known_ahead=known_ahead,
                 categories=dict.fromkeys(known_ahead, ("a", "b", "c")),
@@ -115,23 +111,23 @@ def write_model(
                 context=8,
             )
 
-        return write_folder(models, name, graphs, of_forecaster, int8)
+        return write_folder(models, name, graphs, forecast_manifest, add_int8)
 
-    def of_text(version: int, described: GraphSpec) -> TextManifest:
+    def text_manifest(version: int, spec: GraphSpec) -> TextManifest:
         return TextManifest(
             name=name,
             version=version,
-            graph=described.graph,
-            decode=described.decode,
+            graph=spec.graph,
+            decode=spec.decode,
             metrics={},
-            provenance=made_by,
+            provenance=run_provenance,
             unit=tokenizer.level,
             vocabulary=tokenizer.vocabulary,
             replacements=dict(tokenizer.replacements),
             context=8,
         )
 
-    return write_folder(models, name, graphs, of_text, int8)
+    return write_folder(models, name, graphs, text_manifest, add_int8)
 
 
 def open_scheduler(
