@@ -27,6 +27,7 @@ from service.engine.sequence import EMPTY_STATE, SequenceState
 from service.forecast.intervals import Floats
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast, initial_state
+from service.kinds import KINDS
 from service.manifest import Graph, read_manifest
 from service.metrics import Metrics
 
@@ -62,8 +63,14 @@ class Subject:
 
     @classmethod
     def of_folder(cls, folder: Path, label: str = "") -> dict[str, "Subject"]:
-        """The forecasters of a model folder, by precision and label."""
-        manifest = read_manifest(folder, ForecastManifest)
+        """The forecasters of a model folder, by precision and label.
+
+        Raises:
+            typer.BadParameter: the folder holds another kind of model.
+        """
+        manifest = read_manifest(folder, *(kind.manifest for kind in KINDS))
+        if not isinstance(manifest, ForecastManifest):
+            raise typer.BadParameter(f"{folder} holds a {manifest.kind} model, not a forecaster")
         graphs = {"float32": manifest.graph} | ({"int8": manifest.int8.graph} if manifest.int8 else {})
         return {f"{precision}{label}": cls(folder, manifest, graph) for precision, graph in graphs.items()}
 
@@ -136,7 +143,7 @@ def peers(subjects: Mapping[str, Subject], rounds: int = 5) -> dict[str, dict[st
                     elapsed = 1000 * (time.perf_counter() - started)
                     milliseconds[name].append(elapsed / (MANY if task == OF_MANY else 1))
         process.stdin.close()
-    return {task: {name: statistics.median(runs[1:]) for name, runs in found.items()} for task, found in times.items()}
+    return {task: {name: statistics.median(series[1:]) for name, series in row.items()} for task, row in times.items()}
 
 
 def main(

@@ -126,8 +126,8 @@ def _difference(name: str, before: str | None, now: str | None) -> str:
         old, new = (
             [tuple(file) for file in json.loads(text)] if text.startswith("[") else [] for text in (before, now)
         )
-        changed = [file for (file, hash), (was, other) in zip(new, old, strict=False) if file == was and hash != other]
-        if [file for file, _ in old] == [file for file, _ in new]:
-            return f"{', '.join(changed)} has changed" if len(changed) == 1 else f"{', '.join(changed)} have changed"
-        return f"{name} names other files"
+        if [file for file, _ in old] != [file for file, _ in new]:
+            return f"{name} names other files"
+        changed = [file for (file, sha256), (_, old_sha256) in zip(new, old, strict=True) if sha256 != old_sha256]
+        return f"{', '.join(changed)} has changed" if len(changed) == 1 else f"{', '.join(changed)} have changed"
     return f"{name} is {now}, was {before}"

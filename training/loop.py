@@ -46,7 +46,7 @@ class Stream(Protocol):
 class Network(Protocol):
     """A module whose `forward(*batch.arguments, state)` returns (loss, new state)."""
 
-    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]: ...
+    def initial_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def _losses(
     for batch in batches:
         fresh = batch.fresh.to(device)
         if state is None or bool(fresh.all()):
-            state = network.fresh_state(len(fresh), device)
+            state = network.initial_state(len(fresh), device)
         state = {
             name: tensor.detach().masked_fill(fresh.view(-1, *[1] * (tensor.dim() - 1)), 0.0)
             for name, tensor in state.items()

@@ -24,7 +24,7 @@ async def generate(body: GenerateBody) -> GenerateAnswer:
     """Read the prompt, then draw one character at a time, the hidden state carried."""
     generator = torch.Generator().manual_seed(body.seed)
     tokens = torch.tensor([[token_of.get(character, 0) for character in body.prompt]])
-    state = text_model.fresh_state(1)
+    state = text_model.initial_state(1)
     text = ""
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # typed as its descriptor
     with torch.inference_mode():
@@ -43,7 +43,7 @@ async def forecast(body: ForecastBody) -> ForecastAnswer:
     values = torch.tensor(body.series, dtype=torch.float64)[None, :, None]
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # typed as its descriptor
     with torch.inference_mode():
-        quantiles, _, _ = forecaster.predict(values, torch.ones_like(values), forecaster.fresh_state(1))
+        quantiles, _, _ = forecaster.predict(values, torch.ones_like(values), forecaster.initial_state(1))
     rows = quantiles[0, : body.horizon].T.tolist()
     return ForecastAnswer(
         quantiles={f"{level:g}": row for level, row in zip(forecaster.quantile_levels, rows, strict=True)}

@@ -125,9 +125,9 @@ def test_shipped_networks_that_are_read_back_compute_what_they_did_at_export() -
     text, _ = read_text_model(SHIPPED / "text-fast/1")
     forecast = read_forecaster(SHIPPED / "forecast/2")
     with torch.no_grad(), np.load(SHIPPED / "text-fast/1" / REFERENCE_FILE) as saved:
-        logits, _ = text.eval().predict(torch.from_numpy(saved["tokens"]), text.fresh_state(len(saved["tokens"])))
+        logits, _ = text.eval().predict(torch.from_numpy(saved["tokens"]), text.initial_state(len(saved["tokens"])))
         np.testing.assert_allclose(logits, saved["logits_all"], atol=1e-4)
     with torch.no_grad(), np.load(SHIPPED / "forecast/2" / REFERENCE_FILE) as saved:
         values, mask = (torch.from_numpy(saved[name]) for name in ("values", "mask"))
-        quantiles, _, _ = forecast.predict(values, mask, forecast.fresh_state(len(values)))
+        quantiles, _, _ = forecast.predict(values, mask, forecast.initial_state(len(values)))
         np.testing.assert_allclose(quantiles, saved["quantiles"], rtol=1e-4)

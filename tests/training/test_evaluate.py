@@ -258,7 +258,7 @@ def nats_by_torch(text: str) -> float:
     network = character_model("gru")
     round_matrices(network)
     with torch.no_grad():
-        logits, _ = network.predict(tokens[:, :-1], network.fresh_state(1))
+        logits, _ = network.predict(tokens[:, :-1], network.initial_state(1))
         return float(torch.nn.functional.cross_entropy(logits[0].double(), tokens[0, 1:], reduction="sum"))
 
 

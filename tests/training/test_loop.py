@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes exactly, it stops early, and several processes train together."""
+"""The training loop learns, resumes exactly and stops early; several processes train together."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(tmp_path: Path, muo
 
 
 @pytest.mark.parametrize(("muon", "schedule"), [(False, "cosine"), (True, "wsd")])
-def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
+def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muon: bool, schedule: Schedule
 ) -> None:
     config = replace(CONFIG, muon=muon, schedule=schedule, average=0.9)
@@ -68,8 +68,8 @@ def test_a_run_that_was_killed_and_resumed_ends_where_one_that_was_not_ends(
     resumed = character_model()
     history = fit(resumed, *streams(), config, tmp_path / "killed", {})
     assert [epoch.epoch for epoch in history] == [1, 2, 3, 4]
-    for expected, found in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(expected, found)
+    for expected, actual in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(expected, actual)
 
 
 def test_with_the_schedule_wsd_the_rate_stays_and_falls_at_the_end(tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_with_the_schedule_wsd_the_rate_stays_and_falls_at_the_end(tmp_path: Pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_wanted_and_not_there_is_an_error(tmp_path: Path) -> None:
+def test_asking_for_a_missing_gpu_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no GPU"):
         fit(character_model(), *streams(), replace(CONFIG, device="cuda"), tmp_path, {})
 
 
-def test_it_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
+def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
     network = character_model()
     train, _ = streams()
     noise = TextStream([np.random.default_rng(0).integers(1, 50, 400)], 50, 2)
@@ -224,17 +224,17 @@ def test_long_texts_are_begun_at_lines_too() -> None:
     assert set(begun) == {b"line "}
 
 
-def test_locked_dropout_hides_the_same_features_in_all_steps_and_none_when_it_is_used() -> None:
+def test_locked_dropout_hides_the_same_features_in_all_steps_and_none_outside_of_training() -> None:
     torch.manual_seed(0)
     dropout = LockedDropout(0.5)
-    found = dropout(torch.ones(4, 9, 32))
-    assert torch.equal(found, found[:, :1].expand(-1, 9, -1))
-    assert set(found.unique().tolist()) == {0.0, 2.0}
+    masked = dropout(torch.ones(4, 9, 32))
+    assert torch.equal(masked, masked[:, :1].expand(-1, 9, -1))
+    assert set(masked.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(dropout.eval()(torch.ones(2, 3, 4)), torch.ones(2, 3, 4))
 
 
 @given(seed=st.integers(0, 2**32), longest=st.integers(2, 6), cut=st.integers(1, 29))
-def test_ngram_features_tell_the_last_tokens_and_nothing_older(seed: int, longest: int, cut: int) -> None:
+def test_ngram_features_depend_on_the_last_tokens_and_on_no_older_one(seed: int, longest: int, cut: int) -> None:
     ngrams = NgramFeatures(longest, 4).eval()
     rng = np.random.default_rng(seed)
     tokens = torch.from_numpy(rng.integers(0, 99, (2, 30)))

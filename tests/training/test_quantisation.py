@@ -51,7 +51,7 @@ def test_a_folder_read_back_and_written_again_has_the_same_weights(ngrams: int, 
 
 @pytest.mark.parametrize("ngrams", [0, 4])
 def test_the_graphs_of_both_precisions_hold_the_same_weights_in_one_file(ngrams: int, tmp_path: Path) -> None:
-    manifest = read_manifest(write_model(character_model(ngrams=ngrams), tmp_path, "made"), TextManifest)
+    manifest = read_manifest(write_model(character_model(ngrams=ngrams), tmp_path, "text"), TextManifest)
     assert manifest.int8 is not None
     assert manifest.int8.decode is not None
     graphs = (manifest.graph, manifest.decode, manifest.int8.graph, manifest.int8.decode)

@@ -102,7 +102,7 @@ class Recurrent(nn.Module):
             bias = torch.cat([bias[: 2 * self.hidden], torch.zeros(self.hidden)])
         return layer.get_parameter("weight_ih_l0"), layer.get_parameter("bias_ih_l0") + bias
 
-    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+    def initial_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences before their first step."""
         return {name: torch.zeros(batch, self.hidden, device=device) for name in self.state_names}
 

@@ -41,10 +41,10 @@ class Forecaster(nn.Module):
         self.quantile_levels = quantile_levels
         self.head = nn.Linear(hidden, horizon * len(quantile_levels))
 
-    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+    def initial_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences before their first value."""
         last = torch.zeros(batch, self.scaler.features, dtype=torch.float64, device=device)
-        return {"last": last, **self.recurrent.fresh_state(batch, device)}
+        return {"last": last, **self.recurrent.initial_state(batch, device)}
 
     def raw(self, values: Tensor, mask: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """Values float64 (B, T, F), mask (B, T, F) -> scaled quantiles (B, T, H, Q), which may cross, and the new

@@ -120,14 +120,14 @@ class GlobalForecaster(nn.Module):
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.lag_out.weight, std=0.5)
 
-    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+    def initial_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences before their first value."""
         scan_state = {
             name: torch.full((batch, *shape), initial, dtype=getattr(torch, dtype), device=device)
             for name, (shape, dtype, initial) in state_shapes(self.step_inputs).items()
         }
         hidden = torch.zeros(batch, self.recurrent.hidden, device=device)
-        return scan_state | {HIDDEN: hidden} | self.recurrent.fresh_state(batch, device)
+        return scan_state | {HIDDEN: hidden} | self.recurrent.initial_state(batch, device)
 
     def forecast_at(
         self,

@@ -109,9 +109,9 @@ class TextModel(nn.Module):
         """Widths of what the head reads: the last layer's outputs, and the features of the n-grams."""
         return self.recurrent.hidden, *([self.ngrams.width] if self.ngrams else [])
 
-    def fresh_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
+    def initial_state(self, batch: int, device: torch.device | None = None) -> dict[str, Tensor]:
         """The state of `batch` sequences before their first token."""
-        state = self.recurrent.fresh_state(batch, device)
+        state = self.recurrent.initial_state(batch, device)
         if self.ngrams is not None:
             state["recent"] = torch.zeros(batch, self.ngrams.longest - 1, dtype=torch.int64, device=device)
         return state

@@ -4,7 +4,7 @@ Export writes the file; reading a network back (weights.py) begins with it. The 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -76,37 +76,21 @@ _ADAPTER: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(
 def architecture_of(network: Network) -> Architecture:
     """The facts of a network."""
     recurrent = network.recurrent
-    cell, layers, hidden, residual = recurrent.cell, len(recurrent.layers), recurrent.hidden, recurrent.residual
+    layers: dict[str, Any] = {
+        "cell": recurrent.cell,
+        "layers": len(recurrent.layers),
+        "hidden": recurrent.hidden,
+        "residual": recurrent.residual,
+    }
     if isinstance(network, TextModel):
-        return TextArchitecture(
-            cell=cell,
-            layers=layers,
-            hidden=hidden,
-            residual=residual,
-            vocabulary=network.head.out_features,
-            embedding=network.embedding.embedding_dim,
-            ngrams=network.ngrams.longest if network.ngrams else 0,
-        )
+        vocabulary, embedding = network.embedding.weight.shape
+        ngrams = network.ngrams.longest if network.ngrams else 0
+        return TextArchitecture(**layers, vocabulary=vocabulary, embedding=embedding, ngrams=ngrams)
+    head: dict[str, Any] = {"horizon": network.horizon, "quantile_levels": network.quantile_levels}
     if isinstance(network, Forecaster):
-        return ForecasterArchitecture(
-            cell=cell,
-            layers=layers,
-            hidden=hidden,
-            residual=residual,
-            features=network.scaler.features,
-            horizon=network.horizon,
-            quantile_levels=network.quantile_levels,
-        )
-    return GlobalForecasterArchitecture(
-        cell=cell,
-        layers=layers,
-        hidden=hidden,
-        residual=residual,
-        categories=network.covariates.sizes,
-        known_ahead=network.covariates.known_ahead,
-        horizon=network.horizon,
-        quantile_levels=network.quantile_levels,
-    )
+        return ForecasterArchitecture(**layers, **head, features=network.scaler.features)
+    categories, known_ahead = network.covariates.sizes, network.covariates.known_ahead
+    return GlobalForecasterArchitecture(**layers, **head, categories=categories, known_ahead=known_ahead)
 
 
 def write_architecture(folder: Path, architecture: Architecture) -> None:

@@ -87,11 +87,11 @@ def reference(network: Network, seed: int = 0) -> tuple[dict[str, Array], dict[s
     with torch.no_grad():
         if isinstance(network, TextModel):
             feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
-            logits, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.fresh_state(batch))
+            logits, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.initial_state(batch))
             return feeds, {"logits": logits[:, -1].numpy(), "logits_all": logits.numpy()}
         feeds = _series(network, rng, batch, steps)
         values, mask, *known = (torch.from_numpy(array) for array in feeds.values())
-        state = network.fresh_state(batch)
+        state = network.initial_state(batch)
         if isinstance(network, Forecaster):
             last, one_step, _ = network.predict(values, mask, state)
         else:

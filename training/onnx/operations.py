@@ -39,9 +39,9 @@ class Builder:
     constants: list[onnx.TensorProto] = field(default_factory=list)
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
-    def op(self, kind: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes: Any) -> str:
-        """Add one node and return the name of its (first) output: `name`, or a unique one."""
-        return self.ops(kind, *inputs, names=[name] if name else [None] * outputs, **attributes)[0]
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add one node and return the name of its output: `name`, or a unique one."""
+        return self.ops(kind, *inputs, names=[name], **attributes)[0]
 
     def ops(self, kind: str, *inputs: str, names: list[str | None], **attributes: Any) -> list[str]:
         """Add one node with several outputs; None for a unique name."""
