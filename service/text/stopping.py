@@ -14,7 +14,8 @@ class StopTexts:
         """By state: the length of the prefix. State 0 is the empty prefix."""
         self.completed = [0]
         """By state: the length of the longest stop text that the prefix ends with; 0: none."""
-        self._next: list[dict[str, int]] = [{}]
+        self.transitions: list[dict[str, int]] = [{}]
+        """By state: the longer prefixes by their last character."""
         self._shorter = [0]
         """By state: the longest shorter prefix that it ends with."""
         for text in texts:
@@ -23,7 +24,7 @@ class StopTexts:
 
     def advance(self, state: int, character: str) -> int:
         """The state after one more character."""
-        while (after := self._next[state].get(character)) is None:
+        while (after := self.transitions[state].get(character)) is None:
             if not state:
                 return 0
             state = self._shorter[state]
@@ -32,11 +33,11 @@ class StopTexts:
     def _add(self, text: str) -> None:
         state = 0
         for character in text:
-            after = self._next[state].get(character)
+            after = self.transitions[state].get(character)
             if after is None:
-                after = len(self._next)
-                self._next[state][character] = after
-                self._next.append({})
+                after = len(self.transitions)
+                self.transitions[state][character] = after
+                self.transitions.append({})
                 self.depth.append(self.depth[state] + 1)
                 self.completed.append(0)
                 self._shorter.append(0)
@@ -45,10 +46,10 @@ class StopTexts:
 
     def _link(self) -> None:
         """Shorter prefixes first: the links of a longer one build on them."""
-        waiting = deque(self._next[0].values())
+        waiting = deque(self.transitions[0].values())
         while waiting:
             state = waiting.popleft()
             self.completed[state] = self.completed[state] or self.completed[self._shorter[state]]
-            for character, after in self._next[state].items():
+            for character, after in self.transitions[state].items():
                 self._shorter[after] = self.advance(self._shorter[state], character)
                 waiting.append(after)

@@ -30,7 +30,7 @@ class Counted(dict[str, int]):
 def test_the_cost_of_a_character_does_not_depend_on_the_stop_texts() -> None:
     """At most two look-ups a character on average, also with sixteen stop texts of a hundred equal characters."""
     stops = StopTexts(["a" * 99 + chr(98 + i) for i in range(16)])
-    stops._next = [Counted(after) for after in stops._next]
+    stops.transitions = [Counted(states) for states in stops.transitions]
     text, state = ("a" * 99 + "x") * 50 + "a" * 5000, 0
     for character in text:
         state = stops.advance(state, character)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from service.app import create_app
-from service.http import streaming as streams
+from service.errors import DeadlineExceededError
+from service.http import streaming
+from service.sessions.sessions import Caller
 from service.settings import Settings
 
 LONG = 10**6
@@ -102,7 +105,7 @@ def test_a_client_that_disconnects_without_reading_is_dropped_at_once(roomy: Tes
             async with stuck(app, path, body):
                 assert engine.waiting_steps
             # The engine drops the request before its next call of the graph.
-            while engine.waiting_steps:  # noqa: ASYNC110 - nobody is told of it
+            while engine.waiting_steps:  # noqa: ASYNC110 - the engine has no event for it
                 await asyncio.sleep(0)
 
     assert roomy.portal is not None
@@ -114,6 +117,15 @@ def session_of(client: TestClient) -> str:
     return session
 
 
+async def is_free(app: Any, session: str, seconds: float) -> bool:
+    """Whether another call can update the session within so many seconds."""
+    try:
+        async with app.state.carry.sessions.update(Caller(""), session, time.monotonic() + seconds):
+            return True
+    except DeadlineExceededError:
+        return False
+
+
 def test_a_disconnect_frees_the_session_at_once(roomy: TestClient) -> None:
     app: Any = roomy.app
     session = session_of(roomy)
@@ -122,9 +134,8 @@ def test_a_disconnect_frees_the_session_at_once(roomy: TestClient) -> None:
     async def play() -> None:
         with without_garbage_collection():
             async with stuck(app, "/generate", body):
-                assert app.state.carry.sessions._locks[session].locked()
-            lock = app.state.carry.sessions._locks.get(session)
-            assert lock is None or not lock.locked()
+                assert not await is_free(app, session, 0.05)
+            assert await is_free(app, session, 0.05)
 
     assert roomy.portal is not None
     roomy.portal.call(play)
@@ -133,17 +144,14 @@ def test_a_disconnect_frees_the_session_at_once(roomy: TestClient) -> None:
 
 def test_a_stream_that_nobody_reads_ends_at_the_deadline(roomy: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the client stays connected: the next call of the session goes ahead."""
-    monkeypatch.setattr(streams, "LAST_SECONDS", 0.0, raising=False)
+    monkeypatch.setattr(streaming, "DEADLINE_GRACE", 0.0)
     app: Any = roomy.app
     session = session_of(roomy)
     body = {"prompt": "b", "max_length": LONG, "session_id": session, "stream": True}
 
     async def play() -> None:
         async with stuck(app, "/generate", body, seconds="0.3"):
-            lock = app.state.carry.sessions._locks[session]
-            async with asyncio.timeout(10):
-                async with lock:
-                    pass
+            assert await is_free(app, session, 10)
 
     assert roomy.portal is not None
     roomy.portal.call(play)
