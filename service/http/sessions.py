@@ -329,7 +329,7 @@ async def _create(call: RequestContext, payload: bytes, ttl: float) -> Response:
 
 async def _commit(call: RequestContext, update: SessionUpdate, payload: bytes) -> Response:
     """Update a session to this state, and answer with the session."""
-    session = update.moved_to(read_header(payload)[0].position)
+    session = update.next_version(read_header(payload)[0].position)
     reply = Reply(to_json(SessionAnswer(**_fields(session))), headers=etag(session))
     await update.commit(session, payload, reply.to_store(call))
     return reply.response()

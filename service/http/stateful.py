@@ -89,7 +89,7 @@ class ResumedSequence(Generic[M]):
     def ending(self, after: SequenceState) -> Ending:
         """Where the call ends, if its sequence ends in the state `after`. Stores nothing."""
         state = self.model.codec.encode(after) if self.returns_state else b""
-        session = self._session if self._update is None else self._update.moved_to(after.position)
+        session = self._session if self._update is None else self._update.next_version(after.position)
         if session is not None:
             return Ending(session, state, {"session": reference(session).model_dump(), "state": None})
         returned_state = sign_state(state, self._state_key) if self.returns_state else None

@@ -78,7 +78,7 @@ class Sessions:
     """The sessions of one process of the service.
 
     If only this process has been updating a session, its cached copy is reused. The store's version check rejects the
-    update if another process updated the session; the call is then made again on what the store holds. A session that
+    update if another process updated the session; the call then runs again on the stored session. A session that
     several processes update is loaded for each call.
     """
 
@@ -339,7 +339,7 @@ class SessionUpdate:
         self._caller = caller
         self._uncontended = uncontended
 
-    def moved_to(self, position: int) -> Session:
+    def next_version(self, position: int) -> Session:
         """The session as a commit will store it: the next version, at this position."""
         session, now = self.session, self._sessions._clock()
         return replace(
@@ -352,7 +352,7 @@ class SessionUpdate:
         )
 
     async def commit(self, session: Session, state: bytes, answer: bytes | None) -> None:
-        """Store the session (`moved_to`) with this state, and the answer for a repetition of a call with a key.
+        """Store the session (`next_version`) with this state, and the answer for a repetition of a call with a key.
 
         Raises:
             SessionConflictError: another process updated it meanwhile; nothing was written.

@@ -93,7 +93,7 @@ class Limits:
 
     `sessions`: live sessions in all. `sessions_per_owner`, `bytes_per_owner`: of each owner other than ""; the bytes
     are those of `state_bytes` and `record_bytes`. `versions`: earlier versions of a session. `tombstone_ttl`: seconds
-    that a tombstone is kept; each owner has at most as many tombstones as live sessions.
+    that a tombstone is stored; the limit of live sessions is also the limit of tombstones.
     """
 
     sessions: int

@@ -134,7 +134,7 @@ def test_a_clock_that_goes_back_shortens_no_session() -> None:
         id = await create_session(sessions)
         clock.now -= 30 * 86_400
         async with sessions.update(ANYBODY, id, math.inf) as update:
-            await update.commit(update.moved_to(1), b"1", None)
+            await update.commit(update.next_version(1), b"1", None)
         clock.now += 30 * 86_400
         assert (await sessions.get(ANYBODY, id))[1] == b"1"
 
