@@ -270,9 +270,7 @@ def test_a_chat_is_tokenized_too_and_bad_tokens_are_refused(client: TestClient) 
         ("GET", "/v2/forecast", "POST"),
     ],
 )
-def test_another_method_gets_405_and_the_right_one(
-    client: TestClient, method: str, path: str, allowed: str
-) -> None:
+def test_another_method_gets_405_and_the_right_one(client: TestClient, method: str, path: str, allowed: str) -> None:
     answer = client.request(method, path)
     assert answer.status_code == 405
     assert allowed in answer.headers["allow"]

@@ -130,9 +130,7 @@ def test_the_documentation_has_examples_and_problems_for_each_route(client: Test
         ("GET", "/v2/forecast", "POST"),
     ],
 )
-def test_a_wrong_method_gets_all_methods_of_the_path(
-    client: TestClient, method: str, path: str, allowed: str
-) -> None:
+def test_a_wrong_method_gets_all_methods_of_the_path(client: TestClient, method: str, path: str, allowed: str) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
