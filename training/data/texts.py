@@ -177,9 +177,9 @@ def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[s
     parts: tuple[list[str], list[str], list[str]] = ([], [], [])
     for text in texts:
         first, second = int(len(text) * (1 - valid - test)), int(len(text) * (1 - test))
-        for part, cut in zip(parts, (text[:first], text[first:second], text[second:]), strict=True):
-            if cut:
-                part.append(cut)
+        for part, section in zip(parts, (text[:first], text[first:second], text[second:]), strict=True):
+            if section:
+                part.append(section)
     return parts
 
 
