@@ -120,7 +120,7 @@ def create_app(
     )
     problems.install(app)
     routers = [router for kind in kinds for router in kind.routers()]
-    routers += [sessions.create_router(kinds), models.router, health.router]
+    routers += [sessions.create_router(kinds), models.create_router(kinds), health.router]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]

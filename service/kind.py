@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.engine.decode import DecodeGraph
 from service.engine.engine import Engine
@@ -48,6 +48,21 @@ class FirstInput:
     steps: int
     bytes: int
     path: str
+
+
+class ModelCard(BaseModel):
+    """A model, as clients of OpenAI's API list it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="When it was trained, in seconds since 1970.")
+    owned_by: str = "carry"
+    root: str = Field(description="`name@version`")
+    max_model_len: int = Field(
+        description="Maximum characters in one request. Those that a session has read do not count."
+    )
 
 
 class Kind(Protocol[M]):
@@ -91,7 +106,7 @@ class Kind(Protocol[M]):
             CarryError: the input is invalid.
         """
 
-    def listed(self, models: "Sequence[Model[M]]", settings: Settings) -> list[BaseModel]:
+    def listed(self, models: "Sequence[Model[M]]", settings: Settings) -> list[ModelCard]:
         """The kind's entries in the `data` of `GET /models`, which clients of OpenAI's API read."""
 
     def routers(self) -> "Sequence[APIRouter]":

@@ -13,7 +13,7 @@ from service.forecast.inputs import series_values
 from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import FirstSeries
 from service.forecast.task import LAST_FORECAST, SEASONS, ForecastRequest, forecast, initial_state
-from service.kind import FirstInput, Model, OpenGraphs, StateSpec
+from service.kind import FirstInput, Model, ModelCard, OpenGraphs, StateSpec
 from service.manifest import Graphs, State
 from service.settings import Settings
 
@@ -67,7 +67,7 @@ class ForecastKind:
         task = _state_after(manifest, request, initial_state(manifest, body.season_length, body.freq))
         return FirstInput(task, request.cost_steps, request.max_bytes(manifest), "$.series")
 
-    def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[BaseModel]:
+    def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[ModelCard]:
         """No entries: OpenAI's API has no forecasters."""
         return []
 

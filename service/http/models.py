@@ -1,20 +1,21 @@
 """GET /models, GET /models/{name} and POST /models/reload."""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, Literal
 
-from fastapi import APIRouter
-from pydantic import BaseModel, Field, SerializeAsAny
+from fastapi import APIRouter, Response
+from pydantic import Field, SerializeAsAny, create_model
 
 from service.http.context import TIMEOUT_HEADERS, Context
+from service.http.json_route import json_answer
 from service.http.problems import documented
 from service.http.schemas import Answer
 from service.http.state import App, AppState
-from service.kind import Model
+from service.kind import Kind, Model, ModelCard
 from service.manifest import Manifest
 from service.registry import ModelSet, RejectedModel
-
-router = APIRouter(prefix="/models", tags=["models"])
 
 
 class LoadedModel(Answer):
@@ -41,7 +42,7 @@ class ModelsAnswer(Answer):
     """All model folders."""
 
     object: Literal["list"] = "list"
-    data: list[SerializeAsAny[BaseModel]] = Field(description="The text models, as in `GET /v1/models`.")
+    data: list[ModelCard] = Field(description="The text models, as in `GET /v1/models`.")
     models: list[LoadedModel]
     refused: list[RefusedModel]
 
@@ -61,43 +62,70 @@ class ModelAnswer(Answer):
     refused: list[RefusedModel]
 
 
-@router.get("", operation_id="list_models")
-async def get_models(app: App) -> ModelsAnswer:
+async def get_models(app: App) -> Response:
     """List the loaded models with their metrics, and the refused folders with the reasons."""
     current = app.registry.current
-    return ModelsAnswer(data=_listed(app), models=_loaded(current), refused=_rejected(current.rejected))
+    return json_answer(ModelsAnswer(data=_listed(app), models=_loaded(current), refused=_rejected(current.rejected)))
 
 
-@router.post("/reload", operation_id="reload_models", openapi_extra=TIMEOUT_HEADERS, responses=documented(422, 504))
-async def post_reload(call: Context) -> ReloadAnswer:
+async def post_reload(call: Context) -> Response:
     """Read the model folders again, in all processes of the machine. New models answer, changed ones are replaced and
     deleted ones end, without a pause. The answer comes when all processes have reloaded."""
     app = call.app
     before = app.registry.models
     await app.reloader.reload_all(call.deadline)
     current = app.registry.current
-    return ReloadAnswer(
+    answer = ReloadAnswer(
         data=_listed(app),
         models=_loaded(current),
         refused=_rejected(current.rejected),
         loaded=[model.label for model in current.models if model not in before],
         unloaded=[model.label for model in before if model not in current.models],
     )
+    return json_answer(answer)
 
 
-@router.get("/{name}", operation_id="get_model", responses=documented(404, 409, 422))
-async def get_model(name: str, app: App) -> ModelAnswer:
+async def get_model(name: str, app: App) -> Response:
     """Show a model's manifest: its inputs and outputs, its training, its metrics. `name` or `name@version`."""
     current = app.registry.current
     model = current.find(name)
-    return ModelAnswer(
+    answer = ModelAnswer(
         manifest=model.manifest,
         versions=[m.manifest.version for m in current.models if m.manifest.name == model.manifest.name],
         refused=_rejected(r for r in current.rejected if r.name == model.manifest.name),
     )
+    return json_answer(answer)
 
 
-def _listed(app: AppState) -> list[BaseModel]:
+def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
+    """The routes of models. Their schemas name these kinds and have their manifests."""
+    models = list[_narrow(LoadedModel, kind=Literal[tuple(kind.name for kind in kinds)])]  # type: ignore[misc]
+    manifest = reduce(operator.or_, (kind.manifest for kind in kinds))
+    router = APIRouter(prefix="/models", tags=["models"])
+    router.get("", operation_id="list_models", response_model=_narrow(ModelsAnswer, models=models))(get_models)
+    router.post(
+        "/reload",
+        operation_id="reload_models",
+        response_model=_narrow(ReloadAnswer, models=models),
+        openapi_extra=TIMEOUT_HEADERS,
+        responses=documented(422, 504),
+    )(post_reload)
+    router.get(
+        "/{name}",
+        operation_id="get_model",
+        response_model=_narrow(ModelAnswer, manifest=manifest),
+        responses=documented(404, 409, 422),
+    )(get_model)
+    return router
+
+
+def _narrow(answer: type[Answer], **fields: Any) -> type[Answer]:
+    """An answer whose fields have narrower types, for OpenAPI."""
+    types: Any = {name: (narrow_type, ...) for name, narrow_type in fields.items()}
+    return create_model(answer.__name__, __base__=answer, __doc__=answer.__doc__, **types)
+
+
+def _listed(app: AppState) -> list[ModelCard]:
     current = app.registry.current
     return [entry for kind in app.kinds for entry in kind.listed(current.of_kind(kind), app.settings)]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from service.engine.decode import DecodeGraph
 from service.engine.runner import GraphMismatchError, Runner, States, check_outputs
 from service.engine.sequence import SequenceState, Task
-from service.kind import FirstInput, Model, OpenGraphs, StateSpec
+from service.kind import FirstInput, Model, ModelCard, OpenGraphs, StateSpec
 from service.manifest import Graph, Graphs
 from service.settings import Settings
 from service.text.answers import read_texts
@@ -69,10 +69,9 @@ class TextKind:
         max_bytes = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
         return FirstInput(_read_text(tokenizer, text), 1 + len(text.ids), max_bytes, "$.prompt")
 
-    def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[BaseModel]:
-        """One card a model; the newest version of each name under its name."""
-        cards: list[BaseModel] = [*model_cards(models, settings)]
-        return cards
+    def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[ModelCard]:
+        """A card for each model; the newest version of each name has the name as its id."""
+        return model_cards(models, settings)
 
     def routers(self) -> "Sequence[APIRouter]":
         """As `Kind.routers`."""

@@ -12,11 +12,11 @@ from service.http.json_route import JsonRoute, json_answer
 from service.http.methods import check_method
 from service.http.state import App
 from service.http.streaming import EventStream
+from service.kind import ModelCard
 from service.text.kind import TEXT
 from service.text.openai_answers import (
     CompletionAnswer,
     ErrorAnswer,
-    ModelCard,
     ModelList,
     model_card,
     model_cards,

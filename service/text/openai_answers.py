@@ -9,7 +9,7 @@ import orjson
 from pydantic import Field
 
 from service.http.schemas import Answer
-from service.kind import Model
+from service.kind import Model, ModelCard
 from service.settings import Settings
 from service.text.logprobs import TokenLogprob, log_probability
 from service.text.manifest import TextManifest
@@ -53,19 +53,6 @@ class CompletionAnswer(Answer):
     choices: list[CompletionChoice]
     usage: CompletionUsage | None
     system_fingerprint: str = Field(description="The model, its version and the hash of its graph.")
-
-
-class ModelCard(Answer):
-    """A text model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = Field(description="When it was trained, in seconds since 1970.")
-    owned_by: str = "carry"
-    root: str = Field(description="`name@version`")
-    max_model_len: int = Field(
-        description="The most characters in one request. What a session has read before does not count."
-    )
 
 
 class ModelList(Answer):

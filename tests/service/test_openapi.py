@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.kinds import KINDS
+
 Operation = tuple[str, str, dict[str, Any]]
 
 
@@ -72,3 +74,12 @@ def test_every_schema_is_used(document: dict[str, Any]) -> None:
     text = str(document)
     for name in document["components"]["schemas"]:
         assert f"'#/components/schemas/{name}'" in text, name
+
+
+def test_models_are_documented_with_the_manifests_of_all_kinds(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    names = [kind.manifest.__name__ for kind in KINDS]
+    assert schemas["ModelAnswer"]["properties"]["manifest"]["anyOf"] == [
+        {"$ref": f"#/components/schemas/{name}"} for name in names
+    ]
+    assert schemas["LoadedModel"]["properties"]["kind"]["enum"] == [kind.name for kind in KINDS]
