@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from types import GenericAlias
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -99,7 +100,8 @@ async def get_model(name: str, app: App) -> Response:
 
 def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     """The routes of models. Their schemas name these kinds and have their manifests."""
-    models = list[_narrow(LoadedModel, kind=Literal[tuple(kind.name for kind in kinds)])]  # type: ignore[misc]
+    kind_name: Any = Literal[tuple(kind.name for kind in kinds)]
+    models = GenericAlias(list, _narrow(LoadedModel, kind=kind_name))
     manifest = reduce(operator.or_, (kind.manifest for kind in kinds))
     router = APIRouter(prefix="/models", tags=["models"])
     router.get("", operation_id="list_models", response_model=_narrow(ModelsAnswer, models=models))(get_models)
