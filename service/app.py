@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
+from itertools import zip_longest
 from typing import Any
 
 import structlog
@@ -119,8 +120,11 @@ def create_app(
         title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
     problems.install(app)
-    routers = [router for kind in kinds for router in kind.routers()]
-    routers += [sessions.create_router(kinds), models.create_router(kinds), health.router]
+    # Routes are tried in this order, so those of the kinds themselves come before their foreign interfaces.
+    own_routers, *other_routers = zip_longest(*(kind.routers() for kind in kinds))
+    routers = [*own_routers, sessions.create_router(kinds)]
+    routers += [router for group in other_routers for router in group if router is not None]
+    routers += [models.create_router(kinds), health.router]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]

@@ -132,7 +132,7 @@ class Model(Generic[M]):
         """The graphs in use."""
         return self.manifest.graphs(self.precision)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """name@version."""
         return self.manifest.label

@@ -12,7 +12,7 @@ import os
 import stat
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -171,7 +171,7 @@ class Graphs:
         """The tensors that a sequence carries from one call to the next."""
         return tuple(state for state in (self.decode or self.graph).state if state.name != COUNTS)
 
-    @property
+    @cached_property
     def state_bytes(self) -> int:
         """Bytes of one sequence, in the graph that holds more."""
         return (self.decode or self.graph).state_bytes

@@ -76,7 +76,7 @@ async def large_json_answer(pieces: Iterator[bytes], deadline: float) -> Respons
 def _size(value: Any) -> int:
     """About how many numbers a value has; a text counts by its length."""
     if isinstance(value, Mapping):
-        return len(value) + sum(map(_size, value.values()))
+        return sum(1 + (item.size if isinstance(item, np.ndarray) else _size(item)) for item in value.values())
     if isinstance(value, np.ndarray):
         return value.size
     if isinstance(value, str):
