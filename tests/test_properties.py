@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.engine.runner import Array, Runner, States
@@ -26,7 +26,7 @@ from tests.builders import character_model, forecaster, open_scheduler, run, wri
 from tests.conftest import SHIPPED
 from training.nets.cells import CELLS
 from training.nets.quantisation import round_matrices
-from training.onnx.export import REFERENCE_FILE, check_agreement
+from training.onnx.export import REFERENCE_FILE, check_agreement, reference
 from training.onnx.forecast import forecast_graph
 from training.onnx.layers import Precision
 from training.onnx.text import text_graph
@@ -221,9 +221,12 @@ def texts(name: str, request: GenerateRequest) -> list[str]:
 
 @pytest.mark.parametrize("cell", CELLS)
 @given(seed=st.integers(0, 2**32))
+@example(seed=2163)  # at one step of the Elman network, two lags score the same
 def test_the_exported_graph_agrees_with_pytorch(cell: str, seed: int) -> None:
     typed_cell = CELLS[[str(known) for known in CELLS].index(cell)]
     causal, standard = forecaster(typed_cell, 2), forecaster(typed_cell, 2, "standard")
+    _, _, decided = reference(causal, seed)
+    assert decided.mean() > 0.95  # the steps that are compared
     assert check_agreement(causal, forecast_graph(causal), seed) <= 1e-4
     assert check_agreement(standard, forecast_graph(standard), seed) <= 1e-4
     for text in (character_model(typed_cell), character_model(typed_cell, ngrams=5)):

@@ -129,5 +129,5 @@ def test_shipped_networks_that_are_read_back_compute_what_they_did_at_export() -
         np.testing.assert_allclose(logits, saved["logits_all"], atol=1e-4)
     with torch.no_grad(), np.load(SHIPPED / "forecast/2" / REFERENCE_FILE) as saved:
         values, mask = (torch.from_numpy(saved[name]) for name in ("values", "mask"))
-        quantiles, _, _ = forecast.predict(values, mask, forecast.initial_state(len(values)))
-        np.testing.assert_allclose(quantiles, saved["quantiles"], rtol=1e-4)
+        prediction = forecast.predict(values, mask, forecast.initial_state(len(values)))
+        np.testing.assert_allclose(prediction.quantiles, saved["quantiles"], rtol=1e-4)

@@ -13,7 +13,7 @@ that no answer depends on a row's place in a batch.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ STILL = HEADS + SELECTED_FEATURES * SELECTED + SCALES - 1 + SHARES + 4
 MAX_LOSS = 50.0
 LONGEST_HINT = int(LAGS[-1])
 """Values in the longest season that a caller can give."""
+LEAD = 1e-4
+"""By how much, as a share, the best lag must outweigh the second one for rounding not to choose between them."""
 HIDDEN = "hidden"
 """The state that holds the recurrent layers' output of the last whole patch."""
 
@@ -79,6 +81,16 @@ class HeadOutput:
     newest: Array
     unit: Array
     weights: Array
+
+
+class Prediction(NamedTuple):
+    """Quantiles (B, H, Q) after the last step, and those of the value after each step (B, T, Q), in the units of the
+    values; decided (B, T): whether more than rounding chose the selected lags; and the new state."""
+
+    quantiles: Tensor
+    one_step: Tensor
+    decided: Tensor
+    state: dict[str, Tensor]
 
 
 class GlobalForecaster(nn.Module):
@@ -290,9 +302,8 @@ class GlobalForecaster(nn.Module):
 
     def predict(
         self, values: Tensor, mask: Tensor, state: Mapping[str, Tensor], known: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Quantiles (B, H, Q) after the last step, those of the value after each step (B, T, Q), in the units of the
-        values, and the new state. All rows have the same open patch.
+    ) -> Prediction:
+        """The forecasts after the values. All rows have the same open patch.
 
         known: with known-ahead features, the graph's inputs ahead, ahead_mask, future and future_mask.
         """
@@ -303,18 +314,20 @@ class GlobalForecaster(nn.Module):
         every_step = torch.arange(steps, device=values.device).expand(batch, steps)
         hidden, after = self._hidden(scan, every_step, state)
 
-        def quantiles(at: Tensor, horizon: int, future: Sequence[Tensor]) -> Tensor:
+        def outputs(at: Tensor, horizon: int, future: Sequence[Tensor]) -> tuple[Tensor, HeadOutput]:
             parts = self.known_inputs(f, *future) if future else []
             hidden_at = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2]))
             ahead = np.arange(1, horizon + 1)
             output = self.forecast_at(f, scan, at, hidden_at, state["open"], ahead, parts)
-            in_units: Tensor = in_values(f, scan, at, output)
-            return in_units
+            return in_values(f, scan, at, output), output
 
         end = every_step[:, -1:]
-        last = quantiles(end, self.horizon, [part[:, None] for part in known[2:]])[:, 0]
-        one_step = quantiles(every_step, 1, [part[:, :, None] for part in known[:2]])[:, :, 0]
-        return last, one_step, {**state_after(f, scan, carried, end, state, self.step_inputs), **after}
+        last, _ = outputs(end, self.horizon, [part[:, None] for part in known[2:]])
+        one_step, output = outputs(every_step, 1, [part[:, :, None] for part in known[:2]])
+        best, second = output.weights[:, :, :SELECTED].topk(2).values.unbind(-1)
+        decided = (best > second * (1.0 + LEAD)).all(-1)
+        after = {**state_after(f, scan, carried, end, state, self.step_inputs), **after}
+        return Prediction(last[:, 0], one_step[:, :, 0], decided, after)
 
 
 def in_values(f: Backend[Any], scan: Scan, at: Array, output: HeadOutput) -> Array:
