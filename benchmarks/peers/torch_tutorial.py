@@ -43,8 +43,8 @@ async def forecast(body: ForecastBody) -> ForecastAnswer:
     values = torch.tensor(body.series, dtype=torch.float64)[None, :, None]
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # typed as its descriptor
     with torch.inference_mode():
-        quantiles, _, _ = forecaster.predict(values, torch.ones_like(values), forecaster.initial_state(1))
-    rows = quantiles[0, : body.horizon].T.tolist()
+        prediction = forecaster.predict(values, torch.ones_like(values), forecaster.initial_state(1))
+    rows = prediction.quantiles[0, : body.horizon].T.tolist()
     return ForecastAnswer(
         quantiles={f"{level:g}": row for level, row in zip(forecaster.quantile_levels, rows, strict=True)}
     )
