@@ -48,13 +48,13 @@ def forecast(
 
     Example: carry forecast examples/co2.csv --horizon 24 --picture fan.png
     """
-    from carry import batch
+    from carry import forecast_file
     from carry.files import DataError
     from carry.local import find_forecaster
     from service.errors import CarryError
     from service.settings import Settings
 
-    options = batch.ForecastOptions(
+    options = forecast_file.ForecastOptions(
         horizon,
         None if levels is None else _percentages(levels),
         target,
@@ -66,18 +66,18 @@ def forecast(
         settings = Settings()
         manifest = find_forecaster(settings, model)
         with _file_or_standard_input(file) as path:
-            forecasts = batch.forecast_file(path, manifest, settings, options)
-        table = batch.forecast_table(forecasts)
+            forecasts = forecast_file.forecast_file(path, manifest, settings, options)
+        table = forecast_file.forecast_table(forecasts)
         if out is not None:
-            batch.write_table(table, out)
+            forecast_file.write_table(table, out)
         if picture is not None:
-            batch.write_picture(forecasts, picture)
+            forecast_file.write_picture(forecasts, picture)
     except DataError as error:
         raise CarryError(str(error)) from error
     if as_json:
-        typer.echo(batch.as_json(table))
+        typer.echo(forecast_file.as_json(table))
     elif out is None:
-        typer.echo(batch.preview(table))
+        typer.echo(forecast_file.preview(table))
     results = zip(forecasts.series, forecasts.quantiles, strict=True)
     failed = [f"carry: {series.id}: {reason}" for series, reason in results if isinstance(reason, str)]
     if failed:

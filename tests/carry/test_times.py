@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carry.batch import ForecastOptions, as_json, forecast_file, forecast_table
+from carry.forecast_file import ForecastOptions, as_json, forecast_file, forecast_table
 from carry.files import DataError, Series, find_categories, read_series
 from carry.times import parse_times, regular_times, times_after
 from service.forecast.manifest import ForecastManifest

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from carry import batch
-from carry.batch import ForecastOptions, forecast_file, forecast_table, preview, write_picture, write_table
+from carry import forecast_file as verb
+from carry.forecast_file import ForecastOptions, forecast_file, forecast_table, preview, write_picture, write_table
 from carry.files import DataError
 from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
@@ -54,7 +54,7 @@ def test_several_processes_forecast_as_one_does(
 ) -> None:
     path = write_long(tmp_path / "a.parquet", {"a": 60, "b": 5, "c": 40, "d": 12})
     alone = forecast_table(forecast_file(path, manifest, settings, ForecastOptions(5)))
-    monkeypatch.setattr(batch, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(verb, "WORTH_PROCESSES", 0)
     together = forecast_file(path, manifest, settings.model_copy(update={"processes": 2}), ForecastOptions(5))
     pd.testing.assert_frame_equal(forecast_table(together), alone)
 
