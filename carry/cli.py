@@ -12,13 +12,8 @@ from typing import Annotated
 
 import typer
 
-SERIES_HELP = (
-    "CSV, Parquet or JSON lines (gzipped or not): one column per series, or unique_id, ds, y and feature columns."
-)
-Freq = Annotated[
-    str | None, typer.Option(help="How often there is a value, as pandas says it: MS, D, h.", show_default="found")
-]
-TargetColumn = Annotated[str | None, typer.Option(help="Column to forecast. Without it each column is a series.")]
+from carry.options import SERIES_HELP, Freq, TargetColumn, split_names
+
 MAX_REASONS = 10
 """Series that fail of which the reason is printed."""
 
@@ -85,11 +80,6 @@ def forecast(
         lines = failed[:MAX_REASONS] + ([f"carry: ... and {more} more series"] if more > 0 else [])
         typer.echo("\n".join(lines), err=True)
         raise typer.Exit(1)
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The names, or numbers, that commas separate."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @contextmanager

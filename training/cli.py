@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from carry.cli import SERIES_HELP, Freq, TargetColumn, split_names
+from carry.options import SERIES_HELP, Freq, TargetColumn, split_names
 from training.options import (
     Baselines,
     Cell,

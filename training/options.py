@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carry.cli import SERIES_HELP, split_names
+from carry.options import SERIES_HELP, split_names
 
 if TYPE_CHECKING:
     from training.loop import LoopConfig
