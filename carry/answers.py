@@ -1,0 +1,149 @@
+"""The answers of the interface as objects: forecasts, anomalies, backtests, texts. Knows nothing of how they came."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.forecast.intervals import interval_to_quantiles
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The values that follow one series.
+
+    median (N,); quantiles: (N,) by level, ascending; timestamps: (N,) ISO 8601, if the call gave `start` and `freq`;
+    season_length: values per season that the forecast uses, [1]: there is none; history: by level, the one-step-ahead
+    quantiles (T,) of the values of the series, if the call asked for it, NaN where no value precedes; model:
+    name@version.
+    """
+
+    median: Floats
+    quantiles: Mapping[float, Floats]
+    timestamps: list[str] | None
+    season_length: list[int] | None
+    history: Mapping[float, Floats] | None
+    model: str
+
+    def interval(self, level: float) -> tuple[Floats, Floats]:
+        """The lower and upper ends (N,) of a central interval, such as 80, in percent.
+
+        Raises:
+            KeyError: the call did not ask for this interval.
+        """
+        lower, upper = interval_to_quantiles(level)
+        return self.quantiles[lower], self.quantiles[upper]
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """Which values of one series lie outside of the interval that was forecast from the values before them.
+
+    All (T,): anomaly, None where no value precedes or the value is missing; lower, upper and median of the one-step
+    forecast, NaN where no value precedes; score: the quantile level at which the value lies, NaN as anomaly's None.
+    level: of the interval, in percent. timestamps, season_length, model: as in `Forecast`.
+    """
+
+    anomaly: list[bool | None]
+    lower: Floats
+    upper: Floats
+    median: Floats
+    score: Floats
+    level: float
+    timestamps: list[str] | None
+    season_length: list[int] | None
+    model: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a backtest: its forecast from the first `cutoff` values, and the actual values, NaN where missing.
+    median, actual (N,); quantiles: (N,) by level."""
+
+    cutoff: int
+    median: Floats
+    quantiles: Mapping[float, Floats]
+    actual: Floats
+    timestamps: list[str] | None
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Forecasts of one series from several points of its own past, oldest first, and how good they were.
+
+    metrics: "mase", "smape", "scaled_quantile_loss", and "coverage-80" for a central interval of 80 %; NaN where there
+    is nothing to measure. season_length, model: as in `Forecast`.
+    """
+
+    windows: list[Window]
+    metrics: Mapping[str, float]
+    season_length: list[int] | None
+    model: str
+
+
+@dataclass(frozen=True)
+class BacktestTable:
+    """The backtests of a data frame, as frames of its kind. forecasts: a row for each value that was forecast, with its
+    cutoff and its actual value. metrics: a row for each series, with the columns of `Backtest.metrics`."""
+
+    forecasts: Any
+    metrics: Any
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A text that continues a prompt. text: with `n` above 1, the first of `texts`. logprobs: of each character (word,
+    in a word model), if the call asked for it, as `POST /generate` answers them."""
+
+    text: str
+    finish_reason: str
+    seed: int
+    texts: list[str]
+    logprobs: list[dict[str, Any]] | None
+    unknown_characters: list[str]
+    model: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a text model expects next: characters (words, in a word model) with their probabilities, the most probable
+    first. positions, bits_per_character and candidates as `POST /predict` answers them, if the call asked for them."""
+
+    next: list[tuple[str, float]]
+    positions: list[dict[str, Any]] | None
+    bits_per_character: float | None
+    candidates: list[dict[str, Any]] | None
+    unknown_characters: list[str]
+    model: str
+
+
+@dataclass(frozen=True)
+class Answers(Sequence[Any]):
+    """The answers about several series, in their order; None where a series has none. errors: why, by the series'
+    index."""
+
+    answers: list[Any]
+    errors: Mapping[int, Exception] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.answers[index]
+
+
+def floats(numbers: Any) -> Floats:
+    """Numbers of an answer (N,), None where it has null, as an array with NaN."""
+    return np.array(numbers, dtype=np.float64)
+
+
+def by_level(quantiles: Mapping[str, Any]) -> dict[float, Floats]:
+    """The quantiles of an answer, by level."""
+    return {float(level): floats(numbers) for level, numbers in quantiles.items()}
