@@ -17,8 +17,8 @@ from service.manifest import MANIFEST_FILE, DataSource
 
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_FILE = "log.csv"
-LIBRARIES = ("carry", "numpy", "torch")
-"""Other versions of these may train other weights."""
+LIBRARIES = {"carry": "carry-rnn", "numpy": "numpy", "torch": "torch"}
+"""Other versions of these distributions may train other weights."""
 
 Identity = Mapping[str, str]
 
@@ -37,7 +37,7 @@ class WrittenModel:
 
 def library_versions() -> dict[str, str]:
     """The versions of LIBRARIES without the build: a GPU may resume where a CPU stopped."""
-    return {name: version(name).split("+")[0] for name in LIBRARIES}
+    return {name: version(distribution).split("+")[0] for name, distribution in LIBRARIES.items()}
 
 
 def describe_files(files: Sequence[DataSource]) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from torch import nn
 
 from service.manifest import DataSource, Provenance
-from training.checkpoint import Identity
+from training.checkpoint import Identity, library_versions
 from training.loop import Epoch
 
 Item = TypeVar("Item")
@@ -38,7 +38,8 @@ def provenance(
     run: Run, network: nn.Module, history: Sequence[Epoch], seed: int, cell: str, layers: int, hidden: int
 ) -> Provenance:
     """The manifest's entry of the run. Its duration is that of all epochs, also of those before a resume."""
-    packages = {name: version(name).split("+")[0] for name in ("torch", "onnx", "carry")}
+    libraries = library_versions()
+    packages = {"torch": libraries["torch"], "onnx": version("onnx"), "carry": libraries["carry"]}
     return Provenance(
         command=run.command,
         seed=seed,
