@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import numpy as np
 from dateutil.parser import isoparse
@@ -13,9 +14,9 @@ from service.forecast.seasons import UNIT_SECONDS, usual_seasons
 
 FREQUENCIES = "Y, Q, M, W, D, B (weekdays), H, min or S, and pandas' variants, with a count before if need be (15min)"
 _PATTERN = re.compile(r"([1-9][0-9]{0,3})?([A-Za-z]{1,3})(?:-([A-Z]{3}))?")
-_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
-_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-_MONTHS_OF = {"Y": 12, "Q": 3, "M": 1}
+WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+MONTHS_OF = {"Y": 12, "Q": 3, "M": 1}
 _NAMES = {
     **{name: (name[:1], "") for name in ("Y", "Q", "M", "W", "D", "B", "H", "T", "S")},
     **{"A": ("Y", ""), "h": ("H", ""), "min": ("T", ""), "s": ("S", "")},
@@ -33,7 +34,7 @@ Times = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True)
-class _Frequency:
+class Frequency:
     """A value every `count` units. `day`: the day of its months that the times are on, "" for any. `anchor`: the month,
     from 0, in which a year or quarter begins (day S) or ends (day E), or the day of the week; None for any."""
 
@@ -75,7 +76,7 @@ def times_of(start: str, freq: str, count: int) -> Times:
 
 def _times_after(start: str, freq: str, before: int, count: int) -> tuple[Times, datetime, str]:
     """The times to the second, the start, and the frequency's unit."""
-    frequency = _read(freq)
+    frequency = read_frequency(freq)
     try:
         first = isoparse(start)
     except (ValueError, OverflowError):
@@ -102,14 +103,20 @@ def seasons_of(freq: str) -> tuple[int, ...] | None:
     Raises:
         InvalidRequestError: `freq` cannot be read.
     """
-    frequency = _read(freq)
+    frequency = read_frequency(freq)
     return usual_seasons(frequency.unit, frequency.count)
 
 
-def _read(freq: str) -> _Frequency:
+@lru_cache(maxsize=256)
+def read_frequency(freq: str) -> Frequency:
+    """What the name of a frequency says.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
     match = _PATTERN.fullmatch(freq)
     unit, day = _NAMES.get(match[2], ("", "")) if match else ("", "")
-    known = _WEEKDAYS if unit == "W" else _MONTHS if unit in ("Q", "Y") else ()
+    known = WEEKDAYS if unit == "W" else MONTHS if unit in ("Q", "Y") else ()
     if match is None or not unit or (match[3] is not None and match[3] not in known):
         raise InvalidRequestError(f"not a frequency; accepted are {FREQUENCIES}", "$.freq")
     if unit in ("Q", "Y") and match[3] is not None:
@@ -117,10 +124,10 @@ def _read(freq: str) -> _Frequency:
     anchor = None if match[3] is None else known.index(match[3])
     if anchor is None and unit in ("Q", "Y") and day:
         anchor = 0 if day.endswith("S") else 11
-    return _Frequency(freq, int(match[1] or 1), unit, day, anchor)
+    return Frequency(freq, int(match[1] or 1), unit, day, anchor)
 
 
-def _check_anchor(first: datetime, frequency: _Frequency) -> None:
+def _check_anchor(first: datetime, frequency: Frequency) -> None:
     """Reject a start that is no time of the frequency: it is unclear which days the values belong to.
 
     Raises:
@@ -129,11 +136,11 @@ def _check_anchor(first: datetime, frequency: _Frequency) -> None:
     unit, day, anchor = frequency.unit, frequency.day, frequency.anchor
     if unit == "W":
         matches = anchor in (None, first.weekday())
-        days = "" if anchor is None else f"on {_WEEKDAYS[anchor]}"
+        days = "" if anchor is None else f"on {WEEKDAYS[anchor]}"
     elif day:
-        months = range(12) if anchor is None else [(anchor + more) % 12 for more in range(0, 12, _MONTHS_OF[unit])]
+        months = range(12) if anchor is None else [(anchor + more) % 12 for more in range(0, 12, MONTHS_OF[unit])]
         matches = first.month - 1 in months and np.datetime64(first.date()) == _day_of(first, day)
-        of_months = "a month" if anchor is None else ", ".join(_MONTHS[month] for month in sorted(months))
+        of_months = "a month" if anchor is None else ", ".join(MONTHS[month] for month in sorted(months))
         days = f"on {_DAYS[day]} of {of_months}"
     else:
         return
@@ -147,11 +154,11 @@ def _check_anchor(first: datetime, frequency: _Frequency) -> None:
 
 def _day_of(time: datetime, day: str) -> np.datetime64:
     month = np.array([(time.year - 1970) * 12 + time.month - 1])
-    first: np.datetime64 = _days(month, day)[0]
+    first: np.datetime64 = days_of_months(month, day)[0]
     return first
 
 
-def _days(months: NDArray[np.int64], day: str) -> Times:
+def days_of_months(months: NDArray[np.int64], day: str) -> Times:
     """The first or last day, or weekday, of months counted from 1970."""
     firsts = months.astype("datetime64[M]").astype("datetime64[D]")
     nexts = (months + 1).astype("datetime64[M]").astype("datetime64[D]")
@@ -167,13 +174,13 @@ def _days(months: NDArray[np.int64], day: str) -> Times:
     return days
 
 
-def _month_days(first: datetime, frequency: _Frequency, steps: NDArray[np.int64]) -> Times:
-    months = (first.year - 1970) * 12 + first.month - 1 + _MONTHS_OF[frequency.unit] * steps
+def _month_days(first: datetime, frequency: Frequency, steps: NDArray[np.int64]) -> Times:
+    months = (first.year - 1970) * 12 + first.month - 1 + MONTHS_OF[frequency.unit] * steps
     if len(months) and months[-1] >= (10_000 - 1970) * 12:
         raise InvalidRequestError("the times would end after the year 9999", "$.start")
     if frequency.day:
-        return _days(months, frequency.day)
-    firsts, lasts = _days(months, "S"), _days(months, "E")
+        return days_of_months(months, frequency.day)
+    firsts, lasts = days_of_months(months, "S"), days_of_months(months, "E")
     if np.datetime64(first.date()) == _day_of(first, "E"):
         return lasts
     days: Times = np.minimum(firsts + np.timedelta64(first.day - 1, "D"), lasts)
