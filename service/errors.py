@@ -35,10 +35,12 @@ CarryError
 
 
 class CarryError(Exception):
-    """An error that the caller sees: `detail` is safe to show, `path` is the JSON path of the field at fault."""
+    """An error that the caller sees: `detail` is safe to show, `path` is the JSON path of the field at fault.
+    `request_id`: of the request in the service's log, if a client got the error from a service."""
 
     code = "error"
     status = 500
+    request_id: str | None = None
 
     def __init__(self, detail: str, path: str | None = None) -> None:
         super().__init__(detail)
