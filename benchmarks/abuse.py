@@ -397,7 +397,7 @@ def _process(
         "CARRY_MODELS_DIR": str(code / "models"),
         "CARRY_SESSION_STORE": f"sqlite:///{folder}/carry.db",
     }
-    command = [sys.executable, "-c", "from service.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", "from carry.cli import main; main()", "serve"]
     if shell:
         command = ["sh", "-c", f'{shell} "$@"', "sh", *command]
     return subprocess.Popen(

@@ -15,6 +15,7 @@ import structlog
 from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 
+from service import DISTRIBUTION
 from service.errors import CarryError
 from service.http import authentication, health, models, openapi_document, problems, sessions
 from service.http.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
@@ -117,7 +118,7 @@ def create_app(
         await session_service.close()
 
     app = _Application(
-        title="Carry", version=version("carry"), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
+        title="Carry", version=version(DISTRIBUTION), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
     problems.install(app)
     # Routes are tried in this order, so those of the kinds themselves come before their foreign interfaces.

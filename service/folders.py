@@ -2,27 +2,34 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+
+SHIPPED = Path(__file__).resolve().parent.parent / "models"
+"""The models that come with Carry: the wheel has them beside this package, as the checkout does."""
 
 IGNORED = "lost+found"
 """A folder in the root of a volume."""
 
 
-def model_folders(models_dir: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Each folder <name>/<version>/; and each folder <name>/ that cannot be read, with the reason."""
-    try:
-        names = _subfolders(models_dir)
-    except OSError:  # it does not exist, or was removed just now
-        return [], {}
+def model_folders(models_dirs: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Each folder <name>/<version>/; and each folder <name>/ that cannot be read, with the reason. A name in an earlier
+    folder of `models_dirs` hides the same name in a later one."""
     versions: list[Path] = []
     unreadable: dict[Path, str] = {}
-    for name in names:
+    for models_dir in models_dirs:
+        hidden = {path.parent.name for path in versions} | {path.name for path in unreadable}
         try:
-            versions += _subfolders(name)
-        except (FileNotFoundError, NotADirectoryError):
+            names = [path for path in _subfolders(models_dir) if path.name not in hidden]
+        except OSError:  # it does not exist, or was removed just now
             continue
-        except OSError as error:
-            unreadable[name] = f"the folder cannot be read: {error.strerror}"
+        for name in names:
+            try:
+                versions += _subfolders(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                unreadable[name] = f"the folder cannot be read: {error.strerror}"
     return versions, unreadable
 
 

@@ -176,7 +176,7 @@ class Registry:
         request holds it any more. Call it from one thread at a time."""
         old = self.current
         models: list[Model[Any]] = []
-        folders, unreadable = model_folders(self._settings.models_dir)
+        folders, unreadable = model_folders(self._settings.models_dirs)
         rejected = _unreadable(unreadable)
         unchanged = {path: self._unchanged(path, old.models) for path in folders}
         new = [path for path in folders if unchanged[path] is None]
@@ -266,7 +266,12 @@ def _first_good(
     """The result of the attempt on the model of this name. If the attempt rejects the folder, try the next one."""
     models = _read_folders(settings, kinds)
     while True:
-        folder = models.find_kind(name, kind)
+        try:
+            folder = models.find_kind(name, kind)
+        except ModelNotFoundError as error:
+            searched = " and ".join(str(path.absolute()) for path in settings.models_dirs)
+            hint = f"searched {searched}; models_dir (--models-dir, CARRY_MODELS_DIR) names another folder"
+            raise ModelNotFoundError(f"{error.detail}; {hint}", error.path) from None
         try:
             return attempt(folder)
         except _RejectedError as error:
@@ -285,7 +290,7 @@ def reason_to_reject(path: Path, kinds: Kinds, precision: str, threads: int) -> 
 
 def _read_folders(settings: Settings, kinds: Kinds) -> ModelSet[ModelFolder[Any]]:
     models: list[ModelFolder[Any]] = []
-    folders, unreadable = model_folders(settings.models_dir)
+    folders, unreadable = model_folders(settings.models_dirs)
     rejected = _unreadable(unreadable)
     for path in folders:
         try:

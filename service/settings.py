@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.folders import SHIPPED
 from service.machine import processes_to_run
 
 _KUBERNETES_VARIABLE = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -57,8 +58,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes any free port."""
 
-    models_dir: Path = Path("models")
-    """Folder of the model folders, <name>/<version>/."""
+    models_dir: Path | None = None
+    """Folder of the model folders, <name>/<version>/. If not set: `models` in the current directory, and the models
+    that come with Carry, except those whose names are in `models`."""
 
     default_forecast_model: str = "forecast"
     """Model for forecast requests that name none. If it is not loaded, the only forecaster."""
@@ -185,6 +187,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the log lines to write."""
+
+    @property
+    def models_dirs(self) -> tuple[Path, ...]:
+        """The folders of `models_dir`. A name in an earlier folder hides the same name in a later one."""
+        return (Path("models"), SHIPPED) if self.models_dir is None else (self.models_dir,)
 
     @field_validator("api_keys", mode="before")
     @classmethod

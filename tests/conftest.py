@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from starlette.testclient import TestClient
 
-from service import cli
+from carry import cli
 from service.app import create_app
 from service.settings import Settings
 from tests.builders import character_model, forecaster, write_model

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from service import DISTRIBUTION
 from service.errors import CarryError, NotReadyError
 from service.http.problems import documented
 from service.http.schemas import Answer
@@ -82,7 +83,7 @@ async def get_health(app: App) -> Response:
 @router.get("/version", operation_id="get_version")
 async def get_version() -> Version:
     """The version of the service."""
-    return Version(version=version("carry"))
+    return Version(version=version(DISTRIBUTION))
 
 
 @router.get(

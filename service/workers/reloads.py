@@ -102,6 +102,6 @@ class Reloader:
             log.warning("model refused", model=f"{rejected.name}@{rejected.version}", reason=rejected.reason)
         current = self.registry.current
         if not current.models:
-            log.warning("no model is loaded", models_dir=str(self._settings.models_dir))
+            log.warning("no model is loaded", models_dirs=list(map(str, self._settings.models_dirs)))
         self._metrics.models.labels("loaded").set(len(current.models))
         self._metrics.models.labels("refused").set(len(current.rejected))

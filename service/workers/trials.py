@@ -41,7 +41,7 @@ class Trials:
 
     def begin(self) -> None:
         """Start to try all folders, in the background."""
-        self._started = model_folders(self._settings.models_dir)[0]
+        self._started = model_folders(self._settings.models_dirs)[0]
         if self._started:
             self._start(self._started)
 
@@ -85,7 +85,7 @@ class Trials:
         # The new process imports everything: half a second of processor time. A fork would save that, but reloads run
         # in processes with threads, which cannot fork safely.
         # -P: never import a module of the working directory in place of ours.
-        command = [sys.executable, "-P", "-m", "service.workers.tryout", str(self._limit)]
+        command = [sys.executable, "-P", "-m", f"{__package__}.tryout", str(self._limit)]
         command += [self._settings.precision, str(self._settings.threads), *(os.fspath(path) for path in paths)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -30,7 +30,7 @@ IMPATIENT = """
 import sys
 import service.workers.supervisor
 service.workers.supervisor.FROZEN_AFTER = 2
-from service.cli import main
+from carry.cli import main
 sys.argv = ["carry", "serve"]
 main()
 """
@@ -50,7 +50,7 @@ def hang_once(*arguments):
         threading.Event().wait()
 
 service.workers.worker.run_worker = hang_once
-from service.cli import main
+from carry.cli import main
 sys.argv = ["carry", "serve"]
 main()
 """
@@ -321,7 +321,7 @@ def test_a_bad_setting_is_one_line_of_json(models: Path, store: str) -> None:
 
 def test_the_version_is_printed() -> None:
     result = subprocess.run([CARRY, "--version"], capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout == f"carry {version('carry')}\n"
+    assert result.stdout == f"carry {version('carry-rnn')}\n"
 
 
 def test_a_model_folder_that_hangs_stops_neither_start_nor_reload_nor_the_end(

@@ -11,7 +11,7 @@ SERVICE = Path(__file__).parents[2] / ".venv/bin/python"
 
 def test_the_service_and_the_command_line_import_no_training_library() -> None:
     code = (
-        "import sys, service.app, service.cli, training.cli; "
+        "import sys, service.app, carry.cli, training.cli; "
         "print([m for m in ('torch', 'onnx', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

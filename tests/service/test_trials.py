@@ -144,14 +144,14 @@ def test_a_folder_tried_before_the_fork_is_not_tried_again(
     trials = Trials(Settings(models_dir=folder))
     trials.begin()
     trials.finish()
-    paths = model_folders(folder)[0]
+    paths = model_folders([folder])[0]
     monkeypatch.delattr("service.workers.trials.subprocess.Popen")  # no other process can start
     assert trials.reasons(paths) == dict.fromkeys(paths)
 
 
 def test_a_trial_ends_when_it_is_stopped(models: Path) -> None:
     trials = Trials(Settings(models_dir=models))
-    paths = model_folders(models)[0]
+    paths = model_folders([models])[0]
     trials.begin()
     assert trials.pid is not None
     os.kill(trials.pid, signal.SIGSTOP)
@@ -187,7 +187,7 @@ def test_a_folder_without_permission_is_reported(tmp_path: Path, monkeypatch: py
         return iterdir(path)
 
     monkeypatch.setattr(Path, "iterdir", refusing)
-    assert model_folders(tmp_path) == (
+    assert model_folders([tmp_path]) == (
         [tmp_path / "good/1"],
         {tmp_path / "bad": "the folder cannot be read: Permission denied"},
     )
