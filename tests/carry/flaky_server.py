@@ -4,7 +4,7 @@ answer, or after the real service has run the request."""
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,7 +52,17 @@ class Forward:
     url: str
 
 
-Behaviour = Reply | Broken | Forward
+@dataclass(frozen=True)
+class Stream:
+    """Server-sent events. Then wait until the client closes the connection, and set `closed`; or, if `broken`, break
+    it; or else end the answer properly."""
+
+    events: Sequence[bytes]
+    broken: bool = False
+    closed: threading.Event | None = None
+
+
+Behaviour = Reply | Broken | Forward | Stream
 
 
 def problem(status: int, code: str, path: str | None = None) -> bytes:
@@ -119,6 +129,8 @@ def flaky_server(behave: Callable[[int, Received], Behaviour]) -> Iterator[Flaky
                     if url is not None:
                         assert self.forward(url, raw).status_code < 300
                     self.break_connection()
+                case Stream():
+                    self.stream(behaviour)
                 case Reply():
                     self.reply(behaviour)
 
@@ -145,6 +157,23 @@ def flaky_server(behave: Callable[[int, Received], Behaviour]) -> Iterator[Flaky
             self.wfile.write(body[half:])
             if reply.broken:
                 self.break_connection()
+
+        def stream(self, stream: Stream) -> None:
+            """Send events in chunks."""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for event in stream.events:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+            if stream.closed is not None:
+                assert self.connection.recv(1) == b""
+                self.close_connection = True
+                stream.closed.set()
+            elif stream.broken:
+                self.break_connection()
+            else:
+                self.wfile.write(b"0\r\n\r\n")
 
         def break_connection(self) -> None:
             """Reset it: without lingering, the system sends RST."""

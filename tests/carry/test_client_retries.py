@@ -1,14 +1,11 @@
 """When the client sends a request again, and when it must not: against a server that fails as told."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from carry.calls import Request, Response
-from carry.client import AsyncHttp, Http
 from carry.errors import (
     CarryError,
     DeadlineExceededError,
@@ -18,8 +15,10 @@ from carry.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from carry.transport import Wire, retry_after
-from tests.carry.flaky_server import Behaviour, Broken, Received, Reply, flaky_server, problem
+from carry.exchange import Wire, retry_after
+from carry.transport import Http
+from tests.carry.driving import DRIVERS, Answers, Time, script
+from tests.carry.flaky_server import Behaviour, Broken, Reply, flaky_server, problem
 
 FORECAST = Request("/forecast", {"series": [1.0, 2.0], "horizon": 2})
 MOVE = Request("/forecast", {"series": [3.0], "session_id": "a" * 32}, headers={"If-Match": '"3"'})
@@ -28,28 +27,7 @@ FULL = Reply(429, problem(429, "queue_full"), {"Retry-After": "7"})
 PAGE = {"Content-Type": "text/html"}
 
 
-@dataclass
-class Time:
-    """A clock that moves when somebody sleeps."""
-
-    now: float = 1000.0
-    slept: list[float] = field(default_factory=list)
-
-    def clock(self) -> float:
-        """Seconds."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """At once."""
-        self.now += seconds
-        self.slept.append(seconds)
-
-    async def sleep_async(self, seconds: float) -> None:
-        """At once."""
-        self.sleep(seconds)
-
-
-Ask = Callable[..., list[Response | CarryError]]
+Ask = Callable[..., Answers]
 
 
 @pytest.fixture
@@ -58,33 +36,15 @@ def time() -> Time:
     return Time()
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=DRIVERS)
 def ask(request: pytest.FixtureRequest, time: Time) -> Ask:
     """Sends requests, with one of the two drivers."""
 
-    def sync(url: str, requests: Sequence[Request], **options: Any) -> list[Response | CarryError]:
-        http = Http(url, Wire(clock=time.clock, random=lambda: 1.0, **options), time.sleep)
-        try:
-            return http.answer(requests)
-        finally:
-            http.close()
+    def ask(url: str, requests: Sequence[Request], **options: Any) -> Answers:
+        wire = Wire(clock=time.clock, random=lambda: 1.0, **options)
+        return DRIVERS[request.param](url, requests, wire, time)
 
-    async def run(url: str, requests: Sequence[Request], **options: Any) -> list[Response | CarryError]:
-        http = AsyncHttp(url, Wire(clock=time.clock, random=lambda: 1.0, **options), time.sleep_async)
-        try:
-            return await http.answer(requests)
-        finally:
-            await http.close()
-
-    def asynchronous(url: str, requests: Sequence[Request], **options: Any) -> list[Response | CarryError]:
-        return asyncio.run(run(url, requests, **options))
-
-    return sync if request.param == "sync" else asynchronous
-
-
-def script(*behaviours: Behaviour) -> Callable[[int, Received], Behaviour]:
-    """These behaviours one after another; the last one from then on."""
-    return lambda number, _: behaviours[min(number, len(behaviours) - 1)]
+    return ask
 
 
 @pytest.fixture
@@ -158,9 +118,7 @@ def test_the_client_waits_as_long_as_the_service_asks_and_a_random_time_more(ask
 
 def test_the_random_time_may_be_none_at_all(time: Time) -> None:
     with flaky_server(script(Broken())) as server:
-        http = Http(server.url, Wire(clock=time.clock, random=lambda: 0.0), time.sleep)
-        [answer] = http.answer([FORECAST])
-        http.close()
+        [answer] = DRIVERS["sync"](server.url, [FORECAST], Wire(clock=time.clock, random=lambda: 0.0), time)
     assert isinstance(answer, UnreachableError)
     assert time.slept == [0, 0, 0, 0]
 
