@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from service import DISTRIBUTION
 from service.sessions.memory import MemoryStore
 from service.sessions.sqlite import SqliteStore
 from service.sessions.store import Limits, Store, StoreError
@@ -29,5 +30,5 @@ def open_store(url: str, limits: Limits, max_bytes: int, on_evicted: Callable[[]
     try:
         from service.sessions.redis import RedisStore
     except ImportError as error:
-        raise StoreError("sessions in Redis need its client: pip install 'carry[redis]'") from error
+        raise StoreError(f"sessions in Redis need its client: pip install '{DISTRIBUTION}[redis]'") from error
     return RedisStore(url, limits)

@@ -241,6 +241,6 @@ def test_the_service_runs_and_says_what_is_missing_without_torch() -> None:
     train = subprocess.run(arguments, capture_output=True, text=True)
     assert train.returncode == 2
     assert train.stderr.splitlines() == [train.stderr.strip()]
-    assert "pip install 'carry[training]'" in train.stderr
+    assert "pip install 'carry-rnn[training]'" in train.stderr
     with Service(SHIPPED, "memory://", command=[command, "serve"]) as service:
         assert len(post(f"{service.url}/forecast", {"series": [1, 2, 3, 4], "horizon": 2})["median"]) == 2

@@ -471,7 +471,7 @@ def test_a_missing_redis_client_is_named_with_its_install_command() -> None:
         "open_store('redis://localhost', None, 0, None)\n"
     )
     message = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr
-    assert "pip install 'carry[redis]'" in message
+    assert "pip install 'carry-rnn[redis]'" in message
 
 
 def test_an_unknown_option_of_the_url_is_refused(tmp_path: Path) -> None:
