@@ -190,7 +190,7 @@ class Events(Iterator[dict[str, Any]]):
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
-        self._events = self._read()
+        self._events = _events(response)
 
     def __next__(self) -> dict[str, Any]:
         """The next event.
@@ -208,23 +208,13 @@ class Events(Iterator[dict[str, Any]]):
     def __del__(self) -> None:
         self.close()
 
-    def _read(self) -> Generator[dict[str, Any], None, None]:
-        reader = EventReader()
-        with closing(self._response):
-            try:
-                for piece in self._response.iter_bytes():
-                    yield from reader.feed(piece)
-            except httpx.RequestError as error:
-                raise _broken(error) from error
-        reader.check_complete()
-
 
 class AsyncEvents(AsyncIterator[dict[str, Any]]):
     """As `Events`."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
-        self._events = self._read()
+        self._events = _async_events(response)
 
     async def __anext__(self) -> dict[str, Any]:
         """As `Events.__next__`."""
@@ -235,16 +225,29 @@ class AsyncEvents(AsyncIterator[dict[str, Any]]):
         await self._events.aclose()
         await self._response.aclose()
 
-    async def _read(self) -> AsyncGenerator[dict[str, Any], None]:
-        reader = EventReader()
-        async with aclosing(self._response):
-            try:
-                async for piece in self._response.aiter_bytes():
-                    for event in reader.feed(piece):
-                        yield event
-            except httpx.RequestError as error:
-                raise _broken(error) from error
-        reader.check_complete()
+
+def _events(response: httpx.Response) -> Generator[dict[str, Any], None, None]:
+    """The events of a response. It knows no `Events`, or these would be freed late, and the connection closed late."""
+    reader = EventReader()
+    with closing(response):
+        try:
+            for piece in response.iter_bytes():
+                yield from reader.feed(piece)
+        except httpx.RequestError as error:
+            raise _broken(error) from error
+    reader.check_complete()
+
+
+async def _async_events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
+    reader = EventReader()
+    async with aclosing(response):
+        try:
+            async for piece in response.aiter_bytes():
+                for event in reader.feed(piece):
+                    yield event
+        except httpx.RequestError as error:
+            raise _broken(error) from error
+    reader.check_complete()
 
 
 _SLOW = Failure("the answer was not complete in time", sent=True)

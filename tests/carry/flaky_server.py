@@ -123,7 +123,7 @@ def flaky_server(behave: Callable[[int, Received], Behaviour]) -> Iterator[Flaky
                 case Forward(url):
                     answer = self.forward(url, raw)
                     kept = {"etag", "content-type", "retry-after", "idempotency-replayed", "location"}
-                    headers = {name: value for name, value in answer.headers.items() if name in kept}
+                    headers = {name.title(): value for name, value in answer.headers.items() if name in kept}
                     self.reply(Reply(answer.status_code, answer.content, headers))
                 case Broken(url):
                     if url is not None:
