@@ -480,6 +480,8 @@ def _length(microseconds: int) -> str:
 def _number_grid(times: "pd.Index[Any]", freq: str | None, panel_freq: str | None) -> Grid:
     """The grid of times that are numbers: years, or counted steps."""
     numbers = times.to_numpy()
+    if (numbers % 1 == 0).all():
+        numbers = numbers.astype(np.int64)
     step = _number_step(freq or panel_freq)
     if len(numbers) > 1 and freq is None:
         found = _divisor(numbers)
