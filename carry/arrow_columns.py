@@ -182,7 +182,7 @@ class TimeColumn:
             except pa.ArrowInvalid as error:
                 raise InvalidRequestError(f"times as text must be ISO 8601, without a zone: {error}") from None
         self.missing: NDArray[np.bool_] = times.is_null().to_numpy(zero_copy_only=False)
-        self._times = pc.fill_null(times, pa.scalar(0, pa.int64()).cast(times.type)) if times.null_count else times
+        self._times = pc.fill_null(times, _zero(times.type)) if times.null_count else times
         if pa.types.is_timestamp(times.type):
             self.unit = times.type.unit
             self.ticks: Integers = self._times.view(pa.int64()).to_numpy()
@@ -229,6 +229,11 @@ class TimeColumn:
         naive = pa.array(ticks).view(pa.timestamp(self.unit))
         zoned = pc.assume_timezone(naive, self.zone, ambiguous="earliest", nonexistent="latest")
         return zoned if local.all() else pc.if_else(pa.array(local), zoned, pa.array(ticks).view(self.type))
+
+
+def _zero(type: pa.DataType) -> pa.Scalar:
+    bits = pa.int32() if pa.types.is_date32(type) else pa.int64()
+    return pa.scalar(0, type) if pa.types.is_integer(type) else pa.array([0], bits).view(type)[0]
 
 
 def _is_text(type: pa.DataType) -> bool:

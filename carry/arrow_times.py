@@ -175,7 +175,7 @@ def times_after(
         times = firsts[:, None] + step.count * places
     else:
         times = _calendar_times(np.repeat(firsts, horizon), places.ravel(), step, unit).reshape(places.shape)
-    within: NDArray[np.bool_] = (times >= firsts[:, None]).all(axis=1)  # integers that are too large wrap around
+    within: NDArray[np.bool_] = np.all(times >= firsts[:, None], axis=1)  # integers that are too large wrap around
     if unit:
         last_days = times[:, -1].astype(f"datetime64[{unit}]").astype("datetime64[D]")
         within = np.logical_and(within, last_days <= _LAST_DAY)
@@ -216,7 +216,8 @@ def infer_steps(panel: Panel) -> list[Step | None]:
     if not day:
         return [Step("ticks", int(divisors[i])) if several[i] else steps[i] for i in range(count)]
     _infer_months(panel, np.flatnonzero(several & (lowest >= MONTHLY_DAYS * day)), steps)
-    _infer_weekdays(panel, np.flatnonzero(several & ~even & (divisors % day == 0)), steps)
+    of_days = (divisors % day == 0) & (divisors % (7 * day) != 0)
+    _infer_weekdays(panel, np.flatnonzero(several & ~even & of_days), steps)
     weekdays = np.where(divisors % (7 * day) == 0, (panel.firsts // day + 3) % 7, 0)
     known: dict[tuple[int, int], Step] = {}
     for i in np.flatnonzero(several).tolist():
