@@ -12,19 +12,33 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from carry.plots import BASELINE, MODEL, TRUTH, draw_fan, plain_axes, save_picture, short, write_data
+from carry.plots import (
+    BASELINE,
+    MODEL,
+    TRUTH,
+    draw_fan,
+    legend_above,
+    name_steps,
+    plain_axes,
+    save_picture,
+    short,
+    write_data,
+)
 from training.loop import Epoch, write_log
 
 
 def plot_losses(history: Sequence[Epoch], path: Path, unit: str) -> None:
-    """Draw the training and the validation loss by epoch."""
+    """Draw the training loss by epoch and, if something is held out for it, the validation loss."""
     figure, axes = _figure(7, 4)
     epochs = [line.epoch for line in history]
     axes.plot(epochs, [line.train_loss for line in history], color=BASELINE, label="training")
-    axes.plot(epochs, [line.valid_loss for line in history], color=MODEL, label="validation")
-    axes.set_xlabel("epoch")
+    validated = [line for line in history if line.valid_loss is not None]
+    if validated:
+        x, y = [line.epoch for line in validated], [line.valid_loss or 0.0 for line in validated]
+        axes.plot(x, y, color=MODEL, label="validation")
     axes.set_ylabel(unit)
-    axes.legend(frameon=False)
+    name_steps(axes, np.array(epochs), "epoch")
+    legend_above(figure, axes)
     save_picture(figure, path)
     write_log(list(history), path.with_suffix(".csv"))
 
@@ -41,10 +55,12 @@ def plot_test_part(
     """Draw one-step forecasts (N, Q) as a fan over the truth (N,) of a test part."""
     figure, axes = _figure(10, 4)
     x = np.arange(len(truth)) if times is None else times
+    few = len(truth) <= 100
+    axes.plot(x, truth, color=TRUTH, lw=0.9, ls="--" if few else "-", marker="." if few else "", label="truth")
     draw_fan(axes, x, quantiles, levels)
-    axes.plot(x, truth, color=TRUTH, lw=0.9, label="truth")
-    axes.set_title(title, fontsize=10, parse_math=False)
-    axes.legend(frameon=False)
+    axes.set_title(title, fontsize=10, parse_math=False, loc="left")
+    name_steps(axes, x, "steps of the test part")
+    legend_above(figure, axes)
     save_picture(figure, path)
     labels = x if times is None else np.datetime_as_string(times, unit="auto")
     data = [
@@ -76,7 +92,8 @@ def plot_heatmap(tokens: Sequence[str], candidates: Sequence[Sequence[tuple[str,
                 corner = (i - 0.5, j - 0.5)
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=MODEL, lw=1.5))
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_ylim(depth - 0.5, -1.6)
+    axes.set_xlim(-0.6, len(tokens) - 0.4)  # frames at the edges are drawn whole
+    axes.set_ylim(depth - 0.4, -1.6)
     axes.set_axis_off()
     save_picture(figure, path)
     data = [
