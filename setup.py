@@ -17,9 +17,6 @@ INSIDE = {"service": "carry._service", "training": "carry._training"}
 """Packages of the checkout, and their names in the wheel."""
 MODELS = ("forecast", "text-fast")
 """Names of the models of which the newest version travels in the wheel, in `carry/models`."""
-_MODULE = re.compile(rf"({'|'.join(INSIDE)})(\.\w+)+")
-_FROM = re.compile(rf"(\s*from\s+)({'|'.join(INSIDE)})\b")
-_IMPORT = re.compile(rf"(\s*)import ({'|'.join(INSIDE)})(?=\s*(#|$))")
 
 
 class BuildPy(build_py):
@@ -68,34 +65,53 @@ class EditableWheel(editable_wheel):
 
 
 def rewritten(source: str, file: str) -> str:
-    """The source of a module with the names that its imports have in the wheel.
+    """The source of a module with the names that its imports have in the wheel; also where a string is the name of a
+    module. Lines keep their numbers.
 
     Raises:
         SystemExit: it names a module in a way that cannot be rewritten.
     """
-    lines = source.splitlines(keepends=True)
+    lines = source.encode().splitlines(keepends=True)
+    edits: list[tuple[int, int, int, str]] = []
     for node in ast.walk(ast.parse(source, file)):
         if isinstance(node, ast.ImportFrom) and not node.level:
-            line = lines[node.lineno - 1]
-            head, tail = line[: node.col_offset], line[node.col_offset :]
-            lines[node.lineno - 1] = head + _FROM.sub(lambda match: match[1] + INSIDE[match[2]], tail, count=1)
-        elif isinstance(node, ast.Import) and any(name.name.partition(".")[0] in INSIDE for name in node.names):
-            # `import service.app` would bind the name `service`, of which no wheel has a module.
-            line, changes = _IMPORT.subn(_import_from, lines[node.lineno - 1])
-            if not changes:
-                raise SystemExit(f"{file}:{node.lineno}: write `import service` alone, or `from service.x import y`")
-            lines[node.lineno - 1] = line
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE.fullmatch(node.value):
-            raise SystemExit(
-                f"{file}:{node.lineno}: the module {node.value!r} has another name in the wheel: use "
-                "__package__ or __name__"
-            )
-    return "".join(lines)
+            name = node.module or ""
+            start = node.col_offset + len("from ")
+        elif isinstance(node, ast.Import) and any(_is_ours(each.name) for each in node.names):
+            name = node.names[0].name  # `import service.app` would bind the name `service`: refused below
+            start = node.col_offset
+            if len(node.names) > 1 or node.names[0].asname or name not in INSIDE:
+                raise SystemExit(f"{file}:{node.lineno}: write `import {name}` alone, or `from {name} import ...`")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_module(node.value):
+            name = node.value
+            start = node.col_offset + 1
+        else:
+            continue
+        if not _is_ours(name):
+            continue
+        as_written, replacement = name, _name_inside(name)
+        if isinstance(node, ast.Import):
+            package, _, last = replacement.rpartition(".")
+            as_written, replacement = f"import {name}", f"from {package} import {last} as {name}"
+        end = start + len(as_written)
+        if lines[node.lineno - 1][start:end] != as_written.encode():
+            raise SystemExit(f"{file}:{node.lineno}: write {name} where the statement or the string begins")
+        edits.append((node.lineno - 1, start, end, replacement))
+    for line, start, end, replacement in sorted(edits, reverse=True):
+        lines[line] = lines[line][:start] + replacement.encode() + lines[line][end:]
+    return b"".join(lines).decode()
 
 
-def _import_from(match: "re.Match[str]") -> str:
-    package, _, name = INSIDE[match[2]].rpartition(".")
-    return f"{match[1]}from {package} import {name} as {match[2]}"
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in INSIDE
+
+
+def _is_module(text: str) -> bool:
+    """Whether a string is the name of a module of the checkout, such as "service.errors"."""
+    if not re.fullmatch(r"\w+(\.\w+)+", text) or not _is_ours(text):
+        return False
+    path = Path(*text.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def _version(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The service needs no PyTorch: neither as an import, nor in its environment."""
+"""The service needs neither PyTorch nor data frames, neither as imports, nor in its environment."""
 
 import subprocess
 import sys
@@ -9,11 +9,15 @@ import pytest
 SERVICE = Path(__file__).parents[2] / ".venv/bin/python"
 
 
-def test_the_service_and_the_command_line_import_no_training_library() -> None:
-    code = (
-        "import sys, service.app, carry.cli, training.cli; "
-        "print([m for m in ('torch', 'onnx', 'pandas', 'matplotlib') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("carry.cli, service.serve, service.app, service.workers.worker", "httpx, narwhals, pandas, polars, pyarrow"),
+        ("carry.cli, training.cli, service.app", "matplotlib, onnx, pandas, polars, pyarrow, torch"),
+    ],
+)
+def test_the_service_and_the_command_line_import_no_library_of_files_or_training(modules: str, absent: str) -> None:
+    code = f"import sys, {modules}; print([name for name in {absent.split(', ')} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
 
