@@ -7,6 +7,7 @@ A forecast is equal to that of `POST /forecast`, to the bit. No pandas: a table 
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ BLOCK_SERIES = 2000
 """Series that are forecast together: enough to fill the batches of the graph, and a second or two of work."""
 BLOCK_VALUES = 500_000
 """Values of these series, at most, unless one series alone has more."""
+NEWCOMER_VALUES = 3
+"""Fewer values than these do not show a frequency."""
 LARGEST = 1e30
 """The largest number that the service accepts."""
 
@@ -151,6 +154,20 @@ def check_options(manifest: ForecastManifest, options: BatchOptions) -> None:
     check_levels(_quantile_levels(options.levels), manifest, "levels")
     for freq in {options.freq, options.panel_freq}:
         initial_state(manifest, options.season_length, freq)
+
+
+def panel_frequency(batch: pa.RecordBatch, options: BatchOptions) -> str | None:
+    """The frequency that most series of a batch follow, of those with at least three values; None if they follow none.
+    The batch's last series may go on after it.
+
+    Raises:
+        InvalidRequestError: it is not of series.
+    """
+    columns = find_columns(batch.schema, options.id, options.times, options.target)
+    series = _read(batch, columns, options)
+    grids = _grids(series, columns, options)
+    names = Counter(grids.freqs[i] for i in series.good if series.lengths[i] >= NEWCOMER_VALUES)
+    return max(names, key=lambda name: names[name], default=None)
 
 
 def open_forecaster(models_dir: Path | None, name: str | None) -> Model[ForecastManifest]:
