@@ -6,7 +6,7 @@ time by arithmetic, so that the length of a grid is known before any grid is bui
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -302,6 +302,13 @@ def read_frequency(name: str) -> Frequency:
     if step is None:
         raise FrequencyError(f"{name!r} is not a frequency; {ACCEPTED}")
     return Frequency(name, 1, "", step=step)
+
+
+def single_step(frequency: Frequency) -> Frequency:
+    """The frequency whose every nth time this one has: MS of 2MS. A series may start at any of its times."""
+    if frequency.unit in _MONTHS_OF:
+        return replace(frequency, count=_MONTHS_OF[frequency.unit])
+    return replace(frequency, count=1, step=WEEK) if frequency.unit == "W" else frequency
 
 
 def _pandas_step(name: str) -> int | None:

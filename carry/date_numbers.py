@@ -59,10 +59,12 @@ def number_readings(parts: Parts, texts: NDArray[np.object_], order: Order | Non
         return
     for name, scale in (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)):
         if 1e8 * scale <= cells.min() and last < 5e9 * scale:
-            exact = whole[valid] if integers else np.round(cells * 1000).astype(np.int64)
-            scaled = exact * SECOND // scale if scale <= SECOND else exact // (scale // SECOND)
             if not integers:
-                scaled = exact * (SECOND // 1000) // scale
+                scaled = np.round(cells * 1000).astype(np.int64) * 1000 // scale
+            elif scale <= SECOND:
+                scaled = whole[valid] * (SECOND // scale)
+            else:
+                scaled = whole[valid] // (scale // SECOND)
             yield read(f"{name} since 1970", scaled, note=f"numbers are read as {name} since 1970, in UTC")
             return
     yield read("counted steps" if integers else "numbers", cells, plain=True)

@@ -48,9 +48,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Option:
-    """How to read the cells of one layout. strict: it counts only if it fits all cells and gives regular times."""
+    """How to read the cells of one layout. family: a column is of one (dates with the year in front, names of months,
+    ...). strict: it counts only if it fits all cells and gives regular times."""
 
     form: str
+    family: str
     days: Days
     order: Order | None = None
     freq: str | None = None
@@ -62,9 +64,12 @@ def text_readings(parts: Parts, order: Order | None) -> Iterable[Reading]:
     """The ways to read cells of text, the likeliest first."""
     layouts, inverse = _layouts(parts)
     options: list[list[Option | None]] = []
+    family = ""  # that of the most frequent layout
     for i in range(len(layouts)):
         cells = (inverse == i) & parts.understood
         known = _options(parts, int(np.argmax(cells))) if cells.any() else []
+        family = family or (known[0].family if known else "")
+        known = [option for option in known if option.family == family]
         heeded = [option for option in known if option.order == order] if order else []
         options.append([*(heeded or known)] or [None])
     for combination in _combinations(options):
@@ -140,17 +145,17 @@ def _options(parts: Parts, cell: int) -> list[Option]:
         s = separator if separator in "-/. " else "-"
         dmy, mdy = f"DD{s}MM{s}YY", f"MM{s}DD{s}YY"
         if widths[0] == 4 and short[2]:
-            return [Option(f"YYYY{s}MM{s}DD", _dated(0, 1, 2))]
+            return [Option(f"YYYY{s}MM{s}DD", "year first", _dated(0, 1, 2))]
         if widths[2] == 4 and short[0]:
             return [
-                Option(f"{dmy}YY", _dated(2, 1, 0), order="dayfirst"),
-                Option(f"{mdy}YY", _dated(2, 0, 1), order="monthfirst"),
+                Option(f"{dmy}YY", "year last", _dated(2, 1, 0), order="dayfirst"),
+                Option(f"{mdy}YY", "year last", _dated(2, 0, 1), order="monthfirst"),
             ]
         if all(short):
             return [
-                Option(dmy, _dated(2, 1, 0), order="dayfirst"),
-                Option(mdy, _dated(2, 0, 1), order="monthfirst"),
-                Option(f"YY{s}MM{s}DD", _dated(0, 1, 2)),
+                Option(dmy, "year last", _dated(2, 1, 0), order="dayfirst"),
+                Option(mdy, "year last", _dated(2, 0, 1), order="monthfirst"),
+                Option(f"YY{s}MM{s}DD", "year last", _dated(0, 1, 2)),
             ]
     elif len(widths) == 2 and separator in "-/ _.":
         return _pair_options(widths, short, separator)
@@ -161,26 +166,28 @@ def _options(parts: Parts, cell: int) -> list[Option]:
 
 def _pair_options(widths: list[int], short: list[bool], s: str) -> list[Option]:
     if widths[0] == 4 and widths[1] == 3:
-        return [Option("years and days of the year", _ordinal(0, 1))]
+        return [Option("years and days of the year", "pair", _ordinal(0, 1))]
     if widths[0] == 4 and (short[1] or widths[1] == 4):
         return [
-            *([Option(f"YYYY{s}MM", _dated(0, 1, None), freq="MS")] if short[1] else []),
-            *([Option("years and quarters", _quarter(0, 1), freq="QS-JAN")] if widths[1] == 1 else []),
-            *([Option("years and ISO weeks", _week(0, 1), freq="W-MON")] if short[1] else []),
-            Option(f"years such as 2015{s}16", _span, freq="YS"),
+            *([Option(f"YYYY{s}MM", "pair", _dated(0, 1, None), freq="MS")] if short[1] else []),
+            *([Option("years and quarters", "pair", _quarter(0, 1), freq="QS-JAN")] if widths[1] == 1 else []),
+            *([Option("years and ISO weeks", "pair", _week(0, 1), freq="W-MON")] if short[1] else []),
+            Option(f"years such as 2015{s}16", "pair", _span, freq="YS"),
         ]
     if widths[1] == 4 and short[0]:
         return [
-            Option(f"MM{s}YYYY", _dated(1, 0, None), freq="MS"),
-            *([Option("quarters and years", _quarter(1, 0), freq="QS-JAN")] if widths[0] == 1 else []),
-            Option("ISO weeks and years", _week(1, 0), freq="W-MON"),
+            Option(f"MM{s}YYYY", "pair", _dated(1, 0, None), freq="MS"),
+            *([Option("quarters and years", "pair", _quarter(1, 0), freq="QS-JAN")] if widths[0] == 1 else []),
+            Option("ISO weeks and years", "pair", _week(1, 0), freq="W-MON"),
         ]
     if all(short) and s in "-/":
         return [
-            Option(f"years and months (YY{s}MM)", _dated(0, 1, None), freq="MS", strict=True),
-            Option(f"months and years (MM{s}YY)", _dated(1, 0, None), freq="MS", strict=True),
-            Option(f"DD{s}MM without a year", _dated(None, 1, 0), order="dayfirst", strict=True, note=NO_YEAR),
-            Option(f"MM{s}DD without a year", _dated(None, 0, 1), order="monthfirst", strict=True, note=NO_YEAR),
+            Option(f"years and months (YY{s}MM)", "pair", _dated(0, 1, None), freq="MS", strict=True),
+            Option(f"months and years (MM{s}YY)", "pair", _dated(1, 0, None), freq="MS", strict=True),
+            Option(f"DD{s}MM without a year", "pair", _dated(None, 1, 0), order="dayfirst", strict=True, note=NO_YEAR),
+            Option(
+                f"MM{s}DD without a year", "pair", _dated(None, 0, 1), order="monthfirst", strict=True, note=NO_YEAR
+            ),
         ]
     return []
 
@@ -188,15 +195,15 @@ def _pair_options(widths: list[int], short: list[bool], s: str) -> list[Option]:
 def _name_options(at: int, widths: list[int]) -> list[Option]:
     if len(widths) == 1:
         if widths[0] == 4:
-            return [Option("names of months and years", _dated(0, "name", None), freq="MS")]
+            return [Option("names of months and years", "month name", _dated(0, "name", None), freq="MS")]
         if widths[0] <= 2:
             return [
-                Option("names of months and years", _dated(0, "name", None), freq="MS"),
-                Option("names of months and days, without a year", _dated(None, "name", 0), note=NO_YEAR),
+                Option("names of months and years", "month name", _dated(0, "name", None), freq="MS"),
+                Option("names of months and days, without a year", "month name", _dated(None, "name", 0), note=NO_YEAR),
             ]
     if len(widths) == 2:
-        year_first = Option("years, names of months, days", _dated(0, "name", 1))
-        day_first = Option("days, names of months, years", _dated(1, "name", 0))
+        year_first = Option("years, names of months, days", "name", _dated(0, "name", 1))
+        day_first = Option("days, names of months, years", "name", _dated(1, "name", 0))
         if widths[0] == 4 and widths[1] <= 2:
             return [year_first]
         if widths[0] <= 2 and widths[1] in (2, 4):
@@ -206,19 +213,19 @@ def _name_options(at: int, widths: list[int]) -> list[Option]:
 
 def _period_options(letter: str, at: int, widths: list[int]) -> list[Option]:
     if letter == "w" and len(widths) == 3 and at == 1 and widths[2] == 1:
-        return [Option("ISO weeks and weekdays", _week(0, 1, 2))]
+        return [Option("ISO weeks and weekdays", f"period {letter}", _week(0, 1, 2))]
     if len(widths) != 2 or at > 1 or widths[at] > 2 or widths[1 - at] not in (2, 4):
         return []
     year = 1 - at
     match letter:
         case "q":
-            return [Option("years and quarters", _quarter(year, at), freq="QS-JAN")]
+            return [Option("years and quarters", f"period {letter}", _quarter(year, at), freq="QS-JAN")]
         case "m":
-            return [Option("years and months", _dated(year, at, None), freq="MS")]
+            return [Option("years and months", f"period {letter}", _dated(year, at, None), freq="MS")]
         case "w":
-            return [Option("years and ISO weeks", _week(year, at), freq="W-MON")]
+            return [Option("years and ISO weeks", f"period {letter}", _week(year, at), freq="W-MON")]
         case _:
-            return [Option("years and half-years", _quarter(year, at, of_year=2), freq="6MS")]
+            return [Option("years and half-years", f"period {letter}", _quarter(year, at, of_year=2), freq="6MS")]
 
 
 def digit_options(width: int) -> list[Option]:
@@ -239,16 +246,16 @@ def digit_options(width: int) -> list[Option]:
 
     forms: dict[int, list[Option]] = {
         8: [
-            Option("YYYYMMDD", dated((4, 2, 2), 0, 1, 2)),
-            Option("DDMMYYYY", dated((2, 2, 4), 2, 1, 0), order="dayfirst"),
-            Option("MMDDYYYY", dated((2, 2, 4), 2, 0, 1), order="monthfirst"),
+            Option("YYYYMMDD", "digits", dated((4, 2, 2), 0, 1, 2)),
+            Option("DDMMYYYY", "digits", dated((2, 2, 4), 2, 1, 0), order="dayfirst"),
+            Option("MMDDYYYY", "digits", dated((2, 2, 4), 2, 0, 1), order="monthfirst"),
         ],
         6: [
-            Option("YYYYMM", dated((4, 2), 0, 1, None), freq="MS"),
-            Option("YYMMDD", dated((2, 2, 2), 0, 1, 2), strict=True),
-            Option("DDMMYY", dated((2, 2, 2), 2, 1, 0), order="dayfirst", strict=True),
-            Option("MMDDYY", dated((2, 2, 2), 2, 0, 1), order="monthfirst", strict=True),
-            Option("MMYYYY", dated((2, 4), 1, 0, None), freq="MS", strict=True),
+            Option("YYYYMM", "digits", dated((4, 2), 0, 1, None), freq="MS"),
+            Option("YYMMDD", "digits", dated((2, 2, 2), 0, 1, 2), strict=True),
+            Option("DDMMYY", "digits", dated((2, 2, 2), 2, 1, 0), order="dayfirst", strict=True),
+            Option("MMDDYY", "digits", dated((2, 2, 2), 2, 0, 1), order="monthfirst", strict=True),
+            Option("MMYYYY", "digits", dated((2, 4), 1, 0, None), freq="MS", strict=True),
         ],
     }
     return forms.get(width, [])
@@ -286,12 +293,17 @@ def _full_years(years: Ints) -> Ints:
 
 
 def days_of(years: Ints, months: Ints, days: Ints) -> tuple[Ints, Bools]:
-    valid = (years >= 1) & (years <= 9999) & (months >= 1) & (months <= 12) & (days >= 1)
-    since = np.where(valid, (years - 1970) * 12 + months - 1, 0)
-    starts = month_start(since)
-    if (days != 1).any():
-        valid &= days <= month_start(since + 1) - starts
-    return starts + np.where(valid, days, 1) - 1, valid
+    """The days since 1970 of dates, and which of them there are."""
+    valid = (years >= 1) & (years <= 9999) & (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
+    since = np.where(valid, years * 12 + months, 1970 * 12 + 1) - (1970 * 12 + 1)
+    if not len(since):
+        return since, valid
+    first = int(since.min())
+    starts = month_start(np.arange(first, int(since.max()) + 2))  # of a few months: a column's dates are close
+    places = since - first
+    valid &= days <= np.diff(starts)[places]
+    result: Ints = starts[places] + np.where(valid, days - 1, 0)
+    return result, valid
 
 
 def _quarter(year: int, part: int, of_year: int = 4) -> Days:

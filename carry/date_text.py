@@ -288,6 +288,7 @@ class _Reader:
         self.offset: Ints | None = None
         self._half: Ints | None = None
         self._hour_last = False
+        self._before: list[str] = []  # what stands before each of the numbers
 
     def read(self) -> bool:
         """Whether these are the tokens of a date."""
@@ -309,6 +310,7 @@ class _Reader:
                     before = "?"
                 if len(self.numbers) == 1:
                     self.separator = ord(before.strip()[:1] or before[:1])
+                self._before.append(before)
                 self.numbers.append((self._number(i), self._all[i].width))
                 before = ""
             elif name in _SEPARATORS:
@@ -408,7 +410,9 @@ class _Reader:
         return True
 
     def _small_after(self, i: int) -> bool:
-        """Whether one digit stands after the T of a trimester."""
+        """Whether one digit stands after the T of a trimester, or before it and a year after it."""
+        if self._all[i - 1].width == 1 and self._tokens[i - 1] == "n" and i > 0:
+            return self._is(i + 1, "n") and self._all[i + 1].width == 4
         return self._is(i + 1, "n") and self._all[i + 1].width == 1 and not self._is(i + 2, ":")
 
     def _finish(self) -> bool:
@@ -422,6 +426,8 @@ class _Reader:
         elif self._hour_last:
             date = min(date, len(self.numbers) - 1)
         rest = self.numbers[date:]
+        if len(rest) and date == 3 and first != 4 and self._before[3] == self._before[1]:
+            return False  # 10.0.0.1
         self.numbers = self.numbers[:date]
         if rest and (self.clock is not None or len(rest) > 4 or not self._clock_of(rest)):
             return False

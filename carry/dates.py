@@ -50,11 +50,25 @@ def parse_dates(
         return NotDates("its cells are no dates")
     if pd.api.types.is_numeric_dtype(series):
         return _parse_numbers(series, order)
-    codes, uniques = pd.factorize(series)
-    cells = np.asarray(uniques, dtype=object)
+    try:
+        codes, cells = _different(series)
+    except TypeError:
+        return NotDates("its cells are lists or the like")
     if pd.api.types.infer_dtype(cells) != "string":
         cells = np.array([_text(value) for value in cells], dtype=object)
     return Column(codes, cells, order).parse()
+
+
+def _different(series: "pd.Series[Any]") -> tuple[NDArray[np.intp], NDArray[np.object_]]:
+    """The different cells of a column, and which of them each row has, -1 for none. Not sought where there are about as
+    many as rows."""
+    some = np.random.default_rng(0).integers(len(series), size=SAMPLE) if len(series) > 100 * SAMPLE else []
+    if len(some) and series.iloc[np.unique(some)].is_unique:
+        present = series.notna().to_numpy()
+        cells = series.to_numpy(dtype=object)[present]
+        return np.where(present, np.cumsum(present) - 1, -1), cells
+    codes, uniques = pd.factorize(series)
+    return codes, np.asarray(uniques, dtype=object)
 
 
 def _text(value: object) -> str:
@@ -63,7 +77,7 @@ def _text(value: object) -> str:
 
 def _parse_numbers(series: "pd.Series[Any]", order: Order | None) -> ParsedDates | NotDates:
     values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    numbers = values[np.isfinite(values)]
+    numbers = values[~np.isnan(values)]
     if not len(numbers) or numbers.min() < 0 or numbers.max() > MAX_NUMBER:
         return NotDates("its numbers are no times")
     whole = bool((numbers % 1 == 0).all())

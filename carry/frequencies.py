@@ -36,6 +36,7 @@ from carry.calendars import (
     month_of,
     read_frequency,
     season_of,
+    single_step,
     time_of_day,
     usual_phase,
     weekday,
@@ -303,7 +304,7 @@ def _monthly(wall: Ints, at: int) -> Iterator[Rule]:
         if len(wall) == 2 and count not in NICE_MONTHS:
             return
         yield from (Months(count, int(months[0]), (day,), at) for day in _days(wall, dates, count))
-    else:
+    elif len(np.unique(dates)) <= 6:  # the last days of months are four
         for days in SEVERAL_A_MONTH.values():
             yield Months(1, int(months[0]), days, at)
 
@@ -331,12 +332,23 @@ def _fiscal(wall: Ints, at: int) -> Iterator[Rule]:
     if len(wall) < 4 or (steps % WEEK).any():
         return
     weeks = int(np.median(steps // WEEK))
-    patterns = {4: ("445", "454", "544"), 5: ("445", "454", "544"), 13: ("REQ",), 52: ("RE",)}.get(weeks, ())
-    for pattern in patterns:
-        for starts in (False, True):
-            day = int(weekday(wall - DAY * starts)[0])
-            for ending in "LN":
-                yield from (Fiscal(pattern, starts, ending, month, day, at) for month in (*range(12),))
+    patterns = {4: RETAIL, 5: RETAIL, 13: ("REQ",), 52: ("RE",)}.get(weeks, ())
+    days = {starts: int(weekday(wall[:1] - DAY * starts)[0]) for starts in (False, True)}
+    years = [(ending, month) for month in (0, 11, 8, 5, 2, 1, 3, 4, 6, 7, 9, 10) for ending in "NL"]
+    rules = [
+        Fiscal(pattern, starts, ending, month, day, at)
+        for ending, month in years
+        for starts, day in days.items()
+        for pattern in patterns
+    ]
+    # Until a year of 53 weeks tells them apart, several fit: retail's own calendar first, years that end on Saturday.
+    yield from sorted(
+        rules, key=lambda rule: ((rule.ending, rule.month, rule.weekday) != ("N", 0, 5), rule.weekday != 5)
+    )
+
+
+RETAIL = ("454", "445", "544")
+"""The weeks of the months of a quarter."""
 
 
 def _bound(clock: _Clock, frequency: Frequency) -> Iterator[Rule]:
@@ -611,11 +623,13 @@ def times_from(start: pd.Timestamp, freq: str, count: int) -> pd.DatetimeIndex:
         FrequencyError: there is no such frequency.
         ValueError: they leave the calendar.
     """
-    clock = _Clock(pd.DatetimeIndex([start]))
-    rule = next(_bound(clock, read_frequency(freq)))
-    times = clock.of(rule)
-    place = int(rule.places(times)[0])
-    place += int(rule.times(np.array([place]))[0] < times[0])
+    clock, frequency = _Clock(pd.DatetimeIndex([start])), read_frequency(freq)
+    single = next(_bound(clock, single_step(frequency)))
+    times = clock.of(single)
+    place = int(single.places(times)[0])
+    place += int(single.times(np.array([place]))[0] < times[0])
+    rule = bind(frequency, single.times(np.array([place])))
+    place = int(rule.places(single.times(np.array([place])))[0])
     return _within_calendar(clock, rule, np.arange(place, place + count), start.unit)
 
 
