@@ -1,13 +1,17 @@
 """The answers of the interface as objects: forecasts, anomalies, backtests, texts. Knows nothing of how they came."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.forecast.intervals import interval_to_quantiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +42,17 @@ class Forecast:
         lower, upper = interval_to_quantiles(level)
         return self.quantiles[lower], self.quantiles[upper]
 
+    def plot(self, series: Sequence[Any] | None = None, times: Any = None, axes: "Axes | None" = None) -> "Axes":
+        """Draw the forecast, after the series (T,) if that is given; over times, if those of the series (T,) are given
+        and the forecast has timestamps. In the axes, or in a new picture of pyplot.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from carry.answer_plots import plot_forecast
+
+        return plot_forecast(self, series, times, axes)
+
 
 @dataclass(frozen=True)
 class Anomalies:
@@ -57,6 +72,17 @@ class Anomalies:
     timestamps: list[str] | None
     season_length: list[int] | None
     model: str
+
+    def plot(self, series: Sequence[Any], times: Any = None, axes: "Axes | None" = None) -> "Axes":
+        """Draw the series (T,) that was judged, the interval, and a dot on each anomaly; over the times (T,), or the
+        answer's timestamps, if there are any. In the axes, or in a new picture of pyplot.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from carry.answer_plots import plot_anomalies
+
+        return plot_anomalies(self, series, times, axes)
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,17 @@ class Backtest:
     metrics: Mapping[str, float]
     season_length: list[int] | None
     model: str
+
+    def plot(self, series: Sequence[Any], times: Any = None, axes: "Axes | None" = None) -> "Axes":
+        """Draw the series (T,), and over it the forecast of each window; over the times (T,), if they are given. In the
+        axes, or in a new picture of pyplot.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from carry.answer_plots import plot_backtest
+
+        return plot_backtest(self, series, times, axes)
 
 
 @dataclass(frozen=True)
@@ -137,6 +174,90 @@ class Answers(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.answers[index]
+
+
+def forecast(body: Mapping[str, Any]) -> Forecast:
+    """The answer of `POST /forecast`."""
+    history = body["history"]
+    return Forecast(
+        median=floats(body["median"]),
+        quantiles=by_level(body["quantiles"]),
+        timestamps=body["timestamps"],
+        season_length=body["season_length"],
+        history=None if history is None else by_level(history["quantiles"]),
+        model=label(body),
+    )
+
+
+def anomalies(body: Mapping[str, Any]) -> Anomalies:
+    """The answer of `POST /anomalies`."""
+    return Anomalies(
+        anomaly=body["anomaly"],
+        lower=floats(body["lower"]),
+        upper=floats(body["upper"]),
+        median=floats(body["median"]),
+        score=floats(body["score"]),
+        level=body["level"],
+        timestamps=body["timestamps"],
+        season_length=body["season_length"],
+        model=label(body),
+    )
+
+
+def backtest(body: Mapping[str, Any]) -> Backtest:
+    """The answer of `POST /cross_validation`."""
+    windows = [
+        Window(
+            cutoff=window["cutoff"],
+            median=floats(window["median"]),
+            quantiles=by_level(window["quantiles"]),
+            actual=floats(window["actual"]),
+            timestamps=window["timestamps"],
+        )
+        for window in body["windows"]
+    ]
+    return Backtest(windows, metrics(body["metrics"]), body["season_length"], label(body))
+
+
+def metrics(measured: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a backtest in one mapping, NaN where there is nothing to measure."""
+    coverage = {f"coverage-{level}": share for level, share in sorted(measured["coverage"].items(), key=_level)}
+    single = {name: measured[name] for name in ("mase", "smape", "scaled_quantile_loss")}
+    return {name: math.nan if value is None else value for name, value in (single | coverage).items()}
+
+
+def generation(body: Mapping[str, Any]) -> Generation:
+    """The answer of `POST /generate`."""
+    return Generation(
+        text=body["text"],
+        finish_reason=body["finish_reason"],
+        seed=body["seed"],
+        texts=[choice["text"] for choice in body["choices"] or [body]],
+        logprobs=body["logprobs"],
+        unknown_characters=body["unknown_characters"],
+        model=label(body),
+    )
+
+
+def prediction(body: Mapping[str, Any]) -> Prediction:
+    """The answer of `POST /predict`."""
+    return Prediction(
+        next=[(item["character"], item["probability"]) for item in body["next"]],
+        positions=body["positions"],
+        bits_per_character=body["bits_per_character"],
+        candidates=body["candidates"],
+        unknown_characters=body["unknown_characters"],
+        model=label(body),
+    )
+
+
+def _level(item: tuple[str, Any]) -> float:
+    return float(item[0])
+
+
+def label(body: Mapping[str, Any]) -> str:
+    """name@version of the model that answered."""
+    return f"{body['model']['name']}@{body['model']['version']}"
 
 
 def floats(numbers: Any) -> Floats:

@@ -219,7 +219,7 @@ def forecast(
     """
     from carry import forecast_file
     from carry.files import DataError
-    from carry.local import find_forecaster
+    from carry.models import find_forecaster
 
     options = forecast_file.ForecastOptions(
         horizon,

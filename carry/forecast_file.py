@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from carry.files import DataError, Series, read_series
-from carry.local import ForecastProcesses, QuantilesOrReason, SeasonedRequest, forecast_all, usual_season
+from carry.models import ForecastProcesses, QuantilesOrReason, SeasonedRequest, forecast_all, usual_season
 from carry.times import times_after
 from service.forecast.intervals import NON_NEGATIVE, UNBOUNDED, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest

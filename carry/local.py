@@ -1,285 +1,527 @@
-"""Runs models in this process, without a server: a forecaster on the service's engine, a text model over many documents
-at once. So what is measured is what the service serves. Knows no HTTP.
+"""Models in this process, without a server: answers the requests of the interface by the service's own code below HTTP,
+on the service's own engine. So its answers are the service's, to the bit. Knows no HTTP and no data frames.
 """
 
+import os
+import secrets
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
-from functools import partial
-from multiprocessing import get_context
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
+import orjson
+from pydantic import BaseModel, ValidationError
 
-from service.engine.decode import DecodeGraph
-from service.engine.engine import Engine
-from service.engine.prefill import CHUNK
-from service.engine.runner import Runner
-from service.errors import InvalidRequestError, NonFiniteOutputError
+from carry.calls import Call, Request, Response
+from carry.interface import Interface
+from service.engine.sequence import EMPTY_STATE, SequenceState, Task
+from service.errors import (
+    CarryError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotReadyError,
+    SessionConflictError,
+    SessionModelError,
+    SessionNotFoundError,
+    VersionMismatchError,
+    VersionNotKeptError,
+    WrongModelKindError,
+)
 from service.forecast.kind import FORECAST
-from service.forecast.manifest import ForecastManifest
-from service.forecast.task import Forecast, ForecastRequest, forecast, initial_state
-from service.forecast.timestamps import seasons_of
+from service.forecast.prepare import prepare_anomalies, prepare_backtest, prepare_forecast
+from service.forecast.schemas import AnomalyBody, CrossValidationBody, ForecastBody
+from service.kind import Kind, Model
 from service.kinds import KINDS
-from service.manifest import Graph, read_manifest
-from service.metrics import Metrics
-from service.registry import find_model, open_model
+from service.manifest import Manifest
+from service.registry import find_folder, open_folder
+from service.sessions.state import read_header, sign_state, split_signed
 from service.settings import Settings
-from service.text.decoder import TextDecoder
-from service.text.manifest import TextManifest
-from service.text.sampling import SamplingParams, log_softmax
-from service.text.task import GenerateRequest, generate
+from service.text.answers import logprob_dicts
+from service.text.kind import TEXT
+from service.text.prepare import (
+    PreparedGeneration,
+    PreparedPrediction,
+    check_generate,
+    check_positions,
+    check_predict,
+    read_texts,
+    texts_of_generate,
+    texts_of_predict,
+)
+from service.text.schemas import GenerateBody, PredictBody
+from service.text.streaming import UnsentText
+from service.validation import as_invalid_request
+
+if TYPE_CHECKING:
+    from service.http.schemas import StatefulBody
+    from service.metrics import EngineMetrics
+
+T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
+Finish = Callable[[], Response]
+"""Waits for the engine, and makes the answer."""
 
 
-def _graphs(manifest: ForecastManifest | TextManifest) -> dict[str, Graph]:
-    graphs = {manifest.name: manifest.graph}
-    return graphs | ({f"{manifest.name}, int8": manifest.int8.graph} if manifest.int8 else {})
+class LocalModel(Interface):
+    """A model in this process. Any thread may call it. Close it when done, or use it as a context manager."""
 
+    def __init__(self, place: "LocalPlace") -> None:
+        super().__init__(place)
+        self._local = place
 
-class ForecastModel:
-    """A forecaster over arrays, on an engine of its own. Close it when done."""
-
-    def __init__(self, engine: Engine, manifest: ForecastManifest) -> None:
-        self._engine = engine
-        self.manifest = manifest
-
-    @classmethod
-    def open(cls, folder: Path) -> dict[str, "ForecastModel"]:
-        """The forecaster of a model folder in float32 and, where there is a graph of it, in int8; by name.
-
-        Raises:
-            ValueError: the folder holds no forecaster.
-        """
-        manifest = read_manifest(folder, ForecastManifest)
-        return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
-
-    @classmethod
-    def of_folder(cls, folder: Path, manifest: ForecastManifest, graph: Graph) -> "ForecastModel":
-        """The forecaster of one graph of a folder."""
-        engine = Engine(
-            manifest.name,
-            Runner(folder, graph, threads=1),
-            None,
-            split_invariant=False,
-            max_waiting_steps=sys.maxsize,
-            metrics=Metrics().engine(manifest.name),
-            chunk=min(CHUNK, graph.max_steps),
-        )
-        return cls(engine, manifest)
-
-    def submit(self, request: ForecastRequest, season_length: tuple[int, ...] | None = None) -> "Future[Forecast]":
-        """Begin a forecast. Without `season_length`, the model finds the season in the values.
-
-        Raises:
-            InvalidRequestError: the season is longer than the model can hold.
-        """
-        start = initial_state(self.manifest, season_length)
-        return self._engine.submit(forecast(self.manifest, request, start), request.cost_steps)
-
-    def one_step(self, series: NDArray[np.float64], season: int) -> NDArray[np.float64]:
-        """The quantiles (T, Q) of the value after each step of a series (T, F); season: its values per season, 1 where
-        it is not known."""
-        request = ForecastRequest(series, 1, self.manifest.quantile_levels, include_history=True)
-        result = self.submit(request, usual_season(self.manifest, None, season)).result()
-        assert result.history is not None
-        return np.concatenate([result.history[1:], result.quantiles])
-
-    def unroll(self, history: NDArray[np.float64], horizon: int, season: int) -> NDArray[np.float64]:
-        """Feed the median back as if it had been observed, for one feature: (T, 1) -> (horizon,)."""
-        request = ForecastRequest(history, horizon, self.manifest.quantile_levels)
-        return self.submit(request, usual_season(self.manifest, None, season)).result().median
-
-    def close(self) -> None:
-        """End the engine."""
-        self._engine.close()
-
-
-SeasonedRequest = tuple[ForecastRequest, tuple[int, ...] | None]
-"""A request and its season, as `ForecastModel.submit` takes them."""
-QuantilesOrReason = NDArray[np.float64] | str
-"""Quantiles (horizon, L), or the reason why the model gives none."""
-
-
-def usual_season(manifest: ForecastManifest, freq: str | None, season: int) -> tuple[int, ...] | None:
-    """The seasons to tell a model of a series: those of its frequency, if the service knows the frequency, else the one
-    that the data name (1: none), as far as the model can hold them. None tells it nothing."""
-    seasons: tuple[int, ...] | None = None
-    if freq:
-        with suppress(InvalidRequestError):
-            seasons = seasons_of(freq)
-    seasons = seasons or ((season,) if season > 1 else ())
-    return tuple(length for length in seasons if length <= manifest.longest_season) or None
-
-
-def find_forecaster(settings: Settings, name: str | None) -> ForecastManifest:
-    """The manifest of the forecaster "name" or "name@version" in `settings.models_dir`; without a name, of the default.
-
-    Raises:
-        CarryError: there is no such model.
-    """
-    return find_model(settings, KINDS, name, FORECAST)
-
-
-class ForecastProcesses:
-    """`settings.processes` processes that forecast with the model `name`. They start while their owner reads its data.
-    A context manager."""
-
-    def __init__(self, settings: Settings, name: str) -> None:
-        self._settings, self._name = settings, name
-        self._pool = ProcessPoolExecutor(settings.processes, get_context("spawn"), initializer=_import_this)
-        self._pool.submit(_import_this)
-
-    def __enter__(self) -> "ForecastProcesses":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self.close()
 
-    def forecast(self, requests: Sequence[SeasonedRequest]) -> list[QuantilesOrReason]:
-        """As `forecast_all`, spread over the processes."""
-        count = self._settings.processes
-        # Each process gets short and long series alike.
-        order = sorted(range(len(requests)), key=lambda i: requests[i][0].cost_steps)
-        shares = [order[first::count] for first in range(count)]
-        results: list[QuantilesOrReason] = [""] * len(requests)
-        portions = [[requests[i] for i in share] for share in shares]
-        run = partial(forecast_all, self._settings, self._name)
-        for share, portion in zip(shares, self._pool.map(run, portions), strict=True):
-            for i, result in zip(share, portion, strict=True):
-                results[i] = result
-        return results
+    def __repr__(self) -> str:
+        return f"<carry model {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """name@version."""
+        return self._local.manifest.label
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model's folder says: its features and levels, or its vocabulary; its training and metrics."""
+        return self._local.manifest
+
+    def close(self) -> None:
+        """End the engine, once it has finished what it runs. The model's sessions end with it."""
+        self._local.close()
 
 
-def _import_this() -> None:
-    """Makes a process that runs it import this module."""
+def load(name: str = "forecast", models_dir: str | os.PathLike[str] | None = None) -> LocalModel:
+    """A model in this process: "name" (its newest version), "name@version", or the kind, "forecast" or "text", for its
+    default model.
 
+    models_dir: the folder of model folders, <name>/<version>/; if absent, CARRY_MODELS_DIR, else `models` in the
+    current directory and the models that come with Carry.
 
-def forecast_all(settings: Settings, name: str, requests: Sequence[SeasonedRequest]) -> list[QuantilesOrReason]:
-    """The quantiles (horizon, L) of each request by the model `name`, or the reason why there are none.
+    The graph opens in the background; the first call waits for it.
 
     Raises:
-        CarryError: there is no such model.
+        ModelNotFoundError: there is no such model.
+        ModelRefusedError: its folder fails a check of the manifest or of the files. (If the graph itself cannot be
+            opened, it is the first call that raises it.)
     """
-    opened = open_model(
-        settings.model_copy(update={"max_waiting_steps": sys.maxsize}), KINDS, Metrics(), name, FORECAST
-    )
-    try:
-        model = ForecastModel(opened.engine, opened.manifest)
-        pending: list[Future[Forecast] | str] = []
-        for request, season in requests:
-            try:
-                pending.append(model.submit(request, season))
-            except InvalidRequestError as error:
-                pending.append(error.detail)
-        results: list[QuantilesOrReason] = []
-        for future in pending:
-            try:
-                results.append(future if isinstance(future, str) else future.result().quantiles)
-            except (InvalidRequestError, NonFiniteOutputError) as error:
-                results.append(error.detail)
-        return results
-    finally:
-        opened.engine.close()
+    settings = Settings() if models_dir is None else Settings(models_dir=Path(models_dir))
+    # All series of a data frame wait at once.
+    settings = settings.model_copy(update={"max_waiting_steps": sys.maxsize})
+    folder = find_folder(settings, KINDS, name)
+    opening: Future[Model[Any]] = Future()
+
+    def open_model() -> None:
+        try:
+            opening.set_result(open_folder(folder, settings, KINDS, _Unmeasured()))
+        except BaseException as error:
+            opening.set_exception(error)
+
+    threading.Thread(target=open_model, name=f"open {folder.label}", daemon=True).start()
+    return LocalModel(LocalPlace(folder.manifest, folder.kind, opening, settings))
 
 
-class LanguageModel:
-    """A text model over tokens."""
+class _Unmeasured:
+    """Instruments that nobody reads. Those of Prometheus take time to import."""
 
-    def __init__(self, runner: Runner, manifest: TextManifest, max_steps: int) -> None:
-        self._runner = runner
-        self._max_steps = max_steps
+    def engine(self, model: str) -> "EngineMetrics":
+        return cast("EngineMetrics", self)
+
+    def __getattr__(self, name: str) -> "_Unmeasured":
+        return self
+
+    def inc(self, amount: float = 1) -> None:
+        pass
+
+    def set(self, value: float) -> None:
+        pass
+
+
+@dataclass
+class _Session:
+    """A session of this process: the encoded states of its versions, the newest last."""
+
+    version: int
+    states: dict[int, bytes]
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    @property
+    def state(self) -> bytes:
+        return self.states[self.version]
+
+    def fields(self, manifest: Manifest) -> dict[str, Any]:
+        """Those of a `SessionAnswer` that do not speak of time."""
+        model = {"name": manifest.name, "version": manifest.version}
+        position = read_header(self.state)[0].position
+        return {"id": self.id, "model": model, "version": self.version, "position": position}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A call that goes on from a state, with the session's version at that point if there is one."""
+
+    start: SequenceState
+    returns_state: bool
+    session: _Session | None = None
+    version: int = 0
+
+
+class LocalPlace:
+    """Answers requests by one model. Its sessions follow the rules of the service's (versions, If-Match, states), but
+    live as long as the model does."""
+
+    def __init__(self, manifest: Manifest, kind: Kind[Any], opening: "Future[Model[Any]]", settings: Settings) -> None:
         self.manifest = manifest
+        self._kind = kind
+        self._opening = opening
+        self._settings = settings
+        self._state_key = settings.state_key.get_secret_value().encode() if settings.state_key else os.urandom(32)
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+        """Held while sessions change."""
+        self._closed = False
 
-    @classmethod
-    def open(cls, folder: Path) -> dict[str, "LanguageModel"]:
-        """The text model of a model folder in float32 and, where there is a graph of it, in int8; by name.
+    def close(self) -> None:
+        """As `LocalModel.close`."""
+        self._closed = True
+        self._sessions.clear()
+        if self._opening.exception() is None:
+            self._opening.result().engine.close()
+
+    def run(self, call: Call[T]) -> T:
+        """As `Place.run`."""
+        try:
+            requests = next(call)
+            while True:
+                requests = call.send(self.answer(requests))
+        except StopIteration as result:
+            value: T = result.value
+            return value
+
+    def answer(self, requests: Sequence[Request]) -> list[Response | CarryError]:
+        """The answers to independent requests, in their order. All of them wait in the engine at once, those of equal
+        length together, so that it batches them."""
+        answers: list[Response | CarryError] = [_UNANSWERED] * len(requests)
+        finishes: dict[int, Finish] = {}
+        for i in sorted(range(len(requests)), key=lambda i: -_length(requests[i])):
+            try:
+                finishes[i] = self._begin(requests[i])
+            except CarryError as error:
+                answers[i] = error
+        for i, finish in finishes.items():
+            try:
+                answers[i] = finish()
+            except CarryError as error:
+                answers[i] = error
+        return answers
+
+    def stream(self, request: Request) -> Iterator[dict[str, Any]]:
+        """As `Place.stream`."""
+        body = _read(GenerateBody, request)
+        run = self._resume(body, request)
+        updated = threading.Event()
+        prepared = self._prepare_generation(body, run, lambda _: updated.set())
+        pending = self._submit(prepared.task, prepared.steps)
+        pending.add_done_callback(lambda _: updated.set())
+        return self._events(body, run, prepared, pending, updated)
+
+    def _events(
+        self,
+        body: GenerateBody,
+        run: _Run,
+        prepared: PreparedGeneration,
+        pending: "Future[SequenceState]",
+        updated: threading.Event,
+    ) -> Iterator[dict[str, Any]]:
+        unsent = UnsentText(prepared.model.manifest.tokenizer, prepared.rows, body.logprobs)
+        try:
+            done = False
+            while not done:
+                updated.wait()
+                updated.clear()
+                done = pending.done()
+                if done:
+                    pending.result()
+                for delta in unsent.deltas():
+                    if delta.text:
+                        logprobs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
+                        yield {"index": delta.index, "text": delta.text} | logprobs
+            yield _json(prepared.summary() | self._end(run, pending.result()))
+        finally:
+            pending.cancel()
+
+    def _begin(self, request: Request) -> Finish:
+        """Validate a request, and submit its task.
 
         Raises:
-            ValueError: the folder holds no text model.
+            CarryError: it is refused.
         """
-        manifest = read_manifest(folder, TextManifest)
-        return {name: cls.of_folder(folder, manifest, graph) for name, graph in _graphs(manifest).items()}
+        match request.method, request.path.split("/")[1:]:
+            case "POST", ["forecast"]:
+                return self._forecast(request)
+            case "POST", ["anomalies"]:
+                return self._anomalies(request)
+            case "POST", ["cross_validation"]:
+                return self._backtest(request)
+            case "POST", ["generate"]:
+                return self._generate(request)
+            case "POST", ["predict"]:
+                return self._predict(request)
+            case "POST", ["sessions"]:
+                return self._create(request.body or {})
+            case method, ["sessions", id, *rest]:
+                with self._lock:
+                    answer = self._change(method, "/".join(rest), self._find(id, request.headers), request.body or {})
+                return lambda: Response(answer)
+            case "GET", ["models", *name]:
+                answer = self._describe(*name)
+                return lambda: Response(answer)
+        raise AssertionError(f"the interface makes no such request: {request.method} {request.path}")
 
-    @classmethod
-    def of_folder(cls, folder: Path, manifest: TextManifest, graph: Graph) -> "LanguageModel":
-        """The text model of one graph of a folder."""
-        return cls(Runner(folder, graph, threads=0), manifest, graph.max_steps)
+    def _forecast(self, request: Request) -> Finish:
+        body = _read(ForecastBody, request)
+        run = self._resume(body, request)
+        prepared = prepare_forecast(body, self._model(FORECAST), run.start, run.returns_state, self._settings)
+        pending = self._submit(prepared.task(), prepared.request.cost_steps)
 
-    def log_probabilities(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The natural logarithms (T, V) of the next token's probabilities after each of the tokens (T,)."""
-        states, logarithms = self._runner.initial_states(1), []
-        for start in range(0, len(tokens), self._max_steps):
-            piece = tokens[None, start : start + self._max_steps]
-            lengths = np.array([piece.shape[1]])
-            [logits], states = self._runner.prefill({"tokens": piece}, lengths, states, ["logits_all"])
-            logarithms.append(log_softmax(logits[0].astype(np.float32)))
-        return np.concatenate(logarithms)
+        def finish() -> Response:
+            result = pending.result()
+            return Response(prepared.answer(result) | self._end(run, result.after))
 
-    def nats(self, documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        """What each document (T,) costs in nats, read once from its start with the state carried. The model reads the
-        first token, and predicts the others."""
-        costs = np.zeros(len(documents))
-        order = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
-        for first in range(0, len(order), DOCUMENTS):
-            rows = order[first : first + DOCUMENTS]
-            costs[rows] = self._nats([documents[i] for i in rows])
-        return costs
+        return finish
 
-    def _nats(self, documents: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        """As `nats`, of documents that are read side by side. The longest come first, so that those that go on are the
-        first rows."""
-        total = np.zeros(len(documents))
-        expected = np.array([len(tokens) - 1 for tokens in documents])
-        size = max(1, min(self._max_steps, SCORES // (len(documents) * len(self.manifest.vocabulary))))
-        states = self._runner.initial_states(len(documents))
-        for at in range(0, int(expected.max(initial=0)), size):
-            lengths = np.minimum(expected[expected > at] - at, size)
-            tokens = np.zeros((len(lengths), lengths[0] + 1), dtype=np.int64)
-            for row, document in zip(tokens, documents, strict=False):
-                piece = document[at : at + tokens.shape[1]]
-                row[: len(piece)] = piece
-            states = {name: array[: len(lengths)] for name, array in states.items()}
-            [logits], states = self._runner.prefill({"tokens": tokens[:, :-1]}, lengths, states, ["logits_all"])
-            scores = logits.astype(np.float32, copy=False)
-            actual = np.take_along_axis(scores, tokens[:, 1:, None], axis=2)[..., 0]
-            highest = scores.max(axis=2, keepdims=True)
-            costs = np.log(np.exp(scores - highest).sum(axis=2, dtype=np.float64)) + highest[..., 0] - actual
-            total[: len(lengths)] += np.where(np.arange(costs.shape[1]) < lengths[:, None], costs, 0.0).sum(axis=1)
-        return total
+    def _anomalies(self, request: Request) -> Finish:
+        body = _read(AnomalyBody, request)
+        run = self._resume(body, request)
+        prepared = prepare_anomalies(body, self._model(FORECAST), run.start, self._settings)
+        pending = self._submit(prepared.task(), prepared.request.cost_steps)
+
+        def finish() -> Response:
+            result = pending.result()
+            return Response(prepared.answer(result) | self._end(run, result.after))
+
+        return finish
+
+    def _backtest(self, request: Request) -> Finish:
+        body = _read(CrossValidationBody, request)
+        self._check_name(body.model)
+        prepared = prepare_backtest(body, self._model(FORECAST), self._settings)
+        pending = self._submit(prepared.task(), prepared.request.cost_steps)
+
+        def finish() -> Response:
+            result = pending.result()
+            return Response(prepared.answer(result, [*prepared.windows(result)]))
+
+        return finish
+
+    def _generate(self, request: Request) -> Finish:
+        body = _read(GenerateBody, request)
+        run = self._resume(body, request)
+        prepared = self._prepare_generation(body, run)
+        pending = self._submit(prepared.task, prepared.steps)
+
+        def finish() -> Response:
+            after = pending.result()
+            answer = prepared.answer(prepared.choices(body.logprobs))
+            return Response(_json(answer | self._end(run, after)))
+
+        return finish
+
+    def _prepare_generation(
+        self, body: GenerateBody, run: _Run, listener: Callable[[Any], None] | None = None
+    ) -> PreparedGeneration:
+        model = self._model(TEXT)
+        check_generate(body, self._settings)
+        texts = read_texts(model.manifest.tokenizer, texts_of_generate(body), body.unknown)
+        return PreparedGeneration(body, model, run.start, run.returns_state, texts, listener)
+
+    def _predict(self, request: Request) -> Finish:
+        body = _read(PredictBody, request)
+        run, model = self._resume(body, request), self._model(TEXT)
+        check_predict(body, self._settings)
+        check_positions(body, model, self._settings)
+        texts = read_texts(model.manifest.tokenizer, texts_of_predict(body), body.unknown)
+        prepared = PreparedPrediction(body, model, run.start, texts)
+        pending = self._submit(prepared.task, prepared.steps)
+
+        def finish() -> Response:
+            scored = pending.result()
+            answer = prepared.answer(scored, prepared.predictions(scored))
+            return Response(_json(answer | self._end(run, scored.after)))
+
+        return finish
+
+    def _create(self, body: dict[str, Any]) -> Finish:
+        """A new session: with an input, from an exported state, or empty."""
+        self._check_name(body.get("model"))
+        model, first = self._opened(), body.get(_FIRST[self._kind.name])
+        wrong = next((field for field in _FIRST.values() if field in body and field != _FIRST[self._kind.name]), None)
+        if wrong is not None:
+            raise WrongModelKindError(f"{model.label} is a {self._kind.name} model", f"$.{wrong}")
+        if first is not None:
+            fields = {name: value for name, value in body.items() if name != "model"}
+            try:
+                prepared = self._kind.prepare_first_input(
+                    self._kind.first_input.model_validate(fields), model, self._settings
+                )
+            except ValidationError as error:
+                raise as_invalid_request(error, ()) from None
+            pending = self._submit(prepared.task, prepared.steps)
+            return lambda: self._created(model.codec.encode(pending.result()))
+        state = body.get("state")
+        payload = self._payload(state) if state else model.codec.encode(EMPTY_STATE)
+        return lambda: self._created(payload)
+
+    def _created(self, payload: bytes) -> Response:
+        session = _Session(0, {0: payload})
+        self._sessions[session.id] = session
+        return Response(session.fields(self.manifest))
+
+    def _change(self, method: str, path: str, session: _Session, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a request about a session."""
+        match method, path:
+            case "GET", "":
+                versions = [{"version": version} for version in reversed([*session.states][:-1])]
+                return session.fields(self.manifest) | {"versions": versions}
+            case "GET", "state":
+                return {"state": sign_state(session.state, self._state_key)}
+            case "PUT", "state":
+                self._commit(session, self._payload(body["state"]))
+            case "POST", "fork":
+                return self._created(session.state).body
+            case "POST", "rewind":
+                if body["version"] not in session.states:
+                    kept = ", ".join(map(str, reversed([*session.states][:-1]))) or "none"
+                    detail = f"version {body['version']} is not stored; the session is at {session.version}"
+                    raise VersionNotKeptError(f"{detail}, earlier versions: {kept}", "$.version")
+                self._commit(session, session.states[body["version"]])
+            case "DELETE", "":
+                del self._sessions[session.id]
+                return {}
+            case _:
+                raise AssertionError(f"the interface makes no such request: {method} {path}")
+        return session.fields(self.manifest)
+
+    def _commit(self, session: _Session, payload: bytes) -> None:
+        session.states[session.version + 1] = payload
+        session.version += 1
+        for version in [*session.states][: -1 - self._settings.session_versions]:
+            del session.states[version]
+
+    def _describe(self, name: str | None = None) -> dict[str, Any]:
+        """`GET /models`, and `GET /models/{name}`."""
+        if name is None:
+            return {"models": [{"name": self.manifest.name, "kind": self._kind.name, "default": True}]}
+        self._check_name(name)
+        return {"manifest": self.manifest.model_dump(mode="json", include={"features", "known_ahead"})}
+
+    def _resume(self, body: "StatefulBody", request: Request) -> _Run:
+        """The state that a call goes on from."""
+        self._check_name(body.model)
+        if body.session_id is not None:
+            with self._lock:
+                session = self._find(body.session_id, request.headers)
+                state, version = session.state, session.version
+            return _Run(self._opened().codec.decode(state), body.commit, session, version)
+        if not body.state:
+            return _Run(EMPTY_STATE, body.state is not None and body.commit)
+        return _Run(self._opened().codec.decode_untrusted(self._payload(body.state)), body.commit)
+
+    def _end(self, run: _Run, after: SequenceState) -> dict[str, Any]:
+        """The fields of an answer about its session or state. Moves the session.
+
+        Raises:
+            SessionConflictError: another call moved it meanwhile.
+        """
+        payload = self._opened().codec.encode(after) if run.returns_state else b""
+        if run.session is None:
+            return {"session": None, "state": sign_state(payload, self._state_key) if run.returns_state else None}
+        with self._lock:
+            if run.returns_state:
+                if run.session.version != run.version:
+                    detail = "another call updated the session; this one changed nothing"
+                    raise SessionConflictError(detail, "$.session_id")
+                self._commit(run.session, payload)
+            return {"session": run.session.fields(self.manifest), "state": None}
+
+    def _find(self, id: str, headers: Mapping[str, str]) -> _Session:
+        session = self._sessions.get(id)
+        if session is None:
+            raise SessionNotFoundError("no such session", "$.session_id")
+        if headers.get("If-Match", f'"{session.version}"') != f'"{session.version}"':
+            raise VersionMismatchError(f"the session is at version {session.version}; nothing was changed", "If-Match")
+        return session
+
+    def _payload(self, state: str) -> bytes:
+        """The encoded state in an exported one, of this process or of a service. Its signature is not checked: it keeps
+        callers of a service from forging states, and here the caller is the owner.
+
+        Raises:
+            InvalidStateError: it is damaged.
+            SessionModelError: it is of another model.
+        """
+        try:
+            payload, _ = split_signed(state)
+            self._opened().codec.decode_untrusted(payload)
+        except (InvalidStateError, SessionModelError) as error:
+            error.path = "$.state"
+            raise
+        return payload
+
+    def _check_name(self, name: str | None) -> None:
+        if name not in (None, self.manifest.name, self.manifest.label):
+            detail = f"this model is {self.manifest.label}: name that one, or leave `model` out"
+            raise InvalidRequestError(detail, "$.model")
+
+    def _model(self, kind: Kind[Any]) -> Model[Any]:
+        """The model, for a call that needs this kind.
+
+        Raises:
+            WrongModelKindError: it is of another kind.
+        """
+        if self._kind is not kind:
+            detail = f"{self.manifest.label} is a {self._kind.name} model; this call needs a {kind.name} model"
+            raise WrongModelKindError(detail, "$.model")
+        return self._opened()
+
+    def _opened(self) -> Model[Any]:
+        if self._closed:
+            raise NotReadyError("the model is closed")
+        return self._opening.result()
+
+    def _submit(self, task: Task[T], steps: int) -> "Future[T]":
+        return self._opened().engine.submit(task, steps)
 
 
-DOCUMENTS = 32
-"""Documents read side by side."""
-SCORES = 1 << 22
-"""Scores in one call of the graph, at most: these are 16 MiB."""
+_UNANSWERED = Response({})
+_FIRST = {"forecast": "series", "text": "prompt"}
+"""The field of a session's first input, by kind."""
 
 
-def write_samples(
-    folder: Path, manifest: TextManifest, graphs: tuple[Graph, Graph], prompt: str, temperatures: Sequence[float]
-) -> list[str]:
-    """What the service's own engine writes after a prompt, for each temperature: about 400 characters, by a fixed seed.
-    graphs: the one that reads the prompt and the one that decodes."""
-    prefill, decode = graphs
-    engine = Engine(
-        manifest.name,
-        Runner(folder, prefill, threads=1),
-        DecodeGraph(Runner(folder, decode, threads=1), TextDecoder(manifest.vocabulary)),
-        split_invariant=True,
-        max_waiting_steps=sys.maxsize,
-        metrics=Metrics().engine(manifest.name),
-        chunk=min(CHUNK, prefill.max_steps),
-    )
-    tokenizer = manifest.tokenizer
-    length = 400 if manifest.unit == "character" else 80
+def _read(schema: type[Body], request: Request) -> Body:
+    """The body, validated as the service validates it.
+
+    Raises:
+        InvalidRequestError: a field is not acceptable.
+    """
     try:
-        texts = []
-        for temperature in temperatures:
-            request = GenerateRequest(prompt, length, SamplingParams(temperature=temperature), seed=1)
-            [row], task = generate(tokenizer, request)
-            engine.submit(task, request.cost_steps).result()
-            texts.append(row.text)
-        return texts
-    finally:
-        engine.close()
+        return schema.model_validate(request.body)
+    except ValidationError as error:
+        raise as_invalid_request(error, ()) from None
+
+
+def _length(request: Request) -> int:
+    """About how many values a request reads."""
+    series = (request.body or {}).get("series")
+    return len(series) if isinstance(series, list) else 0
+
+
+def _json(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer as its JSON says it: parts of it are written as JSON already."""
+    values: dict[str, Any] = orjson.loads(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY))
+    return values

@@ -3,7 +3,7 @@
 import os
 from typing import NoReturn
 
-import structlog
+from service.events import log
 
 EXIT_BROKEN = 70
 """Exit status of a process that cannot continue (EX_SOFTWARE of sysexits.h)."""
@@ -15,6 +15,6 @@ def end_process(reason: str) -> NoReturn:
     The supervisor starts another process in its place. A service of one process ends; its operator restarts it.
     """
     try:
-        structlog.get_logger().critical("the process cannot go on and ends", reason=reason, process=os.getpid())
+        log().critical("the process cannot go on and ends", reason=reason, process=os.getpid())
     finally:  # even if the log cannot be written
         os._exit(EXIT_BROKEN)

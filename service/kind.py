@@ -99,7 +99,7 @@ class Kind(Protocol[M]):
             ModelFailedError: a step fails.
         """
 
-    async def prepare_first_input(self, body: Any, model: "Model[M]", settings: Settings) -> FirstInput:
+    def prepare_first_input(self, body: Any, model: "Model[M]", settings: Settings) -> FirstInput:
         """Prepare the first input of a session. `body` has the fields of `first_input`.
 
         Raises:

@@ -131,6 +131,11 @@ class Metrics:
             expired=self._dropped.labels(model, "deadline"),
         )
 
+    def count(self, model: str, read: int, predicted: int) -> None:
+        """Count the steps that a call read and predicted."""
+        self.read.labels(model).inc(read)
+        self.predicted.labels(model).inc(predicted)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format; of all processes, if there are several."""
         return generate_latest(self._exposed)

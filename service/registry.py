@@ -14,24 +14,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-import structlog
 from pydantic import ValidationError
 
 from service.engine.engine import Engine
 from service.engine.prefill import CHUNK
 from service.engine.runner import GraphMismatchError, int8_is_exact
 from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
+from service.events import log
 from service.folders import model_folders, printable, reason_not_regular
 from service.kind import Kind, Model, OpenGraphs
 from service.manifest import MANIFEST_FILE, Graph, Graphs, M, Manifest, read_manifest, sha256_of
-from service.metrics import Metrics
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.metrics import EngineMetrics
 
 Kinds = Sequence[Kind[Any]]
 Trial = Callable[[Sequence[Path]], Mapping[Path, str | None]]
 """Tries model folders in another process. Returns the reason to reject each folder, or None."""
+
+
+class Instruments(Protocol):
+    """What measures engines: `service.metrics.Metrics`."""
+
+    def engine(self, model: str) -> "EngineMetrics":
+        """The instruments of one model's engine."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ class Registry:
     """The loaded models. A reload replaces the whole `current` set, so that each thread sees either the old set or the
     new one. Read `current` once if you need two answers from the same set."""
 
-    def __init__(self, settings: Settings, kinds: Kinds, metrics: Metrics, trial: Trial | None = None) -> None:
+    def __init__(self, settings: Settings, kinds: Kinds, metrics: Instruments, trial: Trial | None = None) -> None:
         """`trial`: tries new folders in another process before this one opens them."""
         self._settings = settings
         self._kinds = kinds
@@ -189,7 +198,7 @@ class Registry:
             except _RejectedError as error:
                 rejected.append(_rejected(path, error))
             except Exception as error:  # a bug of ours must not harm other models
-                structlog.get_logger().exception("a model folder could not be opened", folder=printable(str(path)))
+                log().exception("a model folder could not be opened", folder=printable(str(path)))
                 reason = f"unexpected {type(error).__name__}; the log has the details"
                 rejected.append(RejectedModel(printable(path.parent.name), printable(path.name), reason))
         models.sort(key=_newest_first)
@@ -234,13 +243,17 @@ def list_models(settings: Settings, kinds: Kinds) -> ModelSet[ModelFolder[Any]]:
     return ModelSet(tuple(models), tuple(rejected), folders.defaults)
 
 
-def open_model(settings: Settings, kinds: Kinds, metrics: Metrics, name: str | None, kind: Kind[M]) -> Model[M]:
+def open_model(settings: Settings, kinds: Kinds, metrics: Instruments, name: str | None, kind: Kind[M]) -> Model[M]:
     """Open only the model that a registry would find under this name (`ModelSet.find_kind`).
 
     Raises:
         ModelNotFoundError, ModelRefusedError, WrongModelKindError: as `ModelSet.find_kind`.
     """
-    return _first_good(settings, kinds, name, kind, lambda folder: _load(folder.path, settings, kinds, metrics))
+
+    def load(folder: ModelFolder[Any]) -> Model[M]:
+        return _load(folder.path, settings, kinds, metrics)
+
+    return _first_good(settings, kinds, lambda models: models.find_kind(name, kind), load)
 
 
 def find_model(settings: Settings, kinds: Kinds, name: str | None, kind: Kind[M]) -> M:
@@ -250,24 +263,58 @@ def find_model(settings: Settings, kinds: Kinds, name: str | None, kind: Kind[M]
         ModelNotFoundError, ModelRefusedError, WrongModelKindError: as `ModelSet.find_kind`.
     """
 
-    def check(folder: ModelFolder[M]) -> M:
+    def check(folder: ModelFolder[Any]) -> M:
         _check_all_files(folder, settings.precision)
-        return folder.manifest
+        return cast(M, folder.manifest)
 
-    return _first_good(settings, kinds, name, kind, check)
+    return _first_good(settings, kinds, lambda models: models.find_kind(name, kind), check)
+
+
+def find_folder(settings: Settings, kinds: Kinds, name: str) -> ModelFolder[Any]:
+    """The folder of the model of this name, of any kind; or of the default model of the kind of this name. This checks
+    its files, but does not open them: `open_folder` does.
+
+    Raises:
+        ModelNotFoundError, ModelRefusedError: as `ModelSet.find`.
+    """
+    kind = next((kind for kind in kinds if kind.name == name), None)
+
+    def find(models: ModelSet[ModelFolder[Any]]) -> ModelFolder[Any]:
+        return models.find(name) if kind is None else models.find_kind(None, kind)
+
+    def check(folder: ModelFolder[Any]) -> ModelFolder[Any]:
+        _check_all_files(folder, settings.precision)
+        return folder
+
+    return _first_good(settings, kinds, find, check)
+
+
+def open_folder(folder: ModelFolder[Any], settings: Settings, kinds: Kinds, metrics: Instruments) -> Model[Any]:
+    """Open the model of a folder.
+
+    Raises:
+        ModelRefusedError: it fails a check.
+    """
+    try:
+        return _load(folder.path, settings, kinds, metrics)
+    except _RejectedError as error:
+        raise ModelRefusedError(f"model {folder.label} was refused: {error}", "$.model") from error
 
 
 Result = TypeVar("Result")
 
 
 def _first_good(
-    settings: Settings, kinds: Kinds, name: str | None, kind: Kind[M], attempt: Callable[[ModelFolder[M]], Result]
+    settings: Settings,
+    kinds: Kinds,
+    find: Callable[[ModelSet[ModelFolder[Any]]], ModelFolder[Any]],
+    attempt: Callable[[ModelFolder[Any]], Result],
 ) -> Result:
-    """The result of the attempt on the model of this name. If the attempt rejects the folder, try the next one."""
+    """The result of the attempt on the model that is found. If the attempt rejects the folder, try the next one."""
     models = _read_folders(settings, kinds)
     while True:
         try:
-            folder = models.find_kind(name, kind)
+            folder = find(models)
         except ModelNotFoundError as error:
             searched = " and ".join(str(path.absolute()) for path in settings.models_dirs)
             hint = f"searched {searched}; models_dir (--models-dir, CARRY_MODELS_DIR) names another folder"
@@ -300,7 +347,7 @@ def _read_folders(settings: Settings, kinds: Kinds) -> ModelSet[ModelFolder[Any]
     return ModelSet(tuple(sorted(models, key=_newest_first)), tuple(rejected), _defaults(settings, kinds))
 
 
-def _load(path: Path, settings: Settings, kinds: Kinds, metrics: Metrics) -> Model[Any]:
+def _load(path: Path, settings: Settings, kinds: Kinds, metrics: Instruments) -> Model[Any]:
     folder, graphs, opened, smoke_test = _open(path, kinds, settings.precision, settings.threads)
     kind, manifest = folder.kind, folder.manifest
     engine = Engine(

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
-
-import structlog
+from typing import TYPE_CHECKING
 
 from service.engine.backlog import Backlog
 from service.engine.decode import DecodeGraph
@@ -18,8 +17,11 @@ from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
 from service.errors import NotReadyError
+from service.events import log
 from service.exit import end_process
-from service.metrics import EngineMetrics
+
+if TYPE_CHECKING:
+    from service.metrics import EngineMetrics
 
 SMOKE_TEST_SECONDS = 0.5
 """How often a model that failed its smoke test gets another."""
@@ -42,7 +44,7 @@ class Engine:
         decode_graph: DecodeGraph | None,
         split_invariant: bool,
         max_waiting_steps: int,
-        metrics: EngineMetrics,
+        metrics: "EngineMetrics",
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
         on_thread_death: Callable[[str], object] = end_process,
@@ -115,7 +117,7 @@ class Engine:
             self._loop()
         except BaseException:
             with suppress(BaseException):  # the log may be closed
-                structlog.get_logger().exception("an engine's thread ended", engine=self.thread.name)
+                log().exception("an engine's thread ended", engine=self.thread.name)
             self._on_thread_death(f"the thread of the engine {self.thread.name} ended")
 
     def _loop(self) -> None:
@@ -136,7 +138,7 @@ class Engine:
                 if failures > MAX_FAILURES:
                     raise
                 with suppress(Exception):
-                    structlog.get_logger().exception("the engine failed", engine=self.thread.name)
+                    log().exception("the engine failed", engine=self.thread.name)
                 if failures > 1:
                     self.scheduler.fail_all(error)
 

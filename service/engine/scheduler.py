@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from time import monotonic, perf_counter
-from typing import Any
-
-import structlog
+from typing import TYPE_CHECKING, Any
 
 from service.engine.decode import DecodeBatch, DecodeGraph
 from service.engine.prefill import CHUNK, PREFILL_SECONDS, PrefillQueue, PrefillState
@@ -23,7 +21,10 @@ from service.engine.request import PartialUpdateError, Request, atomic
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, PrefillResult
 from service.errors import DeadlineExceededError, ModelFailedError
-from service.metrics import EngineMetrics
+from service.events import log
+
+if TYPE_CHECKING:
+    from service.metrics import EngineMetrics
 
 StepCounts = list[tuple[Request, int]]
 """Steps of rows that were done, by request; a request may occur more than once."""
@@ -42,7 +43,7 @@ class Scheduler:
         runner: Runner,
         decode_graph: DecodeGraph | None,
         split_invariant: bool,
-        metrics: EngineMetrics,
+        metrics: "EngineMetrics",
         on_finished: Callable[[Request], None] = lambda _: None,
         chunk: int = CHUNK,
         smoke_test: Callable[[], object] = lambda: None,
@@ -120,10 +121,10 @@ class Scheduler:
             failed = True
             if not self.failed:
                 with suppress(Exception):
-                    structlog.get_logger().exception("the model fails its smoke test")
+                    log().exception("the model fails its smoke test")
         if self.failed and not failed:
             with suppress(Exception):
-                structlog.get_logger().info("the model passes its smoke test again")
+                log().info("the model passes its smoke test again")
         self.failed = failed
 
     def _run_task(self, request: Request, result: PrefillResult | None) -> None:

@@ -10,19 +10,19 @@ from pydantic import ValidationError
 
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
 from service.forecast.kind import FORECAST
-from service.forecast.prepare import PreparedForecast, prepare
+from service.forecast.prepare import PreparedForecast, prepare_forecast
 from service.forecast.schemas import ForecastBatchAnswer, ForecastBatchBody, ForecastBody
 from service.forecast.task import Forecast, ForecastRequest
-from service.http.context import TIMEOUT_HEADERS, Context
+from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
 from service.http.json_pieces import json_pieces, large_json_answer
 from service.http.json_route import JsonRoute, to_json
 from service.http.offload import take_turns, wait_all
 from service.http.problems import documented, problem_of
 from service.http.state import AppState
 from service.http.stateful import model_and_start
-from service.http.validation import as_invalid_request
 from service.sessions.state import sign_state
 from service.settings import Settings
+from service.validation import as_invalid_request
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
 
@@ -65,12 +65,16 @@ async def post_forecast_batch(
         max_bytes = sum(item.max_bytes for item in valid.values())
         call.hold(max_bytes, "$.requests", next(iter(valid.values())).model.engine)
     lengths = {i: len(item.request.values) for i, item in valid.items()}
-    results = await wait_all(lengths, lambda i: valid[i].submit(call))
+    results = await wait_all(lengths, lambda i: _submit(valid[i], call))
     for future in results.values():
         error = future.exception()
         if isinstance(error, CarryError) and error.status >= 500:
             raise error  # the others would fail alike
     return await large_json_answer(_answer(items, results, app, key, request), call.deadline)
+
+
+def _submit(item: PreparedForecast, call: RequestContext) -> "Future[Forecast]":
+    return call.submit(item.model.engine, item.task(), item.request.cost_steps)
 
 
 class _BatchLimits:
@@ -109,7 +113,7 @@ def _read_items(batch: ForecastBatchBody, app: AppState, key: bytes) -> Iterator
             if body.session_id is not None:
                 raise InvalidRequestError("items of a batch may have a `state`, but no session", "$.session_id")
             model, start = model_and_start(app, body, FORECAST, key)
-            yield prepare(body, model, start, body.state is not None and body.commit, app)
+            yield prepare_forecast(body, model, start, body.state is not None and body.commit, app.settings)
         except ValidationError as error:
             yield as_invalid_request(error, ("requests", i))
         except CarryError as error:
@@ -145,9 +149,10 @@ def _answer(
         except CarryError as error:
             yield to_json(problem_of(_with_index(error, i), request))
         else:
+            app.metrics.count(item.model.label, item.request.steps_read, item.request.horizon)
             codec = item.model.codec
             state = sign_state(codec.encode(result.after), key) if item.request.returns_state else None
-            yield from json_pieces({**item.answer(result, app), "session": None, "state": state})
+            yield from json_pieces({**item.answer(result), "session": None, "state": state})
     yield b"]}"
 
 

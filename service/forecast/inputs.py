@@ -15,8 +15,8 @@ from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import SeriesBody, Values
 from service.forecast.task import check_levels
 from service.forecast.timestamps import timestamps_after
-from service.http.validation import NO_SERIES, as_invalid_request, json_path
 from service.settings import Settings
+from service.validation import NO_SERIES, as_invalid_request, json_path
 
 _numbers: TypeAdapter[list[float | None]] = TypeAdapter(Values)
 

@@ -59,7 +59,7 @@ class ForecastKind:
         outputs, _ = runner.prefill(inputs, np.array([2]), runner.initial_states(1), list(expected))
         check_outputs(graphs.graph.file, dict(zip(expected, outputs, strict=True)), expected)
 
-    async def prepare_first_input(self, body: Any, model: Model[ForecastManifest], settings: Settings) -> FirstInput:
+    def prepare_first_input(self, body: Any, model: Model[ForecastManifest], settings: Settings) -> FirstInput:
         """Prepare to read the first values of a series."""
         manifest = model.manifest
         values = series_values(body.series, False, manifest, settings)

@@ -321,8 +321,7 @@ async def _run(
             error.path = series_path(i)
             raise
     steps_read = sum(request.steps_read for request in by_index.values())
-    call.app.metrics.read.labels(model.label).inc(steps_read)
-    call.app.metrics.predicted.labels(model.label).inc(steps - steps_read)
+    call.app.metrics.count(model.label, steps_read, steps - steps_read)
     return results
 
 

@@ -18,8 +18,8 @@ from service.forecast.schemas import Values
 from service.forecast.task import check_levels
 from service.forecast.timestamps import seasons_of
 from service.http.schemas import MAX_INTEGER, Answer, Body, ModelId, Number, unsupported
-from service.http.validation import json_path
 from service.settings import Settings
+from service.validation import json_path
 
 MEDIAN = 0.5
 

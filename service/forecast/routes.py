@@ -1,13 +1,12 @@
 """POST /forecast: the values that follow a series."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 from fastapi.openapi.models import Example
 
 from service.forecast.kind import FORECAST
-from service.forecast.prepare import prepare
+from service.forecast.prepare import prepare_forecast
 from service.forecast.schemas import ForecastAnswer, ForecastBody
 from service.http.context import WRITE_HEADERS, Context
 from service.http.json_pieces import json_fragments
@@ -61,9 +60,11 @@ async def post_forecast(
 ) -> Response:
     """Forecast the values that follow a series, with quantiles. With a session, send only the new values."""
     async with resume(call, body, FORECAST) as run:
-        prepared = prepare(body, run.model, run.start, run.returns_state, call.app)
+        prepared = prepare_forecast(body, run.model, run.start, run.returns_state, call.app.settings)
+        request = prepared.request
         run.hold(prepared.max_bytes, "$.include_history" if body.include_history else "$.series")
-        result = await asyncio.wrap_future(prepared.submit(call))
-        answer = await json_fragments(prepared.answer(result, call.app), call.deadline)
+        result = await run.submit(prepared.task(), request.cost_steps)
+        call.app.metrics.count(run.model.label, request.steps_read, request.horizon)
+        answer = await json_fragments(prepared.answer(result), call.deadline)
         ending = run.ending(result.after)
         return await run.commit(ending, to_json({**answer, **ending.fields}))

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from service.errors import CarryError, InvalidRequestError, MalformedBodyError, QueueFullError, UnauthorizedError
 from service.http.methods import allowed_methods
 from service.http.schemas import Problem
-from service.http.validation import explain
+from service.validation import explain
 
 PROBLEM = "application/problem+json"
 

@@ -311,7 +311,8 @@ async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any],
 
 async def _read_first_input(body: Any, model: Model[Any], call: RequestContext) -> SequenceState:
     """The state after the first input."""
-    first = await model.kind.prepare_first_input(body, model, call.app.settings)
+    # On another thread: a first input may be long.
+    first = await asyncio.to_thread(model.kind.prepare_first_input, body, model, call.app.settings)
     call.hold(first.bytes, first.path, model.engine)
     return await asyncio.wrap_future(call.submit(model.engine, first.task, first.steps))
 

@@ -155,6 +155,18 @@ def verify_state(text: str, key: bytes) -> tuple[bytes, Header]:
     Raises:
         InvalidStateError: this service did not sign these bytes.
     """
+    payload, mac = split_signed(text)
+    if not hmac.compare_digest(mac, hmac.digest(key, payload, "sha256")):
+        raise InvalidStateError("the state was changed or cut off, or was signed with another key")
+    return payload, read_header(payload)[0]
+
+
+def split_signed(text: str) -> tuple[bytes, bytes]:
+    """The encoded state in a signed one, and its signature, which is not checked.
+
+    Raises:
+        InvalidStateError: it is no state.
+    """
     try:
         blob = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -162,9 +174,7 @@ def verify_state(text: str, key: bytes) -> tuple[bytes, Header]:
     payload, mac = blob[:-_MAC], blob[-_MAC:]
     if not payload.startswith(_NAME):
         raise InvalidStateError("not a state of this service")
-    if not hmac.compare_digest(mac, hmac.digest(key, payload, "sha256")):
-        raise InvalidStateError("the state was changed or cut off, or was signed with another key")
-    return payload, read_header(payload)[0]
+    return payload, mac
 
 
 def read_header(payload: bytes) -> tuple[Header, int]:

@@ -1,38 +1,18 @@
-"""Long texts and long answers: tokenizes texts and encodes answers on a thread, so that the event loop stays free."""
+"""Long answers as JSON, and how long a text or an answer is worth a thread of its own."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import orjson
 
-from service.http.offload import offload_if_large
 from service.text.logprobs import TokenLogprob, log_probability
 from service.text.scoring import Position
-from service.text.tokenizer import Candidate, TokenizedText, Tokenizer
+from service.text.tokenizer import Candidate
 
 INLINE_CHARACTERS = 5_000
 """A text of so many is tokenized in less time than a thread takes to start."""
 INLINE_ITEMS = 500
 """So many items of an answer are encoded in less time than a thread takes to start."""
-
-
-async def read_texts(
-    tokenizer: Tokenizer, texts: Mapping[str, str], unknown: Literal["replace", "error"]
-) -> tuple[list[TokenizedText], list[str]]:
-    """Tokenize texts, given by their JSON paths; also returns the characters or words that the model does not know.
-
-    Raises:
-        InvalidRequestError: a text cannot be read; or it has unknown characters or words, and `unknown` is "error".
-    """
-
-    def read() -> tuple[list[TokenizedText], list[str]]:
-        tokenized = [tokenizer.tokenize(text, path) for path, text in texts.items()]
-        if unknown == "error":
-            for path, text in zip(texts, tokenized, strict=True):
-                tokenizer.check_known(text, path)
-        return tokenized, tokenizer.unknown(*tokenized)
-
-    return await offload_if_large(sum(map(len, texts.values())) > INLINE_CHARACTERS, read)
 
 
 def json_list(blocks: Iterable[Sequence[Any]]) -> orjson.Fragment:

@@ -13,11 +13,11 @@ from service.engine.sequence import SequenceState, Task
 from service.kind import FirstInput, Model, ModelCard, OpenGraphs, StateSpec
 from service.manifest import Graph, Graphs
 from service.settings import Settings
-from service.text.answers import read_texts
 from service.text.decoder import TextDecoder
 from service.text.limits import check_length
 from service.text.manifest import TextManifest
 from service.text.openai_answers import model_cards
+from service.text.prepare import read_texts
 from service.text.sampling import SamplingParams, controls
 from service.text.schemas import FirstText
 from service.text.scoring import predict, predict_bytes
@@ -61,11 +61,11 @@ class TextKind:
         assert opened.decode_graph is not None
         _test_decoding(opened.decode_graph, states, size)
 
-    async def prepare_first_input(self, body: Any, model: Model[TextManifest], settings: Settings) -> FirstInput:
+    def prepare_first_input(self, body: Any, model: Model[TextManifest], settings: Settings) -> FirstInput:
         """Tokenize the first text."""
         check_length(body.prompt, settings, "$.prompt")
         tokenizer = model.manifest.tokenizer
-        [text], _ = await read_texts(tokenizer, {"$.prompt": body.prompt}, "replace")
+        [text] = read_texts(tokenizer, {"$.prompt": body.prompt}, "replace").tokenized
         max_bytes = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
         return FirstInput(_read_text(tokenizer, text), 1 + len(text.ids), max_bytes, "$.prompt")
 

@@ -251,9 +251,7 @@ class Completion:
     def _count_usage(self) -> dict[str, int]:
         """The final `CompletionUsage`; adds it to the metrics."""
         usage = self._usage()
-        metrics, label = self._call.app.metrics, self._model.label
-        metrics.read.labels(label).inc(usage["prompt_tokens"])
-        metrics.predicted.labels(label).inc(usage["completion_tokens"])
+        self._call.app.metrics.count(self._model.label, usage["prompt_tokens"], usage["completion_tokens"])
         return usage
 
 

@@ -1,16 +1,13 @@
 """POST /generate and POST /predict."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 
-from service.engine.sequence import SequenceState
-from service.errors import InvalidRequestError, LimitExceededError
 from service.http.context import WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, to_json
 from service.http.offload import offload_if_large
@@ -18,39 +15,25 @@ from service.http.problems import documented, problem_of
 from service.http.replies import Reply, stateful
 from service.http.stateful import ResumedSequence, resume
 from service.http.streaming import EventStream, as_carry_error, sse_event
-from service.kind import Model
 from service.sessions.sessions import ReplayedError
-from service.settings import Settings
-from service.text.answers import (
-    INLINE_ITEMS,
-    candidate_dicts,
-    json_list,
-    logprob_dicts,
-    logprobs_json,
-    position_dicts,
-    read_texts,
-)
+from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, logprob_dicts
 from service.text.decoder import Listener
 from service.text.kind import TEXT
-from service.text.limits import check_candidates, check_length, check_scores
-from service.text.logprobs import logprob_blocks
 from service.text.manifest import TextManifest
-from service.text.prefill import check_follows
-from service.text.sampling import SamplingParams
-from service.text.schemas import GenerateAnswer, GenerateBody, PredictAnswer, PredictBody
-from service.text.scoring import (
-    RANKED_ROWS,
-    Position,
-    ScoredText,
-    bits_per_character,
-    next_candidates,
-    position_blocks,
-    predict,
-    predict_bytes,
+from service.text.prepare import (
+    PreparedGeneration,
+    PreparedPrediction,
+    Texts,
+    check_generate,
+    check_positions,
+    check_predict,
+    read_texts,
+    texts_of_generate,
+    texts_of_predict,
 )
-from service.text.streaming import STREAM, TextDelta, stream_updates
-from service.text.task import GenerateRequest, generate
-from service.text.tokenizer import TokenizedText, Tokenizer
+from service.text.schemas import GenerateAnswer, GenerateBody, PredictAnswer, PredictBody
+from service.text.streaming import STREAM, stream_updates
+from service.text.tokenizer import Tokenizer
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 
@@ -97,29 +80,37 @@ async def post_generate(
     """Continue a text, character by character. With `stream`, the answer is server-sent events: `{"index","text"}` with
     new text, and its `logprobs` if the request asks for them; at the end one with `finish_reason` and `usage`, or an
     event `error` with a problem. A session moves to the end of the returned text."""
-    _check_generate(body, call.app.settings)
+    check_generate(body, call.app.settings)
     if body.stream:
         events = _events(body, call, request)
         headers = await anext(events)  # a request that is refused gets an answer with its own status
         return EventStream(events, headers, call.deadline)
     async with resume(call, body, TEXT) as run:
-        generation = await _Generation.begin(body, run, call)
-        ending = run.ending(await generation.finish(body.logprobs))
-        return await run.commit(ending, generation.answer(ending.fields))
+        prepared = await _prepare_generation(body, run)
+        after = await run.submit(prepared.task, prepared.steps)
+        call.app.metrics.count(run.model.label, prepared.num_read, prepared.num_generated)
+        large = body.logprobs * prepared.num_tokens > INLINE_ITEMS
+        choices = await offload_if_large(large, prepared.choices, body.logprobs)
+        ending = run.ending(after)
+        return await run.commit(ending, to_json(prepared.answer(choices) | ending.fields))
 
 
 async def _events(body: GenerateBody, call: RequestContext, request: Request) -> AsyncGenerator[Any, None]:
     """The headers of a stream, once nothing can be refused any more; then its events. If another process updates the
     session meanwhile, the stream ends with an error: it cannot take back the text that it sent."""
     headers = {"Cache-Control": "no-store"}
+    notifier, metrics = call.app.notifier, call.app.metrics
     try:
         async with resume(call, body, TEXT, cached=False) as run:
-            generation = await _Generation.begin(body, run, call, call.app.notifier)
+            prepared = await _prepare_generation(body, run, notifier)
+            pending = run.begin(prepared.task, prepared.steps)
             repeatable = body.session_id is not None and body.commit and call.caller.key is not None
             sent, last = bytearray(), b""
             try:
                 yield headers
-                async with aclosing(generation.updates()) as updates:
+                tokenizer = run.model.manifest.tokenizer
+                deltas = stream_updates(notifier, tokenizer, prepared.rows, body.logprobs, [pending])
+                async with aclosing(deltas) as updates:
                     async for delta in updates:
                         if delta.text:
                             logprobs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
@@ -127,14 +118,15 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
                             if repeatable:
                                 sent += event
                             yield event
-                ending = run.ending(await generation.finish(0))
-                last = sse_event(generation.summary(ending.fields))
+                ending = run.ending(await asyncio.wrap_future(pending))
+                metrics.count(run.model.label, prepared.num_read, prepared.num_generated)
+                last = sse_event(prepared.summary() | ending.fields)
                 await run.commit(ending, bytes(sent + last))
             except Exception as error:
                 yield sse_event(problem_of(as_carry_error(error), request), "error")
                 return
             finally:
-                generation.cancel()
+                pending.cancel()
     except ReplayedError as replay:
         yield headers | {"Idempotency-Replayed": "true"}
         yield Reply.replayed(replay.answer).body
@@ -142,119 +134,14 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
     yield last
 
 
-class _Generation:
-    """The texts of one request, while the engine generates them and after."""
-
-    def __init__(
-        self,
-        body: GenerateBody,
-        run: ResumedSequence[TextManifest],
-        call: RequestContext,
-        prompt: TokenizedText,
-        unknown: list[str],
-        listener: Listener | None,
-    ) -> None:
-        """Submit the texts. `unknown`: the prompt's characters or words that the model does not know."""
-        model, tokenizer = run.model, run.model.manifest.tokenizer
-        self._body = body
-        self._model = model
-        self._app = call.app
-        self._unknown = unknown
-        self._choices: list[dict[str, Any]] = []
-        self._prompt_length = len(prompt.ids)
-        if run.returns_state and body.n > 1:
-            raise InvalidRequestError('only one text can move a session or state: n is 1, or `"commit": false`', "$.n")
-        if body.logprobs:
-            positions = body.max_length * body.n + (self._prompt_length if body.echo else 0)
-            check_scores(positions, model, "$.logprobs")
-        self._seed = secrets.randbits(53) if body.seed is None else body.seed
-        texts = GenerateRequest(
-            prompt=prompt,
-            max_length=body.max_length,
-            params=SamplingParams(
-                body.temperature,
-                body.top_k,
-                body.top_p,
-                body.min_p,
-                body.repetition_penalty,
-                body.frequency_penalty,
-                body.presence_penalty,
-                tokenizer.biases(body.logit_bias, "$.logit_bias"),
-            ),
-            seed=self._seed,
-            stop=tuple(body.stop),
-            n=body.n,
-            logprobs=body.logprobs,
-            echo=body.echo,
-        )
-        path = "$.logprobs" if body.logprobs else "$.prompt"
-        run.hold(texts.max_bytes(tokenizer.size, model.graphs.state_bytes), path)
-        self._rows, task = generate(tokenizer, texts, run.start, run.returns_state, listener)
-        self._pending = run.begin(task, texts.cost_steps)
-
-    @classmethod
-    async def begin(
-        cls,
-        body: GenerateBody,
-        run: ResumedSequence[TextManifest],
-        call: RequestContext,
-        listener: Listener | None = None,
-    ) -> "_Generation":
-        """Tokenize the prompt and submit the texts."""
-        [prompt], unknown = await read_texts(run.model.manifest.tokenizer, {"$.prompt": body.prompt}, body.unknown)
-        return cls(body, run, call, prompt, unknown, listener)
-
-    def updates(self) -> AsyncGenerator[TextDelta, None]:
-        """New text as soon as the engine generates it."""
-        tokenizer = self._model.manifest.tokenizer
-        return stream_updates(self._app.notifier, tokenizer, self._rows, self._body.logprobs, [self._pending])
-
-    def cancel(self) -> None:
-        """Stop generating."""
-        self._pending.cancel()
-
-    async def finish(self, logprobs: int) -> SequenceState:
-        """Wait until the texts have ended and prepare the answer's choices; the state after the first text."""
-        after = await asyncio.wrap_future(self._pending)
-
-        def choices() -> list[dict[str, Any]]:
-            tokenizer = self._model.manifest.tokenizer
-            return [
-                {
-                    "text": row.returned_text,
-                    "finish_reason": row.finish_reason,
-                    "logprobs": logprobs_json(logprob_blocks(tokenizer, row, logprobs)) if logprobs else None,
-                }
-                for row in self._rows
-            ]
-
-        items = logprobs * sum(len(row.echo) + len(row.tokens) for row in self._rows)
-        self._choices = await offload_if_large(items > INLINE_ITEMS, choices)
-        return after
-
-    def answer(self, ending: dict[str, Any]) -> bytes:
-        """A `GenerateAnswer`. `ending`: its fields about the session or state."""
-        choices, summary = self._choices, self.summary(ending)
-        first = choices[0]
-        head = {"model": summary["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
-        answer = head | {"logprobs": first["logprobs"]} | summary
-        return to_json(answer | {"choices": choices if self._body.n > 1 else None})
-
-    def summary(self, ending: dict[str, Any]) -> dict[str, Any]:
-        """The last event of a stream: the answer without the texts. Adds to the metrics."""
-        choices, label = self._choices, self._model.label
-        generated = sum(len(row.tokens) for row in self._rows)
-        self._app.metrics.read.labels(label).inc(self._prompt_length)
-        self._app.metrics.predicted.labels(label).inc(generated)
-        return {
-            "model": _model_id(self._model),
-            "finish_reason": choices[0]["finish_reason"],
-            "choices": [{"finish_reason": choice["finish_reason"]} for choice in choices] if self._body.n > 1 else None,
-            "seed": self._seed,
-            "usage": {"prompt_characters": self._prompt_length, "generated_characters": generated},
-            "unknown_characters": self._unknown,
-            **ending,
-        }
+async def _prepare_generation(
+    body: GenerateBody, run: ResumedSequence[TextManifest], listener: Listener | None = None
+) -> PreparedGeneration:
+    """Tokenize the prompt, and reserve the memory."""
+    texts = await _read(run.model.manifest.tokenizer, texts_of_generate(body), body.unknown)
+    prepared = PreparedGeneration(body, run.model, run.start, run.returns_state, texts, listener)
+    run.hold(prepared.max_bytes, prepared.path)
+    return prepared
 
 
 @router.post(
@@ -271,95 +158,21 @@ async def post_predict(
 ) -> Response:
     """Say which characters the model expects next, after a text or after each of its characters, and rank continuations
     by their probability."""
-    continuations = body.candidates or []
-    check_length(body.text, call.app.settings, "$.text")
-    check_length("".join(continuations), call.app.settings, "$.candidates")
+    check_predict(body, call.app.settings)
     async with resume(call, body, TEXT) as run:
-        tokenizer = run.model.manifest.tokenizer
-        text, candidates, unknown = await _read_predict(body, run.model, call.app.settings)
-        check_follows(run.start, text.nfc, "$.text")
-        lengths = [len(candidate.ids) for candidate in candidates]
-        size, top_k = tokenizer.size, min(body.top_k, tokenizer.size)
-        max_bytes = predict_bytes(len(text.ids), body.per_position, top_k, lengths, size)
-        run.hold(max_bytes, "$.per_position" if body.per_position else "$.text")
-        steps = 1 + len(text.ids) + sum(lengths)
-        scored = await run.submit(predict(tokenizer, text, body.per_position, run.start, candidates), steps)
-        call.app.metrics.read.labels(run.model.label).inc(steps - 1)
-        predictions = await offload_if_large(
-            len(scored.scores) * top_k > INLINE_ITEMS, _predictions, body, tokenizer, text, scored
-        )
-        ranking = [
-            {
-                "index": ranked.index,
-                "text": continuations[ranked.index],
-                "logprob": ranked.logprob,
-                "logprob_per_character": ranked.logprob_per_character,
-            }
-            for ranked in scored.ranked
-        ]
+        check_positions(body, run.model, call.app.settings)
+        texts = await _read(run.model.manifest.tokenizer, texts_of_predict(body), body.unknown)
+        prepared = PreparedPrediction(body, run.model, run.start, texts)
+        run.hold(prepared.max_bytes, prepared.path)
+        scored = await run.submit(prepared.task, prepared.steps)
+        call.app.metrics.count(run.model.label, prepared.num_read, 0)
+        large = len(scored.scores) * prepared.top_k > INLINE_ITEMS
+        predictions = await offload_if_large(large, prepared.predictions, scored)
         ending = run.ending(scored.after)
-        answer = {
-            "model": _model_id(run.model),
-            **predictions,
-            "candidates": None if body.candidates is None else ranking,
-            "unknown_characters": unknown,
-            **ending.fields,
-        }
-        return await run.commit(ending, to_json(answer))
+        return await run.commit(ending, to_json(prepared.answer(scored, predictions) | ending.fields))
 
 
-async def _read_predict(
-    body: PredictBody, model: Model[TextManifest], settings: Settings
-) -> tuple[TokenizedText, list[TokenizedText], list[str]]:
-    """The text and the candidates, tokenized, and their characters or words that the model does not know.
-
-    Raises:
-        CarryError: they exceed a limit, cannot be read, or a candidate is empty.
-    """
-    tokenizer = model.manifest.tokenizer
-    if body.per_position:
-        check_candidates(len(body.text), min(body.top_k, tokenizer.size), settings, "$.top_k")
-    paths = {"$.text": body.text} | {f"$.candidates[{i}]": text for i, text in enumerate(body.candidates or [])}
-    (text, *candidates), unknown = await read_texts(tokenizer, paths, body.unknown)
-    if body.per_position:
-        check_scores(len(text.ids), model, "$.per_position")
-    longest = max((len(candidate.ids) for candidate in candidates), default=0)
-    check_scores(min(RANKED_ROWS, len(candidates)) * longest, model, "$.candidates")
-    for i, candidate in enumerate(candidates):
-        if not candidate.tokens:
-            raise InvalidRequestError("is empty", f"$.candidates[{i}]")
-    return text, candidates, unknown
-
-
-def _predictions(body: PredictBody, tokenizer: Tokenizer, text: TokenizedText, scored: ScoredText) -> dict[str, Any]:
-    """The `next`, `positions` and `bits_per_character` of a `PredictAnswer`."""
-    candidates = next_candidates(tokenizer, scored.scores, body.top_k)
-    nats, characters = 0.0, 0
-
-    def blocks() -> Iterator[list[Position]]:
-        nonlocal nats, characters
-        for block in position_blocks(tokenizer, text, scored.scores, body.top_k):
-            nats += block.nats
-            characters += block.characters
-            yield block.positions
-
-    positions = json_list(map(position_dicts, blocks())) if body.per_position else None
-    return {
-        "next": candidate_dicts(candidates),
-        "positions": positions,
-        "bits_per_character": bits_per_character(nats, characters),
-    }
-
-
-def _model_id(model: Model[TextManifest]) -> dict[str, Any]:
-    """A `ModelId`."""
-    return {"name": model.manifest.name, "version": model.manifest.version}
-
-
-def _check_generate(body: GenerateBody, settings: Settings) -> None:
-    check_length(body.prompt, settings, "$.prompt")
-    limit = settings.max_generated_length
-    if body.max_length * body.n > limit:
-        raise LimitExceededError(f"at most {limit} characters are generated at once, over all n texts", "$.max_length")
-    positions = body.max_length + (len(body.prompt) if body.echo else 0)
-    check_candidates(positions * body.n, body.logprobs, settings, "$.logprobs")
+async def _read(tokenizer: Tokenizer, texts: dict[str, str], unknown: Literal["replace", "error"]) -> Texts:
+    """As `read_texts`, on another thread if the texts are long."""
+    large = sum(map(len, texts.values())) > INLINE_CHARACTERS
+    return await offload_if_large(large, read_texts, tokenizer, texts, unknown)

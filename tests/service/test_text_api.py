@@ -17,8 +17,8 @@ from service.engine.engine import Engine
 from service.http.streaming import StreamNotifier
 from service.metrics import Metrics
 from service.settings import Settings
-from service.text.decoder import Row
 from service.text.manifest import TextManifest
+from service.text.prepare import PreparedGeneration
 from service.text.sampling import SamplingParams
 from service.text.streaming import TextDelta, stream_updates
 from service.text.task import GenerateRequest, generate
@@ -356,10 +356,10 @@ def test_composed_and_decomposed_texts_and_line_ends_are_read_alike(client: Test
 def test_an_unexpected_error_in_a_stream_is_an_event_without_details(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Row) -> str:
+    def broken(_: PreparedGeneration) -> int:
         raise KeyError("our own mistake")
 
-    monkeypatch.setattr(Row, "returned_text", property(broken))
+    monkeypatch.setattr(PreparedGeneration, "num_generated", property(broken))
     answer = client.post("/generate", json={"prompt": "a", "max_length": 5, "stream": True})
     *deltas, (name, problem) = events(answer.text)
     assert (name, problem["status"], problem["code"]) == ("error", 500, "internal_error")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from carry import local
+from carry import models
 from carry.files import DataError, Series, read_series
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
@@ -299,8 +299,8 @@ def test_many_and_long_texts_are_read_in_pieces(
     path = tmp_path / "lines.jsonl"
     path.write_text("\n".join(json.dumps({"text": "sea shells by the shore"[: 2 + i]}) for i in range(20)))
     whole = evaluate_text(text_model, [path])
-    monkeypatch.setattr(local, "DOCUMENTS", 3)
-    monkeypatch.setattr(local, "SCORES", 1000)
+    monkeypatch.setattr(models, "DOCUMENTS", 3)
+    monkeypatch.setattr(models, "SCORES", 1000)
     cut = evaluate_text(text_model, [path])
     for name, row in whole.items():
         assert cut[name]["bits_per_character"] == pytest.approx(row["bits_per_character"], rel=1e-5)

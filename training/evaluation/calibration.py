@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carry.files import read_series
-from carry.local import ForecastModel
+from carry.models import ForecastModel
 from training.data.forking_batches import kind_of
 from training.evaluation.eval_windows import EvalWindow, is_benchmark, read_benchmark, rolling_windows, usual_horizon
 from training.evaluation.forecasts import Hint, forecast_windows, hinted_season

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carry.files import DataError, read_series
-from carry.local import ForecastModel
+from carry.models import ForecastModel
 from service.errors import CarryError
 from service.forecast.intervals import interval_to_quantiles
 from service.forecast.manifest import ForecastManifest

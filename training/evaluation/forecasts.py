@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from carry.local import ForecastModel, usual_season
+from carry.models import ForecastModel, usual_season
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest
 from training.evaluation.eval_windows import EvalWindow

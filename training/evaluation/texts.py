@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from carry.files import DataError
-from carry.local import LanguageModel
+from carry.models import LanguageModel
 from service.text.manifest import TextManifest
 from training.data.texts import Document, Encoded, encode_all, read_documents
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from carry.files import DataError, Series
-from carry.local import ForecastModel
+from carry.models import ForecastModel
 from carry.plots import ForecastPanel, plot_forecasts
 from service.forecast.manifest import ForecastManifest
 from training import plots

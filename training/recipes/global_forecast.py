@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from carry.files import DataError, Series, read_series
-from carry.local import ForecastModel
+from carry.models import ForecastModel
 from carry.plots import ForecastPanel, plot_forecasts
 from service.forecast.manifest import ForecastManifest
 from service.forecast.seasons import CYCLES

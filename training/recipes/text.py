@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from carry.files import DataError
-from carry.local import LanguageModel, write_samples
+from carry.models import LanguageModel, write_samples
 from service.text.manifest import TextManifest
 from service.text.tokenizer import Tokenizer, TokenLevel
 from training import plots
