@@ -83,9 +83,9 @@ def draw_fan(axes: Axes, x: NDArray[Any], quantiles: NDArray[np.float64], levels
 def name_steps(axes: Axes, x: NDArray[Any], name: str) -> None:
     """Ticks of the horizontal axis that do not overlap: whole steps, under their `name`, or dates."""
     if np.issubdtype(x.dtype, np.datetime64):
-        locator = AutoDateLocator(minticks=3, maxticks=6)
+        locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib.dates has no types
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # as above
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(name, fontsize=8)
