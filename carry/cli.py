@@ -8,37 +8,25 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from carry.options import SERIES_HELP, Freq, TargetColumn, split_names
+from carry.forecast_verb import forecast
+from carry.options import ModelOption, ModelsDir, settings_with
 from service import DISTRIBUTION
 from service.errors import CarryError
 from service.settings import Settings
 
-MAX_REASONS = 10
-"""Series that fail of which the reason is printed."""
 FOR_PEOPLE = 80
 """Columns of text that is not printed on a terminal."""
 
 app = typer.Typer(name="carry", no_args_is_help=True, pretty_exceptions_enable=False)
 
-ModelOption = Annotated[str | None, typer.Option(help="name or name@version. If absent, the default model.")]
-ModelsDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of model folders.", show_default="CARRY_MODELS_DIR, else ./models and the models of Carry"
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -60,7 +48,8 @@ def carry(version: Version = False) -> None:
 
 def main() -> None:
     """Run the command line."""
-    if sys.argv[1:2] not in (["serve"], ["models"], ["generate"], ["forecast"]):  # which need none of training's code
+    needs_training = sys.argv[1:2] not in (["serve"], ["models"], ["generate"], ["forecast"])
+    if needs_training:
         from training.cli import evaluate, train
 
         app.add_typer(train, name="train")
@@ -71,6 +60,7 @@ def main() -> None:
         extra = _extra_with(error.name or "")
         if extra is None:
             raise
+        extra = "training" if needs_training else extra  # it includes the others
         _fail(f"this command needs {error.name}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'")
     except CarryError as error:
         _fail(error.detail)
@@ -90,11 +80,6 @@ def _extra_with(module: str) -> str | None:
         if named is not None and named[1].replace("-", "_") == module.partition(".")[0]:
             return named[2]
     return None
-
-
-def _settings(**options: Any) -> Settings:
-    """The settings of the environment, and of the options that are not None."""
-    return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
 @app.command()
@@ -117,7 +102,7 @@ def serve(
     from service.serve import serve as serve_models
 
     try:
-        serve_models(_settings(port=port, host=host, models_dir=models_dir))
+        serve_models(settings_with(port=port, host=host, models_dir=models_dir))
     except StartError as error:
         _fail(str(error))
 
@@ -131,7 +116,7 @@ def models(models_dir: ModelsDir = None, as_json: Json = False) -> None:
     from service.kinds import KINDS
     from service.registry import list_models
 
-    settings = _settings(models_dir=models_dir)
+    settings = settings_with(models_dir=models_dir)
     folders = list_models(settings, KINDS)
     if not folders.models and not folders.rejected:
         typer.echo(f"carry: no model folders in {' and '.join(map(str, settings.models_dirs))}", err=True)
@@ -181,7 +166,7 @@ def generate(
 
     if "" in (stop or ()):
         raise typer.BadParameter("a text of at least one character", param_hint="--stop")
-    text_model = open_model(_settings(models_dir=models_dir), KINDS, Metrics(), model, TEXT)
+    text_model = open_model(settings_with(models_dir=models_dir), KINDS, Metrics(), model, TEXT)
     seed = secrets.randbits(53) if seed is None else seed
     request = GenerateRequest(prompt, max_length, SamplingParams(temperature=temperature), seed, tuple(stop or ()))
     [row], task = generate_on(text_model.manifest.tokenizer, request)
@@ -190,101 +175,7 @@ def generate(
     typer.echo(prompt + row.text)
 
 
-@app.command()
-def forecast(
-    file: Annotated[
-        Path,
-        typer.Argument(help=f"{SERIES_HELP} - reads a CSV from standard input.", show_default=False),
-    ],
-    model: ModelOption = None,
-    models_dir: ModelsDir = None,
-    horizon: Annotated[int, typer.Option(min=1, help="How many values.")] = 12,
-    levels: Annotated[
-        str | None,
-        typer.Option(help="Central intervals in percent, separated by commas.", show_default="80,95, if the model can"),
-    ] = None,
-    target: TargetColumn = None,
-    freq: Freq = None,
-    season_length: Annotated[
-        str | None, typer.Option(help="Values per season, or per season and longer season: 24,168. 1 = none.")
-    ] = None,
-    non_negative: Annotated[bool, typer.Option("--non-negative", help="Nothing below 0 is possible.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File to write, .csv or .parquet, instead of printing.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the first series with their fans: fan.png.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object for each value.")] = False,
-) -> None:
-    """Forecast what follows each series of a file, without a server. An empty cell is a missing value.
-
-    Example: carry forecast examples/co2.csv --horizon 24 --picture fan.png
-    """
-    from carry import forecast_file
-    from carry.files import DataError
-    from carry.models import find_forecaster
-
-    options = forecast_file.ForecastOptions(
-        horizon,
-        None if levels is None else _percentages(levels),
-        target,
-        freq,
-        None if season_length is None else _season_length(season_length),
-        non_negative,
-    )
-    try:
-        settings = _settings(models_dir=models_dir)
-        manifest = find_forecaster(settings, model)
-        with _file_or_standard_input(file) as path:
-            forecasts = forecast_file.forecast_file(path, manifest, settings, options)
-        table = forecast_file.forecast_table(forecasts)
-        if out is not None:
-            forecast_file.write_table(table, out)
-        if picture is not None:
-            forecast_file.write_picture(forecasts, picture)
-    except DataError as error:
-        raise CarryError(str(error)) from error
-    if as_json:
-        typer.echo(forecast_file.as_json(table))
-    elif out is None:
-        typer.echo(forecast_file.preview(table))
-    results = zip(forecasts.series, forecasts.quantiles, strict=True)
-    failed = [f"carry: {series.id}: {reason}" for series, reason in results if isinstance(reason, str)]
-    if failed:
-        more = len(failed) - MAX_REASONS
-        lines = failed[:MAX_REASONS] + ([f"carry: ... and {more} more series"] if more > 0 else [])
-        typer.echo("\n".join(lines), err=True)
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _file_or_standard_input(path: Path) -> Iterator[Path]:
-    """The file; for "-" a copy of standard input, as CSV."""
-    if path != Path("-"):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "input.csv"
-        with copy.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        yield copy
-
-
-def _percentages(text: str) -> tuple[float, ...]:
-    try:
-        levels = tuple(float(part) for part in split_names(text))
-    except ValueError:
-        levels = ()
-    if not levels or not all(0 < level < 100 for level in levels):
-        raise typer.BadParameter("percentages between 0 and 100, separated by commas", param_hint="--levels")
-    return levels
-
-
-def _season_length(text: str) -> tuple[int, ...]:
-    try:
-        season = tuple(int(part) for part in split_names(text))
-    except ValueError:
-        season = ()
-    if not 0 < len(season) < 3 or min(season) < 1 or list(season) != sorted(set(season)):
-        raise typer.BadParameter("one whole number from 1, or two that ascend", param_hint="--season-length")
-    return season
+app.command()(forecast)
 
 
 def _fail(message: str) -> NoReturn:

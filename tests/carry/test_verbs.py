@@ -141,16 +141,25 @@ def test_a_bad_setting_of_sessions_is_reported_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("module", "extra"), [("torch", "training"), ("pandas", "files"), ("openpyxl", "files"), ("matplotlib", "plots")]
+    ("verb", "module", "extra"),
+    [
+        ("forecast", "pandas", "files"),
+        ("forecast", "openpyxl", "files"),
+        ("forecast", "matplotlib", "plots"),
+        ("evaluate", "pandas", "training"),
+        ("evaluate", "torch", "training"),
+    ],
 )
 def test_a_verb_whose_module_is_missing_names_the_extra_that_installs_it(
-    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def evaluate() -> None:
+    def lacking() -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=f"{module}.part")
 
-    monkeypatch.setattr("training.cli.evaluate", evaluate)
-    status, _, err = carry("evaluate", capsys=capsys)
+    monkeypatch.setattr("training.cli.evaluate", lacking)
+    monkeypatch.setattr(cli.app, "registered_commands", [])
+    cli.app.command("forecast")(lacking)
+    status, _, err = carry(verb, capsys=capsys)
     assert status == 2
     assert err.startswith(f"carry: this command needs {module}")
     assert err.endswith(f"pip install 'carry-rnn[{extra}]'\n")

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from carry.cli import forecast
+from carry.forecast_verb import forecast
 from training.cli import evaluate, train
 
 
