@@ -2,10 +2,13 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/carry
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md LICENSE ./
 COPY carry carry
 COPY service service
 COPY training training
+# The wheel has these two; the image has all, in /models.
+COPY models/forecast models/forecast
+COPY models/text-fast models/text-fast
 RUN /opt/carry/bin/pip install --no-cache-dir --constraint constraints.txt ".[redis]"
 
 FROM python:3.11-slim

@@ -3,13 +3,17 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 
-.PHONY: run test faults fuzz clients redis lint models footprint bench bench-sessions bench-forecast consistency soak abuse clean
+.PHONY: run test wheel faults fuzz clients redis lint models footprint bench bench-sessions bench-forecast consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
 test: lint redis $(SERVICE)/installed
 	$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# What a person installs: dist/carry_rnn-*.whl, made from the source distribution beside it.
+wheel: $(DEV)/installed
+	$(DEV)/bin/python -m build --no-isolation
 
 # The service is killed two hundred times, in about five minutes.
 faults: redis $(DEV)/installed
@@ -70,16 +74,16 @@ consistency: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.consistency
 
 clean:
-	rm -rf $(SERVICE) $(DEV) .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(SERVICE) $(DEV) .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Editable, so that the code here is what runs; reinstalled when what it depends on changes.
-$(SERVICE)/installed: pyproject.toml constraints.txt
+$(SERVICE)/installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(SERVICE)
 	$(SERVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis]'
 	touch $@
 
-$(DEV)/installed: pyproject.toml constraints.txt constraints-dev.txt
+$(DEV)/installed: pyproject.toml setup.py constraints.txt constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-dev.txt \

@@ -46,7 +46,7 @@ class BuildPy(build_py):
         """The files of the models, and their copies. An editable installation has them in the checkout."""
         if self.editable_mode:
             return {}
-        copies = {}
+        copies: dict[Path, Path] = {}
         for name in MODELS:
             newest = max((path for path in Path("models", name).iterdir() if path.name.isdigit()), key=_version)
             files = [path for path in newest.rglob("*") if path.is_file()]
