@@ -62,8 +62,8 @@ def parse_dates(
 def _different(series: "pd.Series[Any]") -> tuple[NDArray[np.intp], NDArray[np.object_]]:
     """The different cells of a column, and which of them each row has, -1 for none. Not sought where there are about as
     many as rows."""
-    some = np.random.default_rng(0).integers(len(series), size=SAMPLE) if len(series) > 100 * SAMPLE else []
-    if len(some) and series.iloc[np.unique(some)].is_unique:
+    some = np.random.default_rng(0).integers(max(len(series), 1), size=SAMPLE)
+    if len(series) > 100 * SAMPLE and series.iloc[np.unique(some)].is_unique:
         present = series.notna().to_numpy()
         cells = series.to_numpy(dtype=object)[present]
         return np.where(present, np.cumsum(present) - 1, -1), cells
