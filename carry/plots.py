@@ -40,14 +40,14 @@ def plot_forecasts(
     grid = figure.subplots(rows, columns, squeeze=False)
     data: list[list[Any]] = []
     for i, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
-        steps = np.arange(-len(panel.history), len(panel.quantiles)) if panel.times is None else panel.times
+        steps = np.arange(1 - len(panel.history), len(panel.quantiles) + 1) if panel.times is None else panel.times
         past, ahead = steps[: len(panel.history)], steps[len(panel.history) :]
         axes.plot(past, panel.history, color=TRUTH, lw=1)
         draw_fan(axes, ahead, panel.quantiles, levels)
         if len(panel.truth):
             axes.plot(ahead[: len(panel.truth)], panel.truth, color=TRUTH, lw=1, ls="--", label="truth")
         if panel.times is None:
-            axes.axvline(-0.5, color=BASELINE, lw=0.5)
+            axes.axvline(0.5, color=BASELINE, lw=0.5)
         axes.set_title(panel.title[:48], fontsize=9, parse_math=False)
         plain_axes(axes)
         name_steps(axes, steps, "steps ahead" if i + columns >= len(panels) else "")
@@ -87,7 +87,7 @@ def name_steps(axes: Axes, x: NDArray[Any], name: str) -> None:
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # as above
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel(name, fontsize=8)
 
 

@@ -31,11 +31,12 @@ def plot_losses(history: Sequence[Epoch], path: Path, unit: str) -> None:
     """Draw the training loss by epoch and, if something is held out for it, the validation loss."""
     figure, axes = _figure(7, 4)
     epochs = [line.epoch for line in history]
-    axes.plot(epochs, [line.train_loss for line in history], color=BASELINE, label="training")
+    marker = "." if len(history) < 20 else ""  # a single epoch is a point
+    axes.plot(epochs, [line.train_loss for line in history], color=BASELINE, marker=marker, label="training")
     validated = [line for line in history if line.valid_loss is not None]
     if validated:
         x, y = [line.epoch for line in validated], [line.valid_loss or 0.0 for line in validated]
-        axes.plot(x, y, color=MODEL, label="validation")
+        axes.plot(x, y, color=MODEL, marker=marker, label="validation")
     axes.set_ylabel(unit)
     name_steps(axes, np.array(epochs), "epoch")
     legend_above(figure, axes)
