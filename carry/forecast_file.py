@@ -1,17 +1,19 @@
-"""Forecasts every series of a file, as the service would, into a table and a picture."""
+"""Forecasts every series of a file that fits memory, as the service would, into a table and a picture."""
 
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from carry.files import DataError, Series, read_series
+from carry.files import DataError, Decimal, Failure, Order, Reading, ReadOptions, Series, read_files
+from carry.frequencies import times_after
 from carry.models import ForecastProcesses, QuantilesOrReason, SeasonedRequest, forecast_all, usual_season
-from carry.times import times_after
 from service.forecast.intervals import NON_NEGATIVE, UNBOUNDED, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, check_levels
@@ -29,7 +31,8 @@ WORTH_PROCESSES = 1_000_000
 @dataclass(frozen=True)
 class ForecastOptions:
     """What to forecast. levels: central intervals in percent; None for those of 80 and 95 that the model knows.
-    season_length, freq (pandas' name): None where the data name them."""
+    season_length, freq (pandas' name): None where the data name them. id, dates, decimal, missing, sheet: how to read
+    the file, as `ReadOptions` has them."""
 
     horizon: int
     levels: Sequence[float] | None = None
@@ -37,17 +40,37 @@ class ForecastOptions:
     freq: str | None = None
     season_length: tuple[int, ...] | None = None
     non_negative: bool = False
+    id: tuple[str, ...] = ()
+    dates: Order | None = None
+    decimal: Decimal | None = None
+    missing: tuple[str, ...] = ()
+    sheet: str | None = None
 
 
 @dataclass(frozen=True)
 class Forecasts:
     """Of each series i: its quantiles (horizon, L) at `levels`, or why there are none; and its times (horizon,), or
-    steps from 1 where the file has no times."""
+    steps from 1 where the file has no times. reading: what was read of the file, and what not."""
 
     series: list[Series]
     quantiles: list[QuantilesOrReason]
-    times: list[pd.Index]
+    times: list["pd.Index[Any]"]
     levels: tuple[float, ...]
+    reading: Reading = field(default_factory=lambda: Reading([], ()))
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The series without a forecast, and why."""
+        refused = [
+            Failure(series.id, reason)
+            for series, reason in zip(self.series, self.quantiles, strict=True)
+            if isinstance(reason, str)
+        ]
+        return [*self.reading.failures, *refused]
+
+    def report(self) -> list[str]:
+        """What was read of the file, for a person."""
+        return [line for report in self.reading.reports for line in report.lines()]
 
 
 def forecast_file(path: Path, manifest: ForecastManifest, settings: Settings, options: ForecastOptions) -> Forecasts:
@@ -55,7 +78,7 @@ def forecast_file(path: Path, manifest: ForecastManifest, settings: Settings, op
     model knows ahead.
 
     Raises:
-        DataError: the file cannot be read, or its times follow no frequency.
+        DataError: the file cannot be read, or none of its series can be forecast.
         InvalidRequestError: the model knows no such levels.
     """
     levels = _quantile_levels(manifest, options.levels)
@@ -65,16 +88,42 @@ def forecast_file(path: Path, manifest: ForecastManifest, settings: Settings, op
         run = functools.partial(forecast_all, settings, name)
         if settings.processes > 1 and path.is_file() and path.stat().st_size > WORTH_PROCESSES:
             run = stack.enter_context(ForecastProcesses(settings, name)).forecast
-        series = _read(path, manifest, options)
+        reading = _read(path, manifest, options)
+        series, times = [], []
+        for each in reading.series:
+            try:
+                times.append(_times_after(each, options.horizon))
+            except DataError as error:
+                reading.failures.append(Failure(each.id, str(error)))
+            else:
+                series.append(each)
+        if not series:
+            raise DataError(_no_series(path, reading))
         requests = [_request(each, manifest, levels, options) for each in series]
-        times = [_times_after(each, options.horizon) for each in series]
-        return Forecasts(series, run(requests), times, levels)
+        return Forecasts(series, run(requests), times, levels, reading)
 
 
-def _read(path: Path, manifest: ForecastManifest, options: ForecastOptions) -> list[Series]:
+def _read(path: Path, manifest: ForecastManifest, options: ForecastOptions) -> Reading:
     target = options.target or (manifest.target if len(manifest.features) > 1 else None)
-    series, _ = read_series([path], target, manifest.features[1:], manifest.categories, options.freq)
-    return series
+    read_options = ReadOptions(
+        target,
+        tuple(manifest.features[1:]),
+        manifest.categories or {},
+        options.freq,
+        options.id,
+        options.dates,
+        options.decimal,
+        options.missing,
+        options.sheet,
+    )
+    return read_files([path], read_options)
+
+
+def _no_series(path: Path, reading: Reading) -> str:
+    if len(reading.failures) == 1:
+        return f"{path}: {reading.failures[0].id}: {reading.failures[0].reason}"
+    reasons = "; ".join(f"{failure.id}: {failure.reason}" for failure in reading.failures[:3])
+    return f"{path}: none of its {len(reading.failures)} series can be forecast: {reasons}"
 
 
 def _request(
@@ -92,18 +141,34 @@ def forecast_table(forecasts: Forecasts) -> pd.DataFrame:
     levels = forecasts.levels
     answered = [i for i, quantiles in enumerate(forecasts.quantiles) if not isinstance(quantiles, str)]
     stacked = np.concatenate([forecasts.quantiles[i] for i in answered]) if answered else np.empty((0, len(levels)))
-    ids = np.array([forecasts.series[i].id for i in answered], dtype=object)
+    ids = [forecasts.series[i] for i in answered]
     times = [forecasts.times[i] for i in answered]
-    columns = {
-        "unique_id": np.repeat(ids, list(map(len, times))),
-        "ds": times[0].append(times[1:]) if times else np.empty(0),
-        "median": stacked[:, levels.index(0.5)],
-    }
+    lengths = list(map(len, times))
+    columns: dict[str, Any] = {"unique_id": np.repeat(_ids(ids), lengths)}
+    names = next((report.ids for report in forecasts.reading.reports), ())
+    if len(names) > 1 and all(len(series.key) == len(names) for series in ids):
+        columns |= {name: np.repeat(_cells([series.key[i] for series in ids]), lengths) for i, name in enumerate(names)}
+    columns |= {"ds": times[0].append(times[1:]) if times else np.empty(0), "median": stacked[:, levels.index(0.5)]}
     for low, high in zip(levels, reversed(levels), strict=True):
         if low < 0.5:
             width = f"{round(100 * (high - low), 6):g}"
             columns |= {f"lo-{width}": stacked[:, levels.index(low)], f"hi-{width}": stacked[:, levels.index(high)]}
     return pd.DataFrame(columns)
+
+
+def _ids(series: Sequence[Series]) -> NDArray[Any]:
+    """What names each series: numbers, if the file's type has them as numbers."""
+    if series and all(len(each.key) == 1 and isinstance(each.key[0], int) for each in series):
+        return _cells([each.key[0] for each in series])
+    return _cells([each.id for each in series])
+
+
+def _cells(values: Sequence[Any]) -> NDArray[Any]:
+    if values and all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return np.array(values)
+    cells = np.empty(len(values), dtype=object)
+    cells[:] = values
+    return cells
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -136,8 +201,7 @@ def write_picture(forecasts: Forecasts, path: Path) -> None:
         shown = min(len(series.values), max(24, 4 * len(quantiles)))
         axis = None
         if series.times is not None:
-            assert isinstance(times, pd.DatetimeIndex)
-            parts = (series.times[-shown:], times)
+            parts = (series.times[-shown:], pd.DatetimeIndex(times))
             axis = np.concatenate([part.tz_localize(None).to_numpy() for part in parts])
         panels.append(ForecastPanel(series.id, series.values[-shown:, 0], np.empty(0), quantiles, axis))
     if panels:
@@ -172,10 +236,16 @@ def _quantile_levels(manifest: ForecastManifest, intervals: Sequence[float] | No
     return tuple(sorted({*levels, 0.5}))
 
 
-def _times_after(series: Series, horizon: int) -> pd.Index:
-    if series.times is None:
+def _times_after(series: Series, horizon: int) -> "pd.Index[Any]":
+    """The times of the forecast.
+
+    Raises:
+        DataError: they leave the calendar.
+    """
+    known = series.steps if series.times is None else series.times
+    if known is None:
         return pd.RangeIndex(1, horizon + 1)
     try:
-        return times_after(series.times[-1], series.freq, horizon)
+        return times_after(known, series.freq, horizon)
     except (ValueError, OverflowError) as error:
         raise DataError(f"the times of the forecast leave the calendar: {error}") from None

@@ -52,7 +52,7 @@ def find_ids(reader: Reader, stamps: "pd.Index[Any]", taken: Sequence[str]) -> t
         text = is_text(cells) and not reader.is_numeric(name)
         if not text and not named:
             values = reader.numbers(name).values
-            if np.isnan(values).any() or (values % 1 != 0).any():
+            if (values[np.isfinite(values)] % 1 != 0).any() or (not is_text(cells) and np.isnan(values).any()):
                 continue
         encoded = cells.combine_chunks().dictionary_encode()
         distinct = len(encoded.dictionary)

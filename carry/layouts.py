@@ -158,7 +158,7 @@ def _why_not(reader: Reader, name: str, stamps: "pd.Index[Any] | None") -> str:
         if reader.numbers(name).truth if is_text(cells) and len(cells) <= 2000 else pa.types.is_boolean(cells.type):
             return "true or false"
         if is_text(cells) and pc.all(pc.equal(pc.utf8_trim_whitespace(cells), "")).as_py():
-            return "empty"
+            return "no value"
         if not is_text(cells):
             return "no value" if is_number_type(cells.type) or pa.types.is_null(cells.type) else f"of type {cells.type}"
         words = reader.numbers(name)
@@ -228,6 +228,8 @@ def _read_long(
             report.ignored[name] = "not asked for" if options.target or name not in TARGET_NAMES else "not read"
     report.used = [name for columns in value_columns for name in columns]
     codes, keys, labels = number_rows(reader, ids)
+    if stamps is not None:
+        stamps = with_repeated_hours(reader, stamps, codes)
     report.layout = f"long: {', '.join(f'`{name}`' for name in ids)} {'names' if len(ids) == 1 else 'name'} the series"
     moments = np.arange(len(reader.table)) if stamps is None else as_integers(stamps)
     order = np.lexsort((moments, codes))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from carry.columns import is_number_type, is_text, is_time
 from carry.dates import ParsedDates, parse_dates
-from carry.identifiers import named_ids, number_rows
+from carry.identifiers import ID_NAMES, number_rows
 from carry.placing import (
     Calendar,
     as_integers,
@@ -175,10 +175,8 @@ def _row_labels(reader: Reader, rest: Sequence[str]) -> tuple[list[str], list[tu
     ids = reader.options.id
     texts = {name: category_names(reader.table.column(name)) for name in rest if not reader.is_numeric(name)}
     if not ids:
-        ids = named_ids(reader)
-    if not ids:
         unique = [name for name, cells in texts.items() if None not in cells and len(set(cells)) == len(cells)]
-        ids = (unique[0],) if unique else ()
+        ids = (next((name for name in ID_NAMES if name in unique), unique[0]),) if unique else ()
     if not ids and len(texts) > 1:
         joint = list(zip(*texts.values(), strict=True))
         ids = tuple(texts) if len(set(joint)) == len(joint) else ()

@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from carry import forecast_file as verb
-from carry.forecast_file import ForecastOptions, forecast_file, forecast_table, preview, write_picture, write_table
 from carry.files import DataError
+from carry.forecast_file import ForecastOptions, forecast_file, forecast_table, preview, write_picture, write_table
 from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
 
@@ -77,8 +77,58 @@ def test_times_without_a_frequency_are_refused(tmp_path: Path, manifest: Forecas
     path = tmp_path / "a.csv"
     path.write_text("ds,y\n2024-01-01 00:00:01,1\n2024-02-07 03:11:00,2\n2024-05-01 11:00:07,3\n")
     for freq in (None, "D"):
-        with pytest.raises(DataError, match="--freq"):
+        with pytest.raises(DataError, match="frequency"):
             forecast_file(path, manifest, settings, ForecastOptions(2, freq=freq))
+
+
+def test_ids_come_back_as_they_were(tmp_path: Path, manifest: ForecastManifest, settings: Settings) -> None:
+    ids = ["007", "7", "1E5", "NA", "None", "True", "a/b"]
+    path = tmp_path / "ids.csv"
+    rows = [f"{id},{time:%Y-%m-%d},{value}" for id in ids for time, value in zip(months(6), sales(6), strict=True)]
+    path.write_text("unique_id,ds,y\n" + "\n".join(rows))
+    forecasts = forecast_file(path, manifest, settings, ForecastOptions(2))
+    assert forecast_table(forecasts)["unique_id"].tolist() == [id for id in ids for _ in range(2)]
+    numbers = pd.DataFrame({"unique_id": np.repeat([5, 70], 6), "ds": np.tile(months(6), 2), "y": sales(12)})
+    numbers.to_parquet(tmp_path / "ids.parquet")
+    table = forecast_table(forecast_file(tmp_path / "ids.parquet", manifest, settings, ForecastOptions(1)))
+    assert table["unique_id"].tolist() == [5, 70]
+    assert pd.api.types.is_integer_dtype(table["unique_id"])
+
+
+def test_several_columns_that_name_a_series_come_back(
+    tmp_path: Path, manifest: ForecastManifest, settings: Settings
+) -> None:
+    names = [("01", "x"), ("01", "y"), ("02", "x")]
+    rows = [f"{time:%Y-%m-%d},{store},{item},{i}" for i, time in enumerate(months(8)) for store, item in names]
+    (tmp_path / "shops.csv").write_text("date,store,item,sales\n" + "\n".join(rows))
+    table = forecast_table(forecast_file(tmp_path / "shops.csv", manifest, settings, ForecastOptions(1)))
+    assert [*table.columns[:4]] == ["unique_id", "store", "item", "ds"]
+    assert table[["store", "item"]].agg(tuple, axis=1).tolist() == names
+    assert table["unique_id"].tolist() == ["01/x", "01/y", "02/x"]
+
+
+def test_the_series_that_fail_are_listed_and_the_report_says_what_was_read(
+    tmp_path: Path, manifest: ForecastManifest, settings: Settings
+) -> None:
+    rows = [f"a,2024-01-{day:02},{day}" for day in range(1, 15)] + ["b,2024-01-01,", "b,2024-01-02,"]
+    (tmp_path / "l.csv").write_text("unique_id,ds,y\n" + "\n".join(rows))
+    forecasts = forecast_file(tmp_path / "l.csv", manifest, settings, ForecastOptions(2))
+    assert forecast_table(forecasts)["unique_id"].tolist() == ["a", "a"]
+    assert [(failure.id, failure.reason) for failure in forecasts.failures] == [("b", "it holds no value at all")]
+    report = "\n".join(forecasts.report())
+    assert "l.csv: 16 rows, 1 series, D, 2024-01-01 to 2024-01-14" in report
+    assert "missing in `y`: 2 empty" in report
+
+
+def test_times_go_on_as_the_file_counts_them(tmp_path: Path, manifest: ForecastManifest, settings: Settings) -> None:
+    for content, expected in (
+        ("ds,y\n1,1\n2,2\n4,4\n5,5\n6,6\n", [7, 8]),
+        ("year,y\n1990,1\n1991,2\n1992,3\n1993,5\n", [1994, 1995]),
+        ("y\n1\n2\n3\n", [1, 2]),
+    ):
+        (tmp_path / "t.csv").write_text(content)
+        forecasts = forecast_file(tmp_path / "t.csv", manifest, settings, ForecastOptions(2))
+        assert forecast_table(forecasts)["ds"].tolist() == expected
 
 
 def test_a_table_is_written_and_a_picture_drawn(tmp_path: Path, manifest: ForecastManifest, settings: Settings) -> None:

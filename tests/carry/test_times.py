@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carry.forecast_file import ForecastOptions, as_json, forecast_file, forecast_table
 from carry.files import DataError, Series, find_categories, read_series
+from carry.forecast_file import ForecastOptions, as_json, forecast_file, forecast_table
 from carry.times import parse_times, regular_times, times_after
 from service.forecast.manifest import ForecastManifest
 from service.settings import Settings
@@ -106,7 +106,7 @@ def test_every_verb_refuses_a_time_that_occurs_twice(tmp_path: Path, carry: Run,
     assert status == 2
     words = " ".join(err.replace("\u2502", " ").split())
     assert "2024-10-27 02:00:00" in words
-    assert "is in rows 2 and 3 after the header" in words
+    assert "is in line 3 and line 4" in words
 
 
 @pytest.mark.parametrize("features", [False, True])
