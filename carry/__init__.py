@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 import service  # noqa: F401  before ONNX Runtime: it turns its telemetry off
 
 if TYPE_CHECKING:
+    from carry.client import AsyncClient, AsyncSession, Client
     from carry.interface import Session
     from carry.local import LocalModel, load
     from carry.tables import SkippedSeriesWarning
     from service.errors import CarryError
 
 _MODULES = {
+    "AsyncClient": "carry.client",
+    "AsyncSession": "carry.client",
     "CarryError": "service.errors",
+    "Client": "carry.client",
     "LocalModel": "carry.local",
     "Session": "carry.interface",
     "SkippedSeriesWarning": "carry.tables",
@@ -21,7 +25,10 @@ _MODULES = {
 }
 
 __all__ = [
+    "AsyncClient",
+    "AsyncSession",
     "CarryError",
+    "Client",
     "LocalModel",
     "Session",
     "SkippedSeriesWarning",
