@@ -45,7 +45,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         carry train text "$prose"-{train,more-1,more-2,more-3,more-4}.jsonl.gz \
           --valid-on "$prose-unseen-valid.jsonl.gz" --test-on "$prose-valid.jsonl.gz" \
           --name text --description "Continues English prose: learnt from 584 works published up to 1928." \
-          --cell lstm --layers 2 --hidden 512 --embedding 64 --residual --ngrams 6 --dropout 0 --rows 512 \
+          --start-from none --cell lstm --layers 2 --hidden 512 --embedding 64 --residual --ngrams 6 --dropout 0 --rows 512 \
           --muon --average 0.998 --schedule wsd --epochs 72 --patience 0 --learning-rate 1.2e-2 \
           --precision float32 --device cuda --seed 1 ;;
       text-fast) # as text
@@ -53,7 +53,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         carry train text "$prose"-{train,more-1,more-2,more-3,more-4}.jsonl.gz \
           --valid-on "$prose-unseen-valid.jsonl.gz" --test-on "$prose-valid.jsonl.gz" \
           --name text-fast --description "Continues English prose, at a third of the cost of the model text." \
-          --cell lstm --layers 1 --hidden 384 --embedding 64 --ngrams 6 --dropout 0 --rows 512 \
+          --start-from none --cell lstm --layers 1 --hidden 384 --embedding 64 --ngrams 6 --dropout 0 --rows 512 \
           --muon --average 0.998 --schedule wsd --epochs 36 --patience 0 --learning-rate 1.2e-2 \
           --precision float32 --device cuda --seed 1 ;;
       shakespeare) # what is shipped went on from the first text, of 61 novels; from this one it is worse: docs/experiments.md
@@ -67,7 +67,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         done
         OMP_NUM_THREADS=1 carry train text runs/ptb-train.txt --valid-on runs/ptb-valid.txt --test-on runs/ptb-valid.txt \
           --name ptb --models-dir runs/models --description "Characters of the Penn Treebank." \
-          --cell lstm --layers 2 --hidden 512 --residual --ngrams 6 --dropout 0.3 --weight-dropout 0.2 --rows 32 \
+          --start-from none --cell lstm --layers 2 --hidden 512 --residual --ngrams 6 --dropout 0.3 --weight-dropout 0.2 --rows 32 \
           --muon --average 0.998 --epochs 12 --patience 100 --learning-rate 4e-3 --precision bfloat16 --seed 1 ;;
       *) echo "no model $model; there are sine, walk, stock, forecast-unseen, forecast, text, text-fast, shakespeare, ptb" >&2; exit 2 ;;
     esac

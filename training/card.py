@@ -6,7 +6,7 @@ from pathlib import Path
 from service.forecast.manifest import ForecastManifest
 from service.manifest import Int8
 from service.text.manifest import TextManifest
-from training.loop import Epoch
+from training.loop import Epoch, kept_epoch
 
 CARD_FILE = "CARD.md"
 
@@ -53,6 +53,11 @@ class ModelCard:
         """Add `pictures/<name>.png`, whose data is `pictures/<name>.csv`."""
         self._pictures.append(f"![{caption}](pictures/{name}.png)\n\n{caption} Data: `pictures/{name}.csv`.")
 
+    def losses(self) -> None:
+        """Add the picture of the losses."""
+        validated = kept_epoch(self._history).valid_loss is not None
+        self.picture("loss", "Training and validation loss by epoch." if validated else "Training loss by epoch.")
+
     def write(self, folder: Path, manifest: ForecastManifest | TextManifest) -> None:
         """Write the card into the model folder."""
         provenance = manifest.provenance
@@ -65,12 +70,11 @@ class ModelCard:
         else:
             unit, known = manifest.unit, len(manifest.vocabulary) - 1
             kind = f"Continues text, {unit} by {unit}; it knows {known:,} {unit}s."
-        epoch_kept = self._history[-1]
-        if any(epoch.valid_loss != epoch.train_loss for epoch in self._history):
-            epoch_kept = min(self._history, key=lambda epoch: epoch.valid_loss)
-            choice = f"Best epoch: {epoch_kept.epoch}, validation loss {epoch_kept.valid_loss:.4f}"
+        kept = kept_epoch(self._history)
+        if kept.valid_loss is None:
+            choice = "Nothing was held out to choose among the epochs: kept are the last weights"
         else:
-            choice = "Kept are the last weights"
+            choice = f"Kept are the weights of epoch {kept.epoch}, validation loss {kept.valid_loss:.4f}"
         data = "\n".join(f"- `{source.file}`, sha256 `{source.sha256}`" for source in provenance.data)
         parts = [
             f"# {manifest.name}, version {manifest.version}",
@@ -81,7 +85,7 @@ class ModelCard:
             f"{provenance.parameters:,}. Trained for {len(self._history)} epochs in "
             f"{provenance.duration_seconds:,.0f} s (seed {provenance.seed}, {provenance.created_at}, "
             f"{', '.join(f'{name} {version}' for name, version in provenance.versions.items())}). {choice}, "
-            f"training loss {epoch_kept.train_loss:.4f}.\n\nData:\n\n{data}",
+            f"training loss {kept.train_loss:.4f}.\n\nData:\n\n{data}",
             *self._sections,
             "## Pictures\n\n" + "\n\n".join(self._pictures) if self._pictures else "",
         ]

@@ -107,6 +107,11 @@ def save_checkpoint(run: Path, saved: Mapping[str, Any]) -> None:
     path.with_suffix(".new").replace(path)
 
 
+def how_to_go_on(run: Path, epochs: int) -> str:
+    """What to tell a person who stopped a run."""
+    return f"{run} holds {epochs} whole epoch{'' if epochs == 1 else 's'}: the same command goes on from there"
+
+
 def delete_run(run: Path) -> None:
     """Delete the files of a run; keep all other files of its folder."""
     path = run / CHECKPOINT_FILE

@@ -5,7 +5,7 @@ when it runs.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from training.options import (
     Cell,
     Data,
     Description,
+    Device,
     Dropout,
     Epochs,
     Hidden,
@@ -39,8 +40,11 @@ from training.options import (
     parse_widening,
 )
 
+if TYPE_CHECKING:
+    from training.models import ModelFolder
+
 OF_THE_START = ("cell", "layers", "hidden", "embedding", "residual", "ngrams", "unit", "min_count", "max_vocabulary")
-"""Parameters of a text model that follow from the model that --start-from names."""
+"""Parameters of a text model that follow from the model that it goes on from."""
 
 train = typer.Typer(help="Train a model and write it as a model folder that `carry serve` loads.", no_args_is_help=True)
 
@@ -74,9 +78,14 @@ def train_forecast(
     weight_decay: WeightDecay = 0.0,
     patience: Patience = 6,
     rows: Rows = 32,
+    device: Device = "auto",
     valid: Valid = 0.1,
     test: Test = 0.1,
-    windows: Annotated[int, typer.Option(min=1, help="Most windows of the test part to measure.")] = 200,
+    test_on: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of series to measure on, instead of a share of DATA. May be repeated."),
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Most windows of the test part to measure.")] = 100,
     baselines: Baselines = True,
     private: Annotated[
         bool, typer.Option("--private", help="Leave the data's own values out of the files beside the pictures.")
@@ -104,14 +113,25 @@ def train_forecast(
     levels = parse_quantile_levels(quantiles)
 
     from carry.files import find_categories, read_series
+    from training.data.series import describe_series
+    from training.progress import say
     from training.recipes import forecast as recipe
     from training.runs import describe_run, train_once
 
-    run = describe_run(command, {"DATA": data})
+    to_test = test_on or []
+    for path in to_test:
+        if path.resolve() in {each.resolve() for each in data}:
+            raise typer.BadParameter(f"{path} is among the files to train on", param_hint="--test-on")
+    run = describe_run(command, {"DATA": data, "--test-on": to_test})
 
     def work() -> Path | None:
+        say(f"reading {', '.join(map(str, [*data, *to_test]))}")
         known = find_categories(data, categories)
         series, names = read_series(data, target, columns, known, freq)
+        say(describe_series(series))
+        tests = read_series(to_test, target, columns, known, freq)[0] if to_test else []
+        if tests:
+            say(f"to measure on: {describe_series(tests)}")
         config = recipe.ForecastConfig(
             cell=parse_cell(cell),
             hidden=hidden,
@@ -132,8 +152,8 @@ def train_forecast(
             known_ahead=ahead,
             categories=known,
         )
-        loop = loop_config(epochs, learning_rate, patience, weight_decay, seed, precision)
-        return recipe.train(series, config, loop, run)
+        loop = loop_config(epochs, learning_rate, patience, weight_decay, seed, precision, device=device)
+        return recipe.train(series, config, loop, run, tests)
 
     train_once(run, restart, work, "DATA")
 
@@ -168,7 +188,7 @@ def train_global(
     baselines: Baselines = True,
     seed: Seed = 1,
     precision: Precision = "auto",
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    device: Device = "auto",
     description: Description = "",
     models_dir: ModelsDir = Path("models"),
     run_dir: RunDir = None,
@@ -207,16 +227,27 @@ def train_text(
     texts: Texts,
     name: Name,
     command: typer.Context,
-    context: Annotated[int, typer.Option(min=2, help="Characters (or words) per training window.")] = 128,
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, help="Characters (or words) per training window.", show_default="128, of words 32"),
+    ] = None,
     start_from: Annotated[
-        Path | None,
-        typer.Option(help="A model folder, e.g. models/text/1, whose network and vocabulary to go on from."),
+        str | None,
+        typer.Option(
+            help="Model to go on from, with its network and vocabulary: text-fast, models/text/1; none: from nothing.",
+            show_default="of a small text the shipped text-fast, unless an option says how the network is built",
+        ),
     ] = None,
     cell: Cell = "lstm",
     layers: Layers = 1,
-    hidden: Hidden = 256,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Units per layer.", show_default="256, of words 128")
+    ] = None,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character (or word) is read as.")] = 64,
-    dropout: Dropout = 0.2,
+    dropout: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.95, help="Between layers, and after the last.", show_default="0.2, of words 0.5"),
+    ] = None,
     weight_dropout: Annotated[
         float,
         typer.Option(min=0, max=0.95, help="Of the recurrent weights (not for jordan): against learning by heart."),
@@ -233,11 +264,28 @@ def train_text(
         int | None,
         typer.Option(min=1, help="Most characters or words known, the most frequent.", show_default="for words 10000"),
     ] = None,
-    epochs: Epochs = 20,
-    learning_rate: LearningRate = 3e-3,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most passes over the training part.",
+            show_default="20, of words 6; if it goes on from a model, half a million characters' worth, at most 10",
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="At its highest, after the warm-up.",
+            show_default="0.003, of words 0.01; if it goes on from a model 0.002",
+        ),
+    ] = None,
     weight_decay: WeightDecay = 0.0,
     patience: Patience = 4,
-    rows: Rows = 32,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sequences read side by side (batch size).", show_default="32, of words 16"),
+    ] = None,
     residual: Annotated[bool, typer.Option(help="Every layer but the first adds to what it reads.")] = False,
     ngrams: Annotated[
         int, typer.Option(min=0, max=12, help="Also look up learnt features of the last 2 to NGRAMS tokens; 0: do not.")
@@ -252,7 +300,7 @@ def train_text(
     schedule: Annotated[
         str, typer.Option(help="Of the rate: cosine, or wsd: it stays, and falls in the last 30 % of the run.")
     ] = "cosine",
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    device: Device = "auto",
     valid: Valid = 0.05,
     test: Test = 0.1,
     valid_on: Annotated[
@@ -276,56 +324,94 @@ def train_text(
     Example: carry train text letters.txt --name letters
     """
     check_choice("--unit", unit, ("character", "word"))
-    if start_from is not None:
-        for parameter in OF_THE_START:
-            source = command.get_parameter_source(parameter)
-            if source is not None and source.name != "DEFAULT":
-                option = f"--{parameter.replace('_', '-')}"
-                raise typer.BadParameter("is that of the model that --start-from names", param_hint=option)
     words = unit == "word"
     from service.manifest import MANIFEST_FILE
     from training.data.texts import read_parts
+    from training.progress import say
     from training.recipes import text as recipe
+    from training.recipes.text_start import TextConfig, reason_against, usual_sizes
     from training.runs import describe_run, train_once
 
-    weights = [start_from / MANIFEST_FILE] if start_from else []  # it holds the sha256 of the files beside it
+    start = _find_start(start_from, command, models_dir)
+    weights = [start.path / MANIFEST_FILE] if start else []  # it holds the sha256 of the files beside it
     files = {"TEXTS": texts, "--valid-on": valid_on or [], "--test-on": test_on or []}
     run = describe_run(command, files, {"--start-from": weights})
 
     def work() -> Path | None:
-        config = recipe.TextConfig(
+        say(f"reading {', '.join(map(str, texts))}")
+        parts = read_parts(texts, valid_on or [], test_on or [], valid, test, lines)
+        reason = reason_against(start, parts) if start and start_from is None else None
+        if start and reason:
+            say(f"not starting from {start.label}: {reason}")
+        chosen = None if reason else start
+        usual = usual_sizes(parts, unit, chosen)
+        config = TextConfig(
             cell=parse_cell(cell),
             embedding=embedding,
-            hidden=hidden,
+            hidden=hidden or usual.hidden,
             layers=layers,
-            dropout=dropout,
+            dropout=usual.dropout if dropout is None else dropout,
             weight_dropout=weight_dropout,
-            context=context,
-            rows=rows,
+            context=context or usual.context,
+            rows=rows or usual.rows,
             residual=residual,
             ngrams=ngrams,
             unit=unit,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
             min_count=min_count or (2 if words else 1),
             max_vocabulary=max_vocabulary or (10_000 if words else None),
             baselines=baselines,
-            start_from=start_from,
+            start_from=chosen,
         )
         loop = loop_config(
-            epochs, learning_rate, patience, weight_decay, seed, precision, average, muon, schedule, device
+            epochs or usual.epochs,
+            usual.learning_rate if learning_rate is None else learning_rate,
+            patience,
+            weight_decay,
+            seed,
+            precision,
+            average,
+            muon,
+            schedule,
+            device,
         )
-        parts = read_parts(texts, valid_on or [], test_on or [], valid, test, lines)
         return recipe.train(parts, config, loop, run)
 
     train_once(run, restart, work, "TEXTS")
 
 
+def _find_start(name: str | None, command: typer.Context, models_dir: Path) -> "ModelFolder | None":
+    """The text model to go on from: the one of --start-from, or the shipped one unless an option says how the network
+    is built; None trains from nothing."""
+    from training.models import find_model, shipped_model
+
+    explicit = [
+        f"--{parameter.replace('_', '-')}"
+        for parameter in OF_THE_START
+        if (source := command.get_parameter_source(parameter)) is not None and source.name != "DEFAULT"
+    ]
+    if name == "none":
+        return None
+    if name is None:
+        return None if explicit else shipped_model("text")
+    if explicit:
+        raise typer.BadParameter("is that of the model that --start-from names", param_hint=explicit[0])
+    try:
+        model = find_model(name, models_dir)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--start-from") from error
+    if model.manifest.kind != "text":
+        raise typer.BadParameter(f"{model.label} is no text model", param_hint="--start-from")
+    return model
+
+
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder, e.g. models/forecast/2.", show_default=False)],
-    data: Annotated[
-        list[Path],
+    models_and_data: Annotated[
+        list[str],
         typer.Argument(
-            help="Series or texts that the model did not train on; of a benchmark (JSON lines with `train` and `test`, "
-            "M4's *-train.csv beside *-test.csv) its own split.",
+            metavar="MODEL... DATA...",
+            help="Models, each a folder such as models/sales/2 or a name such as sales or sales@2; then files of "
+            "series or texts that they did not train on. Of a benchmark (JSON lines with `train` and `test`, M4's "
+            "*-train.csv beside *-test.csv) its own split.",
             show_default=False,
         ),
     ],
@@ -334,7 +420,9 @@ def evaluate(
     horizon: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Values in a window of a series without a split.", show_default="by season, at most the model's"
+            min=1,
+            help="Values in a window of a series without a split.",
+            show_default="by season, at most that of each model",
         ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows at the end of each series without a split.")] = 1,
@@ -354,12 +442,16 @@ def evaluate(
         float | None,
         typer.Option(min=0.001, max=1, help="Of texts: read only the last share of each document, such as 0.1."),
     ] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of model folders, for models by name.", show_default="./models and those of Carry"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a model on data it never saw, beside baselines on the same data.
+    """Measure models on data they never saw, side by side, with the shipped model of their kind and with baselines.
 
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
-    start. Example: carry evaluate models/forecast/2 sales.csv
+    start. Example: carry evaluate sales@1 sales@2 new.csv --horizon 24
     """
     from carry.files import DataError
     from training.card import markdown_table
@@ -367,11 +459,14 @@ def evaluate(
     from training.evaluation.evaluate import across_files, evaluate_forecaster, evaluation_rows
     from training.evaluation.forecasts import Hint
     from training.evaluation.texts import evaluate_text
+    from training.models import shipped_model
+    from training.progress import to_stderr
 
-    try:
-        kind = json.loads((model / "manifest.json").read_text())["kind"]
-    except (OSError, ValueError, KeyError):
-        raise typer.BadParameter(f"{model} is no model folder", param_hint="MODEL") from None
+    models, data = _split_models(models_and_data, models_dir)
+    kind = models[0].manifest.kind
+    if any(model.manifest.kind != kind for model in models):
+        kinds = ", ".join(f"{model.label} {model.manifest.kind}" for model in models)
+        raise typer.BadParameter(f"models of one kind are compared, not {kinds}", param_hint="MODEL")
     unsupported: dict[str, object] = {"--last": last}
     if kind == "text":
         unsupported = {"--target": target, "--freq": freq, "--limit": limit, "--url": url, "--horizon": horizon}
@@ -379,29 +474,37 @@ def evaluate(
     for option, value in unsupported.items():
         if value is not None:
             raise typer.BadParameter(f"not of a {kind} model", param_hint=option)
+    if url is not None and len(models) > 1:
+        raise typer.BadParameter("measures one model", param_hint="--url")
     methods = [name for name in split_names(baselines) if name != "none"]
     for method in methods:
         check_choice("--baselines", method, (*METHODS, "none"))
     chosen_hints = tuple(dict.fromkeys(split_names(hints)))
     for hint in chosen_hints or ("",):
         check_choice("--hints", hint, get_args(Hint))
+    folders = [model.path for model in models]
+    shipped = None if url else shipped_model(kind)
+    if shipped is not None and shipped.path.resolve() in {folder.resolve() for folder in folders}:
+        shipped = None
     try:
-        if kind != "forecast":
-            scores = evaluate_text(model, data, last)
-            typer.echo(json.dumps(scores, indent=1) if as_json else markdown_table(scores, digits=5))
-            return
-        rows = evaluate_forecaster(
-            model,
-            data,
-            target,
-            windows,
-            limit,
-            methods,
-            url,
-            freq,
-            horizon,
-            chosen_hints,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
-        )
+        with to_stderr():
+            if kind != "forecast":
+                scores = evaluate_text(folders, data, last, shipped)
+                typer.echo(json.dumps(scores, indent=1) if as_json else markdown_table(scores, digits=5))
+                return
+            rows = evaluate_forecaster(
+                folders,
+                data,
+                target,
+                windows,
+                limit,
+                methods,
+                url,
+                freq,
+                horizon,
+                chosen_hints,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
+                shipped,
+            )
     except DataError as error:
         raise typer.BadParameter(str(error), param_hint="DATA") from error
     rows += across_files(rows)
@@ -409,3 +512,24 @@ def evaluate(
         typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         typer.echo(markdown_table(evaluation_rows(rows)))
+
+
+def _split_models(words: list[str], models_dir: Path | None) -> "tuple[list[ModelFolder], list[Path]]":
+    """The models that the first words name, and the files that follow them."""
+    from training.models import find_model
+
+    models: list[ModelFolder] = []
+    for word in words:
+        if Path(word).is_file():
+            break
+        try:
+            models.append(find_model(word, models_dir))
+        except (OSError, ValueError) as error:
+            if models:
+                break  # it is a file that does not exist: reading it says so
+            raise typer.BadParameter(f"{word} is no model: {error}", param_hint="MODEL") from error
+    if not models:
+        raise typer.BadParameter(f"{words[0]} is a file: name a model before it, such as forecast", param_hint="MODEL")
+    if len(models) == len(words):
+        raise typer.BadParameter("name a file to measure on after the models", param_hint="DATA")
+    return models, [Path(word) for word in words[len(models) :]]

@@ -9,7 +9,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.checkpoint import LOG_FILE, Identity, RunError, resumable_checkpoint, save_checkpoint
+from training.checkpoint import LOG_FILE, Identity, RunError, how_to_go_on, resumable_checkpoint, save_checkpoint
 from training.data.tbptt_batches import Batch
 from training.nets.cells import Recurrent
+from training.progress import say, track
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["cosine", "wsd"]
@@ -77,14 +77,25 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the log. Losses in the network's unit; speed in predictions (of steps or characters) per second."""
+    """One line of the log. Losses in the network's unit, that of validation None if nothing is held out for it; speed
+    in predictions (of steps or characters) per second."""
 
     epoch: int
     train_loss: float
-    valid_loss: float
+    valid_loss: float | None
     learning_rate: float
     seconds: float
     speed: float
+
+
+class StoppedError(KeyboardInterrupt):
+    """A person stopped the training; the message says where, and how it goes on."""
+
+
+def kept_epoch(history: Sequence[Epoch]) -> Epoch:
+    """The epoch whose weights are kept: that of the lowest validation loss, or the last one without any."""
+    validated = [epoch for epoch in history if epoch.valid_loss is not None]
+    return min(validated, key=lambda epoch: epoch.valid_loss or 0.0, default=history[-1])
 
 
 def select_device(device: Device = "auto") -> torch.device:
@@ -156,64 +167,106 @@ def fit(
         best, best_epoch, best_weights = saved["best"], saved["best_epoch"], saved["best_weights"]
         wrote = saved["wrote"]
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=rank > 0) as progress:
-        task = progress.add_task("training", total=config.epochs, completed=len(history), figures="")
-        for epoch in range(len(history), config.epochs):
-            if config.patience and epoch - best_epoch > config.patience:
-                break
-            started = time.monotonic()
-            torch.manual_seed(config.seed * 1_000_003 + epoch * ranks + rank)
-            rng = np.random.default_rng([config.seed, epoch, rank])
-            total, count = 0.0, 0
-            trained.train()
-            with _uneven_shares(trained):
-                for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng, epoch), cast)):
-                    rate = _learning_rate(config, (epoch + min(1.0, step / train.steps)) / config.epochs)
-                    for optimiser in optimisers:
-                        for group in optimiser.param_groups:
-                            group["lr"] = rate
-                        optimiser.zero_grad(set_to_none=True)
-                    torch.autograd.backward(loss)
-                    norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-                    if not math.isfinite(norm):
-                        raise _diverged(epoch, "a gradient", float(norm), config)
-                    for optimiser in optimisers:
-                        optimiser.step()
-                    if averaged is not None:
-                        averaged.update_parameters(network)
-                    total, count = total + loss.item() * weight, count + weight
-                    done = epoch + min(1.0, step / train.steps)
-                    speed = count * ranks / (time.monotonic() - started)
-                    progress.update(task, completed=done, figures=f"loss {total / max(count, 1):.4f}, {speed:,.0f}/s")
-            train_loss = _mean(total, count, ranks, device)
-            if math.isnan(train_loss):
-                raise RunError(f"epoch {epoch + 1}: the training part holds no value that could be predicted")
-            seconds = time.monotonic() - started
-            valid_loss = evaluate(validated, valid, cast) if valid is not None else train_loss
-            if not math.isfinite(valid_loss):
-                raise _diverged(epoch, "the validation loss", valid_loss, config)
-            history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, count * ranks / seconds))
-            if valid_loss < best or valid is None:
-                best, best_epoch, best_weights = valid_loss, epoch, _weights(validated)
-            validation = f", validation {valid_loss:.4f}" if valid is not None else ""
-            progress.update(task, completed=epoch + 1, description=f"epoch {epoch + 1}{validation}")
-            if rank == 0:
-                state = {
-                    "identity": dict(identity),
-                    "wrote": wrote,
-                    "network": network.state_dict(),
-                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                    "averaged": None if averaged is None else averaged.state_dict(),
-                    "history": [vars(line) for line in history],
-                    "best": best,
-                    "best_epoch": best_epoch,
-                    "best_weights": best_weights,
-                }
-                save_checkpoint(run, state)
-                write_log(history, run / LOG_FILE)
+    if history:
+        _say_resumed(history, config)
+    first = saved_epochs = len(history)
+    try:
+        with track(config.epochs) as update:
+            for epoch in range(first, config.epochs):
+                if _has_no_gain(epoch - 1, best_epoch, config):
+                    break
+                started = time.monotonic()
+                torch.manual_seed(config.seed * 1_000_003 + epoch * ranks + rank)
+                rng = np.random.default_rng([config.seed, epoch, rank])
+                total, count = 0.0, 0
+                trained.train()
+                with _uneven_shares(trained):
+                    for step, (loss, weight) in enumerate(_losses(trained, network, train.batches(rng, epoch), cast)):
+                        done = min(1.0, step / train.steps)
+                        rate = _learning_rate(config, (epoch + done) / config.epochs)
+                        for optimiser in optimisers:
+                            for group in optimiser.param_groups:
+                                group["lr"] = rate
+                            optimiser.zero_grad(set_to_none=True)
+                        torch.autograd.backward(loss)
+                        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+                        if not math.isfinite(norm):
+                            raise _diverged(epoch, "a gradient", float(norm), config)
+                        for optimiser in optimisers:
+                            optimiser.step()
+                        if averaged is not None:
+                            averaged.update_parameters(network)
+                        total, count = total + loss.item() * weight, count + weight
+                        speed = count * ranks / (time.monotonic() - started)
+                        place = f"epoch {epoch + 1} of {config.epochs}"
+                        figures = f"loss {total / max(count, 1):.4f}, {speed:,.0f} predictions/s"
+                        update(epoch + done, f"{place}, {100 * done:.0f} %, {figures}")
+                train_loss = _mean(total, count, ranks, device)
+                if math.isnan(train_loss):
+                    raise RunError(f"epoch {epoch + 1}: the training part holds no value that could be predicted")
+                seconds = time.monotonic() - started
+                valid_loss = evaluate(validated, valid, cast) if valid is not None else None
+                if valid_loss is not None and not math.isfinite(valid_loss):
+                    raise _diverged(epoch, "the validation loss", valid_loss, config)
+                history.append(Epoch(epoch + 1, train_loss, valid_loss, rate, seconds, count * ranks / seconds))
+                if valid_loss is None:
+                    best_epoch, best_weights = epoch, _weights(validated)
+                elif valid_loss < best:
+                    best, best_epoch, best_weights = valid_loss, epoch, _weights(validated)
+                update(epoch + 1, f"epoch {epoch + 1} of {config.epochs}: {_figures(history[-1])}", always=True)
+                if rank == 0:
+                    state = {
+                        "identity": dict(identity),
+                        "wrote": wrote,
+                        "network": network.state_dict(),
+                        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                        "averaged": None if averaged is None else averaged.state_dict(),
+                        "history": [vars(line) for line in history],
+                        "best": best,
+                        "best_epoch": best_epoch,
+                        "best_weights": best_weights,
+                    }
+                    save_checkpoint(run, state)
+                    saved_epochs = epoch + 1
+                    write_log(history, run / LOG_FILE)
+    except KeyboardInterrupt:
+        newest = min(saved_epochs + 1, config.epochs)
+        raise StoppedError(f"stopped at epoch {newest} of {config.epochs}; {how_to_go_on(run, saved_epochs)}") from None
+    if len(history) > first:
+        _say_trained(history, config)
     network.load_state_dict(best_weights)
     return history
+
+
+def _has_no_gain(epoch: int, best_epoch: int, config: LoopConfig) -> bool:
+    """Whether the validation loss has not fallen for so many epochs up to this one (0, 1, ...) that training stops."""
+    return bool(config.patience) and epoch - best_epoch >= config.patience
+
+
+def _figures(epoch: Epoch) -> str:
+    validation = "" if epoch.valid_loss is None else f"validation {epoch.valid_loss:.4f}, "
+    return f"loss {epoch.train_loss:.4f}, {validation}{epoch.speed:,.0f} predictions/s"
+
+
+def _say_resumed(history: Sequence[Epoch], config: LoopConfig) -> None:
+    done, last = len(history), kept_epoch(history).epoch
+    if done >= config.epochs or _has_no_gain(done - 1, last - 1, config):
+        say(f"the {done} epochs of this run are trained; --restart begins anew")
+    else:
+        say(f"resuming at epoch {done + 1} of {config.epochs}; --restart begins anew")
+
+
+def _say_trained(history: Sequence[Epoch], config: LoopConfig) -> None:
+    """Say how many epochs were trained, why they ended, and which weights are kept."""
+    best, done = kept_epoch(history), len(history)
+    seconds = f"{sum(epoch.seconds for epoch in history):,.0f} s"
+    if best.valid_loss is None:
+        say(f"trained {done} epochs in {seconds}, the last loss {best.train_loss:.4f}; nothing is held out to choose")
+        return
+    end = ""
+    if done < config.epochs:
+        end = f", not {config.epochs}: the validation loss has not fallen for {config.patience} epochs (--patience)"
+    say(f"trained {done} epochs in {seconds}{end}; kept is epoch {best.epoch}, validation loss {best.valid_loss:.4f}")
 
 
 def _optimisers(network: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -253,11 +306,12 @@ def evaluate(
 
 
 def write_log(history: list[Epoch], path: Path) -> None:
-    """Write the history as CSV, one line per epoch."""
+    """Write the history as CSV, one line per epoch; an empty cell where nothing is held out to validate on."""
     with path.open("w", newline="") as file:
         lines = csv.DictWriter(file, fieldnames=list(Epoch.__dataclass_fields__), lineterminator="\n")
         lines.writeheader()
-        lines.writerows({name: f"{value:.6g}" for name, value in vars(epoch).items()} for epoch in history)
+        for epoch in history:
+            lines.writerow({name: "" if value is None else f"{value:.6g}" for name, value in vars(epoch).items()})
 
 
 def _losses(

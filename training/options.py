@@ -31,7 +31,8 @@ Patience = Annotated[
 Rows = Annotated[int, typer.Option(min=1, help="Sequences read side by side (batch size).")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-ModelsDir = Annotated[Path, typer.Option(help="Where model folders are.")]
+ModelsDir = Annotated[Path, typer.Option(help="Folder to write the model folder to.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 RunDir = Annotated[
     Path | None,
     typer.Option(

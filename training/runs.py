@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -22,12 +23,15 @@ from training.checkpoint import (
     delete_run,
     describe_files,
     differences,
+    how_to_go_on,
     library_versions,
     load_checkpoint,
     record_model,
     resumable_checkpoint,
     written_model,
 )
+from training.loop import StoppedError
+from training.progress import say, to_stderr
 from training.provenance import Run, is_first_process
 
 PLACES = ("name", "models_dir", "run_dir", "restart", "device")
@@ -88,38 +92,47 @@ def _source(option: str, path: Path) -> DataSource:
 
 
 def train_once(run: Run, restart: bool, work: Callable[[], Path | None], data_option: str) -> None:
-    """Run `work`, which trains and returns the model folder, unless the run is finished; print what happens and why.
-    `data_option` is named where the data cannot be used."""
-    try:
-        if restart and is_first_process():
-            delete_run(run.folder)
-        if not restart and _is_finished(run):
-            return
-        folder = work()
+    """Run `work`, which trains and returns the model folder, unless the run is finished; say on standard error what
+    happens and why. `data_option` is named where the data cannot be used."""
+    with to_stderr() if is_first_process() else nullcontext():
+        try:
+            if restart and is_first_process():
+                delete_run(run.folder)
+            if not restart and _is_finished(run):
+                return
+            folder = work()
+            if folder is not None:
+                record_model(run.folder, WrittenModel(str(folder), dict(run.options)))
+        except DataError as error:
+            raise typer.BadParameter(str(error), param_hint=data_option) from error
+        except RunError as error:
+            raise CarryError(str(error)) from error
+        except KeyboardInterrupt as error:
+            say(str(error) if isinstance(error, StoppedError) else _stopped(run))
+            raise typer.Exit(130) from None
         if folder is not None:
-            record_model(run.folder, WrittenModel(str(folder), dict(run.options)))
-    except DataError as error:
-        raise typer.BadParameter(str(error), param_hint=data_option) from error
-    except RunError as error:
-        raise CarryError(str(error)) from error
-    except KeyboardInterrupt:
-        _print(f"stopped; the same command goes on from the last whole epoch in {run.folder}")
-        raise typer.Exit(130) from None
-    if folder is not None:
-        if not read_manifest(folder, ForecastManifest, TextManifest).metrics:
-            _print("not measured: nothing was held out; the card says why")
-        typer.echo(f"wrote {folder}; `carry serve` loads it")
+            if not read_manifest(folder, ForecastManifest, TextManifest).metrics:
+                say("not measured: nothing was held out; the card says why")
+            typer.echo(f"wrote {folder}; `carry serve` loads it")
+
+
+def _stopped(run: Run) -> str:
+    """What to say to a person who stopped the command before or after the epochs."""
+    saved = load_checkpoint(run.folder)
+    if saved is None or saved["identity"] != dict(run.identity):
+        return "stopped; nothing was trained yet"
+    return f"stopped; {how_to_go_on(run.folder, len(saved['history']))}"
 
 
 def _is_finished(run: Run) -> bool:
-    """Whether the run's folder holds this run, finished, and its model is there; prints what the folder holds."""
+    """Whether the run's folder holds this run, finished, and its model is there; says why not, or that it is."""
     checkpoint = load_checkpoint(run.folder)
     if checkpoint is None:
         return False
     saved = resumable_checkpoint(run.folder, run.identity)
     if saved is None:
         changed = "; ".join(differences(checkpoint["identity"], run.identity))
-        _print(f"{changed}: training anew ({run.folder} holds the finished run of {checkpoint['wrote']['folder']})")
+        say(f"{changed}: training anew ({run.folder} holds the finished run of {checkpoint['wrote']['folder']})")
         return False
     wrote = written_model(saved)
     if (
@@ -127,12 +140,6 @@ def _is_finished(run: Run) -> bool:
         and wrote.options == run.options
         and Path(wrote.folder).parent.resolve() == (run.models / run.name).resolve()
     ):
-        _print(f"nothing to do: this command made {wrote.folder} of the same data. --restart trains anew")
+        say(f"nothing to do: this command made {wrote.folder} of the same data. --restart trains anew")
         return True
-    _print(f"{run.folder} holds {len(saved['history'])} epochs of this run: going on from there")
     return False
-
-
-def _print(message: str) -> None:
-    if is_first_process():
-        typer.echo(f"carry: {message}", err=True)

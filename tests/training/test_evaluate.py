@@ -14,7 +14,7 @@ from carry import models
 from carry.files import DataError, Series, read_series
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
-from tests.builders import CHARACTERS, character_model, write_model
+from tests.builders import CHARACTERS, character_model, forecaster, write_model
 from tests.conftest import SHIPPED, Run
 from training.evaluation.baselines import naive2
 from training.evaluation.eval_windows import (
@@ -111,7 +111,7 @@ def test_naive2_repeats_a_season_only_where_there_is_one() -> None:
 
 
 def test_measures_are_as_the_competitions_define_them(competition: Path) -> None:
-    rows = evaluate_forecaster(MODEL, [competition])
+    rows = evaluate_forecaster([MODEL], [competition])
     assert {row.group for row in rows} == {"Y", "Q", ALL}
     yearly = row_of(rows, "Y", "SeasonalNaive").scores
     # Both repeat the last value: 4 for 6 and 4, 13 for 13 and 15; the steps in sample are 2, 1, 2.
@@ -127,7 +127,7 @@ def test_measures_are_as_the_competitions_define_them(competition: Path) -> None
 
 
 def test_the_model_is_measured_with_its_coverage_and_time(competition: Path) -> None:
-    rows = evaluate_forecaster(MODEL, [competition], limit=2)
+    rows = evaluate_forecaster([MODEL], [competition], limit=2)
     ours = row_of(rows, ALL, "forecast")
     assert ours.scores["series"] == 2
     assert ours.scores["seconds"] > 0
@@ -144,11 +144,11 @@ def test_plain_series_are_measured_at_their_ends(tmp_path: Path) -> None:
     path = tmp_path / "days.csv"
     values = 10 + np.tile([1.0, 2, 3, 4, 5, 6, 7], 30)
     pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=210), "y": values}).to_csv(path, index=False)
-    [ours, *_] = evaluate_forecaster(MODEL, [path], windows=2)
+    [ours, *_] = evaluate_forecaster([MODEL], [path], windows=2)
     assert (ours.file, ours.group, ours.scores["series"], ours.scores["windows"]) == ("days", "D", 1, 2)
     path.write_text("y\n1\n2\n")
     with pytest.raises(DataError, match="no series has values"):
-        evaluate_forecaster(MODEL, [path])
+        evaluate_forecaster([MODEL], [path])
 
 
 @pytest.fixture
@@ -173,12 +173,12 @@ def test_a_season_has_its_usual_horizon(season: int, horizon: int) -> None:
 
 
 def test_a_collection_is_cut_by_season_and_told_apart_by_frequency(collection: Path) -> None:
-    rows = evaluate_forecaster(MODEL, [collection], windows=2)
+    rows = evaluate_forecaster([MODEL], [collection], windows=2)
     for group, series, horizon in (("D", 10, 14), ("Q", 5, 8), (ALL, 15, 14)):
         row = row_of(rows, group, "forecast")
         assert (row.scores["series"], row.scores["windows"]) == (series, 2 * series)
         assert [len(shares) for shares in row.by_step.values()] == [horizon] * 3
-    [longer, *_] = evaluate_forecaster(MODEL, [collection], horizon=20)
+    [longer, *_] = evaluate_forecaster([MODEL], [collection], horizon=20)
     assert [len(shares) for shares in longer.by_step.values()] == [20] * 3
 
 
@@ -188,12 +188,12 @@ def test_a_limit_draws_the_same_whole_series_each_time(collection: Path) -> None
     assert drawn[0] == drawn[1] == sorted(set(drawn[0]))
     assert len(drawn[0]) == 6
     assert draw_series(series, 100) == series
-    row = row_of(evaluate_forecaster(MODEL, [collection], limit=6, windows=3), ALL, "forecast")
+    row = row_of(evaluate_forecaster([MODEL], [collection], limit=6, windows=3), ALL, "forecast")
     assert (row.scores["series"], row.scores["windows"]) == (6, 18)
 
 
 def test_a_model_is_measured_with_and_without_a_hint_of_the_season(collection: Path) -> None:
-    rows = evaluate_forecaster(MODEL, [collection], baselines=("theta",), hints=("usual", "none"))
+    rows = evaluate_forecaster([MODEL], [collection], baselines=("theta",), hints=("usual", "none"))
     scores = {(row.method, row.hint): row.scores for row in rows if row.group == "D"}
     hinted, silent, theta = scores["forecast", "usual"], scores["forecast", "none"], scores["AutoTheta", None]
     assert hinted["mase_to_no_hint"] == pytest.approx(hinted["mase"] / silent["mase"])
@@ -218,7 +218,7 @@ def test_an_unknown_hint_is_refused(carry: Run, collection: Path, hints: str) ->
 
 
 def test_each_file_counts_alike_in_the_rows_over_all_files(competition: Path, collection: Path) -> None:
-    rows = evaluate_forecaster(MODEL, [competition, collection])
+    rows = evaluate_forecaster([MODEL], [competition, collection])
     both = {row.method: row.scores for row in across_files(rows)}
     for method, scores in both.items():
         first, second = (row.scores for row in rows if (row.group, row.method) == (ALL, method))
@@ -231,14 +231,14 @@ def test_each_file_counts_alike_in_the_rows_over_all_files(competition: Path, co
 
 def test_baselines_without_an_error_leave_ratios_out(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "exact.jsonl.gz", [{"train": [1, 2, 1, 5, 5], "test": [5, 5]}])
-    for row in evaluate_forecaster(MODEL, [path]):
+    for row in evaluate_forecaster([MODEL], [path]):
         assert {"owa", "relative_mae"}.isdisjoint(row.scores)
         assert row.scores["series_without_ratio"] == 1
 
 
 def test_a_service_that_does_not_answer_is_an_error(competition: Path) -> None:
     with pytest.raises(DataError, match="batch"):
-        evaluate_forecaster(MODEL, [competition], url="http://127.0.0.1:1")
+        evaluate_forecaster([MODEL], [competition], url="http://127.0.0.1:1")
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_documents_cost_what_they_cost_alone_from_their_start(text_model: Path, 
     named = [{"title": name, "text": text} for name, text in zip("abca", texts, strict=True)]
     path = tmp_path / "books.jsonl"
     path.write_text("\n".join(map(json.dumps, named)))
-    rows = evaluate_text(text_model, [path])
+    rows = evaluate_text([text_model], [path])
     assert list(rows)[:5] == ["text", "text, 1. a", "text, 2. b", "text, 3. c", "text, 4. a"]
     lengths = [len(text.replace("\u2026", "...")) - 1 for text in texts]
     costs = [nats_by_torch(text) if len(text) > 1 else 0.0 for text in texts]
@@ -286,11 +286,14 @@ def test_the_last_share_of_a_text_begins_afresh(text_model: Path, tmp_path: Path
     text = "she sells sea shells by the sea shore. " * 5
     whole.write_text(text)
     end.write_text(text[int(len(text) * 0.9) :])
-    scores, expected = evaluate_text(text_model, [whole], last=0.1)["text"], evaluate_text(text_model, [end])["text"]
+    scores, expected = (
+        evaluate_text([text_model], [whole], last=0.1)["text"],
+        evaluate_text([text_model], [end])["text"],
+    )
     assert scores["characters"] == expected["characters"]
     assert scores["bits_per_character"] == expected["bits_per_character"]
     with pytest.raises(DataError, match="too short"):
-        evaluate_text(text_model, [whole], last=0.001)
+        evaluate_text([text_model], [whole], last=0.001)
 
 
 def test_many_and_long_texts_are_read_in_pieces(
@@ -298,9 +301,84 @@ def test_many_and_long_texts_are_read_in_pieces(
 ) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text("\n".join(json.dumps({"text": "sea shells by the shore"[: 2 + i]}) for i in range(20)))
-    whole = evaluate_text(text_model, [path])
+    whole = evaluate_text([text_model], [path])
     monkeypatch.setattr(models, "DOCUMENTS", 3)
     monkeypatch.setattr(models, "SCORES", 1000)
-    cut = evaluate_text(text_model, [path])
+    cut = evaluate_text([text_model], [path])
     for name, row in whole.items():
         assert cut[name]["bits_per_character"] == pytest.approx(row["bits_per_character"], rel=1e-5)
+
+
+def days(path: Path) -> Path:
+    values = 10 + np.tile([1.0, 2, 3, 4, 5, 6, 7], 30) + np.random.default_rng(0).normal(0, 0.3, 210)
+    table = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=210), "y": values, "day": np.arange(210) % 7})
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_models_are_measured_side_by_side_at_one_horizon(carry: Run, tmp_path: Path) -> None:
+    write_model(forecaster(), tmp_path, "sales")
+    write_model(forecaster(features=2), tmp_path, "weather")
+    path = tmp_path / "days.csv"
+    table = pd.read_csv(days(path)).rename(columns={"y": "value", "day": "f1"})
+    manifest = read_manifest(tmp_path / "weather/1", ForecastManifest)
+    table.columns = pd.Index(["ds", *manifest.features])
+    table.to_csv(path, index=False)
+    command = ["evaluate", "sales", str(tmp_path / "weather"), str(path), "--horizon", "24", "--baselines", "none"]
+    status, out, err = carry(*command, "--models-dir", str(tmp_path), "--json")
+    assert status == 0
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert [*rows] == [
+        *("sales", "sales, int8", "weather", "weather, int8"),
+        *("the shipped forecast@2", "Naive", "SeasonalNaive"),
+    ]
+    assert {len(shares) for row in rows.values() for shares in row["by_step"].values()} == {24}
+    assert {tuple(row["by_step"]) for row in rows.values()} == {("50", "80")}
+    assert {row["scores"]["windows"] for row in rows.values()} == {1}
+    assert rows["the shipped forecast@2"]["scores"]["mase"] < 0.7 * rows["Naive"]["scores"]["mase"]
+    assert "carry: forecasting with weather" in err
+
+
+def test_versions_of_a_model_are_told_apart(carry: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        write_model(forecaster(), tmp_path, "sales")
+    words = ["evaluate", "sales@1", "sales@2", str(days(tmp_path / "d.csv")), "--target", "y", "--baselines", "none"]
+    status, out, _ = carry(*words, "--models-dir", str(tmp_path))
+    assert status == 0
+    for label in ("sales@1", "sales@2", "sales@2, int8", "the shipped forecast@2"):
+        assert f"| d, D: {label} |" in out
+
+
+def test_the_shipped_model_is_not_compared_with_itself(carry: Run, tmp_path: Path) -> None:
+    path = days(tmp_path / "d.csv")
+    status, out, _ = carry("evaluate", "forecast", str(path), "--target", "y", "--baselines", "none")
+    assert status == 0
+    assert "the shipped" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["d.csv"], "d.csv is a file: name a model before it"),
+        (["forecast"], "name a file to measure on after the models"),
+        (["nothing", "d.csv"], "nothing is no model"),
+        (["forecast", "text-fast", "d.csv"], "models of one kind are compared, not forecast@2 forecast"),
+        (["forecast", "absent.csv"], "absent.csv: no such file"),
+    ],
+)
+def test_words_that_name_no_model_or_no_file_are_named(
+    carry: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    days(tmp_path / "d.csv")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = carry("evaluate", *words)
+    assert (status, said in " ".join(err.replace("\u2502", " ").split())) == (2, True)
+
+
+def test_text_models_are_measured_beside_the_shipped_one(carry: Run, text_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("she sells sea shells by the sea shore.\n" * 3)
+    status, out, _ = carry("evaluate", str(text_model), str(path))
+    assert status == 0
+    rows = [line.split("|")[1].strip() for line in out.splitlines()[2:]]
+    assert rows == ["text", "text, int8", "the shipped text-fast@1"]

@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on_and_says_where(carry: Run, monkeypatch: pyte
             train(carry)
     status, _, err = train(carry)
     assert status == 0
-    assert "holds 1 epochs of this run: going on from there" in err
+    assert "carry: resuming at epoch 2 of 2; --restart begins anew" in err
     whole = train(carry, "--run-dir", "runs/whole")
     assert whole[0] == 0
     first, second = (read_manifest(Path("models/sales") / version, ForecastManifest) for version in "12")
@@ -129,10 +129,10 @@ def test_an_unfinished_run_of_another_identity_is_refused(
     other = ["--hidden", "5"] if changed == "hidden" else []
     status, _, err = train(carry, *other)
     assert status == 2
-    assert err.startswith("carry: runs/sales holds an unfinished run")
-    assert said in err
-    assert "--restart" in err
-    assert err.count("\n") == 1
+    newest = err.splitlines()[-1]
+    assert newest.startswith("carry: runs/sales holds an unfinished run")
+    assert said in newest
+    assert "--restart" in newest
     assert not Path("models").exists()
     assert train(carry, *other, "--restart")[0] == 0
 
@@ -144,7 +144,7 @@ def test_a_run_that_a_person_stops_says_how_it_goes_on(carry: Run, monkeypatch: 
     monkeypatch.setattr(loop, "write_log", interrupt)
     status, _, err = train(carry)
     assert status == 130
-    assert "carry: stopped; the same command goes on from the last whole epoch in runs/sales" in err
+    assert "carry: stopped at epoch 2 of 2; runs/sales holds 1 whole epoch: the same command goes on from there" in err
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(carry: Run) -> None:
@@ -218,3 +218,72 @@ def fit_a_little(folder: Path, config: LoopConfig, length: int = 100) -> list[lo
     tokens = np.arange(length) % 20 + 1
     text = TextStream([tokens], 10, 4)
     return fit(character_model(), text, text, config, folder / "run", {})
+
+
+def test_a_run_that_stops_early_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.4])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: next(losses))
+    caplog.set_level("INFO", "training")
+    config = LoopConfig(epochs=9, learning_rate=1e-3, patience=2)
+    fit_a_little(tmp_path, config)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in lines[:4]] == [f"epoch {i} of 9" for i in range(1, 5)]
+    assert ", validation 2.5000, " in lines[2]
+    assert "trained 4 epochs" in lines[4]
+    assert "not 9: the validation loss has not fallen for 2 epochs (--patience)" in lines[4]
+    assert lines[4].endswith("kept is epoch 2, validation loss 2.0000")
+    caplog.clear()
+    assert len(fit_a_little(tmp_path, config)) == 4
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == "the 4 epochs of this run are trained; --restart begins anew"
+
+
+def test_validation_is_not_named_where_nothing_is_held_out(carry: Run) -> None:
+    status, _, err = train(carry, "--valid", "0", "--test", "0")
+    assert status == 0
+    assert "carry: epoch 2 of 2: loss " in err
+    assert "nothing is held out to choose" in err
+    card = Path("models/sales/1/CARD.md").read_text()
+    said = err.replace("nothing is held out to choose", "") + card
+    assert "alidation" not in said
+    assert {line.split(",")[2] for line in Path("runs/sales/log.csv").read_text().splitlines()[1:]} == {""}
+
+
+def test_a_command_says_each_stage(carry: Run) -> None:
+    status, out, err = train(carry)
+    assert (status, out) == (0, "wrote models/sales/1; `carry serve` loads it\n")
+    stages = [
+        "reading sales.csv",
+        "1 series, 40 values, 0 of them missing: 1 without dates, no season known",
+        "training on 1 series, 32 values; ",
+        "epoch 1 of 2: loss ",
+        "epoch 2 of 2: loss ",
+        "trained 2 epochs in ",
+        "exporting to ONNX",
+        "measuring the test part: 2 windows, horizon 2",
+        "measuring the shipped forecast@2 on the same windows",
+        "measuring baselines on the same windows: naive",
+        "evaluating int8",
+        "writing the card",
+    ]
+    places = [err.find(f"carry: {stage}") for stage in stages]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_a_command_that_is_stopped_before_it_trains_says_so(carry: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.recipes.forecast.split_series", interrupt)
+        status, _, err = train(carry)
+        assert (status, err.splitlines()[-1]) == (130, "carry: stopped; nothing was trained yet")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.recipes.forecast.build_graphs", interrupt)
+        status, _, err = train(carry)
+        said = "carry: stopped; runs/sales holds 2 whole epochs: the same command goes on from there"
+        assert (status, err.splitlines()[-1]) == (130, said)
+    status, _, err = train(carry)
+    assert status == 0
+    assert "the 2 epochs of this run are trained; --restart begins anew" in err

@@ -1,5 +1,6 @@
 """Cuts series chronologically into parts to train, to validate and to test on."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,19 @@ class Parts:
     train: list[Series]
     valid: list[tuple[Series, Split]]
     test: list[tuple[Series, Split]]
+
+
+def describe_series(series: Sequence[Series]) -> str:
+    """In words: how many series and values, how many of them are missing, the frequencies and seasons."""
+    values = sum(len(each.values) for each in series)
+    missing = sum(int(np.isnan(each.values[:, 0]).sum()) for each in series)
+    kinds = Counter((each.freq, each.season) for each in series)
+    parts = []
+    for (freq, season), count in kinds.most_common(4):
+        every = f"every {freq}" if freq else "without dates"
+        parts.append(f"{count:,} {every}, {f'{season} values a season' if season > 1 else 'no season known'}")
+    more = "; ..." if len(kinds) > 4 else ""
+    return f"{len(series):,} series, {values:,} values, {missing:,} of them missing: {'; '.join(parts)}{more}"
 
 
 def split_series(series: Sequence[Series], horizon: int, valid: float, test: float) -> Parts:

@@ -1,7 +1,7 @@
 """Baselines of forecasters, from maintained libraries."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -12,12 +12,16 @@ from statsforecast.models import AutoARIMA, AutoETS, AutoTheta, Naive, SeasonalN
 from statsmodels.tsa.seasonal import seasonal_decompose
 
 from training.evaluation.eval_windows import EvalWindow
+from training.progress import track
 
 HISTORY_LIMIT = 1000
 """Newest values of a history that the baselines are fitted to: more cost minutes and gain nothing. With half of them
 AutoETS is twice as fast, and much worse on some hourly series."""
 LONGEST_ETS_SEASON = 100
 """AutoETS takes a longer season for none: with one of 288 values it needs 45 seconds for a series."""
+
+WINDOWS_TOGETHER = 10
+"""Windows in one call of statsforecast."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,25 +49,35 @@ def forecast_baselines(
     shape = (len(windows), horizon, len(levels))
     central = sorted({_width(level) for level in levels} - {0})
     seasons = [_season(w) for w in windows]
-    failures, fits = 0, 0
-    for season in sorted(set(seasons)):
-        rows = [i for i, other in enumerate(seasons) if other == season]
-        histories = pd.concat([_filled(windows[i], i) for i in rows])
-        models = [model for name in methods for model in METHODS[name](season)]
-        fallback = _CountedFallback(season_length=season)
-        forecaster = StatsForecast(models=models, freq=1, n_jobs=1, fallback_model=fallback)
-        # Fractions of a percent are fine, whatever its annotation says.
-        table = forecaster.forecast(df=histories, h=horizon, level=cast(list[int], central) or None)
-        table = table.sort_values(["unique_id", "ds"])
-        for model in models:
-            name = type(model).__name__
-            forecasts.setdefault(name, np.empty(shape))[rows] = np.stack(
-                [_quantile(table, name, level).reshape(-1, horizon) for level in levels], axis=-1
-            )
-        failures, fits = failures + fallback.uses, fits + len(rows) * len(models)
+    failures, fits, done = 0, 0, 0
+    with track(len(windows)) as update:
+        for rows in _rows_together(seasons):
+            season = seasons[rows[0]]
+            histories = pd.concat([_filled(windows[i], i) for i in rows])
+            models = [model for name in methods for model in METHODS[name](season)]
+            fallback = _CountedFallback(season_length=season)
+            forecaster = StatsForecast(models=models, freq=1, n_jobs=1, fallback_model=fallback)
+            # Fractions of a percent are fine, whatever its annotation says.
+            forecast = forecaster.forecast(df=histories, h=horizon, level=cast(list[int], central) or None)
+            table = cast(pd.DataFrame, forecast).sort_values(["unique_id", "ds"])
+            for model in models:
+                name = type(model).__name__
+                forecasts.setdefault(name, np.empty(shape))[rows] = np.stack(
+                    [_quantile(table, name, level).reshape(-1, horizon) for level in levels], axis=-1
+                )
+            failures, fits = failures + fallback.uses, fits + len(rows) * len(models)
+            done += len(rows)
+            update(done, f"measuring baselines ({', '.join(methods)}): {done} of {len(windows)} windows")
     if failures:
         _log.warning("%d of %d fits of baselines failed; the seasonal naive forecast stands in", failures, fits)
     return forecasts
+
+
+def _rows_together(seasons: Sequence[int]) -> Iterator[list[int]]:
+    """The indices of windows of one season, some at a time, so that a long stage says how far it is."""
+    for season in sorted(set(seasons)):
+        rows = [i for i, other in enumerate(seasons) if other == season]
+        yield from (rows[first : first + WINDOWS_TOGETHER] for first in range(0, len(rows), WINDOWS_TOGETHER))
 
 
 class _CountedFallback(SeasonalNaive):

@@ -1,10 +1,11 @@
-"""Measures a forecaster's model folder on data it never saw, beside baselines on the same data."""
+"""Measures forecasters on data they never saw, side by side and beside baselines, on the same windows."""
 
 import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from training.evaluation.eval_windows import (
 )
 from training.evaluation.forecasts import Hint, forecast_windows, hinted_season, known_future
 from training.evaluation.metrics import INTERVALS, MIN_RATIO, coverage_by_step, relative_mae, score_forecasts
+from training.models import ModelFolder
+from training.progress import say
 
 DECILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """Levels at which the pinball loss of other forecasters is published."""
@@ -68,8 +71,38 @@ class MetricRow:
     by_step: dict[int, list[float | None]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A forecaster to measure: the manifest of its folder, and its graphs by the names of their rows; none if the
+    service at a URL forecasts."""
+
+    manifest: ForecastManifest
+    graphs: Mapping[str, ForecastModel]
+
+
+def open_forecasters(folders: Sequence[Path], shipped: ModelFolder | None = None) -> list[Opened]:
+    """The forecasters of the folders, each in float32 and in int8, and the shipped one to compare them with. Models of
+    one name are told apart by their versions.
+
+    Raises:
+        ValueError: a folder holds no forecaster.
+    """
+    manifests = [read_manifest(folder, ForecastManifest) for folder in folders]
+    names = Counter(manifest.name for manifest in manifests)
+    opened = []
+    for folder, manifest in zip(folders, manifests, strict=True):
+        label = manifest.name if names[manifest.name] == 1 else manifest.label
+        graphs = {name.replace(manifest.name, label, 1): model for name, model in ForecastModel.open(folder).items()}
+        opened.append(Opened(manifest, graphs))
+    if shipped is not None and isinstance(shipped.manifest, ForecastManifest):
+        manifest = shipped.manifest
+        model = ForecastModel.of_folder(shipped.path, manifest, manifest.graph)
+        opened.append(Opened(manifest, {f"the shipped {shipped.label}": model}))
+    return opened
+
+
 def evaluate_forecaster(
-    folder: Path,
+    folders: Sequence[Path],
     data: Sequence[Path],
     target: str | None = None,
     windows: int = 1,
@@ -79,35 +112,45 @@ def evaluate_forecaster(
     freq: str | None = None,
     horizon: int | None = None,
     hints: Sequence[Hint] = ("usual",),
+    shipped: ModelFolder | None = None,
 ) -> list[MetricRow]:
-    """Rows of each group (frequency) of each file and of each whole file, the model's first.
+    """Rows of each group (frequency) of each file and of each whole file, the models' first: all models forecast the
+    same windows at the same horizon and levels.
 
     Benchmarks are split as published (`read_benchmark`); at most `limit` of their series, evenly spaced, count. Of
     other files at most `limit` series are drawn, and the last `windows` windows of each are forecast from all values
-    before them. A window has `horizon` values; None: as `usual_horizon` says, but no more than the model's horizon.
-    With `url`, the service there forecasts, else each graph of the folder, once with each of `hints`.
+    before them. A window has `horizon` values; None: as `usual_horizon` says, but no more than the horizon of any
+    model. With `url`, the service there forecasts with the one model, else each graph of the folders, once with each of
+    `hints`. shipped: to be measured beside them.
 
     Raises:
-        DataError: a file cannot be read, no series is longer than the horizon, or the model or the service refuses one.
+        DataError: a file cannot be read, no series is longer than the horizon, a model or the service refuses one, or
+            the models forecast different columns.
     """
-    models = {} if url else ForecastModel.open(folder)
-    manifest = read_manifest(folder, ForecastManifest)
-    levels = _levels(manifest)
-    methods: list[tuple[Hint | None, Method]] = []
-    for hint in hints:
-        methods += [(hint, partial(_forecast_locally, name, model, hint)) for name, model in models.items()]
-        if url:
-            methods.append((hint, partial(_forecast_remotely, url, manifest, hint)))
-    for name in ("naive", *(name for name in baselines if name != "naive")):
-        methods.append((None, partial(forecast_baselines, methods=(name,))))
+    if url:
+        models = [Opened(read_manifest(folder, ForecastManifest), {}) for folder in folders]
+    else:
+        models = open_forecasters(folders, shipped)
+    levels = _levels([model.manifest for model in models])
     rows = []
     try:
         for path in data:
-            file_windows = _windows(path, manifest, target, windows, limit, freq, horizon)
-            rows += _measure(path.name.split(".")[0], file_windows, levels, methods)
+            say(f"reading {path}")
+            of_models = _windows(path, [model.manifest for model in models], target, windows, limit, freq, horizon)
+            methods: list[tuple[Hint | None, Method]] = []
+            for hint in hints:
+                for model, own in zip(models, of_models, strict=True):
+                    for name, graph in model.graphs.items():
+                        methods.append((hint, partial(_forecast_locally, name, graph, hint, own)))
+                    if url:
+                        methods.append((hint, partial(_forecast_remotely, url, model.manifest, hint, own)))
+            for name in ("naive", *(name for name in baselines if name != "naive")):
+                methods.append((None, partial(_forecast_baselines, name)))
+            rows += _measure(path.name.split(".")[0], of_models[0], levels, methods)
     finally:
-        for model in models.values():
-            model.close()
+        for model in models:
+            for graph in model.graphs.values():
+                graph.close()
     return rows
 
 
@@ -148,39 +191,50 @@ def evaluation_rows(rows: Sequence[MetricRow]) -> dict[str, dict[str, float]]:
     return lines
 
 
-def _levels(manifest: ForecastManifest) -> tuple[float, ...]:
-    """The deciles and the ends of the measured intervals, as far as the model was trained for them."""
-    known = manifest.quantile_levels
+def _levels(manifests: Sequence[ForecastManifest]) -> tuple[float, ...]:
+    """The deciles and the ends of the measured intervals, as far as all models were trained for them."""
+    low = max(manifest.quantile_levels[0] for manifest in manifests)
+    high = min(manifest.quantile_levels[-1] for manifest in manifests)
     levels = {*DECILES, *(end for interval in INTERVALS for end in interval_to_quantiles(interval))}
-    return tuple(sorted(level for level in levels if known[0] <= level <= known[-1]))
+    return tuple(sorted(level for level in levels if low <= level <= high))
 
 
 def _windows(
     path: Path,
-    manifest: ForecastManifest,
+    manifests: Sequence[ForecastManifest],
     target: str | None,
     count: int,
     limit: int | None,
     freq: str | None,
     horizon: int | None,
-) -> list[EvalWindow]:
+) -> list[list[EvalWindow]]:
+    """For each model the windows with its features; else they are the same."""
     if is_benchmark(path):
         windows = read_benchmark(path)
         if limit is not None:
             # Evenly spaced, since their files are in the order of the frequencies.
             indices = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
             windows = [windows[i] for i in indices.tolist()]
-        return windows
-    target = target or (manifest.target if len(manifest.features) > 1 else None)
-    series, _ = read_series([path], target, manifest.features[1:], manifest.categories, freq)
-    if limit is not None:
-        series = draw_series(series, limit)
-    windows = []
-    for one in series:
-        windows += rolling_windows([one], horizon or min(manifest.horizon, usual_horizon(one.season)), count)
-    if not windows:
-        raise DataError(f"{path}: no series has values both in a window at its end and before; try a shorter --horizon")
-    return windows
+        return [windows] * len(manifests)
+    targets = {manifest.target for manifest in manifests if len(manifest.features) > 1}
+    if target is None and len(targets) > 1:
+        raise DataError(f"{path}: the models forecast different columns, {', '.join(sorted(targets))}: use --target")
+    target = target or next(iter(targets), None)
+    longest = min(manifest.horizon for manifest in manifests)
+    of_models = []
+    for manifest in manifests:
+        series, _ = read_series([path], target, manifest.features[1:], manifest.categories, freq)
+        if limit is not None:
+            series = draw_series(series, limit)
+        windows = []
+        for one in series:
+            windows += rolling_windows([one], horizon or min(longest, usual_horizon(one.season)), count)
+        if not windows:
+            raise DataError(
+                f"{path}: no series has values both in a window at its end and before; try a shorter --horizon"
+            )
+        of_models.append(windows)
+    return of_models
 
 
 def _measure(
@@ -189,6 +243,7 @@ def _measure(
     horizon = max(len(window.truth) for window in windows)
     forecasts: dict[tuple[str, Hint | None], Quantiles] = {}
     seconds: dict[tuple[str, Hint | None], float] = {}
+    say(f"{file}: {len(windows):,} windows, horizon {horizon}")
     for hint, method in methods:
         started = time.perf_counter()
         by_name = method(windows, horizon, levels)
@@ -266,25 +321,43 @@ def _ratio(measure: str, scores: dict[str, float], others: Sequence[dict[str, fl
 
 
 def _forecast_locally(
-    name: str, model: ForecastModel, hint: Hint, windows: Sequence[EvalWindow], horizon: int, levels: Sequence[float]
+    name: str,
+    model: ForecastModel,
+    hint: Hint,
+    own: Sequence[EvalWindow],
+    windows: Sequence[EvalWindow],
+    horizon: int,
+    levels: Sequence[float],
 ) -> dict[str, Quantiles]:
+    """`own`: the windows with the model's features."""
+    say(f"forecasting with {name}")
     try:
-        return {name: forecast_windows(model, windows, horizon, levels, hint)}
+        return {name: forecast_windows(model, own, horizon, levels, hint)}
     except CarryError as error:
         raise DataError(error.detail) from error
+
+
+def _forecast_baselines(
+    name: str, windows: Sequence[EvalWindow], horizon: int, levels: Sequence[float]
+) -> dict[str, Quantiles]:
+    say(f"forecasting with the baseline {name}")
+    return forecast_baselines(windows, horizon, levels, (name,))
 
 
 def _forecast_remotely(
     url: str,
     manifest: ForecastManifest,
     hint: Hint,
+    own: Sequence[EvalWindow],
     windows: Sequence[EvalWindow],
     horizon: int,
     levels: Sequence[float],
 ) -> dict[str, Quantiles]:
-    quantiles = np.full((len(windows), horizon, len(levels)), np.nan)
-    for first in range(0, len(windows), BATCH):
-        batch = windows[first : first + BATCH]
+    """`own`: the windows with the model's features."""
+    say(f"forecasting with {manifest.name} at {url}")
+    quantiles = np.full((len(own), horizon, len(levels)), np.nan)
+    for first in range(0, len(own), BATCH):
+        batch = own[first : first + BATCH]
         response = _post(url, {"requests": [_body(window, levels, manifest, hint) for window in batch]})
         for row, window, result in zip(quantiles[first:], batch, response["results"], strict=False):
             if "quantiles" not in result:

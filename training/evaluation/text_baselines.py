@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from hmmlearn.base import ConvergenceMonitor
 from hmmlearn.hmm import CategoricalHMM
 from numpy.typing import NDArray
+
+from training.progress import Update, track
 
 NGRAM_TOKENS = 10_000_000
 """Tokens of the training part that the n-grams count: each costs some hundred bytes and a microsecond."""
 HMM_TOKENS = 200_000
-"""Tokens of the training part that the hidden Markov model is fitted to: Baum-Welch passes over all a dozen times."""
+"""Tokens of the training part that the hidden Markov model is fitted to."""
+HMM_PASSES = 12
+"""Passes of Baum-Welch over them, at most."""
 
 
 def ngram_bits(
@@ -65,6 +70,18 @@ def _look_up(keys: NDArray[np.int64], values: NDArray[np.int64], wanted: NDArray
     return np.where(keys[at] == wanted, values[at], 0)
 
 
+class _Passes(ConvergenceMonitor):  # type: ignore[misc]  # hmmlearn has no types
+    """Says how many passes over the text are done."""
+
+    def __init__(self, update: Update) -> None:
+        super().__init__(tol=1.0, n_iter=HMM_PASSES, verbose=False)
+        self._update = update
+
+    def report(self, log_prob: float) -> None:
+        super().report(log_prob)
+        self._update(self.iter, f"measuring baselines: hidden Markov model, pass {self.iter} of {HMM_PASSES}")
+
+
 def hmm_bits(
     train: Sequence[NDArray[np.int64]], test: Sequence[NDArray[np.int64]], states: int, vocabulary: int, seed: int
 ) -> float:
@@ -75,7 +92,7 @@ def hmm_bits(
     model = CategoricalHMM(
         n_components=states,
         n_features=vocabulary,
-        n_iter=12,
+        n_iter=HMM_PASSES,
         tol=1.0,
         random_state=seed,
         emissionprob_prior=1.1,
@@ -84,6 +101,8 @@ def hmm_bits(
     # In sequences of 1000 tokens.
     tokens = np.concatenate(train)[:HMM_TOKENS]
     lengths = [len(part) for part in np.split(tokens, range(1000, len(tokens), 1000))]
-    model.fit(tokens[:, None], lengths)
+    with track(HMM_PASSES) as update:
+        model.monitor_ = _Passes(update)
+        model.fit(tokens[:, None], lengths)
     nats = -sum(model.score(document[:, None]) for document in test)
     return float(nats / np.log(2) / max(1, sum(len(document) for document in test)))

@@ -126,6 +126,17 @@ class TextModel(nn.Module):
         hidden, after = self.recurrent(torch.cat([x, features], dim=2), state)
         return self.head(torch.cat([self.dropout(hidden), features], dim=2)), {**after, "recent": recent}
 
+    def add_tokens(self, count: int) -> None:
+        """Add tokens at the end of the vocabulary. The network reads each like the unknown token and expects it like
+        the mean of the known ones, until training says more."""
+        with torch.no_grad():
+            read, weight, bias = self.embedding.weight, self.head.weight, self.head.bias
+            self.embedding = nn.Embedding(read.shape[0] + count, read.shape[1])
+            self.embedding.weight.copy_(torch.cat([read, read[:1].expand(count, -1)]))
+            self.head = nn.Linear(weight.shape[1], weight.shape[0] + count)
+            self.head.weight.copy_(torch.cat([weight, weight[1:].mean(dim=0, keepdim=True).expand(count, -1)]))
+            self.head.bias.copy_(torch.cat([bias, bias[1:].mean().expand(count)]))
+
     def forward(self, tokens: Tensor, targets: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """The training loss: mean cross-entropy in nats per token. Targets of -1 do not count."""
         logits, after = self.predict(tokens, state)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -18,11 +19,13 @@ from training.card import ModelCard, int8_text, markdown_table
 from training.data.forking_batches import Bucket, EndsStream, ForkingStream, can_be_learnt
 from training.data.series import MIN_TRAIN_VALUES, MIN_WHOLE_SERIES, Split, split_series
 from training.data.tbptt_batches import Segment, SeriesStream
+from training.evaluation.baselines import HISTORY_LIMIT as BASELINE_HISTORY
 from training.evaluation.baselines import forecast_baselines
 from training.evaluation.eval_windows import EvalWindow
 from training.evaluation.forecasts import forecast_windows
 from training.evaluation.metrics import score_forecasts
 from training.loop import LoopConfig, Stream, fit
+from training.models import shipped_model
 from training.nets.cells import Cell
 from training.nets.covariates import Covariates
 from training.nets.forecaster import Forecaster
@@ -30,10 +33,13 @@ from training.nets.global_forecaster import GlobalForecaster
 from training.nets.scaling import StandardScaler
 from training.nets.series_scan import LAGS
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, standardise, write_folder
+from training.progress import say
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 
 HISTORY_LIMIT = 2048
 WARM_UP = 512
+ETS_VALUES = 40_000
+"""Values of all histories together up to which AutoETS is among the baselines: it takes a second for a thousand."""
 VALIDATION_SERIES = 500
 VALIDATION_STEPS = 256
 MAX_SERIES_VALUES = 20_000
@@ -65,8 +71,11 @@ class ForecastConfig:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, run: Run) -> Path | None:
-    """Train on the series' training parts, choose the weights on their validation parts, measure on their test parts.
+def train(
+    series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, run: Run, test_series: Sequence[Series] = ()
+) -> Path | None:
+    """Train on the series' training parts, choose the weights on their validation parts, measure on their test parts,
+    or on `test_series` if there are any.
 
     Returns the model folder, or None in a process that only helped to train.
 
@@ -74,8 +83,15 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
         DataError: no series has values that a forecast could be learnt from.
     """
     torch.manual_seed(loop.seed)
-    parts = split_series(series, config.horizon, config.valid, config.test)
+    parts = split_series(series, config.horizon, config.valid, 0.0 if test_series else config.test)
+    if test_series:
+        parts = replace(parts, test=[follow_on(series, each, config.context) for each in test_series])
     _check_learnable(parts.train, config)
+    windows = test_windows(parts.test, config.horizon, config.windows)
+    say(
+        f"training on {_count(parts.train)}; choosing the weights on parts of {len(parts.valid):,} series; "
+        f"measuring on {len(windows)} windows of {len(parts.test):,} series"
+    )
     shared = share_of_this_process(parts.train)
     sizes = config.cell, config.hidden, config.layers, config.dropout, config.horizon, config.quantile_levels
     location, scale = standardise([part.values for part in parts.train])
@@ -124,10 +140,9 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
         )
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of the scale")
-        card.picture("loss", "Training and validation loss by epoch.")
+        card.losses()
         metrics: dict[str, float] = {}
         losses = None
-        windows = test_windows(parts.test, config.horizon, config.windows)
         if windows:
             metrics = _measure(model, windows, config, card, folder)
             metrics |= _test_part(model, *parts.test[0], config, card, folder)
@@ -135,13 +150,47 @@ def train(series: Sequence[Series], config: ForecastConfig, loop: LoopConfig, ru
                 losses = (_loss(model, windows), _loss(int8_model, windows))
         else:
             card.section("Test part", _not_measured(series, config))
+        say("evaluating int8")
         int8_entry = evaluate_int8(folder, GraphSpec(unmeasured.graph, None), int8, losses)
         card.section("In int8", int8_text(int8_entry, "scaled quantile loss"))
         complete = unmeasured.model_copy(update={"metrics": metrics, "int8": int8_entry})
+        say("writing the card")
         card.write(folder, complete)
         return complete
 
+    say("exporting to ONNX, and comparing it with PyTorch")
     return write_folder(run.models, run.name, build_graphs(network), manifest, finalize)
+
+
+def _count(series: Sequence[Series]) -> str:
+    values = sum(int(np.isfinite(each.values[:, 0]).sum()) for each in series)
+    return f"{len(series):,} series, {values:,} values"
+
+
+def follow_on(trained_on: Sequence[Series], test: Series, context: int) -> tuple[Series, Split]:
+    """A series to measure on, after the series of the same name (or the only one) that it goes on from, if its times
+    follow that one's: then all its values are forecast. Else a series by itself, whose first `context` values, at most
+    half, are only read.
+
+    Raises:
+        DataError: the series of the same name holds all its times: the model trained on them.
+    """
+    same = [each for each in trained_on if each.id == test.id] or list(trained_on)
+    before = same[0]
+    if len(same) == 1 and before.times is not None and test.times is not None and before.freq is not None:
+        grid = pd.date_range(before.times[0], max(before.times[-1], test.times[-1]), freq=before.freq)
+        places = grid.get_indexer(test.times)
+        new = places >= len(before.times)
+        if (places >= 0).all() and new.any():
+            values = np.full((len(grid), before.values.shape[1]), np.nan)
+            values[: len(before.times)] = before.values
+            values[places[new]] = test.values[new]
+            end = len(before.times)
+            return replace(before, id=test.id, values=values, times=grid), Split(end, end)
+        if before.id == test.id and (places >= 0).all():
+            raise DataError(f"--test-on: the model trained on all times of the series {test.id}")
+    start = max(2, min(context, len(test.values) // 2))
+    return test, Split(start, start)
 
 
 def _stream(segments: Sequence[Segment], config: ForecastConfig, rows: int, mask_rate: float) -> SeriesStream:
@@ -202,7 +251,8 @@ def test_windows(held_out: Sequence[tuple[Series, Split]], horizon: int, limit: 
         history = series.values[max(0, origin - HISTORY_LIMIT) : origin]
         future = series.values[origin : origin + horizon]
         if np.isfinite(future[:, 0]).any() and np.isfinite(history[:, 0]).sum() > 1:
-            windows.append(EvalWindow(series.id, history, future[:, 0], series.season, future=future))
+            group = series.freq or ""
+            windows.append(EvalWindow(series.id, history, future[:, 0], series.season, group, future))
     return windows
 
 
@@ -212,7 +262,27 @@ def _loss(model: ForecastModel, windows: Sequence[EvalWindow]) -> float:
 
 
 def _forecast(model: ForecastModel, windows: Sequence[EvalWindow]) -> NDArray[np.float64]:
-    return forecast_windows(model, windows, model.manifest.horizon, model.manifest.quantile_levels)
+    return forecast_windows(model, windows, model.manifest.horizon, model.manifest.quantile_levels, "season")
+
+
+def _forecast_shipped(
+    windows: Sequence[EvalWindow], horizon: int, levels: Sequence[float]
+) -> dict[str, NDArray[np.float64]]:
+    """What the shipped forecaster says of the same windows, from their targets and their frequency alone; nothing where
+    this installation lacks it, or if it does not know a level."""
+    shipped = shipped_model("forecast")
+    if shipped is None or not isinstance(shipped.manifest, ForecastManifest):
+        return {}
+    known = shipped.manifest.quantile_levels
+    if not known[0] <= min(levels) <= max(levels) <= known[-1]:
+        say(f"not comparing with the shipped {shipped.label}: its levels are from {known[0]:g} to {known[-1]:g}")
+        return {}
+    say(f"measuring the shipped {shipped.label} on the same windows")
+    model = ForecastModel.of_folder(shipped.path, shipped.manifest, shipped.manifest.graph)
+    targets = [replace(window, history=window.history[:, :1], future=None) for window in windows]
+    quantiles = forecast_windows(model, targets, horizon, levels)
+    model.close()
+    return {f"the shipped {shipped.label}": quantiles}
 
 
 def _validation_segments(held_out: Sequence[tuple[Series, Split]]) -> list[Segment]:
@@ -236,18 +306,26 @@ def _measure(
 ) -> dict[str, float]:
     """Score the model and the baselines on the same windows, into the card; the model's own scores."""
     levels = config.quantile_levels
+    say(f"measuring the test part: {len(windows)} windows, horizon {config.horizon}")
     forecasts = {"Carry": _forecast(model, windows)}
-    forecasts |= forecast_baselines(
-        windows, config.horizon, levels, ("naive", "ets", "theta") if config.baselines else ("naive",)
-    )
+    forecasts |= _forecast_shipped(windows, config.horizon, levels)
+    methods: tuple[str, ...] = ("naive", "theta") if config.baselines else ("naive",)
+    fitted = sum(min(BASELINE_HISTORY, len(window.history)) for window in windows)
+    if config.baselines and fitted <= ETS_VALUES:
+        methods = ("naive", "ets", "theta")
+    elif config.baselines:
+        say(f"leaving out AutoETS, which takes minutes for {fitted:,} values of histories; `carry evaluate` has it")
+    say(f"measuring baselines on the same windows: {', '.join(methods)}")
+    forecasts |= forecast_baselines(windows, config.horizon, levels, methods)
     scores = {name: score_forecasts(windows, quantiles, levels) for name, quantiles in forecasts.items()}
     card.section(
         "Test part",
         f"{len(windows)} windows of the test part, each {config.horizon} values after its history, the same for every "
-        "method; the baselines are statsforecast's, fitted to each history anew. The measures are defined in "
+        "method. The shipped model reads only the target, and knows its frequency; the baselines are statsforecast's, "
+        "fitted to each history anew. The measures are defined in "
         "`docs/training.md`; lower is better, coverage should be its nominal share.\n\n"
         + markdown_table(scores)
-        + _against_naive(scores),
+        + _against_others(scores),
     )
     if config.horizon == 1:
         return scores["Carry"]  # the picture of the test part shows a single step better
@@ -261,14 +339,18 @@ def _measure(
     return scores["Carry"]
 
 
-def _against_naive(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """What the network gains over "the next is the newest", in words."""
-    ours, naive = scores["Carry"]["mae"], scores["Naive"]["mae"]
-    if not naive:
-        return ""
-    gain = 100 * (1 - ours / naive)
-    verdict = f"{gain:.1f} % smaller" if gain > 0 else f"{-gain:.1f} % larger: it gains nothing there"
-    return f"\n\nAgainst the naive forecast (the next is the newest), the median's mean absolute error is {verdict}."
+def _against_others(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """What the network gains over "the next is the newest", and over the shipped model, in words."""
+    others = {"Naive": "Against the naive forecast (the next is the newest)"}
+    others |= {name: f"Against {name}" for name in scores if name.startswith("the shipped")}
+    sentences = []
+    for name, against in others.items():
+        ours, theirs = scores["Carry"]["mae"], scores[name]["mae"]
+        if theirs:
+            gain = 100 * (1 - ours / theirs)
+            verdict = f"{gain:.1f} % smaller" if gain > 0 else f"{-gain:.1f} % larger: it gains nothing there"
+            sentences.append(f"{against}, the median's mean absolute error is {verdict}.")
+    return "\n\n" + " ".join(sentences) if sentences else ""
 
 
 def _test_part(

@@ -26,6 +26,7 @@ from training.nets.cells import Cell
 from training.nets.covariates import Covariates
 from training.nets.global_forecaster import LONGEST_HINT, GlobalForecaster
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, write_folder, write_manifest
+from training.progress import say
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 
 HORIZON = 48
@@ -107,7 +108,9 @@ def train(
         DataError: a file cannot be read, or the folder holds no run, or one of another network.
     """
     torch.manual_seed(loop.seed)
+    say(f"reading {', '.join(map(str, [*data, *benchmarks])) or 'no file: all series are made up'}")
     pool = read_pool(data, benchmarks)
+    say(f"{len(pool.series):,} series to train on; {pool.dropped} left out, whose values occur in test parts")
     network = make_network(config)
     if start_from is not None:
         if start_from.resolve() == run.folder.resolve():
@@ -158,7 +161,7 @@ def write(
         save_reference(network, folder)
         card = ModelCard(history)
         plots.plot_losses(history, folder / "pictures" / "loss.png", "pinball loss, in units of a seasonal difference")
-        card.picture("loss", "Training loss by epoch.")
+        card.losses()
         card.section(
             "What it learnt from",
             f"{len(pool.series):,} real series and, of the windows, {100 * config.synthetic:.0f} % made up by "
@@ -173,7 +176,7 @@ def write(
         metrics: dict[str, float] = {}
         if tests:
             write_manifest(folder, unmeasured.model_copy(update={"int8": int8_entry}))
-            rows = evaluate_forecaster(folder, tests, baselines=baselines)
+            rows = evaluate_forecaster([folder], tests, baselines=baselines)
             names = unmeasured.name, f"{unmeasured.name}, int8"
             for row in rows:
                 if row.method == unmeasured.name:
@@ -186,6 +189,7 @@ def write(
         card.write(folder, complete)
         return complete
 
+    say("exporting to ONNX, and comparing it with PyTorch")
     return write_folder(run.models, run.name, build_graphs(network), manifest, finalize)
 
 

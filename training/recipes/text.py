@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +11,22 @@ from numpy.typing import NDArray
 from carry.files import DataError
 from carry.models import LanguageModel, write_samples
 from service.text.manifest import TextManifest
-from service.text.tokenizer import Tokenizer, TokenLevel
 from training import plots
 from training.card import ModelCard, int8_text, markdown_table
 from training.data.tbptt_batches import TextStream
-from training.data.texts import Encoded, Parts, encode_all, learn_tokenizer
+from training.data.texts import Encoded, Parts, encode_all
 from training.evaluation.text_baselines import HMM_TOKENS, NGRAM_TOKENS, hmm_bits, ngram_bits
 from training.evaluation.texts import text_scores
 from training.loop import Epoch, LoopConfig, evaluate, fit
-from training.nets.cells import Cell
-from training.nets.text import TextModel
+from training.models import ModelFolder, shipped_model
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, write_folder
-from training.onnx.weights import read_text_model
+from training.progress import say
 from training.provenance import Run, is_first_process, provenance, rank_and_world_size
+from training.recipes.text_start import TextConfig, begin
 
 UNKNOWN_RATE = 0.002
 VALID_SEGMENTS, VALID_TOKENS = 40, 5_000
 """Segments of the validation part that are read after each epoch, and tokens of a segment, at most."""
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """What to train. context: tokens per training window. min_count, max_vocabulary: tokens that are rarer, or not
-    among the most frequent, count as unknown. start_from: a model folder to start from, with its network and
-    vocabulary, whatever else is said here of them."""
-
-    cell: Cell
-    embedding: int
-    hidden: int
-    layers: int
-    dropout: float
-    weight_dropout: float
-    context: int
-    rows: int
-    residual: bool
-    ngrams: int
-    unit: TokenLevel
-    min_count: int
-    max_vocabulary: int | None
-    baselines: bool
-    start_from: Path | None
 
 
 def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path | None:
@@ -63,7 +38,9 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
         DataError: a part is too short, or nothing occurs often enough to be in the vocabulary.
     """
     torch.manual_seed(loop.seed)
-    network, tokenizer = _begin(parts, config)
+    start = begin(parts, config)
+    network, tokenizer = start.network, start.tokenizer
+    say(start.origin)
     tokens, valid = ([tokenizer.encode(text)[1] for text in part] for part in (parts.train, parts.valid))
     test = encode_all(tokenizer, parts.test)
     test_tokens = [document.tokens for document in test]
@@ -71,6 +48,11 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
         raise DataError(
             f"the text is too short for parts to train, to choose and to measure of two {tokenizer.level}s each"
         )
+    sizes = [sum(map(len, part)) for part in (tokens, valid, test_tokens)]
+    say(
+        f"{sizes[0]:,} {tokenizer.level}s to train on, {sizes[1]:,} to choose the weights on, {sizes[2]:,} to measure; "
+        f"the model knows {tokenizer.size - 1:,} {tokenizer.level}s"
+    )
     line_end = tokenizer.vocabulary.index("\n") if "\n" in tokenizer.vocabulary else None
     validation = TextStream(_sample_segments(valid), 500, VALID_SEGMENTS)
     history = fit(
@@ -84,6 +66,7 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     if not is_first_process():
         return None
     network = network.cpu()
+    say("exporting: rounding the matrices to int8, building the graphs, comparing them with PyTorch")
     loss = evaluate(network, validation)
     graphs, recurrent = build_graphs(network), network.recurrent
     rounding = evaluate(network, validation) / loss - 1
@@ -111,34 +94,9 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
             LanguageModel.of_folder(folder, unmeasured, unmeasured.graph),
             LanguageModel.of_folder(folder, unmeasured, int8.graph),
         )
-        return _measure(models, int8, rounding, tokens, test, parts, config, history, folder)
+        return _measure(models, int8, rounding, tokens, test, parts, config, history, folder, start.origin)
 
     return write_folder(run.models, run.name, graphs, manifest, finalize)
-
-
-def _begin(parts: Parts, config: TextConfig) -> tuple[TextModel, Tokenizer]:
-    """A new network and its tokenizer, or those of the model to start from."""
-    if config.start_from is not None:
-        try:
-            network, manifest = read_text_model(config.start_from, config.dropout, config.weight_dropout)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return network, manifest.tokenizer
-    tokenizer = learn_tokenizer(parts.train, config.min_count, config.unit, config.max_vocabulary)
-    if tokenizer.size < 2:
-        raise DataError(f"no {config.unit} occurs {config.min_count} times, which --min-count asks for")
-    network = TextModel(
-        config.cell,
-        tokenizer.size,
-        config.embedding,
-        config.hidden,
-        config.layers,
-        config.dropout,
-        config.weight_dropout,
-        residual=config.residual,
-        ngrams=config.ngrams,
-    )
-    return network, tokenizer
 
 
 def _sample_segments(documents: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
@@ -160,21 +118,29 @@ def _measure(
     config: TextConfig,
     history: list[Epoch],
     folder: Path,
+    origin: str,
 ) -> TextManifest:
     """Measure the network in float32 and in int8 on the test part beside the baselines, draw the pictures and write the
     card. rounding: by how much rounding the matrices raised the loss on the validation part."""
     manifest = models[0].manifest
     documents = [document.tokens for document in test]
+    say(f"measuring the test part, {sum(map(len, documents)):,} {manifest.unit}s, in float32 and in int8")
     nats = [float(model.nats(documents).sum()) for model in models]
     scores = {"Carry": text_scores(manifest, test, nats[0])}
+    shipped = shipped_model("text")
+    if shipped is not None and isinstance(shipped.manifest, TextManifest):
+        say(f"measuring the shipped {shipped.label} on the same text")
+        scores[f"the shipped {shipped.label}"] = _shipped_scores(shipped, parts)
     if config.baselines:
         scores |= {
             name: text_scores(manifest, test, cost) for name, cost in _baselines(manifest, train, documents).items()
         }
     card = ModelCard(history)
+    card.section("What it began with", f"{origin[0].upper()}{origin[1:]}.")
     card.section("Test part", _test_part(manifest, test, parts, config) + markdown_table(scores, digits=5))
+    say("drawing pictures, writing samples and measuring the speed in int8")
     plots.plot_losses(history, folder / "pictures" / "loss.png", f"cross-entropy, nats per {manifest.unit}")
-    card.picture("loss", "Training and validation loss by epoch.")
+    card.losses()
     example = next((text for text in parts.test if len(text) >= MIN_EXAMPLE), max(parts.test, key=len))
     _heatmap(models[0], example, folder / "pictures" / "next_character.png")
     card.picture(
@@ -215,7 +181,20 @@ def _test_part(manifest: TextManifest, test: Sequence[Encoded], parts: Parts, co
             f"The n-grams are fitted to the first {NGRAM_TOKENS:,} {manifest.unit}s of the training part, a hidden "
             f"Markov model to the first {HMM_TOKENS:,}, or to all where there are fewer.\n\n"
         )
+    shipped = shipped_model("text")
+    if shipped is not None:
+        text += (
+            f"The shipped {shipped.label} is measured on the same text. It learnt from 584 works published up to 1928: "
+            "its figure flatters it if this text is one of them.\n\n"
+        )
     return text
+
+
+def _shipped_scores(shipped: ModelFolder, parts: Parts) -> dict[str, float]:
+    """The measures of the shipped model on the test part."""
+    model = next(iter(LanguageModel.open(shipped.path).values()))
+    test = encode_all(model.manifest.tokenizer, parts.test)
+    return text_scores(model.manifest, test, float(model.nats([document.tokens for document in test]).sum()))
 
 
 def _baselines(
@@ -225,8 +204,12 @@ def _baselines(
     size = len(manifest.vocabulary)
     predicted = sum(len(tokens) - 1 for tokens in test) * math.log(2)
     orders = (3, 6) if manifest.unit == "character" else (2, 3)
-    bits = {f"{order}-gram, Witten-Bell": ngram_bits(train, test, order, size) for order in orders}
+    bits = {}
+    for order in orders:
+        say(f"measuring baselines: {order}-gram")
+        bits[f"{order}-gram, Witten-Bell"] = ngram_bits(train, test, order, size)
     if manifest.unit == "character":  # of words it would have more parameters than tokens to fit them to
+        say("measuring baselines: hidden Markov model")
         bits["hidden Markov model, 32 states"] = hmm_bits(train, test, 32, size, seed=0)
     return {name: of_method * predicted for name, of_method in bits.items()}
 
