@@ -29,6 +29,8 @@ _PLAIN = r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _COMMA_GROUPS = r"^-?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$|^-?[1-9]\d?(,\d{2})*,\d{3}(\.\d*)?$"
 _POINT_GROUPS = r"^-?[1-9]\d{0,2}(\.\d{3})+(,\d*)?$"
 _COMMA_DECIMAL = r"^-?(\d+,\d*|,\d+)([eE][-+]?\d+)?$"
+FLAGGED = r"^(-?[\d.,]*\d) ([bcdefnprsuz]{1,3})$"
+"""Numbers of statistical offices: estimated (e), provisional (p), ..."""
 EVIDENCE = 20_000
 """Cells that decide on a column's decimal mark."""
 
@@ -131,11 +133,13 @@ def read_numbers(
     cells: pa.ChunkedArray,
     decimal: Decimal | None = None,
     suggested: Decimal | None = None,
+    likely: Decimal | None = None,
     missing: tuple[str, ...] = (),
 ) -> Numbers:
     """Read a column as numbers, if need be cell by cell; `bad` has the cells that are none.
 
-    decimal: the mark, if the caller knows it. suggested: the mark where the column's cells fit both. missing: further
+    decimal: the mark, if the caller knows it. suggested: the mark of the file's other columns, for cells that fit
+    both; likely: the mark that goes with the file's separator of cells, if nothing else tells. missing: further
     texts, and numbers, that stand for a missing value.
     """
     if not is_text(cells):
@@ -147,7 +151,7 @@ def read_numbers(
         words |= _counts(text.filter(marked))
         text = pc.if_else(marked, pa.scalar("", text.type), text)
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
-    if decimal != "," and suggested != ",":
+    if "," not in (decimal, suggested, likely):
         try:
             values = _floats(pc.cast(text, pa.float64()))
         except pa.ArrowInvalid:
@@ -169,18 +173,24 @@ def read_numbers(
             if decimal == "," or not groups:
                 number = float(example[0].as_py().replace(",", "."))
                 return Numbers(values, np.empty(0, np.intp), words, notes=(f"{example[0]} is read as {number:.15g}",))
-    return _read_cells(text, decimal, suggested, words)
+    return _read_cells(text, decimal, suggested, likely, words)
 
 
 def _read_cells(
-    text: pa.ChunkedArray, decimal: Decimal | None, suggested: Decimal | None, words: dict[str, int]
+    text: pa.ChunkedArray,
+    decimal: Decimal | None,
+    suggested: Decimal | None,
+    likely: Decimal | None,
+    words: dict[str, int],
 ) -> Numbers:
     """Read cells that are not all plain numbers. text: trimmed, null where empty."""
     text = text.combine_chunks()
     unknown = pc.fill_null(pc.invert(pc.match_substring_regex(text, _PLAIN)), False)
     rest = np.flatnonzero(np.asarray(unknown))
     odd = text.take(pa.array(rest))
-    is_word = np.asarray(pc.is_in(pc.utf8_lower(odd), pa.array(sorted(MISSING_WORDS), odd.type)))
+    lower = pc.utf8_lower(odd)
+    is_word = np.asarray(pc.is_in(lower, pa.array(sorted(MISSING_WORDS), odd.type)))
+    is_word = is_word | np.asarray(pc.match_substring_regex(lower, "^: [a-z]{1,2}$"))
     words = words | _counts(odd.filter(pa.array(is_word)))
     odd, rest = odd.filter(pa.array(~is_word)), rest[~is_word]
     notes: list[str] = []
@@ -191,7 +201,7 @@ def _read_cells(
         return Numbers(values, np.empty(0, np.intp), words, truth=True)
     cleaned = _clean(odd, notes)
     plain = pc.if_else(unknown, pa.scalar(None, text.type), text)
-    mark, why = _decimal_mark(cleaned, plain, decimal, suggested)
+    mark, why = _decimal_mark(cleaned, plain, decimal, suggested, likely)
     if mark == ",":  # then 1.234 is no plain number: its point separates thousands
         pointed = np.flatnonzero(np.asarray(pc.fill_null(pc.match_substring(plain, "."), False)))
         plain = (
@@ -206,15 +216,17 @@ def _read_cells(
     known |= infinite
     values[rest[known]] = _floats(pc.cast(numbers.filter(pa.array(known)), pa.float64()))
     bad = np.sort(rest[~known])
-    if known.any():
-        changed = np.flatnonzero(known & np.asarray(pc.match_substring(cleaned, ",")))
-        pointed_groups = (
-            np.flatnonzero(known & np.asarray(pc.match_substring(cleaned, "."))) if mark == "," else changed[:0]
-        )
-        example = (changed if len(changed) else pointed_groups)[:1]
-        if len(example):
-            row = int(rest[example[0]])
-            notes.append(f"{text[row].as_py()} is read as {values[row]:.15g}{why}")
+    shown = (
+        pc.match_substring_regex(cleaned, "[.,].*[.,]|,|[eE]")
+        if mark == "."
+        else pc.match_substring_regex(cleaned, "[.,]")
+    )
+    examples = rest[known & np.asarray(shown, dtype=bool)]
+    if not len(examples) and why:
+        examples = np.flatnonzero(np.asarray(pc.fill_null(pc.match_substring(text, "."), False)))
+    if len(examples):
+        row = int(examples[0])
+        notes.append(f"{text[row].as_py()} is read as {values[row]:.15g}{why}")
     return Numbers(values, bad, words, notes=tuple(notes))
 
 
@@ -247,6 +259,11 @@ def _clean(text: pa.Array, notes: list[str]) -> pa.Array:
     has_spaces = pc.match_substring_regex(cleaned, spaced)
     if pc.any(has_spaces).as_py():
         cleaned = pc.if_else(has_spaces, pc.replace_substring_regex(cleaned, _SPACES, ""), cleaned)
+    for letters, power in (("[kK]", 3), ("M|Mio\\.?|mn", 6), ("B|bn|Mrd\\.?", 9)):
+        cleaned = pc.replace_substring_regex(cleaned, rf"^(-?[\d.,]*\d)\s?(?:{letters})$", rf"\1e{power}")
+    if _true(pc.match_substring_regex(cleaned, FLAGGED)):
+        notes.append("letters after numbers, such as p and e, are left out")
+        cleaned = pc.replace_substring_regex(cleaned, FLAGGED, r"\1")
     return pc.replace_substring_regex(cleaned, r"^(\d[\d.,]*)-$", r"-\1")
 
 
@@ -264,7 +281,11 @@ def _evidence(text: pa.ChunkedArray) -> dict[Decimal, int]:
 
 
 def _decimal_mark(
-    odd: pa.Array, plain: pa.Array, decimal: Decimal | None, suggested: Decimal | None
+    odd: pa.Array,
+    plain: pa.Array,
+    decimal: Decimal | None,
+    suggested: Decimal | None,
+    likely: Decimal | None,
 ) -> tuple[Decimal, str]:
     """The decimal mark of a column, and a clause that says why, if another is possible."""
     if decimal is not None:
@@ -275,20 +296,19 @@ def _decimal_mark(
         return ("," if comma > point else "."), ""
     commas = _true(pc.match_substring(odd, ","))
     if commas:
-        mark: Decimal = suggested or "."
+        mark: Decimal = suggested or likely or "."
         other = "--decimal , if the comma begins decimals" if mark == "." else "--decimal . if it separates thousands"
         return mark, f" ({other})"
-    if suggested == ",":
+    if "," in (suggested, likely):
+        pointed = _true(pc.match_substring(plain, "."))
+        grouped = _true(pc.match_substring_regex(plain, _POINT_GROUPS))
+        whole = _true(pc.match_substring_regex(plain, r"^-?\d{1,3}$"))
         # 980, 1.020, 12.340: points separate thousands if every number from a thousand on has one.
-        pointed = pc.match_substring(plain, ".")
-        whole = pc.match_substring_regex(plain, r"^-?\d{1,3}$")
-        grouped = pc.match_substring_regex(plain, _POINT_GROUPS)
-        if (
-            _true(pointed)
-            and _true(pointed) == _true(grouped)
-            and _true(pointed) + _true(whole) == len(plain) - plain.null_count
-        ):
+        all_grouped = pointed == grouped > 0 and pointed + whole == len(plain) - plain.null_count
+        if all_grouped and (suggested == "," or whole):
             return ",", " (--decimal . if the point begins decimals)"
+        if all_grouped:
+            return ".", " (--decimal , if the point separates thousands)"
     return ".", ""
 
 
@@ -341,22 +361,24 @@ def is_number_type(kind: pa.DataType) -> bool:
     )
 
 
-def find_sentinel(values: NDArray[np.float64]) -> tuple[float, int] | None:
+def find_sentinel(values: NDArray[np.float64], others: frozenset[float] = frozenset()) -> tuple[float, int] | None:
     """The number of `SENTINELS` that stands for missing values, and how often: it repeats, and lies further from all
-    other values than these lie apart."""
+    other values than these lie apart, or is below 0 where no other is. others: sentinels of other columns of the file.
+    """
     known = values[np.isfinite(values)]
     if len(known) < 3:
         return None
-    for sentinel, others in (
-        (float(known.min()), known[known > known.min()]),
-        (float(known.max()), known[known < known.max()]),
-    ):
-        if sentinel not in SENTINELS or not len(others):
+    for sentinel in (float(known.min()), float(known.max())):
+        rest = known[known != sentinel]
+        if sentinel not in SENTINELS or not len(rest):
             continue
-        low, high = float(others.min()), float(others.max())
-        gap = low - sentinel if sentinel < low else sentinel - high
-        count = len(known) - len(others)
-        if count > 1 and gap > high - low and gap > abs(high) / 2 and len(np.unique(others[:1000])) > 1:
+        low, high = float(rest.min()), float(rest.max())
+        gap = max(low - sentinel, sentinel - high)
+        count = len(known) - len(rest)
+        far = gap > high - low and gap > max(abs(low), abs(high)) / 2
+        negative = sentinel < 0 <= low
+        sure = sentinel in others or (negative and sentinel <= -999)
+        if (count > 1 and (far or negative)) or (sure and (far or negative)):
             return sentinel, count
     return None
 

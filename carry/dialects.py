@@ -28,8 +28,9 @@ _NUMBER = re.compile(
     r"[-+\u2212(]?\s*[€$£¥]?\s*(\d{1,3}([ ,.'\u00a0\u202f]\d{2,3})+([.,]\d*)?|\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?"
     r"\s*[%€)]?"
 )
+_CLOCK = r"\d{1,2}[:.]\d{2}([:.]\d{2}[\d.]*( ?[AaPp]\.?[Mm])?)?"
 _DATE = re.compile(
-    r"\d{1,4}[-/. ]\d{1,2}([-/. ]\d{1,4})?([T ].*)?|\d{1,2}[:.]\d{2}([:.]\d{2}.*)?|\d{4}[-\s]?[QMWS]\d{1,2}(-\d)?"
+    rf"\d{{1,4}}[-/. ]\d{{1,2}}([-/. ]\d{{1,4}})?([T ].*)?|{_CLOCK}|\d{{4}}[-\s]?[QMWS]\d{{1,2}}(-\d)?"
     r"|\d{1,4}[- /.]?[A-Za-z]{3,9}\.?[- /.,]?(\d{1,4})?.*|[A-Za-z]{3,9}\.?[- /.]\d{1,4}(,? \d{4})?.*"
 )
 _FOOTER = re.compile(r"source|note|footnote|quelle|copyright|©|\*|\(c\)|.*\s", re.IGNORECASE)
@@ -248,7 +249,7 @@ def _kind(cell: str) -> str:
         return "empty"
     if _NUMBER.fullmatch(cell):
         return "number"
-    if len(cell) <= 40 and any(character.isdigit() for character in cell) and _DATE.fullmatch(cell):
+    if len(cell) <= 40 and re.search(r"^[^;|\t]*\d[^;|\t]*$", cell) and _DATE.fullmatch(cell):
         return "date"
     return "text"
 
@@ -312,6 +313,7 @@ def _find_header(rows: list[list[str]], place: str) -> _Header:
     if top and comments[top - 1]:
         above = [cell.strip() for cell in rows[top - 1]]
         above[0] = above[0].lstrip("#%/! ").strip()
+        above = above if above[0] else above[1:]
         if len(above) == len(names) and all(above) and not _holds_values(above, [names, *body]):
             return _Header(above, top - 1, top)
     numbered = [f"column {i + 1}" for i in range(max(map(len, [names, *body])))]
@@ -386,6 +388,9 @@ def _rows_of_units(names: Sequence[str], body: Sequence[Sequence[str]]) -> int:
     numeric = [i for i in range(len(names)) if len(body) > 4 and _kinds_below(body[4:], i) == {"number"}]
     count = 0
     for row in body[:3]:
+        if all(re.fullmatch(r"[-=+:]{2,}", cell) for cell in row if cell):
+            count += 1
+            continue
         kinds = [_kind(row[i]) if i < len(row) else "empty" for i in numeric]
         if not kinds or "number" in kinds:
             break

@@ -120,7 +120,8 @@ def number_rows(reader: Reader, ids: tuple[str, ...]) -> tuple[NDArray[np.int64]
         codes = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
         blank &= codes < 0
         parts.append(codes)
-        texts.append((encoded.dictionary.to_pylist(), category_names(pa.chunked_array([encoded.dictionary]))))
+        values = encoded.dictionary.to_pylist()
+        texts.append((values, values if is_text(cells) else category_names(pa.chunked_array([encoded.dictionary]))))
         joint = pd.factorize(joint * (len(encoded.dictionary) + 1) + codes + 1)[0].astype(np.int64)
     if blank.any():
         row = int(np.flatnonzero(blank)[0])

@@ -137,7 +137,7 @@ def _ignore_others(reader: Reader, taken: Sequence[str], stamps: "pd.Index[Any] 
             reader.report.ignored[name] = why
         else:
             series.append(name)
-    numbers = [name for name in series if _counts_rows(reader, name)]
+    numbers = [name for name in series if _counts_rows(reader, name, stamps)]
     if len(numbers) < len(series):
         for name in numbers:
             reader.report.ignored[name] = "numbers of rows"
@@ -191,10 +191,13 @@ def _part_of_time(reader: Reader, name: str, stamps: "pd.Index[Any] | None") -> 
     return ""
 
 
-def _counts_rows(reader: Reader, name: str) -> bool:
-    """Whether a column only counts the rows: its values do, and its name says so or is none."""
-    first = name == reader.table.names[0] and _FIRST_ROW_NUMBERS.fullmatch(name.strip())
-    if not first and not _ROW_NUMBERS.fullmatch(name.strip()):
+def _counts_rows(reader: Reader, name: str, stamps: "pd.Index[Any] | None") -> bool:
+    """Whether a column only counts the rows: its values do, and its name says so, or it stands before the times."""
+    named = _ROW_NUMBERS.fullmatch(name.strip()) is not None
+    if name == reader.table.names[0]:
+        named = named or _FIRST_ROW_NUMBERS.fullmatch(name.strip()) is not None
+        named = named or (stamps is not None and len(stamps) > 11)
+    if not named:
         return False
     values = reader.numbers(name).values
     return len(values) > 1 and values[0] in (0, 1) and bool((np.diff(values) == 1).all())

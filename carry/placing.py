@@ -98,6 +98,8 @@ def series_of_record(record: Record, options: ReadOptions, report: Report, calen
     if record.times is not None:
         return _with_times(record, options, report)
     season = record.season if record.season is not None and options.freq is None else usual_season_of(freq)
+    if record.start is not None and freq is None:
+        report.note("there are starts, but no frequency: --freq D gives the times of days")
     if record.start is None or freq is None:
         return Series(record.id, values, None, season, freq)
     found = calendar.after(record.start, freq, len(values))

@@ -47,6 +47,7 @@ class Reader:
         self.cells = Cells(table, table.names)
         self._numbers: dict[str, Numbers] = {}
         self._numeric: dict[str, bool] = {}
+        self._sentinels: set[float] = set()
         self.dated: set[str] = set()  # columns of dates
         self.grids: dict[bytes, Grid | str] = {}
 
@@ -79,8 +80,10 @@ class Reader:
         """A column as numbers. `bad` has the rows whose cell is none."""
         if name not in self._numbers:
             words = tuple(word for word in self.options.missing if word != "none")
-            suggested = self.table.style() or self.table.decimal
-            self._numbers[name] = read_numbers(self.table.column(name), self.options.decimal, suggested, words)
+            table = self.table
+            self._numbers[name] = read_numbers(
+                table.column(name), self.options.decimal, table.style(), table.decimal, words
+            )
         return self._numbers[name]
 
     def is_numeric(self, name: str) -> bool:
@@ -104,9 +107,10 @@ class Reader:
         empty = int(np.count_nonzero(np.isnan(values))) - sum(words.values()) - len(numbers.bad)
         if empty > 0:
             words = {"": empty} | words
-        sentinel = None if "none" in self.options.missing else find_sentinel(values)
+        sentinel = None if "none" in self.options.missing else find_sentinel(values, frozenset(self._sentinels))
         if sentinel is not None:
             number, count = sentinel
+            self._sentinels.add(number)
             values = np.where(values == number, np.nan, values)
             words[f"{number:g}"] = count
             self.report.note(

@@ -7,29 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from carry.columns import is_text, is_time
 from carry.dates import NotDates, ParsedDates, date_parts, is_time_name, join_dates, parse_dates
 from carry.placing import time_text
 from carry.reading import Cells, Reader
 from carry.series import DataError
-
-CLOCKS = (
-    "Europe/Berlin",
-    "Europe/London",
-    "Europe/Helsinki",
-    "America/New_York",
-    "America/Chicago",
-    "America/Denver",
-    "America/Los_Angeles",
-    "America/Sao_Paulo",
-    "America/Santiago",
-    "Australia/Sydney",
-    "Australia/Adelaide",
-    "Pacific/Auckland",
-    "Asia/Jerusalem",
-)
-"""Zones of the clocks that are put back, one for each rule."""
+from carry.zones import resolve_repeated_hours
 
 
 @dataclass(frozen=True)
@@ -69,11 +54,15 @@ def find_times(reader: Reader, excluded: Sequence[str]) -> Times | None:
         if dates.numbers:
             if named and numeric is None and (name == "ds" or _has_values(reader, name)):
                 numeric = Times(dates, (name,))
+            if named and isinstance(dates.times, pd.DatetimeIndex):
+                reader.dated.add(name)
             continue
         reader.dated.add(name)
         if single is None or _is_better(dates, single):
             single = Times(dates, (name,))
     parts = date_parts(Cells(reader.table, names)) if single is None or "ds" not in single.columns else {}
+    if not parts and single is None and numeric is None:
+        parts = _numbered_parts(reader, names)
     joined = _join(reader, parts, single, numeric)
     if joined is not None:
         return joined
@@ -106,6 +95,22 @@ def _join(reader: Reader, parts: Mapping[str, str], single: Times | None, numeri
             )
         return None
     return Times(joined, tuple(parts.values()))
+
+
+def _numbered_parts(reader: Reader, names: Sequence[str]) -> dict[str, str]:
+    """The years and months, and days, in the first columns of a file without names."""
+    first = [name for name in names[:3] if name.startswith("column ") and reader.is_numeric(name)]
+    values = [reader.numbers(name).values for name in first]
+    limits = ((1500, 2200), (1, 12), (1, 31))
+    fits = [
+        bool(((cells >= low) & (cells <= high) & (cells % 1 == 0)).all())
+        for cells, (low, high) in zip(values, limits, strict=False)
+    ]
+    if fits[:2] != [True, True] or len(reader.table) < 3 or (np.diff(values[0]) < 0).any():
+        return {}
+    if len(np.unique(values[0] * 12 + values[1])) == len(reader.table):
+        return {"year": first[0], "month": first[1]}
+    return {"year": first[0], "month": first[1], "day": first[2]} if fits[2:] == [True] else {}
 
 
 def _has_values(reader: Reader, name: str) -> bool:
@@ -155,23 +160,15 @@ def describe_times(reader: Reader, times: Times, stamps: "pd.Index[Any]") -> Non
         reader.report.first, reader.report.last = (time_text(time) for time in (stamps.min(), stamps.max()))
 
 
-def with_repeated_hours(reader: Reader, stamps: "pd.Index[Any]") -> "pd.Index[Any]":
+def with_repeated_hours(
+    reader: Reader, stamps: "pd.Index[Any]", series: "NDArray[np.intp] | None" = None
+) -> "pd.Index[Any]":
     """Times by a clock that was put back, so that an hour comes twice, in the zone of such clocks; other times as they
-    are."""
+    are. series: which one each row is of."""
     if not isinstance(stamps, pd.DatetimeIndex) or stamps.tz is not None or stamps.is_unique:
         return stamps
-    steps = np.diff(stamps.asi8)
-    again = stamps[stamps.duplicated()]
-    if (steps < 0).sum() > max(1, len(stamps) // 1000) + 1 or not again.is_unique or len(again) > len(stamps) // 24:
+    resolved = resolve_repeated_hours(stamps, series)
+    if resolved is None:
         return stamps
-    for name in CLOCKS:
-        try:
-            zoned = stamps.tz_localize(name, ambiguous="infer", nonexistent="shift_forward")
-        except ValueError:  # pandas' word for hours that do not fit, pytz' errors included
-            continue
-        if zoned.is_unique and zoned.is_monotonic_increasing:
-            reader.report.note(
-                f"the hour of {again[0]} comes twice, as clocks of {name} show it: times go on in that zone"
-            )
-            return zoned
-    return stamps
+    reader.report.note(resolved[1])
+    return resolved[0]

@@ -31,6 +31,8 @@ def text(*cells: str) -> pa.ChunkedArray:
         (["1\u202f234,5", "7"], [1234.5, 7]),
         (["1'234.5", "1'000'000"], [1234.5, 1e6]),
         (["1,00,000", "12,34,567.5"], [100000, 1234567.5]),
+        (["1.23M", "456.7K", "2B"], [1.23e6, 456700, 2e9]),
+        (["1.4 p", ": c", "12 e"], [1.4, nan, 12]),
         (["(1,234)", "5-", "\u22127"], [-1234, -5, -7]),
         (["+5", "2E3", "1.5e-3", ".5", " 7 "], [5, 2000, 0.0015, 0.5, 7]),
         (["1", "", "NA", "n.a.", "?", "-", "..", "#N/A", "NULL", ":"], [1, *[nan] * 9]),
@@ -66,7 +68,13 @@ def test_a_comma_that_may_be_either_is_said(decimal: Decimal | None, expected: l
 
 def test_the_file_decides_where_a_column_does_not() -> None:
     assert read_numbers(text("1,234", "5"), suggested=",").values.tolist() == [1.234, 5]
-    assert read_numbers(text("980", "1.020"), suggested=",").values.tolist() == [980, 1020]
+    assert read_numbers(text("3.805", "1.020"), suggested=",").values.tolist() == [3805, 1020]
+    files: list[dict[str, Decimal]] = [{"suggested": ","}, {"likely": ","}]
+    for file in files:
+        assert read_numbers(text("980", "1.020"), **file).values.tolist() == [980, 1020]
+    numbers = read_numbers(text("3.805", "1.020"), likely=",")
+    assert numbers.values.tolist() == [3.805, 1.02]
+    assert numbers.notes == ("3.805 is read as 3.805 (--decimal , if the point separates thousands)",)
     assert read_numbers(text("980", "1.020")).values.tolist() == [980, 1.02]
 
 
@@ -107,4 +115,6 @@ def test_a_number_far_from_all_others_that_repeats_stands_for_missing() -> None:
     assert find_sentinel(np.array([5.0, 7, 9999, 6, 9999])) == (9999, 2)
     assert find_sentinel(np.array([-150.0, 100, -200, 40, -200])) is None  # one value of many
     assert find_sentinel(np.array([1.0, 2, -200, 3])) is None  # it does not repeat
+    assert find_sentinel(np.array([1.0, 2, -200, 3]), frozenset({-200.0})) == (-200, 1)  # but elsewhere in the file
+    assert find_sentinel(np.array([647.0, 2040, -200, 1100, -200])) == (-200, 2)  # nothing else is below 0
     assert find_sentinel(np.array([1.0, 2, -201, -201, 3])) is None
