@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import carry
+from service.engine.sequence import Task
 from service.errors import ModelNotFoundError, ModelRefusedError, NotReadyError
 from tests.builders import character_model, write_model
 from tests.conftest import SHIPPED
@@ -66,3 +67,25 @@ def test_a_closed_model_answers_no_more(models: Path) -> None:
         model.forecast([1, 2])
     with pytest.raises(carry.CarryError):
         session.observe(3)
+
+
+def test_closing_a_stream_stops_the_model(models: Path) -> None:
+    with carry.load("text", models) as model:
+        pieces = model.generate("a", 400, seed=1, stream=True)
+        assert next(pieces)
+        pieces.close()
+        engine = model._local.model.engine
+        engine.submit(idle(), 1).result()
+        assert engine.waiting_steps == 0
+
+
+def idle() -> Task[None]:
+    """A task that does nothing: the engine gets to it after what it dropped."""
+    return
+    yield
+
+
+def test_an_error_prints_its_field_and_its_code(models: Path) -> None:
+    with carry.load("forecast", models) as model, pytest.raises(carry.CarryError) as raised:
+        model.forecast([1, "a"])
+    assert raised.value.__notes__ == ["field: $.series[1]; code: invalid_request"]
