@@ -128,9 +128,7 @@ class Column:
         readings = [
             reading
             for reading in (
-                number_readings(parts, self._texts, self._order)
-                if are_numbers(parts)
-                else text_readings(parts, self._order)
+                number_readings(parts, self._order) if are_numbers(parts) else text_readings(parts, self._order)
             )
             if len(present) and reading.valid[present].mean() >= _min_share(reading)
         ]

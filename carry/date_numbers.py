@@ -15,13 +15,12 @@ from carry.date_text import NO_CLOCK, Parts
 NAT = np.iinfo(np.int64).min
 
 
-def number_readings(parts: Parts, texts: NDArray[np.object_], order: Order | None) -> Iterable[Reading]:
+def number_readings(parts: Parts, order: Order | None) -> Iterable[Reading]:
     """The ways to read mere numbers. All but the counters have to fit every cell that is a number."""
     valid = parts.understood & (parts.month == 0) & (parts.period == 0) & (parts.clock == NO_CLOCK)
     valid &= (parts.widths[:, 1] == 0) | ((parts.separator == ord(".")) & (parts.widths[:, 2] == 0))
     whole, digits = parts.numbers[:, 0], parts.widths[:, 1]
-    values = np.full(len(texts), np.nan)
-    values[valid] = texts[valid].astype(np.float64)
+    values = np.where(valid, whole + parts.numbers[:, 1] / 10.0**digits, np.nan)
     cells = values[valid]
     integers = bool((cells % 1 == 0).all())
     widths = np.unique(parts.widths[valid, 0])

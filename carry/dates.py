@@ -42,7 +42,7 @@ def parse_dates(
     """
     series = column if isinstance(column, pd.Series) else pd.Series(column)
     if pd.api.types.is_datetime64_any_dtype(series):
-        return ParsedDates(pd.DatetimeIndex(series), "times")
+        return ParsedDates(pd.DatetimeIndex(series), "stamps")
     if isinstance(series.dtype, pd.PeriodDtype):
         stamps = pd.PeriodIndex(series).to_timestamp()
         return ParsedDates(stamps, "periods")

@@ -57,7 +57,7 @@ def resolve_repeated_hours(
     note for the report. None if the repeated times are not explained so.
 
     times are without a zone and in the order of the file, in which the hour before the change comes first; series (N,):
-    which series each row is of. Write the answer's times without the zone (`tz_localize(None)`): the file has none.
+    which series each row is of.
     """
     keys = pd.DataFrame({"series": 0 if series is None else series, "time": times})
     repeats = keys.groupby(["series", "time"], sort=False).cumcount().to_numpy()
@@ -65,8 +65,9 @@ def resolve_repeated_hours(
         return None
     twice = keys.duplicated(keep=False).to_numpy()
     repeated = times[twice].unique()
-    if (repeated.minute == 0).all() and (repeated.hour == 0).all():
-        return None  # days that occur twice
+    days = repeated.normalize().unique()
+    if len(days) > 2 * (repeated.max().year - repeated.min().year + 1) or (repeated == repeated.normalize()).all():
+        return None  # clocks are set back once or twice a year, and not the dates
     for name in _zones():
         try:
             zone = zoneinfo.ZoneInfo(name)
@@ -77,6 +78,7 @@ def resolve_repeated_hours(
             resolved = times.tz_localize(zone, ambiguous=~(repeats == 1), nonexistent="shift_forward")
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             continue
-        hours = ", ".join(str(time) for time in repeated[:2])
-        return resolved, f"{hours} occurs twice, as when clocks are set back ({name}): the first is the earlier one"
+        return resolved, (
+            f"the hour of {repeated[0]} comes twice, as clocks of {name} show it: times go on in that zone"
+        )
     return None
