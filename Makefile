@@ -2,13 +2,14 @@
 PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
+CLUSTERS := .venv-clusters
 
-.PHONY: run test wheel faults fuzz clients redis lint models footprint bench bench-sessions bench-forecast consistency soak abuse clean
+.PHONY: run test wheel faults fuzz clients redis lint models footprint bench bench-sessions bench-forecast bench-million consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
-test: lint redis $(SERVICE)/installed
+test: lint redis java $(SERVICE)/installed $(CLUSTERS)/installed
 	$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # What a person installs: dist/carry_rnn-*.whl, made from the source distribution beside it.
@@ -34,6 +35,12 @@ redis:
 	@command -v redis-server > /dev/null \
 		|| { test "$$(id -u)" = 0 && { apt-get install -y redis-server || { apt-get update && apt-get install -y redis-server; }; }; } \
 		|| { echo "the tests need redis-server (Redis or Valkey) on the PATH: install it, and try again" >&2; exit 1; }
+
+# Spark runs on it, in the tests of docs/batch.md; where nobody has installed it, root may.
+java:
+	@command -v java > /dev/null \
+		|| { test "$$(id -u)" = 0 && { apt-get install -y default-jre-headless || { apt-get update && apt-get install -y default-jre-headless; }; }; } \
+		|| echo "no Java on the PATH: THE TEST WITH SPARK IS SKIPPED; install a Java of version 17 or newer" >&2
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check
@@ -61,6 +68,10 @@ bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 bench-forecast: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.forecast_files
 
+# A million series of 120 values through `carry forecast`, killed once; five to ten minutes on two idle cores.
+bench-million: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.million
+
 # Half an hour of mixed load: memory, descriptors and threads must stay flat, and every answer be right.
 soak: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.soak
@@ -74,7 +85,7 @@ consistency: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.consistency
 
 clean:
-	rm -rf $(SERVICE) $(DEV) .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(SERVICE) $(DEV) $(CLUSTERS) .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Editable, so that the code here is what runs; reinstalled when what it depends on changes.
 $(SERVICE)/installed: pyproject.toml setup.py constraints.txt
@@ -90,4 +101,10 @@ $(DEV)/installed: pyproject.toml setup.py constraints.txt constraints-dev.txt
 		--editable '.[redis,training,dev]'
 	@# Its task files need data sets and metrics that do not go with ours; the tests give it tasks as data.
 	$(DEV)/bin/pip install --quiet --disable-pip-version-check --no-deps lm-eval==0.4.13
+	touch $@
+
+$(CLUSTERS)/installed: pyproject.toml setup.py constraints.txt tests/clusters/requirements.txt
+	$(PYTHON) -m venv $(CLUSTERS)
+	$(CLUSTERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement tests/clusters/requirements.txt --editable .
 	touch $@
