@@ -309,6 +309,8 @@ def _find_header(rows: list[list[str]], place: str) -> _Header:
         widest = max((_width(row) for row in body), default=0)
         # R's write.table gives no name to the column of the names of rows.
         unnamed = len(names) == widest - 1 and all(_width(row) == widest for row in body)
+        # But 1,000 without quotation marks is two cells.
+        unnamed = unnamed and not all(re.fullmatch(r"\d{3}(\.\d*)?", row[widest - 1]) for row in body)
         return _Header(["", *names] if unnamed else names, top, below)
     if top and comments[top - 1]:
         above = [cell.strip() for cell in rows[top - 1]]
@@ -446,10 +448,29 @@ def _read_body(
         odd.clear()
         read.block_size = min(buffer.size + 1, (1 << 31) - 1)
         table = pa_csv.read_csv(buffer, read, parse, convert)
+    _check_quotes(table, names, dialect, place)
     if odd:
         return _read_ragged(data, offset, lines_above, names, dialect, place, notes)
     rows = lines_above + np.arange(table.num_rows)
     return Table(names, table.columns, rows, "line", _suggested(dialect), notes), np.empty(0, np.int64)
+
+
+def _check_quotes(table: pa.Table, names: Sequence[str], dialect: Dialect, place: str) -> None:
+    """Refuse a cell that holds rows: a quotation mark before them is not closed.
+
+    Raises:
+        DataError: there is one.
+    """
+    if not dialect.delimiter:
+        return
+    for name, column in zip(names, table.columns, strict=True):
+        for row in np.flatnonzero(np.asarray(pc.match_substring(column, "\n")))[:100]:
+            lines = column[int(row)].as_py().splitlines()[1:]
+            if len(lines) > 1 and all(line.count(dialect.delimiter) == len(names) - 1 for line in lines[:-1]):
+                raise DataError(
+                    f"{place}: a cell of column {name!r}, in row {row + 1} below the names, holds {len(lines)} more "
+                    f"rows: a quotation mark {dialect.quote} is not closed"
+                )
 
 
 def _suggested(dialect: Dialect) -> Decimal | None:

@@ -119,7 +119,9 @@ def _read_wide(
         else:
             items.append((name, reader.use(name)[:, None]))
     if not names:
-        raise DataError(f"{reader.place}: no column of numbers; {reader.described_columns()}")
+        texts = [name for name, why in reader.report.ignored.items() if why == "text"]
+        examples = "".join(f"; {name!r} holds text, {reader.bad_cell(name)}" for name in texts[:3])
+        raise DataError(f"{reader.place}: no column of numbers; {reader.described_columns()}{examples}")
     reader.report.layout = "each column of numbers is a series" if len(names) > 1 else "one series"
     reader.report.used = list(names)
     series, more_failures = _group(reader, items, times, stamps)

@@ -114,7 +114,7 @@ class Reader:
             values = np.where(values == number, np.nan, values)
             words[f"{number:g}"] = count
             self.report.note(
-                f"`{name}`: {number:g} stands for a missing value: it repeats, far from all others "
+                f"`{name}`: {number:g} stands for a missing value: it lies far from all others "
                 "(--missing none reads it as a value)"
             )
         self.report.miss(name, words)

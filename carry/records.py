@@ -119,6 +119,8 @@ def _rows(items: Sequence[tuple[str, Any]], place: str, origin: str) -> Table:
         if not isinstance(item, dict):
             raise DataError(f"{place}, {where}: must be an object, as the first is")
         names |= dict.fromkeys(item)
+    if not names:
+        raise DataError(f"{place}: holds no series")
     columns = [_column([item.get(name) for _, item in items]) for name in names]
     rows = np.arange(1, len(items) + 1)
     return Table(list(names), columns, rows, origin, ".")

@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from carry.columns import is_text, is_time
-from carry.dates import NotDates, ParsedDates, date_parts, is_time_name, join_dates, parse_dates
+from carry.date_table import date_parts, join_dates
+from carry.dates import NotDates, ParsedDates, is_time_name, parse_dates
 from carry.placing import time_text
 from carry.reading import Cells, Reader
 from carry.series import DataError

@@ -51,7 +51,12 @@ def read_transposed(reader: Reader) -> tuple[list[Series], list[Failure]] | None
     if "unique_id" in reader.table.names or "ds" in reader.table.names:
         return None
     steps = _step_names(reader)
-    return None if steps is None else _read_rows(reader, *steps)
+    if steps is None:
+        return None
+    month = _months_down(reader, *steps)
+    if month is not None and steps[1] is not None:
+        return _read_years_across(reader, month, steps[0], steps[1].times)
+    return _read_rows(reader, *steps)
 
 
 def _step_names(reader: Reader) -> tuple[list[str], ParsedDates | None] | None:
@@ -229,28 +234,70 @@ def _month_names(reader: Reader) -> tuple[str, list[str]] | None:
     return None
 
 
+def _months_down(reader: Reader, columns: Sequence[str], dates: ParsedDates | None) -> str | None:
+    """The column of twelve months, where the names of the other columns are years."""
+    if dates is None or isinstance(dates.times, pd.DatetimeIndex) or len(reader.table) != 12:
+        return None
+    for name in reader.table.names:
+        if name in columns:
+            continue
+        if reader.is_numeric(name):
+            named_months = "month" in name.lower() and np.array_equal(reader.numbers(name).values, np.arange(1.0, 13))
+        else:
+            cells = [str(cell or "").lower()[:3] for cell in category_names(reader.table.column(name))]
+            named_months = any(tuple(cells) == months for months in _MONTHS)
+        if named_months:
+            return name
+    return None
+
+
 def _read_calendar(reader: Reader, year: str, months: list[str]) -> tuple[list[Series], list[Failure]]:
-    report = reader.report
-    report.layout = "one series: years down, months across"
-    report.times = f"`{year}` and the names of columns"
-    report.ignored |= {name: "no month" for name in reader.table.names if name not in (year, *months)}
+    """One series, of a table with a row for each year."""
+    reader.report.layout = "one series: years down, months across"
+    reader.report.times = f"`{year}` and the names of columns"
+    reader.report.ignored |= {name: "no month" for name in reader.table.names if name not in (year, *months)}
     years = reader.numbers(year).values.astype(int)
-    order = np.argsort(years, kind="stable")
-    for name in months:
+    return _one_calendar(reader, years, _matrix(reader, months))
+
+
+def _read_years_across(
+    reader: Reader, month: str, columns: list[str], years: "pd.Index[Any]"
+) -> tuple[list[Series], list[Failure]]:
+    """One series, of a table with a row for each month."""
+    reader.report.layout = "one series: months down, years across"
+    reader.report.times = f"`{month}` and the names of columns"
+    reader.report.ignored |= {name: "no year" for name in reader.table.names if name not in (month, *columns)}
+    return _one_calendar(reader, years.to_numpy(dtype=int), _matrix(reader, columns).T)
+
+
+def _matrix(reader: Reader, columns: Sequence[str]) -> NDArray[np.float64]:
+    """The values (rows, columns).
+
+    Raises:
+        DataError: a cell is no number.
+    """
+    for name in columns:
         if len(reader.numbers(name).bad):
             raise DataError(f"{reader.place}: column {name!r} holds text, {reader.bad_cell(name)}; {ACCEPTED}")
-    values = np.column_stack([reader.use(name) for name in months])[order].ravel()
+    return np.column_stack([reader.use(name) for name in columns])
+
+
+def _one_calendar(
+    reader: Reader, years: NDArray[Any], matrix: NDArray[np.float64]
+) -> tuple[list[Series], list[Failure]]:
+    """The series of values (years, 12)."""
+    order = np.argsort(years, kind="stable")
+    values = matrix[order].ravel()
     stamps = pd.DatetimeIndex([pd.Timestamp(year=y, month=m, day=1) for y in years[order] for m in range(1, 13)])
     reason = why_unusable(values)
     if reason:
         return [], [Failure(reader.stem, reason)]
     present = np.flatnonzero(np.isfinite(values))
     keep = slice(int(present[0]), int(present[-1]) + 1)
+    report, freq = reader.report, reader.options.freq
     report.first, report.last = time_text(stamps[keep][0]), time_text(stamps[keep][-1])
     dates = ParsedDates(stamps, "years and months", freq="MS")
-    result = place_values(
-        reader.stem, values[keep, None], stamps[keep], dates, reader.options.freq, "MS", report, {}, ()
-    )
+    result = place_values(reader.stem, values[keep, None], stamps[keep], dates, freq, "MS", report, {}, ())
     return ([result], []) if isinstance(result, Series) else ([], [result])
 
 

@@ -96,6 +96,20 @@ def test_a_separator_at_the_end_of_each_line_is_no_column() -> None:
     assert cells(read("a,b,\n1,2,\n3,4,\n")) == {"a": ["1", "3"], "b": ["2", "4"]}
 
 
+def test_a_quotation_mark_that_is_not_closed_is_refused() -> None:
+    rows = "".join(f"2024-01-{day:02},{day},{chr(34) if day == 5 else ''}note\n" for day in range(1, 25))
+    with pytest.raises(
+        DataError, match='in row 5 below the names, holds 19 more rows: a quotation mark " is not closed'
+    ):
+        read("ds,y,note\n" + rows)
+    assert len(read('ds,y,note\n2024-01-01,1,5" pipe\n2024-01-02,2,6" pipe\n')) == 2
+
+
+def test_thousands_without_quotation_marks_are_refused() -> None:
+    with pytest.raises(DataError, match="line 2 has 3 cells, but there are 2 names of columns"):
+        read("date,y\n2024-01-01,$1,000.00\n2024-01-02,$1,100.00\n2024-01-03,$2,000.00\n")
+
+
 @pytest.mark.parametrize("content", ["1\n2\n3\n", "1.5\n2\n3\n"])
 def test_one_column_of_numbers_needs_no_name(content: str) -> None:
     table = read(content)

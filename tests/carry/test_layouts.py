@@ -202,6 +202,14 @@ def test_months_may_stand_across_and_years_down(tmp_path: Path) -> None:
     assert reading.reports[0].ignored == {"Annual": "no month"}
 
 
+def test_years_may_stand_across_and_months_down(tmp_path: Path) -> None:
+    for months in (["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], range(1, 13)):
+        lines = ["month,2019,2020", *(f"{month},{i},{12 + i if i < 5 else ''}" for i, month in enumerate(months))]
+        [series] = read(tmp_path, "\n".join(lines)).series
+        assert values(series) == [*range(17)]
+        assert series.freq == "MS"
+
+
 def test_gaps_are_missing_values_and_counted(tmp_path: Path) -> None:
     rows = [f"{day},{i}" for i, day in enumerate(DAYS) if i not in (3, 4, 9)]
     reading = read(tmp_path, "date,y\n" + "\n".join(rows))
