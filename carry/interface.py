@@ -23,6 +23,16 @@ from carry.calls import (
 T = TypeVar("T")
 
 
+class Events(Protocol):
+    """The events of a stream. Closing them stops it."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
+
+    def __next__(self) -> Mapping[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
 class Place(Protocol):
     """Where calls run."""
 
@@ -33,7 +43,7 @@ class Place(Protocol):
             CarryError: the call fails.
         """
 
-    def stream(self, request: Request) -> Iterator[Mapping[str, Any]]:
+    def stream(self, request: Request) -> Events:
         """The events of a stream, which has begun when this returns.
 
         Raises:
@@ -124,7 +134,7 @@ class Interface:
         model: str | None = ...,
         stream: Literal[True],
         **options: Unpack[GenerateOptions],
-    ) -> Iterator[str]: ...
+    ) -> "TextStream": ...
     def generate(
         self,
         prompt: str,
@@ -133,19 +143,19 @@ class Interface:
         model: str | None = None,
         stream: bool = False,
         **options: Unpack[GenerateOptions],
-    ) -> Generation | Iterator[str]:
+    ) -> "Generation | TextStream":
         """Continue a text by at most `max_length` characters (words, in a word model).
 
         Options: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, logit_bias,
         stop, seed, n, logprobs, echo, unknown, as `POST /generate` documents them. stream: the text comes in pieces, as
-        it is written; closing the iterator stops the model.
+        it is written; closing the stream stops the model.
 
         Raises:
             CarryError: the prompt or an option is refused.
         """
         if stream:
             request = calls.generate_request(prompt, max_length, model=model, stream=True, **options)
-            return _pieces(self._place.stream(request))
+            return TextStream(self._place.stream(request))
         return self._place.run(calls.generate(prompt, max_length, model=model, **options))
 
     def predict(
@@ -243,10 +253,10 @@ class Session:
     @overload
     def generate(
         self, prompt: str = ..., max_length: int = ..., *, stream: Literal[True], **options: Unpack[GenerateOptions]
-    ) -> Iterator[str]: ...
+    ) -> "TextStream": ...
     def generate(
         self, prompt: str = "", max_length: int = 200, *, stream: bool = False, **options: Unpack[GenerateOptions]
-    ) -> Generation | Iterator[str]:
+    ) -> "Generation | TextStream":
         """Continue the session's text, after the prompt; options as in `Interface.generate`. The session moves to the
         end of the new text; of a stream, once it has ended.
 
@@ -256,7 +266,7 @@ class Session:
         if not stream:
             return self._place.run(self._calls.generate(prompt, max_length, **options))
         request = self._calls.generate_request(prompt, max_length, stream=True, **options)
-        return _pieces(self._noted(self._place.stream(request)))
+        return TextStream(self._place.stream(request), self._calls)
 
     def fork(self) -> "Session":
         """A copy, which goes its own way. This session stays as it is."""
@@ -286,14 +296,35 @@ class Session:
         """Delete the session."""
         self._place.run(self._calls.close())
 
-    def _noted(self, events: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        for event in events:
-            self._calls.end(event)
-            yield event
 
+class TextStream(Iterator[str]):
+    """The text of a generation in pieces, as the model writes it. `close`, or the end of a `with` block, stops the
+    model."""
 
-def _pieces(events: Iterator[Mapping[str, Any]]) -> Iterator[str]:
-    """The texts of the events of a stream."""
-    for event in events:
-        if text := text_of(event):
-            yield text
+    def __init__(self, events: Events, session: SessionCalls | None = None) -> None:
+        """session: moves to the end of the text."""
+        self._events = events
+        self._session = session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __next__(self) -> str:
+        """The next piece.
+
+        Raises:
+            CarryError: the text breaks off; what came before is all there is.
+        """
+        for event in self._events:
+            if self._session is not None:
+                self._session.end(event)
+            if text := text_of(event):
+                return text
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop."""
+        self._events.close()

@@ -5,7 +5,7 @@ on the service's own engine. So its answers are the service's, to the bit. Knows
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,7 @@ from service.settings import Settings
 from service.validation import as_invalid_request
 
 if TYPE_CHECKING:
+    from carry.local_texts import LocalEvents
     from service.metrics import EngineMetrics
 
 T = TypeVar("T")
@@ -172,7 +173,7 @@ class LocalPlace:
             value: T = result.value
             return value
 
-    def stream(self, request: Request) -> Iterator[dict[str, Any]]:
+    def stream(self, request: Request) -> "LocalEvents":
         """As `Place.stream`."""
         self._route("generate")
         from carry.local_texts import stream

@@ -1,7 +1,7 @@
 """Calls about texts, answered in this process."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -62,7 +62,26 @@ def predict(place: LocalPlace, request: Request) -> Finish:
 ROUTES = {"generate": generate, "predict": predict}
 
 
-def stream(place: LocalPlace, request: Request) -> Iterator[dict[str, Any]]:
+class LocalEvents(Iterator[dict[str, Any]]):
+    """The events of a stream. Closing them stops the model, and so does leaving them unread."""
+
+    def __init__(self, events: Generator[dict[str, Any], None, None], pending: "Future[SequenceState]") -> None:
+        self._events = events
+        self._pending = pending
+
+    def __next__(self) -> dict[str, Any]:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop."""
+        self._pending.cancel()
+        self._events.close()
+
+    def __del__(self) -> None:
+        self._pending.cancel()
+
+
+def stream(place: LocalPlace, request: Request) -> LocalEvents:
     """The events of `POST /generate` with `stream`. The text is being written when this returns."""
     body = read_body(GenerateBody, request)
     start = place.start(request)
@@ -70,7 +89,7 @@ def stream(place: LocalPlace, request: Request) -> Iterator[dict[str, Any]]:
     prepared = _prepare(place, body, start, lambda _: updated.set())
     pending = prepared.model.engine.submit(prepared.task, prepared.steps)
     pending.add_done_callback(lambda _: updated.set())
-    return _events(place, body, start, prepared, pending, updated)
+    return LocalEvents(_events(place, body, start, prepared, pending, updated), pending)
 
 
 def _events(
@@ -80,23 +99,20 @@ def _events(
     prepared: PreparedGeneration,
     pending: "Future[SequenceState]",
     updated: threading.Event,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     unsent = UnsentText(prepared.model.manifest.tokenizer, prepared.rows, body.logprobs)
-    try:
-        done = False
-        while not done:
-            updated.wait()
-            updated.clear()
-            done = pending.done()
-            if done:
-                pending.result()  # raises what went wrong
-            for delta in unsent.deltas():
-                if delta.text:
-                    logprobs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
-                    yield {"index": delta.index, "text": delta.text} | logprobs
-        yield _from_json(prepared.summary() | place.end(start, pending.result()))
-    finally:
-        pending.cancel()
+    done = False
+    while not done:
+        updated.wait()
+        updated.clear()
+        done = pending.done()
+        if done:
+            pending.result()  # raises what went wrong
+        for delta in unsent.deltas():
+            if delta.text:
+                logprobs = {"logprobs": logprob_dicts(delta.logprobs)} if body.logprobs else {}
+                yield {"index": delta.index, "text": delta.text} | logprobs
+    yield _from_json(prepared.summary() | place.end(start, pending.result()))
 
 
 def _prepare(

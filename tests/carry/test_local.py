@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import carry
-from service.engine.sequence import Task
 from service.errors import ModelNotFoundError, ModelRefusedError, NotReadyError
 from tests.builders import character_model, write_model
 from tests.conftest import SHIPPED
@@ -69,20 +68,14 @@ def test_a_closed_model_answers_no_more(models: Path) -> None:
         session.observe(3)
 
 
-def test_closing_a_stream_stops_the_model(models: Path) -> None:
+@pytest.mark.parametrize("num_read", [0, 1])
+def test_closing_a_stream_stops_the_model(models: Path, num_read: int) -> None:
     with carry.load("text", models) as model:
-        pieces = model.generate("a", 400, seed=1, stream=True)
-        assert next(pieces)
-        pieces.close()
         engine = model._local.model.engine
-        engine.submit(idle(), 1).result()
+        with model.generate("a", 400, seed=1, stream=True) as pieces:
+            assert [next(pieces) for _ in range(num_read)] != [""]
+        assert model.generate("a", 1, seed=1).text
         assert engine.waiting_steps == 0
-
-
-def idle() -> Task[None]:
-    """A task that does nothing: the engine gets to it after what it dropped."""
-    return
-    yield
 
 
 def test_an_error_prints_its_field_and_its_code(models: Path) -> None:

@@ -138,7 +138,7 @@ def test_pandas_own_types_are_read_and_come_back(model: carry.LocalModel) -> Non
     assert answer["unique_id"].dtype == frame["unique_id"].dtype
     assert answer["unique_id"].tolist() == ["b", "b", "a", "a"]
     assert answer["median"].tolist()[:2] == model.forecast([0, None, 2, 3], 2, freq="D").median.tolist()
-    decimals = frame.assign(y=[Decimal(i) for i in range(8)])
+    decimals = frame.assign(y=pd.Series([Decimal(i) for i in range(8)], index=frame.index, dtype="object"))
     assert model.forecast(decimals, 2)["median"].tolist()[2:] == answer["median"].tolist()[2:]
 
 

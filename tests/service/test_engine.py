@@ -262,7 +262,7 @@ def test_a_failure_at_any_moment_leaves_no_request_waiting(monkeypatch: pytest.M
         texts = [model.text("a", 12, 2).result(30), model.text("b", 20).result(30)]
         logits = model.prefill(2, 3, 4).result(30).outputs["logits"]
     n, raised, num_dead_threads = 1, True, 0  # the first call is the one that catches all errors
-    monkeypatch.setattr("service.engine.engine.structlog", MagicMock())
+    monkeypatch.setattr("service.engine.engine.log", MagicMock())
     where = ""
     while raised:
         n, raised, calls_left = n + 1, False, n + 1
