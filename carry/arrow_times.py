@@ -7,7 +7,6 @@ as over HTTP.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +173,8 @@ def times_after(
     if step.kind == "ticks":
         times = firsts[:, None] + step.count * places
     else:
-        times = _calendar_times(np.repeat(firsts, horizon), places.ravel(), step, unit).reshape(places.shape)
+        counts = np.full(len(firsts), horizon)
+        times = _calendar_times(firsts, counts, places.ravel(), step, unit).reshape(places.shape)
     within: NDArray[np.bool_] = np.all(times >= firsts[:, None], axis=1)  # integers that are too large wrap around
     if unit:
         last_days = times[:, -1].astype(f"datetime64[{unit}]").astype("datetime64[D]")
@@ -235,10 +235,10 @@ def _infer_months(panel: Panel, series: NDArray[np.intp], steps: list[Step | Non
         if not len(series):
             return
         part = panel.select(series)
-        firsts, starts = np.repeat(part.firsts, part.lengths), part.starts[:-1]
+        starts = part.starts[:-1]
         months = _as(part.times, part.unit, "M")
         since = months - np.repeat(months[starts], part.lengths)
-        exact = _calendar_times(firsts, since, Step("months", 1, day), part.unit) == part.times
+        exact = _calendar_times(part.firsts, part.lengths, since, Step("months", 1, day), part.unit) == part.times
         fits = np.logical_and.reduceat(exact, starts)
         counts, first_months = np.gcd.reduceat(since, starts), months[starts]
         for i, j in zip(series[fits].tolist(), np.flatnonzero(fits).tolist(), strict=True):
@@ -279,19 +279,19 @@ def _month_step(count: int, day: str, month: int) -> Step:
 
 def _places(panel: Panel, step: Step) -> tuple[Integers, NDArray[np.bool_]]:
     """The place (N,) of each time on the grid of its series, and whether it is exactly there."""
-    firsts = np.repeat(panel.firsts, panel.lengths)
+    firsts, lengths, unit = panel.firsts, panel.lengths, panel.unit
     if step.kind == "ticks":
-        places, rest = np.divmod(panel.times - firsts, step.count)
+        places, rest = np.divmod(panel.times - np.repeat(firsts, lengths), step.count)
         exact = rest == 0
     else:
         if step.kind == "months":
-            months = [_as(times, panel.unit, "M") for times in (panel.times, firsts)]
-            places = (months[0] - months[1]) // step.count
+            months = _as(panel.times, unit, "M")
+            places = (months - np.repeat(months[panel.starts[:-1]], lengths)) // step.count
         else:
-            days = [_as(times, panel.unit, "D").astype("datetime64[D]") for times in (panel.times, firsts)]
-            places = np.busday_count(days[1], days[0]) // step.count
-        exact = _calendar_times(firsts, places, step, panel.unit) == panel.times
-    return places, exact & _anchored(firsts, step, panel.unit)
+            days = _as(panel.times, unit, "D").astype("datetime64[D]")
+            places = np.busday_count(np.repeat(days[panel.starts[:-1]], lengths), days) // step.count
+        exact = _calendar_times(firsts, lengths, places, step, unit) == panel.times
+    return places, exact & np.repeat(_anchored(firsts, step, unit), lengths)
 
 
 def _anchored(firsts: Integers, step: Step, unit: str) -> NDArray[np.bool_]:
@@ -306,31 +306,42 @@ def _anchored(firsts: Integers, step: Step, unit: str) -> NDArray[np.bool_]:
     return np.ones(len(firsts), dtype=bool)
 
 
-def _calendar_times(firsts: Integers, places: Integers, step: Step, unit: str) -> Integers:
-    """The times (N,) at places (N,) of grids that start at `firsts` (N,)."""
-    first_days = _as(firsts, unit, "D").astype("datetime64[D]")
-    of_day = firsts - _ticks(first_days, unit)
+def _calendar_times(firsts: Integers, counts: Integers, places: Integers, step: Step, unit: str) -> Integers:
+    """The times (N,) at places (N,) of grids that start at `firsts` (S,); of each grid `counts` (S,) places."""
+    first_days = _as(firsts, unit, "D")
+    of_day = np.repeat(firsts - _ticks(first_days, unit), counts)
     if step.kind == "weekdays":
-        days = np.busday_offset(first_days, places * step.count, roll="forward")
+        starts = np.repeat(first_days.astype("datetime64[D]"), counts)
+        days = np.busday_offset(starts, places * step.count, roll="forward").astype(np.int64)
         return _ticks(days, unit) + of_day
     first_months = _as(firsts, unit, "M")
-    months = first_months + places * step.count
+    months = np.repeat(first_months, counts) + places * step.count
     if step.day:
-        return _ticks(days_of_months(months, step.day), unit) + of_day
-    starts, ends = days_of_months(months, "S"), days_of_months(months, "E")
+        return _ticks(_days_of(months, step.day), unit) + of_day
+    ends = _days_of(months, "E")
     # As in the service: a series that starts on the last day of a month stays on last days.
-    at_end = first_days == days_of_months(first_months, "E")
-    same_day = np.minimum(starts + (first_days - days_of_months(first_months, "S")), ends)
+    at_end = np.repeat(first_days == _days_of(first_months, "E"), counts)
+    same_day = np.minimum(_days_of(months, "S") + np.repeat(first_days - _days_of(first_months, "S"), counts), ends)
     return _ticks(np.where(at_end, ends, same_day), unit) + of_day
+
+
+def _days_of(months: Integers, day: str) -> Integers:
+    """As `days_of_months`, in days since 1970; each month is looked up once."""
+    low, high = int(months.min()), int(months.max())
+    if high - low > len(months):
+        return days_of_months(months, day).astype(np.int64)
+    return days_of_months(np.arange(low, high + 1), day).astype(np.int64)[months - low]
 
 
 def _as(times: Integers, unit: str, coarser: str) -> Integers:
     """Times in ticks of `unit`, in whole days or months since 1970."""
-    return times.astype(f"datetime64[{unit}]").astype(f"datetime64[{coarser}]").astype(np.int64)
+    days = times // round(86_400 * UNIT_TICKS[unit])
+    return days if coarser == "D" else days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
 
 
-def _ticks(days: NDArray[Any], unit: str) -> Integers:
-    return days.astype(f"datetime64[{unit}]").astype(np.int64)
+def _ticks(days: Integers, unit: str) -> Integers:
+    """Days since 1970 in ticks of `unit`."""
+    return days * round(86_400 * UNIT_TICKS[unit])
 
 
 def _rows(starts: Integers, lengths: Integers) -> Integers:
