@@ -12,7 +12,7 @@ try:
     from matplotlib import pyplot
     from matplotlib.axes import Axes
 except ImportError:
-    raise ImportError("plot() needs matplotlib, which is not installed: pip install matplotlib") from None
+    raise ImportError("plot() needs matplotlib, which is not installed: pip install 'carry-rnn[plots]'") from None
 
 from carry.plots import MODEL, TRUTH, draw_fan, name_steps, plain_axes
 

@@ -84,11 +84,15 @@ class ServiceError(CarryError):
 
 
 class UnreachableError(CarryError):
-    """The service cannot be reached, or the connection broke before the answer was complete. `status` is 0: there is no
-    answer."""
+    """The service cannot be reached, or the connection broke before the answer was complete. `sent`: whether the
+    service may have run the request. `status` is 0: there is no answer."""
 
     code = "unreachable"
     status = 0
+
+    def __init__(self, detail: str, sent: bool = True) -> None:
+        super().__init__(detail)
+        self.sent = sent
 
 
 class UnexpectedAnswerError(CarryError):

@@ -22,6 +22,7 @@ from carry.errors import (
     CarryError,
     DeadlineExceededError,
     InvalidRequestError,
+    UnauthorizedError,
     UnexpectedAnswerError,
     UnreachableError,
     error_of_problem,
@@ -115,11 +116,18 @@ class Wire:
     ) -> list[tuple[list[int], Exchange[Sequence[Response | CarryError]]]]:
         """The exchanges that answer these requests, each with the indices of the requests that it answers. They are
         independent of each other. Several forecasts make batches."""
-        groups = _groups(requests, self.max_batch)
-        return [(group, self._answers([requests[i] for i in group])) for group in groups]
+        groups, fatal = _groups(requests, self.max_batch), _Fatal()
+        return [(group, self._answers([requests[i] for i in group], fatal)) for group in groups]
 
-    def _answers(self, requests: Sequence[Request]) -> Exchange[Sequence[Response | CarryError]]:
+    def _answers(self, requests: Sequence[Request], fatal: "_Fatal") -> Exchange[Sequence[Response | CarryError]]:
         """Answer one request, or several forecasts in batches, as large as the service takes them."""
+        answers = yield from self._batches(requests, fatal)
+        fatal.note(answers)
+        return answers
+
+    def _batches(self, requests: Sequence[Request], fatal: "_Fatal") -> Exchange[Sequence[Response | CarryError]]:
+        if fatal.error is not None:
+            return [fatal.error] * len(requests)
         if len(requests) == 1:
             try:
                 return [(yield from self.exchange(requests[0]))]
@@ -134,8 +142,8 @@ class Wire:
                     return [error] * len(requests)
             self.max_batch = min(self.max_batch, -(-len(requests) // 2))
         half = -(-len(requests) // 2)
-        first = yield from self._answers(requests[:half])
-        second = yield from self._answers(requests[half:])
+        first = yield from self._answers(requests[:half], fatal)
+        second = yield from self._answers(requests[half:], fatal)
         return [*first, *second]
 
     def exchange(self, request: Request, stream: bool = False) -> Exchange[Response]:
@@ -163,7 +171,7 @@ class Wire:
                     return _response(outcome, stream)
                 error, again = _refusal(outcome, repeatable)
             else:
-                error = UnreachableError(outcome.reason)
+                error = UnreachableError(outcome.reason, outcome.sent)
                 again = not outcome.final and (repeatable or not outcome.sent)
             seconds = self._pause(attempt, outcome)
             left = began + self.timeout - self.clock()
@@ -194,6 +202,20 @@ class Wire:
         refused together do not return together."""
         asked = retry_after(outcome.headers) if isinstance(outcome, Answer) else 0.0
         return asked + self.random() * min(MAX_BACKOFF, BACKOFF * 2.0**attempt)
+
+
+@dataclass
+class _Fatal:
+    """The error of an exchange that all the others of its call would have, too: a thousand batches do not each wait for
+    a service that is not there."""
+
+    error: CarryError | None = None
+
+    def note(self, answers: Sequence[Response | CarryError]) -> None:
+        """Take note of the answers of an exchange."""
+        for answer in answers:
+            if isinstance(answer, UnauthorizedError) or (isinstance(answer, UnreachableError) and not answer.sent):
+                self.error = answer
 
 
 def changes(request: Request) -> bool:
@@ -308,12 +330,19 @@ def _groups(requests: Sequence[Request], max_batch: int) -> list[list[int]]:
 
 
 def _numbers(body: Mapping[str, Any]) -> int:
-    """About how many numbers a forecast and its answer have."""
-    series = body["series"]
-    lengths = [len(values) for values in series.values()] if isinstance(series, dict) else [len(series)]
-    levels = 2 * len(body.get("levels") or ()) + len(body.get("quantiles") or ()) + 1
-    answered = int(body.get("horizon", 12)) + (lengths[0] if body.get("include_history") and lengths else 0)
-    return sum(lengths) + answered * levels
+    """About how many numbers a forecast and its answer have. What is no number or list counts little: the service says
+    what is wrong with it."""
+    series, horizon = body["series"], body.get("horizon")
+    lengths = [_length(values) for values in (series.values() if isinstance(series, dict) else [series])]
+    levels = 2 * _length(body.get("levels")) + _length(body.get("quantiles")) + 1
+    steps = (horizon if isinstance(horizon, int) else 1) + (
+        max(lengths, default=0) if body.get("include_history") else 0
+    )
+    return sum(lengths) + steps * levels
+
+
+def _length(values: Any) -> int:
+    return len(values) if isinstance(values, list | tuple | np.ndarray) else 0
 
 
 def _batch(requests: Sequence[Request]) -> Request:

@@ -177,6 +177,41 @@ def test_a_bounded_number_of_requests_runs_at_once(ask: Ask, path: str) -> None:
     assert server.most_at_once == MAX_CONCURRENT
 
 
+@pytest.mark.parametrize("code", ["unauthorized", "queue_full"])
+def test_an_error_that_all_batches_would_have_ends_them_all(ask: Ask, code: str) -> None:
+    reply = Reply(401 if code == "unauthorized" else 429, problem(401 if code == "unauthorized" else 429, code))
+    with flaky_server(script(reply)) as server:
+        answers = ask(server.url, forecasts(100), Wire(max_batch=1))
+    assert {answer.code for answer in answers if isinstance(answer, CarryError)} == {code}
+    assert len(answers) == 100
+    assert len(server.received) <= MAX_CONCURRENT if code == "unauthorized" else len(server.received) == 100
+
+
+def test_a_service_that_is_not_there_is_not_tried_for_each_batch(ask: Ask) -> None:
+    with flaky_server(script(Reply())) as server:
+        url = server.url
+    pauses = []
+
+    def random() -> float:
+        pauses.append(0.0)
+        return 0.0
+
+    answers = ask(url, forecasts(100), Wire(max_batch=1, random=random))
+    assert {answer.code for answer in answers if isinstance(answer, CarryError)} == {"unreachable"}
+    assert len(answers) == 100
+    assert len(pauses) <= 5 * MAX_CONCURRENT
+
+
+def test_what_is_wrong_with_many_is_said_as_of_one(ask: Ask, service: str) -> None:
+    for wrong in ({"horizon": "x"}, {"series": 3}, {"levels": [200]}, {"series": {"y": [1.0], "x": [2.0]}}):
+        request = Request("/forecast", {"series": [1.0, 2.0], "horizon": 2, **wrong})
+        [alone] = ask(service, [request], Wire(KEY))
+        assert isinstance(alone, CarryError)
+        for answer in ask(service, [request] * 3, Wire(KEY)):
+            assert isinstance(answer, CarryError)
+            assert (type(answer), answer.code, answer.path) == (type(alone), alone.code, alone.path)
+
+
 def test_no_request_has_no_answer(ask: Ask, service: str) -> None:
     assert ask(service, [], Wire(KEY)) == []
 

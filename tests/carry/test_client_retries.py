@@ -1,9 +1,11 @@
 """When the client sends a request again, and when it must not: against a server that fails as told."""
 
+import gzip
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import zstandard
 
 from carry.calls import Request, Response
 from carry.errors import (
@@ -228,6 +230,27 @@ def test_a_large_body_is_compressed(ask: Ask, count: int) -> None:
         ask(server.url, [Request("/anomalies", body)])
     assert server.received[0].body == body
     assert server.received[0].headers.get("content-encoding") == ("zstd" if count > 2 else None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("zstd", zstandard.ZstdCompressor().compress), ("gzip", gzip.compress)]
+)
+def test_a_compressed_answer_is_read(ask: Ask, encoding: str, compress: Callable[[bytes], bytes]) -> None:
+    with flaky_server(
+        script(Reply(body=compress(b'{"median":[1.5]}'), headers={"Content-Encoding": encoding}))
+    ) as server:
+        [answer] = ask(server.url, [FORECAST])
+    assert encoding in server.received[0].headers["accept-encoding"]
+    assert isinstance(answer, Response)
+    assert answer.body == {"median": [1.5]}
+
+
+def test_an_answer_that_cannot_be_decompressed_is_an_error(ask: Ask) -> None:
+    with flaky_server(script(Reply(body=b"no gzip", headers={"Content-Encoding": "gzip"}))) as server:
+        [answer] = ask(server.url, [FORECAST])
+    assert isinstance(answer, UnreachableError)
+    assert "DecodingError" in str(answer)
+    assert len(server.received) == 1
 
 
 def test_a_path_stands_below_the_address(ask: Ask) -> None:
