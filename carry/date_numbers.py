@@ -51,6 +51,10 @@ def number_readings(parts: Parts, order: Order | None) -> Iterable[Reading]:
         if ok.all():
             yield read("years and days of the year (YYYYDDD)", days * DAY)
             return
+    years, quarters = np.divmod(whole[valid], 10)
+    if integers and ((years >= 1900) & (years < 2100) & (quarters >= 1) & (quarters <= 4)).all():
+        days, _ = days_of(years, 3 * quarters - 2, np.ones_like(years))
+        yield read("years and quarters (YYYYQ)", days * DAY, freq="QS-JAN", strict=True)
     if cells.min() >= 20_000 and last < 80_000:
         seconds = np.round((cells - 25_569) * 86_400).astype(np.int64)
         note = "numbers are read as Excel's serial numbers of days (45292 is 2024-01-01)"

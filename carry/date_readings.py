@@ -238,11 +238,16 @@ def digit_options(width: int) -> list[Option]:
             for size in reversed(sizes):
                 places.insert(0, number % 10**size)
                 number = number // 10**size
-            years = places[year] if sizes[year] == 4 else _full_years(places[year])
+            years = places[year] if sizes[year] == 4 else full_years(places[year])
             days, valid = days_of(years, places[month], np.ones_like(years) if day is None else places[day])
             return days, valid & (years >= FIRST_YEAR)
 
         return read
+
+    def weeks(parts: Parts, cells: Bools) -> tuple[Ints, Bools]:
+        years, numbers = np.divmod(parts.numbers[cells, 0], 100)
+        days, valid = iso_days(years, numbers, np.ones_like(years))
+        return days, valid & (years >= FIRST_YEAR) & (years < 2200)
 
     forms: dict[int, list[Option]] = {
         8: [
@@ -252,6 +257,7 @@ def digit_options(width: int) -> list[Option]:
         ],
         6: [
             Option("YYYYMM", "digits", dated((4, 2), 0, 1, None), freq="MS"),
+            Option("YYYYWW", "digits", weeks, freq="W-MON"),
             Option("YYMMDD", "digits", dated((2, 2, 2), 0, 1, 2), strict=True),
             Option("DDMMYY", "digits", dated((2, 2, 2), 2, 1, 0), order="dayfirst", strict=True),
             Option("MMDDYY", "digits", dated((2, 2, 2), 2, 0, 1), order="monthfirst", strict=True),
@@ -274,13 +280,13 @@ def _dated(year: int | None, month: int | str, day: int | None) -> Days:
             years = parts.numbers[cells, year]
             widths = parts.widths[cells, year]
             if (widths <= 2).any() and not (day is None and (widths == 1).any() and isinstance(month, int)):
-                years = np.where(widths <= 2, _full_years(years), years)
+                years = np.where(widths <= 2, full_years(years), years)
         return days_of(years, months, days)
 
     return read
 
 
-def _full_years(years: Ints) -> Ints:
+def full_years(years: Ints) -> Ints:
     """Years of two digits with their century: the column goes on from 99 to 00, or is of one century."""
     short = np.unique(years[years < 100])
     if not len(short):
@@ -309,7 +315,7 @@ def days_of(years: Ints, months: Ints, days: Ints) -> tuple[Ints, Bools]:
 def _quarter(year: int, part: int, of_year: int = 4) -> Days:
     def read(parts: Parts, cells: Bools) -> tuple[Ints, Bools]:
         years, number = parts.numbers[cells, year], parts.numbers[cells, part]
-        years = np.where(parts.widths[cells, year] <= 2, _full_years(years), years)
+        years = np.where(parts.widths[cells, year] <= 2, full_years(years), years)
         days, valid = days_of(years, (number - 1) * (12 // of_year) + 1, np.ones_like(years))
         return days, valid & (number >= 1) & (number <= of_year)
 
@@ -319,7 +325,7 @@ def _quarter(year: int, part: int, of_year: int = 4) -> Days:
 def _week(year: int, part: int, day: int | None = None) -> Days:
     def read(parts: Parts, cells: Bools) -> tuple[Ints, Bools]:
         years, weeks = parts.numbers[cells, year], parts.numbers[cells, part]
-        years = np.where(parts.widths[cells, year] <= 2, _full_years(years), years)
+        years = np.where(parts.widths[cells, year] <= 2, full_years(years), years)
         weekdays = np.ones_like(years) if day is None else parts.numbers[cells, day]
         return iso_days(years, weeks, weekdays)
 

@@ -91,7 +91,7 @@ _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[ord("A") : ord("Z") + 1] += 32
 
 
-_NAMED_ZONE = re.compile(r"\[([A-Za-z_+\-0-9/]+)\]\s*$")
+_NAMED_ZONE = re.compile(r"(?:\[|\s)([A-Z][A-Za-z_]+/[A-Za-z_+\-0-9/]+)\]?\s*$")
 _EAST_ASIAN = str.maketrans(
     {
         **dict.fromkeys("\u5e74\u6708\ub144\uc6d4\u2212\u2013\u2010\u2011", "-"),
@@ -104,7 +104,7 @@ _EAST_ASIAN = str.maketrans(
 
 
 def zone_name(text: str) -> str | None:
-    """Europe/Berlin of "2024-01-31T12:00+01:00[Europe/Berlin]", if it is a zone."""
+    """Europe/Berlin of "2024-01-31T12:00+01:00[Europe/Berlin]" or "2024-01-31 12:00 Europe/Berlin", if it is a zone."""
     match = _NAMED_ZONE.search(text)
     return match[1] if match and match[1] in zoneinfo.available_timezones() else None
 
@@ -114,13 +114,14 @@ def plain(text: str) -> str:
     text = _NAMED_ZONE.sub("", re.sub(r"\([^)]*\)\s*$", "", text))
     text = re.sub(r"\b([ap])\.\s?m\.", r"\1m", text, flags=re.IGNORECASE)
     text = unicodedata.normalize("NFC", text).translate(_EAST_ASIAN).rstrip("- ")
+    text = "".join(str(unicodedata.decimal(mark)) if mark.isdecimal() else mark for mark in text)
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().strip()
 
 
 def is_plain(cells: NDArray[np.bytes_]) -> bool:
     """Whether ASCII cells need no `plain`, by their first and last."""
     ends = [cells[0], cells[-1]] if len(cells) else []
-    return not any(b"(" in cell or b"[" in cell or cell.rstrip()[-2:].lower() == b"m." for cell in ends)
+    return not any(re.search(rb"[(\[]|[A-Za-z]/[A-Z]|[Mm]\.\s*$", cell) for cell in ends)
 
 
 @dataclass(frozen=True)

@@ -550,7 +550,7 @@ def _divisor(numbers: NDArray[Any]) -> Any:
 
 
 def panel_frequency(times: "pd.Index[Any]", starts: NDArray[np.int64]) -> str | None:
-    """The frequency that most values of a long table follow, by its longest series; None if these follow none.
+    """The frequency that most values of a long table follow, by its longest series; None if there is none.
 
     times (N,): of all series, one after another, ascending within each. starts (S,): where each series starts.
     """
@@ -565,7 +565,12 @@ def panel_frequency(times: "pd.Index[Any]", starts: NDArray[np.int64]) -> str | 
         except IrregularTimesError:
             continue
         votes[freq] = votes.get(freq, 0) + length
-    return max(votes, key=lambda freq: votes[freq]) if votes else None
+    if votes:
+        return max(votes, key=lambda freq: votes[freq])
+    try:  # of series that are too short, what all their times follow together
+        return regular_grid(times.unique().sort_values()).freq
+    except IrregularTimesError:
+        return None
 
 
 MAX_VOTES = 50

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carry.dates import NotDates, Order, ParsedDates, date_parts, is_time_name, join_dates, parse_dates
+from carry.date_table import date_parts, join_dates
+from carry.dates import NotDates, Order, ParsedDates, is_time_name, parse_dates
 from carry.frequencies import regular_grid, times_after
 from carry.zones import resolve_repeated_hours
 
@@ -244,6 +245,13 @@ def test_an_order_that_does_not_fit_is_refused_at_its_row() -> None:
             "2024-02-03",
         ),
         (["3-Jan-2024 ", " 4-JAN-2024", "5-jan-2024"], "2024-01-03", "2024-01-06"),
+        ([int(f"2024{week:02}") for week in range(1, 53)], "2024-01-01", "2024-12-30"),
+        ([int(f"{year}{quarter}") for year in (2015, 2016) for quarter in (1, 2, 3, 4)], "2015-01-01", "2017-01-01"),
+        (
+            ["\u0662\u0660\u0662\u0664-01-01", "\u0662\u0660\u0662\u0664-01-02", "2024-01-03"],
+            "2024-01-01",
+            "2024-01-04",
+        ),
         (["1T2015", "2T2015", "3T2015"], "2015-01-01", "2015-10-01"),
     ],
 )
@@ -294,6 +302,7 @@ def test_cases_of_numbers() -> None:
         ([1990.0, 1991.0, None, 1993.0], "years", "YS", ["1994", "1995"]),
         ([1, 2, 3, 5, 6, 7, 8], "counted steps", None, ["9", "10"]),
         (["007", "008", "009"], "counted steps", None, ["10", "11"]),
+        ([-2, -1, 0, 1], "counted steps", None, ["2", "3"]),
     ],
 )
 def test_years_and_counted_steps_stay_numbers(
@@ -343,7 +352,7 @@ def test_lines_of_totals_at_the_end_are_said(lines: list[str | None]) -> None:
     "cells",
     [
         *(["a", "b", "c"], ["hello 2024", "hello 2025"], ["1.234.567", "2.345.678"], ["1,5", "2,5"], ["-5", "3"]),
-        *([True, False], [None, None], ["", " "], [-1.5, 2.5], ["1-2", "3-0", "2-2", "5-1"], ["007", "008", "A1"]),
+        *([True, False], [None, None], ["", " "], ["1-2", "3-0", "2-2", "5-1"], ["007", "008", "A1"]),
         *(["555-1234", "555-9999"], ["1.2.3.4", "10.0.0.1"], ["12:30", "12:45"], ["January", "February"]),
         *([[1, 2], [3, 4]], [dt.timedelta(1), dt.timedelta(2)], ["$5", "$6"], ["A-1", "B-2"], [float("inf"), 1.0]),
         *(["x" * 500, "y" * 500], ["2024-01-01" * 8], ["\U0001f600", "\u4e2d\u6587"]),
@@ -403,6 +412,7 @@ def test_offsets_that_change_are_those_of_a_zone(zone: str, freq: str, start: st
         (["2024-03-30 00:00 CET", "2024-03-31 00:00 CET", "2024-04-01 00:00 CEST"], "2024-04-02 00:00:00+02:00"),
         (["2024-01-30 00:00 UTC", "2024-01-31 00:00 UTC", "2024-02-01 00:00 UTC"], "2024-02-02 00:00:00+00:00"),
         ([f"2024-03-{day}T00:00:00+01:00[Europe/Berlin]" for day in (29, 30, 31)], "2024-04-01 00:00:00+02:00"),
+        ([f"2024-03-{day} 00:00 America/New_York" for day in (8, 9, 10)], "2024-03-11 00:00:00-04:00"),
         ([f"{day}/Jan/2024:12:30:00 +0100" for day in (29, 30, 31)], "2024-02-01 12:30:00+01:00"),
         (
             ["Tue Jan 30 2024 00:00:00 GMT+0100 (CET)", "Wed Jan 31 2024 00:00:00 GMT+0100 (CET)"],
@@ -465,7 +475,7 @@ HOURS = [(day, hour) for day in (10, 11) for hour in range(24)]
         ),
         (
             {"Date": [f"2004-03-{day}" for day, _ in HOURS], "Hour": [hour + 1 for _, hour in HOURS]},
-            {"date": "Date", "time": "Hour"},
+            {"date": "Date", "hour": "Hour"},
             "2004-03-10 01:00:00",
             "2004-03-12 01:00:00",
         ),
@@ -489,6 +499,35 @@ HOURS = [(day, hour) for day in (10, 11) for hour in range(24)]
             "2010-01-01",
             "2011-01-01",
         ),
+        (
+            {
+                "SettlementDate": "x",
+                "date": [20240101] * 48 + [20240102] * 48,
+                "Settlement Period": [*range(1, 49)] * 2,
+            },
+            {"date": "date", "period": "Settlement Period"},
+            "2024-01-01",
+            "2024-01-03",
+        ),
+        (
+            {"Date": [f"2004-03-{day}" for day, _ in HOURS], "Time": [100 * hour for _, hour in HOURS]},
+            {"date": "Date", "time": "Time"},
+            "2004-03-10",
+            "2004-03-12",
+        ),
+        (
+            {"YEAR": [2024] * 366, "DOY": range(1, 367)},
+            {"year": "YEAR", "dayofyear": "DOY"},
+            "2024-01-01",
+            "2025-01-01",
+        ),
+        (
+            {"YEAR": 2024, "MO": 1, "DY": range(1, 32)},
+            {"year": "YEAR", "month": "MO", "day": "DY"},
+            "2024-01-01",
+            "2024-02-01",
+        ),
+        ({"yr": [98, 99, 0, 1], "qtr": 1}, {"year": "yr", "quarter": "qtr"}, "1998-01-01", "2002-01-01"),
         ({"year": [2020] * 53, "week": range(1, 54)}, {"year": "year", "week": "week"}, "2019-12-30", "2021-01-04"),
     ],
 )
@@ -501,7 +540,7 @@ def test_columns_that_are_together_a_time_are_joined(
     assert isinstance(dates, ParsedDates)
     assert str(dates.times[0]).removesuffix(" 00:00:00") == first
     assert next_times(dates, 1) == [following]
-    assert dates.notes[-1] == f"columns {', '.join(map(repr, parts.values()))} are together the times"
+    assert f"columns {', '.join(map(repr, parts.values()))} are together the times" in dates.notes
 
 
 @pytest.mark.parametrize(
@@ -511,6 +550,7 @@ def test_columns_that_are_together_a_time_are_joined(
         {"year": [2010, 2011], "sales": [3, 4]},
         {"year": [2.5, 3.5], "month": [1, 2]},
         {"year": [2010, 2011], "month": [13, 14]},
+        {"date": ["2024-01-01", "2024-01-02"], "hour": [5, 5]},
         {"ds": ["2024-01-01 05:00", "2024-01-01 06:00"], "hour": [5, 6]},
         {"month": [1, 2], "day": [3, 4]},
     ],
@@ -519,11 +559,40 @@ def test_columns_that_are_no_parts_of_a_time_are_left_alone(columns: dict[str, A
     assert date_parts(table(columns)) == {}
 
 
-def test_a_day_that_there_is_not_is_named_in_joined_columns() -> None:
-    together = table({"year": [2023, 2023], "month": [2, 2], "day": [28, 30]})
+@pytest.mark.parametrize(
+    ("columns", "row", "text"),
+    [
+        ({"year": [2023, 2023], "month": [2, 2], "day": [28, 30]}, 1, "2023 2 30"),
+        ({"year": [2023] * 5, "month": [1, 2, 13, 4, 5]}, 2, "2023 13"),
+        ({"year": ["2023"] * 5, "month": ["1", "2", "x", "4", "5"]}, 2, "2023 x"),
+        ({"date": ["2023-01-01"] * 5, "time": ["01:00", "02:00", "25:00", "04:00", "05:00"]}, 2, "2023-01-01 25:00"),
+    ],
+)
+def test_a_row_that_is_no_date_is_named_in_joined_columns(columns: dict[str, Any], row: int, text: str) -> None:
+    together = table(columns)
     dates = join_dates(together, date_parts(together))
     assert isinstance(dates, NotDates)
-    assert [(cell.row, cell.text) for cell in dates.bad] == [(1, "2023-2-30")]
+    assert [(cell.row, cell.text) for cell in dates.bad] == [(row, text)]
+    assert f"row {row + 1} after the header" in dates.reason
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"year": ["2023"] * 4 + ["Total"], "month": ["1", "2", "3", "4", None]},
+        {
+            "date": ["2023-01-01"] * 2 + ["2023-01-02"] * 2 + ["Total"],
+            "time": ["00:00", "12:00", "00:00", "12:00", None],
+        },
+    ],
+)
+def test_totals_below_joined_columns_are_said(columns: dict[str, Any]) -> None:
+    together = table(columns)
+    dates = join_dates(together, date_parts(together))
+    assert isinstance(dates, ParsedDates)
+    assert (dates.totals, dates.times.isna().tolist()) == ((4,), [False] * 4 + [True])
+    assert "row 5 after the header ('Total') is no date: it is left out" in dates.notes
+    assert next_times(dates, 1)[0] in ("2023-05-01", "2023-01-03")
 
 
 def test_names_of_times() -> None:

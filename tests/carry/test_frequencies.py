@@ -244,6 +244,12 @@ def test_the_frequency_of_a_panel_serves_newcomers() -> None:
     assert [len(regular_grid(part, None, freq).times) for part in parts] == [62, 1, 2, 1, 4, 5]
 
 
+def test_series_of_one_value_each_have_the_frequency_of_all_their_times() -> None:
+    times = stamps("2024-03-01", "2024-01-01", "2024-02-01", "2024-02-01")
+    assert panel_frequency(times, np.arange(4)) == "MS"
+    assert panel_frequency(stamps("2024-03-01", "2024-03-01"), np.arange(2)) is None
+
+
 @pytest.mark.parametrize(
     ("panel", "times", "freq", "following"),
     [
