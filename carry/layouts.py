@@ -235,7 +235,9 @@ def _read_long(
     codes, keys, labels = number_rows(reader, ids)
     if stamps is not None:
         stamps = with_repeated_hours(reader, stamps, codes)
-    report.layout = f"long: {', '.join(f'`{name}`' for name in ids)} {'names' if len(ids) == 1 else 'name'} the series"
+    why = ", since times repeat (--id NAME takes another column)" if by_repeats else ""
+    listed = ", ".join(f"`{name}`" for name in ids)
+    report.layout = f"long: {listed} {'names' if len(ids) == 1 else 'name'} the series{why}"
     moments = np.arange(len(reader.table)) if stamps is None else as_integers(stamps)
     order = np.lexsort((moments, codes))
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))

@@ -187,6 +187,14 @@ def place_values(
             f"its {len(stamps)} times do not follow a frequency: at {grid.freq}, as the file has it, "
             f"{len(grid.times) - len(stamps)} times have no row; --freq {grid.freq} reads these as missing values",
         )
+    jumps = np.diff(grid.indices)
+    if freq is None and len(jumps) and jumps.max() > 2 * len(stamps) + 2 * SPARSE:
+        at = int(jumps.argmax())
+        return Failure(
+            id,
+            f"its time {time_text(stamps[at + 1])} is {jumps[at]} steps after {time_text(stamps[at])}, and it has "
+            f"{len(stamps)} values: is this time right? --freq {grid.freq or 'NAME'} reads the others as missing values",
+        )
     report.note(*grid.notes)
     whole = np.full((len(grid.times), values.shape[1]), np.nan)
     whole[grid.indices] = values

@@ -225,6 +225,15 @@ def test_an_hour_that_comes_twice_is_read_where_the_clocks_are_known(tmp_path: P
     assert any("comes twice, as clocks of Europe/Berlin" in note for note in reading.reports[0].notes)
 
 
+def test_a_time_far_from_all_others_is_refused_and_named(tmp_path: Path) -> None:
+    times = [f"{year}-{month:02}-15" for year in range(1984, 2024) for month in range(1, 13)]
+    times[300] = "2204-05-15"
+    content = "ds,y\n" + "\n".join(f"{time},{i}" for i, time in enumerate(times))
+    with pytest.raises(DataError, match="its time 2204-05-15 is 2165 steps after 2023-12-15"):
+        read(tmp_path, content)
+    assert len(read(tmp_path, content, freq="M").series[0].values) == 2645
+
+
 def test_a_line_of_totals_is_left_out_and_said(tmp_path: Path) -> None:
     reading = read(tmp_path, "ds,y\n" + "\n".join(f"{month},{i}" for i, month in enumerate(MONTHS)) + "\nTotal,28\n")
     assert values(reading.series[0]) == [*range(8)]
