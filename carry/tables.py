@@ -8,6 +8,7 @@ NaN. Ids and times come back as they came.
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -103,6 +104,8 @@ class Table:
         self._times = _times(frame[columns.time], columns.time)
         self._target = _numbers(frame[columns.target], columns.target)
         self.errors: dict[int, CarryError] = {}
+        self._steps: dict[bytes, str | int | None] = {}
+        self._grids: dict[bytes, Grid] = {}
         self._series = dict(self._regular(codes, freq))
         self._future = self._future_rows(future)
 
@@ -176,7 +179,7 @@ class Table:
         cutoffs: list[Ints] = []
         for i, body in bodies.items():
             series = self._series[i]
-            grid_times = self._grid_times(series)
+            grid_times = self._to_passing(self._grid_times(series)) if series.grid.by_wall else self._grid_times(series)
             for window in body["windows"]:
                 begin, count = window["cutoff"], len(window["median"])
                 rows.append(np.repeat(series.rows[-1], count))
@@ -186,9 +189,8 @@ class Table:
         actual = np.concatenate([np.array(window["actual"], np.float64) for window in windows])
         joined = np.concatenate(rows)
         columns = self._id_column(joined)
-        by_wall = self._series[next(iter(bodies))].grid.by_wall
-        columns.append(self._time_column(self._columns.time, np.concatenate(times), by_wall))
-        columns.append(self._time_column("cutoff", np.concatenate(cutoffs), by_wall))
+        columns.append(self._time_column(self._columns.time, np.concatenate(times)))
+        columns.append(self._time_column("cutoff", np.concatenate(cutoffs)))
         columns += self._number_columns({self._columns.target: actual, **_quantile_columns(windows, levels, quantiles)})
         firsts = np.array([self._series[i].rows[0] for i in bodies])
         measured = [metrics(body["metrics"]) for body in bodies.values()]
@@ -214,13 +216,20 @@ class Table:
                 self.errors[i] = InvalidRequestError(error.detail, error.path and self._columns.time)
 
     def _step_of(self, rows: Ints) -> str | int | None:
+        """The frequency of one series, if its times say it."""
         wall, passing = self._times.wall[rows], self._times.passing[rows]
-        if not self._times.integer:
-            return frequency(wall, passing) if (np.diff(passing) > 0).all() else None
-        steps = np.diff(wall)
-        return int(np.gcd.reduce(steps)) if len(steps) and (steps > 0).all() else None
+        # Series often have the same times.
+        key = wall.tobytes() + passing.tobytes()
+        if key not in self._steps:
+            if self._times.integer:
+                steps = np.diff(wall)
+                self._steps[key] = int(np.gcd.reduce(steps)) if len(steps) and (steps > 0).all() else None
+            else:
+                self._steps[key] = frequency(wall, passing) if (np.diff(passing) > 0).all() else None
+        return self._steps[key]
 
     def _grid(self, rows: Ints, own: str | int | None, panel: str | int | None) -> Grid:
+        """The grid of one series, by its own frequency or by that of the panel."""
         wall, passing = self._times.wall[rows], self._times.passing[rows]
         same = np.flatnonzero(np.diff(passing) == 0)
         if len(same):
@@ -229,16 +238,27 @@ class Table:
         # A few times may lie on a coarser grid than the one that they come from.
         steps = [own, panel] if own is not None and len(rows) >= CONFIDENT else [panel, own]
         known: list[str | int | None] = [step for step in dict.fromkeys(steps) if step is not None]
-        known = known or [None]
-        for step in known:
-            try:
-                if self._times.integer:
-                    return integer_grid(wall, step if isinstance(step, int) else None)
-                return time_grid(wall, passing, step if isinstance(step, str) else None)
-            except InvalidRequestError:
-                if step is known[-1]:
-                    raise
-        raise AssertionError("there is a step to try")
+        key = wall.tobytes() + passing.tobytes()
+        if key not in self._grids:
+            self._grids[key] = self._first_grid(wall, passing, known or [None])
+        return self._grids[key]
+
+    def _first_grid(self, wall: Ints, passing: Ints, steps: Sequence[str | int | None]) -> Grid:
+        """The grid by the first of the frequencies that the times lie on.
+
+        Raises:
+            InvalidRequestError: they lie on none; the last one's reason.
+        """
+        *others, last = steps
+        for step in others:
+            with suppress(InvalidRequestError):
+                return self._grid_by(wall, passing, step)
+        return self._grid_by(wall, passing, last)
+
+    def _grid_by(self, wall: Ints, passing: Ints, step: str | int | None) -> Grid:
+        if self._times.integer:
+            return integer_grid(wall, step if isinstance(step, int) else None)
+        return time_grid(wall, passing, step if isinstance(step, str) else None)
 
     def _future_rows(self, future: Any) -> dict[int, dict[str, list[Any]]]:
         """The features known ahead after each series' last value, by its index and their names."""
@@ -289,12 +309,10 @@ class Table:
 
     def _times_after(self, series: Sequence[_Rows], count: int) -> nw.Series[Any]:
         """The `count` times after each series."""
-        clocks = np.array([each.grid.by_wall for each in series])
+        by_wall = np.array([each.grid.by_wall for each in series])
         times = np.stack([each.grid.after(count) for each in series])
-        if clocks.all() or not clocks.any():
-            return self._time_column(self._columns.time, times.ravel(), bool(clocks.all()))
-        times[clocks] = self._to_passing(times[clocks])
-        return self._time_column(self._columns.time, times.ravel(), False)
+        times[by_wall] = self._to_passing(times[by_wall])
+        return self._time_column(self._columns.time, times.ravel())
 
     def _grid_times(self, series: _Rows) -> Ints:
         """All times from the first to the last of a series, by the grid's clock."""
@@ -304,15 +322,14 @@ class Table:
         earlier = Grid(np.array([-1]), grid.freq, grid.by_wall, grid.start, grid.first, grid.step)
         return earlier.after(grid.length)
 
-    def _time_column(self, name: str, times: Ints, by_wall: bool) -> nw.Series[Any]:
-        """Times by a grid's clock as a column of the frame's type."""
+    def _time_column(self, name: str, times: Ints) -> nw.Series[Any]:
+        """Times, as time that passes, as a column of the frame's type."""
         column = self._frame[self._columns.time]
         backend, dtype = self._frame.implementation, column.dtype
         if self._times.integer:
             return nw.new_series(name, times, nw.Int64(), backend=backend).cast(dtype)
         if isinstance(dtype, nw.Datetime) and dtype.time_zone is not None:
-            passing = self._to_passing(times) if by_wall else times
-            naive = nw.new_series(name, passing, nw.Int64(), backend=backend).cast(nw.Datetime("us"))
+            naive = nw.new_series(name, times, nw.Int64(), backend=backend).cast(nw.Datetime("us"))
             return naive.dt.replace_time_zone("UTC").dt.convert_time_zone(dtype.time_zone).cast(dtype)
         if isinstance(dtype, nw.Datetime | nw.Date):
             return nw.new_series(name, times, nw.Int64(), backend=backend).cast(nw.Datetime("us")).cast(dtype)
@@ -364,10 +381,11 @@ def _frame(data: Any) -> Frame:
 def _check_columns(frame: Frame, names: Sequence[str], columns: Columns) -> None:
     for name in names:
         if name not in frame.columns:
+            hint = "; an index is no column: see reset_index()" if frame.implementation.is_pandas_like() else ""
             raise InvalidRequestError(
                 f"there is no column {name!r}, only: {', '.join(map(str, frame.columns))}. Expected are "
                 f"{columns.id} (if there are several series), {columns.time} and {columns.target}; the options "
-                "id_column, time_column and target name others",
+                f"id_column, time_column and target name others{hint}",
                 name,
             )
 

@@ -101,6 +101,9 @@ def test_the_kind_of_frame_and_its_types_come_back(
         }
         for column in (nw.from_native(answer)["unique_id"], nw.from_native(answer)["unique_id"]):
             assert {*column.to_list()} == {*ids}
+    written = columns(frame)["ds"]
+    assert columns(backtest.forecasts)["ds"] == written[4:6] * 2
+    assert columns(backtest.forecasts)["cutoff"] == written[3:5] * 2
     ahead = columns(model.forecast(frame, 1))["ds"]
     assert ahead == columns(KINDS[kind]({"ds": [_next(times)] * 2}))["ds"]
     assert columns(model.anomalies(frame))["ds"] == columns(frame)["ds"]
