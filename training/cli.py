@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from carry.options import SERIES_HELP, Freq, TargetColumn, split_names
+from carry.options import (
+    SERIES_HELP,
+    DateOrder,
+    DecimalMark,
+    Freq,
+    IdColumns,
+    MissingTexts,
+    Sheet,
+    TargetColumn,
+    split_names,
+)
 from training.options import (
     Baselines,
     Cell,
@@ -55,7 +65,12 @@ def train_forecast(
     name: Name,
     command: typer.Context,
     target: TargetColumn = None,
+    id: IdColumns = None,
     freq: Freq = None,
+    dates: DateOrder = None,
+    decimal: DecimalMark = None,
+    missing: MissingTexts = None,
+    sheet: Sheet = None,
     features: Annotated[str, typer.Option(help="Further columns to read, separated by commas.")] = "",
     horizon: Annotated[int, typer.Option(min=1, help="Values forecast at once.")] = 12,
     context: Annotated[int, typer.Option(min=2, help="Time steps per training window, e.g. 60.")] = 60,
@@ -112,7 +127,8 @@ def train_forecast(
             raise typer.BadParameter("needs --scaling causal", param_hint=option)
     levels = parse_quantile_levels(quantiles)
 
-    from carry.files import find_categories, read_series
+    from carry.files import ReadOptions, find_categories
+    from training.data.reading import read
     from training.data.series import describe_series
     from training.progress import say
     from training.recipes import forecast as recipe
@@ -127,11 +143,12 @@ def train_forecast(
     def work() -> Path | None:
         say(f"reading {', '.join(map(str, [*data, *to_test]))}")
         known = find_categories(data, categories)
-        series, names = read_series(data, target, columns, known, freq)
+        options = ReadOptions(
+            target, columns, known, freq, tuple(id or ()), dates, decimal, tuple(missing or ()), sheet
+        )
+        series, names = read(data, options)
         say(describe_series(series))
-        tests = read_series(to_test, target, columns, known, freq)[0] if to_test else []
-        if tests:
-            say(f"to measure on: {describe_series(tests)}")
+        tests = read(to_test, options)[0] if to_test else []
         config = recipe.ForecastConfig(
             cell=parse_cell(cell),
             hidden=hidden,
@@ -408,7 +425,7 @@ def evaluate(
     models_and_data: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL... DATA...",
+            metavar="MODEL FILE",
             help="Models, each a folder such as models/sales/2 or a name such as sales or sales@2; then files of "
             "series or texts that they did not train on. Of a benchmark (JSON lines with `train` and `test`, M4's "
             "*-train.csv beside *-test.csv) its own split.",
@@ -416,7 +433,12 @@ def evaluate(
         ),
     ],
     target: Annotated[str | None, typer.Option(help="Column to forecast, as for `carry train forecast`.")] = None,
+    id: IdColumns = None,
     freq: Freq = None,
+    dates: DateOrder = None,
+    decimal: DecimalMark = None,
+    missing: MissingTexts = None,
+    sheet: Sheet = None,
     horizon: Annotated[
         int | None,
         typer.Option(
@@ -453,7 +475,7 @@ def evaluate(
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
     start. Example: carry evaluate sales@1 sales@2 new.csv --horizon 24
     """
-    from carry.files import DataError
+    from carry.files import DataError, ReadOptions
     from training.card import markdown_table
     from training.evaluation.baselines import METHODS
     from training.evaluation.evaluate import across_files, evaluate_forecaster, evaluation_rows
@@ -470,6 +492,8 @@ def evaluate(
     unsupported: dict[str, object] = {"--last": last}
     if kind == "text":
         unsupported = {"--target": target, "--freq": freq, "--limit": limit, "--url": url, "--horizon": horizon}
+        unsupported |= {"--id": id or None, "--dates": dates, "--decimal": decimal, "--missing": missing or None}
+        unsupported["--sheet"] = sheet
         unsupported["--hints"] = None if hints == "usual" else hints
     for option, value in unsupported.items():
         if value is not None:
@@ -495,12 +519,11 @@ def evaluate(
             rows = evaluate_forecaster(
                 folders,
                 data,
-                target,
+                ReadOptions(target, (), {}, freq, tuple(id or ()), dates, decimal, tuple(missing or ()), sheet),
                 windows,
                 limit,
                 methods,
                 url,
-                freq,
                 horizon,
                 chosen_hints,  # type: ignore[arg-type]  # mypy does not narrow str to Literal
                 shipped,
@@ -527,7 +550,7 @@ def _split_models(words: list[str], models_dir: Path | None) -> "tuple[list[Mode
         except (OSError, ValueError) as error:
             if models:
                 break  # it is a file that does not exist: reading it says so
-            raise typer.BadParameter(f"{word} is no model: {error}", param_hint="MODEL") from error
+            raise typer.BadParameter(f"{word} is no model folder: {error}", param_hint="MODEL") from error
     if not models:
         raise typer.BadParameter(f"{words[0]} is a file: name a model before it, such as forecast", param_hint="MODEL")
     if len(models) == len(words):

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.checkpoint import LOG_FILE, Identity, RunError, how_to_go_on, resumable_checkpoint, save_checkpoint
 from training.data.tbptt_batches import Batch
 from training.nets.cells import Recurrent
-from training.progress import say, track
+from training.progress import counted, say, track
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["cosine", "wsd"]
@@ -251,7 +251,7 @@ def _figures(epoch: Epoch) -> str:
 def _say_resumed(history: Sequence[Epoch], config: LoopConfig) -> None:
     done, last = len(history), kept_epoch(history).epoch
     if done >= config.epochs or _has_no_gain(done - 1, last - 1, config):
-        say(f"the {done} epochs of this run are trained; --restart begins anew")
+        say(f"all epochs of this run are trained ({done}); --restart begins anew")
     else:
         say(f"resuming at epoch {done + 1} of {config.epochs}; --restart begins anew")
 
@@ -259,14 +259,14 @@ def _say_resumed(history: Sequence[Epoch], config: LoopConfig) -> None:
 def _say_trained(history: Sequence[Epoch], config: LoopConfig) -> None:
     """Say how many epochs were trained, why they ended, and which weights are kept."""
     best, done = kept_epoch(history), len(history)
-    seconds = f"{sum(epoch.seconds for epoch in history):,.0f} s"
+    trained = f"trained {counted(done, 'epoch')} in {sum(epoch.seconds for epoch in history):,.0f} s"
     if best.valid_loss is None:
-        say(f"trained {done} epochs in {seconds}, the last loss {best.train_loss:.4f}; nothing is held out to choose")
+        say(f"{trained}, the last loss {best.train_loss:.4f}; nothing is held out to choose")
         return
     end = ""
     if done < config.epochs:
         end = f", not {config.epochs}: the validation loss has not fallen for {config.patience} epochs (--patience)"
-    say(f"trained {done} epochs in {seconds}{end}; kept is epoch {best.epoch}, validation loss {best.valid_loss:.4f}")
+    say(f"{trained}{end}; kept is epoch {best.epoch}, validation loss {best.valid_loss:.4f}")
 
 
 def _optimisers(network: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:

@@ -28,6 +28,11 @@ def say(message: str) -> None:
     _log.info(message)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def to_stderr(prefix: str = "carry: ") -> Iterator[None]:
     """Write to standard error what is said in this block, and warnings of this package."""

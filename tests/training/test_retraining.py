@@ -235,7 +235,7 @@ def test_a_run_that_stops_early_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     caplog.clear()
     assert len(fit_a_little(tmp_path, config)) == 4
     [line] = [record.getMessage() for record in caplog.records]
-    assert line == "the 4 epochs of this run are trained; --restart begins anew"
+    assert line == "all epochs of this run are trained (4); --restart begins anew"
 
 
 def test_validation_is_not_named_where_nothing_is_held_out(carry: Run) -> None:
@@ -254,6 +254,7 @@ def test_a_command_says_each_stage(carry: Run) -> None:
     assert (status, out) == (0, "wrote models/sales/1; `carry serve` loads it\n")
     stages = [
         "reading sales.csv",
+        "sales.csv: 40 rows, 1 series",
         "1 series, 40 values, 0 of them missing: 1 without dates, no season known",
         "training on 1 series, 32 values; ",
         "epoch 1 of 2: loss ",
@@ -286,4 +287,4 @@ def test_a_command_that_is_stopped_before_it_trains_says_so(carry: Run, monkeypa
         assert (status, err.splitlines()[-1]) == (130, said)
     status, _, err = train(carry)
     assert status == 0
-    assert "the 2 epochs of this run are trained; --restart begins anew" in err
+    assert "all epochs of this run are trained (2); --restart begins anew" in err

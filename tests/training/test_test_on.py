@@ -59,7 +59,7 @@ def test_the_card_measures_the_file_in_a_table_and_a_picture(
     command = ["train", "forecast", "train.csv", "--name", "sales", "--test-on", "test.csv", *SMALL]
     status, _, err = carry(*command)
     assert status == 0
-    assert "to measure on: 1 series, 10 values" in err
+    assert "carry: test.csv: 10 rows, 1 series, D, 2024-01-31 to 2024-02-09\n" in err
     folder = Path("models/sales/1")
     assert "10 windows of the test part" in (folder / "CARD.md").read_text()
     assert len((folder / "pictures/test.csv").read_text().splitlines()) == 11

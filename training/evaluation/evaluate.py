@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carry.files import DataError, read_series
+from carry.files import DataError, ReadOptions
 from carry.models import ForecastModel
 from service.errors import CarryError
 from service.forecast.intervals import interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
+from training.data.reading import read
 from training.evaluation.baselines import forecast_baselines, naive2
 from training.evaluation.eval_windows import (
     EvalWindow,
@@ -33,7 +34,7 @@ from training.evaluation.eval_windows import (
 from training.evaluation.forecasts import Hint, forecast_windows, hinted_season, known_future
 from training.evaluation.metrics import INTERVALS, MIN_RATIO, coverage_by_step, relative_mae, score_forecasts
 from training.models import ModelFolder
-from training.progress import say
+from training.progress import counted, say
 
 DECILES = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """Levels at which the pinball loss of other forecasters is published."""
@@ -104,12 +105,11 @@ def open_forecasters(folders: Sequence[Path], shipped: ModelFolder | None = None
 def evaluate_forecaster(
     folders: Sequence[Path],
     data: Sequence[Path],
-    target: str | None = None,
+    reading: ReadOptions | None = None,
     windows: int = 1,
     limit: int | None = None,
     baselines: Sequence[str] = (),
     url: str | None = None,
-    freq: str | None = None,
     horizon: int | None = None,
     hints: Sequence[Hint] = ("usual",),
     shipped: ModelFolder | None = None,
@@ -121,7 +121,8 @@ def evaluate_forecaster(
     other files at most `limit` series are drawn, and the last `windows` windows of each are forecast from all values
     before them. A window has `horizon` values; None: as `usual_horizon` says, but no more than the horizon of any
     model. With `url`, the service there forecasts with the one model, else each graph of the folders, once with each of
-    `hints`. shipped: to be measured beside them.
+    `hints`. reading: how to read the files; without a target, it is that of a model with features. shipped: to be
+    measured beside them.
 
     Raises:
         DataError: a file cannot be read, no series is longer than the horizon, a model or the service refuses one, or
@@ -135,8 +136,8 @@ def evaluate_forecaster(
     rows = []
     try:
         for path in data:
-            say(f"reading {path}")
-            of_models = _windows(path, [model.manifest for model in models], target, windows, limit, freq, horizon)
+            manifests = [model.manifest for model in models]
+            of_models = _windows(path, manifests, reading or ReadOptions(), windows, limit, horizon)
             methods: list[tuple[Hint | None, Method]] = []
             for hint in hints:
                 for model, own in zip(models, of_models, strict=True):
@@ -202,10 +203,9 @@ def _levels(manifests: Sequence[ForecastManifest]) -> tuple[float, ...]:
 def _windows(
     path: Path,
     manifests: Sequence[ForecastManifest],
-    target: str | None,
+    reading: ReadOptions,
     count: int,
     limit: int | None,
-    freq: str | None,
     horizon: int | None,
 ) -> list[list[EvalWindow]]:
     """For each model the windows with its features; else they are the same."""
@@ -217,13 +217,19 @@ def _windows(
             windows = [windows[i] for i in indices.tolist()]
         return [windows] * len(manifests)
     targets = {manifest.target for manifest in manifests if len(manifest.features) > 1}
-    if target is None and len(targets) > 1:
+    if reading.target is None and len(targets) > 1:
         raise DataError(f"{path}: the models forecast different columns, {', '.join(sorted(targets))}: use --target")
-    target = target or next(iter(targets), None)
+    target = reading.target or next(iter(targets), None)
     longest = min(manifest.horizon for manifest in manifests)
-    of_models = []
+    of_models: list[list[EvalWindow]] = []
+    done: list[ReadOptions] = []
     for manifest in manifests:
-        series, _ = read_series([path], target, manifest.features[1:], manifest.categories, freq)
+        options = replace(reading, target=target, features=manifest.features[1:], categories=manifest.categories)
+        done.append(options)
+        if done.index(options) < len(of_models):  # a model before it reads the same columns
+            of_models.append(of_models[done.index(options)])
+            continue
+        series, _ = read([path], options)
         if limit is not None:
             series = draw_series(series, limit)
         windows = []
@@ -243,7 +249,7 @@ def _measure(
     horizon = max(len(window.truth) for window in windows)
     forecasts: dict[tuple[str, Hint | None], Quantiles] = {}
     seconds: dict[tuple[str, Hint | None], float] = {}
-    say(f"{file}: {len(windows):,} windows, horizon {horizon}")
+    say(f"{file}: {counted(len(windows), 'window')}, horizon {horizon}")
     for hint, method in methods:
         started = time.perf_counter()
         by_name = method(windows, horizon, levels)

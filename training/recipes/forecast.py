@@ -33,7 +33,7 @@ from training.nets.global_forecaster import GlobalForecaster
 from training.nets.scaling import StandardScaler
 from training.nets.series_scan import LAGS
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, standardise, write_folder
-from training.progress import say
+from training.progress import counted, say
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
 
 HISTORY_LIMIT = 2048
@@ -90,7 +90,7 @@ def train(
     windows = test_windows(parts.test, config.horizon, config.windows)
     say(
         f"training on {_count(parts.train)}; choosing the weights on parts of {len(parts.valid):,} series; "
-        f"measuring on {len(windows)} windows of {len(parts.test):,} series"
+        f"measuring on {counted(len(windows), 'window')} of {len(parts.test):,} series"
     )
     shared = share_of_this_process(parts.train)
     sizes = config.cell, config.hidden, config.layers, config.dropout, config.horizon, config.quantile_levels
@@ -306,7 +306,7 @@ def _measure(
 ) -> dict[str, float]:
     """Score the model and the baselines on the same windows, into the card; the model's own scores."""
     levels = config.quantile_levels
-    say(f"measuring the test part: {len(windows)} windows, horizon {config.horizon}")
+    say(f"measuring the test part: {counted(len(windows), 'window')}, horizon {config.horizon}")
     forecasts = {"Carry": _forecast(model, windows)}
     forecasts |= _forecast_shipped(windows, config.horizon, levels)
     methods: tuple[str, ...] = ("naive", "theta") if config.baselines else ("naive",)

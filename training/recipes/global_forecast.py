@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from carry.files import DataError, Series, read_series
+from carry.files import DataError, ReadOptions, Series
 from carry.models import ForecastModel
 from carry.plots import ForecastPanel, plot_forecasts
 from service.forecast.manifest import ForecastManifest
@@ -17,6 +17,7 @@ from training.card import ModelCard, int8_text, markdown_table
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.decontamination import drop_overlaps
 from training.data.forking_batches import BUCKETS, ForkingStream, kind_of
+from training.data.reading import read
 from training.data.synthetic import sample_series
 from training.evaluation.eval_windows import EvalWindow, is_benchmark, read_benchmark
 from training.evaluation.evaluate import MetricRow, evaluate_forecaster, evaluation_rows
@@ -73,7 +74,7 @@ def read_pool(data: Sequence[Path], benchmarks: Sequence[Path]) -> TrainingPool:
             raise DataError(f"{path}: has no test part")
         tests += windows
         if path in data:
-            of_file = [Series(w.id, w.history, None, season_of(w)) for w in windows] or read_series([path])[0]
+            of_file = [Series(w.id, w.history, None, season_of(w)) for w in windows] or read([path], ReadOptions())[0]
             series += [replace(each, source=path.name) for each in of_file]
     to_train, dropped = drop_overlaps(series, tests)
     return TrainingPool(to_train, len(dropped))
