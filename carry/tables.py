@@ -303,8 +303,10 @@ class Table:
 
     def _new(self, name: str, values: Any, dtype: Any) -> nw.Series[Any]:
         backend = self._frame.implementation
-        if dtype == nw.Boolean() and backend.is_pandas_like() and None in values:
-            return nw.new_series(name, values, backend=backend)  # an object column: bool has no missing value
+        if dtype == nw.Boolean() and backend.is_pandas_like():
+            # The usual type of pandas has no missing value.
+            column = backend.to_native_namespace().Series(values, name=name, dtype="boolean")
+            return nw.from_native(column, series_only=True)
         return nw.new_series(name, values, dtype, backend=backend)
 
     def _times_after(self, series: Sequence[_Rows], count: int) -> nw.Series[Any]:
