@@ -1,13 +1,16 @@
 """One interface, two places: the same calls of a model in this process and of a service, on a real port."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 import carry
 from carry.answers import Forecast
@@ -357,3 +360,16 @@ def test_features_are_series_by_name(places: Places) -> None:
     first = places.local["weather"].forecast(series, 3, future=future)
     same(first, places.service.forecast(series, 3, model="weather", future=future))
     assert first.median.tolist() != places.local["weather"].forecast(series, 3).median.tolist()
+
+
+@given(panel=st.lists(st.lists(st.floats(-1e3, 1e3), min_size=6, max_size=10), min_size=1, max_size=4))
+def test_a_frame_has_the_same_answers_in_both_places(places: Places, panel: list[list[float]]) -> None:
+    day = datetime(2024, 2, 27)
+    rows = [(i, day + timedelta(k), y) for i, series in enumerate(panel) for k, y in enumerate(series)]
+    frame = pl.DataFrame(rows, ["unique_id", "ds", "y"], orient="row")
+    local, service = faces(places, "forecast")
+    assert_frame_equal(local.forecast(frame, 3), service.forecast(frame, 3), check_exact=True)
+    assert_frame_equal(local.anomalies(frame), service.anomalies(frame), check_exact=True)
+    first, second = local.backtest(frame, 2, 2), service.backtest(frame, 2, 2)
+    assert_frame_equal(first.forecasts, second.forecasts, check_exact=True)
+    assert_frame_equal(first.metrics, second.metrics, check_exact=True)
