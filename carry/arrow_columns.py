@@ -47,7 +47,9 @@ def find_columns(schema: pa.Schema, id: str = "unique_id", times: str = "ds", va
     for name in (id, values):
         if schema.names.count(name) != 1:
             raise InvalidRequestError(f"needs one column {name}; the table has: {', '.join(schema.names)}")
-    value_type = schema.field(values).type
+    id_type, value_type = schema.field(id).type, schema.field(values).type
+    if pa.types.is_nested(id_type) or pa.types.is_null(id_type) or "view" in str(id_type):
+        raise InvalidRequestError(f"{id} must hold text, numbers or other plain values; its type is {id_type}")
     lists = _is_list(value_type)
     number = value_type.value_type if lists else value_type
     if not (pa.types.is_integer(number) or pa.types.is_floating(number) or pa.types.is_decimal(number)):

@@ -170,6 +170,19 @@ def test_ids_and_times_keep_their_types(id: pa.DataType, time: pa.DataType) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    "number", [pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.decimal128(30, 2), pa.float64()]
+)
+@pytest.mark.parametrize("lists", [None, pa.list_, pa.large_list, lambda type: pa.list_(type, 20)])
+def test_numbers_may_have_any_type(number: pa.DataType, lists: Any) -> None:
+    y = pa.array([float(i % 7) for i in range(20)]).cast(pa.float32()).cast(number)
+    table = pa.table({"unique_id": ["a"] * 20, "y": y})
+    if lists is not None:
+        table = pa.table({"unique_id": ["a"], "y": pa.array([y.to_pylist()], lists(number))})
+    expected = forecast_table(pa.table({"unique_id": ["a"] * 20, "y": y.cast(pa.float64())}), OPTIONS)
+    assert forecast_table(table, options(output="long")).equals(expected)
+
+
 def test_a_day_counts_by_the_clock_and_an_hour_by_the_time_that_passes() -> None:
     zone = "Europe/Berlin"  # its clocks change on 31 March 2024
     days = pd.date_range("2024-03-01", periods=30, freq="D", tz=zone)
@@ -264,6 +277,7 @@ def test_lists_may_be_empty_missing_or_of_another_length_than_their_times() -> N
     [
         ({"id": [1], "y": [1.0]}, "needs one column unique_id; the table has: id, y"),
         ({"unique_id": [1], "y": ["x"]}, "y must hold numbers"),
+        ({"unique_id": [[1]], "y": [1.0]}, "unique_id must hold text, numbers"),
         ({"unique_id": [1], "ds": [1.5], "y": [1.0]}, "ds must hold timestamps"),
         ({"unique_id": [1], "ds": [[1]], "y": [1.0]}, "ds must be a list exactly where y is one"),
         ({"unique_id": [1, None], "y": [1.0, 2.0]}, "unique_id is missing in row 2"),
