@@ -112,6 +112,7 @@ def _numbers(column: "pd.Series[Any]", part: str = "") -> NDArray[np.float64]:
     if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_bool_dtype(column):
         return np.full(len(column), np.nan)
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.where(np.isfinite(numbers), numbers, np.nan)
     if part != "month" or np.isfinite(numbers).any():
         return numbers
     codes, uniques = pd.factorize(column)

@@ -1,5 +1,6 @@
 """Time zones of times whose file tells them only by offsets, or by hours that occur twice. Knows nothing of files."""
 
+import functools
 import zoneinfo
 from datetime import UTC, timedelta, timezone, tzinfo
 from typing import Any
@@ -18,11 +19,13 @@ WELL_KNOWN = (
 """Zones that are tried first: of those that fit alike, people expect one of these."""
 
 
-def _zones() -> list[str]:
+@functools.cache
+def zone_names() -> list[str]:
     """All zones of the database, those that many people live in first."""
     regions = ("America/", "Asia/", "Australia/", "Europe/", "Pacific/", "Africa/", "Atlantic/")
-    others = sorted(zoneinfo.available_timezones(), key=lambda name: (not name.startswith(regions), name))
-    return [*WELL_KNOWN, *(name for name in others if name not in WELL_KNOWN)]
+    known = zoneinfo.available_timezones() - {"localtime", "Factory"}
+    others = sorted(known.difference(WELL_KNOWN), key=lambda name: (not name.startswith(regions), name))
+    return [*(name for name in WELL_KNOWN if name in known), *others]
 
 
 def find_zone(utc: pd.DatetimeIndex, offsets: Ints) -> tuple[tzinfo, str]:
@@ -34,11 +37,8 @@ def find_zone(utc: pd.DatetimeIndex, offsets: Ints) -> tuple[tzinfo, str]:
         return fixed, ""
     changes = np.flatnonzero(np.diff(offsets))
     probes = [int(utc.argmin()), int(utc.argmax()), *changes.tolist()[:200], *(changes + 1).tolist()[:200]]
-    for name in _zones():
-        try:
-            zone = zoneinfo.ZoneInfo(name)
-        except (zoneinfo.ZoneInfoNotFoundError, OSError):
-            continue
+    for name in zone_names():
+        zone = zoneinfo.ZoneInfo(name)
         if (_seconds(utc[probes], zone) == offsets[probes]).all() and (_seconds(utc, zone) == offsets).all():
             return zone, f"the offsets of the times are those of {name}: times go on in that zone"
     return fixed, "the offsets of the times are those of no one zone: times go on at the newest offset"
@@ -68,16 +68,15 @@ def resolve_repeated_hours(
     days = repeated.normalize().unique()
     if len(days) > 2 * (repeated.max().year - repeated.min().year + 1) or (repeated == repeated.normalize()).all():
         return None  # clocks are set back once or twice a year, and not the dates
-    for name in _zones():
-        try:
-            zone = zoneinfo.ZoneInfo(name)
-            local = repeated.tz_localize(zone, ambiguous=np.ones(len(repeated), dtype=bool))
-            other = repeated.tz_localize(zone, ambiguous=np.zeros(len(repeated), dtype=bool))
-            if (local == other).any():
-                continue
-            resolved = times.tz_localize(zone, ambiguous=~(repeats == 1), nonexistent="shift_forward")
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+    for name in zone_names():
+        zone = zoneinfo.ZoneInfo(name)
+        first, second = (
+            repeated.tz_localize(zone, ambiguous=np.full(len(repeated), summer), nonexistent="NaT")
+            for summer in (True, False)
+        )
+        if first.hasnans or (first == second).any():
             continue
+        resolved = times.tz_localize(zone, ambiguous=~(repeats == 1), nonexistent="shift_forward")
         return resolved, (
             f"the hour of {repeated[0]} comes twice, as clocks of {name} show it: times go on in that zone"
         )

@@ -313,6 +313,20 @@ def test_a_day_whose_midnight_clocks_skip_is_a_day() -> None:
     assert list(grid.times) == list(days)
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Sydney"])
+@pytest.mark.parametrize("clock", ["UTC", None])
+def test_days_of_a_zone_that_are_written_in_utc_stay_its_days(zone: str, clock: str | None) -> None:
+    whole = pd.date_range("2024-02-20", periods=300, tz=zone).tz_convert(clock)
+    for days, following in ((whole[:60], whole[60:]), (whole[:60].delete([5, 40]), whole[60:])):
+        for freq in (None, "D"):
+            grid = regular_grid(days, freq)
+            assert (grid.freq, grid.snapped, list(grid.times)) == ("D", 0, list(whole[:60]))
+            assert "by a clock that is not set for summer" in grid.notes[0]
+            assert list(times_after(grid.times, grid.freq, len(following))) == list(following)
+    months = pd.date_range("2023-01-01", periods=30, freq="MS", tz=zone).tz_convert(clock)
+    assert list(times_after(months[:20], regular_grid(months[:20]).freq, 10)) == list(months[20:])
+
+
 def test_half_days_by_the_clock_on_the_wall_stay_there() -> None:
     half_days = pd.date_range("2024-03-28", periods=12, freq="12h").tz_localize("Europe/Berlin")
     grid = regular_grid(half_days)
