@@ -153,7 +153,8 @@ def run(
         report_file = out / f"_report{shard.label}.json"
         if report_file.exists():
             report = ShardReport(**json.loads(report_file.read_text()))
-            return replace(report, resumed=report.parts, seconds=0.0)
+            if len([*out.glob(f"part{shard.label}-*")]) == report.parts:
+                return replace(report, resumed=report.parts, seconds=0.0)
         for left in out.glob(f".part{shard.label}-*"):
             left.unlink()
         report = ShardReport()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_a_finished_run_does_nothing_again(finished: tuple[Path, Path], monkeypa
     report = run(path, out, OPTIONS)
     assert (report.series, report.parts, report.resumed) == (20, 4, 4)
     assert report.lines() == ["20 series of 720 values, 4 parts; all were there already"]
+
+
+def test_a_part_that_was_removed_is_made_again(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    (out / "part-000002.parquet").unlink()
+    assert run(path, out, OPTIONS).resumed == 3
+    assert forecasts_in(out).replace_schema_metadata().equals(expected())
 
 
 @pytest.mark.parametrize(
