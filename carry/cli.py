@@ -129,7 +129,9 @@ def models(models_dir: ModelsDir = None, as_json: Json = False) -> None:
         typer.echo(f"{model.label}  {model.kind.name}  {model.path}")
         metrics = ", ".join(f"{name}\N{NO-BREAK SPACE}{value:.4g}" for name, value in model.manifest.metrics.items())
         for text in filter(None, (model.manifest.description, metrics)):
-            lines = textwrap.fill(text, columns, initial_indent="    ", subsequent_indent="    ")
+            lines = textwrap.fill(
+                text, columns, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
             typer.echo(lines.replace("\N{NO-BREAK SPACE}", " "))
     for refused in folders.rejected:
         typer.echo(f"{refused.name}@{refused.version}: refused: {refused.reason}")

@@ -5,6 +5,7 @@ on the service's own engine. So its answers are the service's, to the bit. Knows
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib import import_module
@@ -101,7 +102,8 @@ def load(name: str = "forecast", models_dir: str | os.PathLike[str] | None = Non
         except BaseException as error:
             opening.set_exception(error)
 
-    threading.Thread(target=open_model, name=f"open {folder.label}", daemon=True).start()
+    # No daemon: an interpreter that ends while ONNX Runtime opens a graph would abort, so that it waits.
+    threading.Thread(target=open_model, name=f"open {folder.label}").start()
     return LocalModel(LocalPlace(folder.manifest, folder.kind, opening, settings))
 
 
@@ -143,6 +145,9 @@ class LocalPlace:
         self._opening = opening
         self._sessions = LocalSessions(manifest, settings)
         self._closed = False
+        # A model that nobody holds ends by itself; so does every model at the end of the process, where a thread that
+        # still runs the graph would abort it.
+        self._end = weakref.finalize(self, _end, opening)
 
     @property
     def model(self) -> Model[Any]:
@@ -160,8 +165,7 @@ class LocalPlace:
         """As `LocalModel.close`."""
         self._closed = True
         self._sessions.clear()
-        if self._opening.exception() is None:
-            self._opening.result().engine.close()
+        self._end()
 
     def run(self, call: Call[T]) -> T:
         """As `Place.run`."""
@@ -266,6 +270,17 @@ class LocalPlace:
             return {"models": [{"name": self.manifest.name, "kind": self._kind.name, "default": True}]}
         self.check_name(name)
         return {"manifest": self.manifest.model_dump(mode="json", include={"features", "known_ahead"})}
+
+
+def _end(opening: "Future[Model[Any]]") -> None:
+    """End an engine, once it has finished what it runs."""
+    if opening.exception() is not None:
+        return
+    engine = opening.result().engine
+    if threading.current_thread() is engine.thread:  # garbage is collected on any thread
+        threading.Thread(target=engine.close).start()
+    else:
+        engine.close()
 
 
 def read_body(schema: type[Body], request: Request) -> Body:

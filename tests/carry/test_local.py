@@ -1,5 +1,6 @@
 """Models in this process: how they are found, opened and closed; and what they import."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,22 @@ def test_a_model_in_this_process_needs_no_server_and_no_data_frames() -> None:
     modules = imported(code)
     assert "onnxruntime" in modules
     assert modules & {"fastapi", "starlette", "uvicorn", "httpx", "pandas", "polars", "torch", "narwhals"} == set()
+
+
+def test_a_process_that_ends_at_once_waits_for_the_graph_that_it_opens() -> None:
+    code = f"""
+import threading, carry, carry.local
+open_folder = carry.local.open_folder
+def open_while_the_process_ends(*arguments):
+    threading.main_thread().join()
+    model = open_folder(*arguments)
+    print("opened", flush=True)
+    return model
+carry.local.open_folder = open_while_the_process_ends
+carry.load("forecast", {str(SHIPPED)!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "opened\n", "")
 
 
 def test_a_model_has_a_name_a_version_or_only_its_kind(tmp_path: Path) -> None:
@@ -82,3 +99,26 @@ def test_an_error_prints_its_field_and_its_code(models: Path) -> None:
     with carry.load("forecast", models) as model, pytest.raises(carry.CarryError) as raised:
         model.forecast([1, "a"])
     assert raised.value.__notes__ == ["field: $.series[1]; code: invalid_request"]
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        "pieces = model.generate('a', 400, stream=True); next(pieces)",
+        "",
+        "model = None; import gc; gc.collect()",
+    ],
+)
+def test_a_process_ends_well_whatever_its_models_do(models: Path, last_words: str) -> None:
+    code = f"import carry\nmodel = carry.load('text', {str(models)!r})\n{last_words}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_model_that_nobody_holds_ends(models: Path) -> None:
+    model = carry.load("text", models)
+    assert model.generate("a", 3, seed=1).text
+    thread = model._local.model.engine.thread
+    del model
+    gc.collect()
+    assert not thread.is_alive()
