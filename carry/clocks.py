@@ -83,7 +83,7 @@ def hidden_zone(clock: Clock) -> tzinfo | None:
     """The zone whose days times are that were written by a clock which is not set: 23:00 in winter, 22:00 in summer is
     midnight in Berlin. None if there is none, or the times are at one time of day by their own clock."""
     times = clock.passed[-MAX_TRIED:]
-    phases = np.unique(clock.wall % DAY)
+    phases = np.unique(clock.wall[-MAX_TRIED:] % DAY)
     if len(times) < 4 or len(phases) != 2 or int(phases[1] - phases[0]) not in (HOUR, DAY - HOUR):
         return None
     utc = pd.DatetimeIndex(times.view("datetime64[us]")).tz_localize("UTC")

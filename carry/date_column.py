@@ -277,14 +277,14 @@ def _regularity(times: NDArray[Any], reading: Reading) -> int:
     """0: the times follow no frequency; 1: one that nobody writes so (years, of dates that name their month); 2: one,
     with gaps; 3: one, without gaps."""
     if len(times) < 2:
-        return 2
+        return 0 if reading.strict else 2
     try:
         grid = regular_grid(pd.Index(times) if reading.plain else as_index(times.astype(np.int64)))
     except IrregularTimesError:
         return 0
     freq = grid.freq or ""
     odd = not reading.plain and (freq.startswith(("WOM", "LWOM")) or freq.lstrip("0123456789") in ("M", "Q", "Y"))
-    odd = odd or (freq.startswith(("YS", "YE", "BY", "RE")) and not reading.plain and reading.freq != "YS")
+    odd = odd or (freq.startswith(("YS", "YE", "BY", "RE")) and reading.freq == "MS")
     if odd or grid.snapped:
         return 1
     return 2 + (len(grid.times) == len(times))

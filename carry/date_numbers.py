@@ -34,12 +34,14 @@ def number_readings(parts: Parts, order: Order | None) -> Iterable[Reading]:
             fitting[valid] &= ok
         return Reading(form, full, fitting, numbers=True, **more)
 
+    years_alone = integers and cells.min() >= FIRST_YEAR and last < 2500
+    if years_alone:
+        yield read("years", cells, plain=True, freq="YS")
     if integers and len(widths) <= 2:
         yield from _digit_readings(parts, valid, int(parts.widths[valid, 0].max()), order)
+    if years_alone:
+        return
     if cells.min() >= FIRST_YEAR and last < 2500:
-        if integers:
-            yield read("years", cells, plain=True, freq="YS")
-            return
         yield from _decimal_years(values, valid, digits, whole, parts.numbers[:, 1], read)
         return
     if (

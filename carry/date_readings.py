@@ -244,12 +244,17 @@ def digit_options(width: int) -> list[Option]:
 
         return read
 
+    def short_years(parts: Parts, cells: Bools) -> tuple[Ints, Bools]:
+        years, months = np.divmod(parts.numbers[cells, 0], 100)
+        return days_of(full_years(years), months, np.ones_like(years))
+
     def weeks(parts: Parts, cells: Bools) -> tuple[Ints, Bools]:
         years, numbers = np.divmod(parts.numbers[cells, 0], 100)
         days, valid = iso_days(years, numbers, np.ones_like(years))
         return days, valid & (years >= FIRST_YEAR) & (years < 2200)
 
     forms: dict[int, list[Option]] = {
+        4: [Option("YYMM", "digits", short_years, freq="MS", strict=True)],
         8: [
             Option("YYYYMMDD", "digits", dated((4, 2, 2), 0, 1, 2)),
             Option("DDMMYYYY", "digits", dated((2, 2, 4), 2, 1, 0), order="dayfirst"),

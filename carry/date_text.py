@@ -92,6 +92,8 @@ _LOWER[ord("A") : ord("Z") + 1] += 32
 
 
 _NAMED_ZONE = re.compile(r"(?:\[|\s)([A-Z][A-Za-z_]+/[A-Za-z_+\-0-9/]+)\]?\s*$")
+_RANGE = re.compile(r"^(\d{4}-\d\d-\d\d)\s*(?:/|-|to)\s*\d{4}-\d\d-\d\d$")
+"""A week as pandas writes it, from its first day to its last."""
 _EAST_ASIAN = str.maketrans(
     {
         **dict.fromkeys("\u5e74\u6708\ub144\uc6d4\u2212\u2013\u2010\u2011", "-"),
@@ -115,13 +117,16 @@ def plain(text: str) -> str:
     text = re.sub(r"\b([ap])\.\s?m\.", r"\1m", text, flags=re.IGNORECASE)
     text = unicodedata.normalize("NFC", text).translate(_EAST_ASIAN).rstrip("- ")
     text = "".join(str(unicodedata.decimal(mark)) if mark.isdecimal() else mark for mark in text)
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().strip()
+    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().strip()
+    return _RANGE.sub(r"\1", text)
 
 
 def is_plain(cells: NDArray[np.bytes_]) -> bool:
     """Whether ASCII cells need no `plain`, by their first and last."""
     ends = [cells[0], cells[-1]] if len(cells) else []
-    return not any(re.search(rb"[(\[]|[A-Za-z]/[A-Z]|[Mm]\.\s*$", cell) for cell in ends)
+    return not any(
+        re.search(rb"^\d{4}-\d\d-\d\d\s*(/|-|to)\s*\d{4}-|[(\[]|[A-Za-z]/[A-Z]|[Mm]\.\s*$", cell) for cell in ends
+    )
 
 
 @dataclass(frozen=True)

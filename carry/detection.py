@@ -293,7 +293,7 @@ def _outlier(clock: Clock, frequency: Frequency | None) -> str:
     """What to say of a first or last time without which the others are regular; "" if there is none."""
     for wrong, rest in ((-1, slice(None, -1)), (0, slice(1, None))):
         others = Clock(clock.index[rest])
-        if len(others.wall) < 3:
+        if len(others.wall) < 2:
             continue
         if frequency is None:
             exact = find_rule(others)

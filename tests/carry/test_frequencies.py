@@ -169,6 +169,7 @@ def test_days_stray_by_minutes_weeks_and_months_by_days() -> None:
         (["2024-01-01", "2024-02-09", "2024-07-20"], r"39 days \(1x\), 162 days \(1x\); give theirs with --freq"),
         (["2024-01-01", "2024-01-03", "2024-02-09"], "2 days"),
         (["2024-01-01", "2024-01-02", "2024-01-03", "2204-01-01"], "2204-01-01 is far from the others, which are D"),
+        (["2024-01-01", "2024-01-02", "9999-12-31"], "9999-12-31 is far from the others, which are D"),
         (["0224-01-01", "2024-01-01", "2024-01-02", "2024-01-03"], "0224-01-01 is far from the others, which are D"),
     ],
 )
