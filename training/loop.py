@@ -213,7 +213,6 @@ def fit(
                     best_epoch, best_weights = epoch, _weights(validated)
                 elif valid_loss < best:
                     best, best_epoch, best_weights = valid_loss, epoch, _weights(validated)
-                update(epoch + 1, f"epoch {epoch + 1} of {config.epochs}: {_figures(history[-1])}", always=True)
                 if rank == 0:
                     state = {
                         "identity": dict(identity),
@@ -229,6 +228,7 @@ def fit(
                     save_checkpoint(run, state)
                     saved_epochs = epoch + 1
                     write_log(history, run / LOG_FILE)
+                update(epoch + 1, f"epoch {epoch + 1} of {config.epochs}: {_figures(history[-1])}", always=True)
     except KeyboardInterrupt:
         newest = min(saved_epochs + 1, config.epochs)
         raise StoppedError(f"stopped at epoch {newest} of {config.epochs}; {how_to_go_on(run, saved_epochs)}") from None

@@ -6,6 +6,7 @@ few seconds. Without `to_stderr`, as when a test or a program calls a recipe, no
 
 import functools
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,4 +86,8 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self._prefix + record.getMessage()
-        _console().print(line, markup=False, highlight=False, soft_wrap=True, emoji=False)
+        if _console().is_terminal:
+            _console().print(line, markup=False, highlight=False, soft_wrap=True, emoji=False)
+        else:  # at once, so that nothing is left of it if a signal arrives
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
