@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -164,10 +164,12 @@ def flaky_server(behave: Callable[[int, Received], Behaviour]) -> Iterator[Flaky
             self.send_header("Content-Type", "text/event-stream; charset=utf-8")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for event in stream.events:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+            with suppress(ConnectionError):  # the client may close it at any time
+                for event in stream.events:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+                if stream.closed is not None:
+                    assert self.connection.recv(1) == b""
             if stream.closed is not None:
-                assert self.connection.recv(1) == b""
                 self.close_connection = True
                 stream.closed.set()
             elif stream.broken:
