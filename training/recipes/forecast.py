@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from carry.files import DataError, Series
+from carry.frequencies import IrregularTimesError, regular_grid
 from carry.models import ForecastModel
 from carry.plots import ForecastPanel, plot_forecasts
 from service.forecast.manifest import ForecastManifest
@@ -178,10 +179,10 @@ def follow_on(trained_on: Sequence[Series], test: Series, context: int) -> tuple
     same = [each for each in trained_on if each.id == test.id] or list(trained_on)
     before = same[0]
     if len(same) == 1 and before.times is not None and test.times is not None and before.freq is not None:
-        grid = pd.date_range(before.times[0], max(before.times[-1], test.times[-1]), freq=before.freq)
-        places = grid.get_indexer(test.times)
+        grid = _grid_of_both(before.times, test.times, before.freq)
+        places = np.array([-1]) if grid is None else grid.get_indexer(test.times)
         new = places >= len(before.times)
-        if (places >= 0).all() and new.any():
+        if grid is not None and (places >= 0).all() and new.any():
             values = np.full((len(grid), before.values.shape[1]), np.nan)
             values[: len(before.times)] = before.values
             values[places[new]] = test.values[new]
@@ -191,6 +192,16 @@ def follow_on(trained_on: Sequence[Series], test: Series, context: int) -> tuple
             raise DataError(f"--test-on: the model trained on all times of the series {test.id}")
     start = max(2, min(context, len(test.values) // 2))
     return test, Split(start, start)
+
+
+def _grid_of_both(before: pd.DatetimeIndex, after: pd.DatetimeIndex, freq: str) -> pd.DatetimeIndex | None:
+    """The times of two files at the frequency of the first; None if they do not follow it together."""
+    if str(before.tz) != str(after.tz) or after[0] < before[0]:
+        return None
+    try:
+        return pd.DatetimeIndex(regular_grid(pd.DatetimeIndex(before.union(after)), freq).times)
+    except IrregularTimesError:
+        return None
 
 
 def _stream(segments: Sequence[Segment], config: ForecastConfig, rows: int, mask_rate: float) -> SeriesStream:
