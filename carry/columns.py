@@ -2,6 +2,7 @@
 percent signs, and what stands for a missing value. Knows nothing of files, times and series.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -365,10 +366,15 @@ def find_sentinel(values: NDArray[np.float64], others: frozenset[float] = frozen
     """The number of `SENTINELS` that stands for missing values, and how often: it repeats, and lies further from all
     other values than these lie apart, or is below 0 where no other is. others: sentinels of other columns of the file.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but NaN
+        extremes = [float(np.nanmin(values)), float(np.nanmax(values))] if len(values) else []
+    if not any(extreme in SENTINELS for extreme in extremes):
+        return None
     known = values[np.isfinite(values)]
     if len(known) < 3:
         return None
-    for sentinel in (float(known.min()), float(known.max())):
+    for sentinel in extremes:
         rest = known[known != sentinel]
         if sentinel not in SENTINELS or not len(rest):
             continue

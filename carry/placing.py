@@ -193,7 +193,7 @@ def place_values(
         return Failure(
             id,
             f"its time {time_text(stamps[at + 1])} is {jumps[at]} steps after {time_text(stamps[at])}, and it has "
-            f"{len(stamps)} values: is this time right? --freq {grid.freq or 'NAME'} reads the others as missing values",
+            f"{len(stamps)} values: is this time right? --freq {grid.freq or 'NAME'} reads those between as missing",
         )
     report.note(*grid.notes)
     whole = np.full((len(grid.times), values.shape[1]), np.nan)

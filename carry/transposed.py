@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from carry.columns import is_number_type, is_text, is_time
+from carry.columns import find_sentinel, is_number_type, is_text, is_time
 from carry.dates import ParsedDates, parse_dates
 from carry.identifiers import ID_NAMES, number_rows
 from carry.placing import (
@@ -123,56 +123,95 @@ def _has_times(reader: Reader, names: Sequence[str]) -> bool:
 
 
 def _read_rows(reader: Reader, columns: list[str], dates: ParsedDates | None) -> tuple[list[Series], list[Failure]]:
-    rest = [name for name in reader.table.names if name not in columns]
-    labels, keys = _row_labels(reader, rest)
-    report = reader.report
+    """A series in each row, from its first value to its last."""
+    labels, keys = _row_labels(reader, [name for name in reader.table.names if name not in columns])
+    report, freq = reader.report, reader.options.freq
     report.layout = "one row a series: the columns are " + ("times" if dates else "steps")
+    matrix, bad = _cells(reader, columns)
+    times: pd.Index[Any] | None = None
     if dates is not None:
         report.times = f"the names of columns, {dates.form}"
         report.note(*dates.notes)
         report.first, report.last = time_text(dates.times.min()), time_text(dates.times.max())
         order = np.argsort(as_integers(dates.times), kind="stable")
-        columns = [columns[i] for i in order]
-        stamps = dates.times[order]
+        ordered = dates.times[order]
+        grid = find_grid(ordered, freq, dates.freq, reader.grids)
+        if isinstance(grid, str) or len(grid.times) > 2 * len(columns):
+            return _rows_alone(reader, labels, keys, matrix[:, order], bad, ordered, dates)
+        report.note(*grid.notes)
+        columns_of_grid = np.full((len(matrix), len(grid.times)), np.nan)
+        columns_of_grid[:, grid.indices] = matrix[:, order]
+        if len(grid.times) > len(columns):
+            report.note(f"{len(grid.times) - len(columns)} times have no column: missing values")
+        matrix, times, freq = columns_of_grid, grid.times, grid.freq
+    season = usual_season_of(freq)
+    series: list[Series] = []
+    failures: list[Failure] = []
+    for row, (label, key) in enumerate(zip(labels, keys, strict=True)):
+        reason = bad.get(row) or why_unusable(matrix[row])
+        if reason:
+            failures.append(Failure(label, f"{reader.table.place(row)}: {reason}"))
+            continue
+        present = np.flatnonzero(np.isfinite(matrix[row]))
+        start, end = int(present[0]), int(present[-1]) + 1
+        values = matrix[row, start:end, None]
+        mine = None if times is None else times[start:end]
+        stamps, steps = (mine, None) if isinstance(mine, pd.DatetimeIndex) else (None, mine)
+        series.append(Series(label, values, stamps, season, freq, steps=steps, key=key))
+    return series, failures
+
+
+def _rows_alone(
+    reader: Reader,
+    labels: Sequence[str],
+    keys: Sequence[tuple[Any, ...]],
+    matrix: NDArray[np.float64],
+    bad: dict[int, str],
+    stamps: "pd.Index[Any]",
+    dates: ParsedDates,
+) -> tuple[list[Series], list[Failure]]:
+    """As `_read_rows`, where the columns follow no frequency together: each series by the times of its own values."""
+    series: list[Series] = []
+    failures: list[Failure] = []
+    for row, (label, key) in enumerate(zip(labels, keys, strict=True)):
+        reason = bad.get(row) or why_unusable(matrix[row])
+        known = np.isfinite(matrix[row])
+        result: Series | Failure
+        if reason:
+            result = Failure(label, f"{reader.table.place(row)}: {reason}")
+        else:
+            values = matrix[row, known, None]
+            freq = reader.options.freq
+            result = place_values(
+                label, values, stamps[known], dates, freq, dates.freq, reader.report, reader.grids, key
+            )
+        (series if isinstance(result, Series) else failures).append(result)  # type: ignore[arg-type]
+    return series, failures
+
+
+def _cells(reader: Reader, columns: Sequence[str]) -> tuple[NDArray[np.float64], dict[int, str]]:
+    """The values (rows, columns), and why a row has a cell that is no number."""
     matrix = np.empty((len(reader.table), len(columns)))
     bad: dict[int, str] = {}
     words: dict[str, int] = {}
     for i, name in enumerate(columns):
         numbers = reader.numbers(name)
         matrix[:, i] = numbers.values
-        report.note(*numbers.notes)
-        for row in numbers.bad:
-            bad.setdefault(int(row), f"{reader.cell_text(name, int(row))!r} in column {name!r} is no number")
+        reader.report.note(*numbers.notes)
+        for row in map(int, numbers.bad):
+            bad.setdefault(row, f"{reader.cell_text(name, row)!r} in column {name!r} is no number")
         for word, count in numbers.words.items():
             words[word] = words.get(word, 0) + count
         reader.forget(name)
-    report.miss("all columns", words)
-    known = np.isfinite(matrix)
-    series: list[Series] = []
-    failures: list[Failure] = []
-    freq = reader.options.freq
-    for row, (label, key) in enumerate(zip(labels, keys, strict=True)):
-        reason = bad.get(row) or why_unusable(matrix[row])
-        if reason:
-            failures.append(Failure(label, f"{reader.table.place(row)}: {reason}"))
-            continue
-        present = np.flatnonzero(known[row])
-        start, end = int(present[0]), int(present[-1]) + 1
-        values = matrix[row, start:end, None]
-        if dates is None:
-            series.append(Series(label, values, None, usual_season_of(freq), freq, key=key))
-            continue
-        panel = dates.freq or freq
-        if panel is None and len(stamps) > 2:
-            panel = _panel_of(reader, stamps)
-        result = place_values(label, values, stamps[start:end], dates, freq, panel, report, reader.grids, key)
-        (series if isinstance(result, Series) else failures).append(result)  # type: ignore[arg-type]
-    return series, failures
-
-
-def _panel_of(reader: Reader, stamps: "pd.Index[Any]") -> str | None:
-    grid = find_grid(stamps, None, None, reader.grids)
-    return None if isinstance(grid, str) else grid.freq
+    sentinel = None if "none" in reader.options.missing else find_sentinel(matrix.ravel())
+    if sentinel is not None:
+        number, words[f"{sentinel[0]:g}"] = sentinel
+        matrix[matrix == number] = np.nan
+        reader.report.note(
+            f"{number:g} stands for a missing value: it lies far from all others (--missing none keeps it)"
+        )
+    reader.report.miss("all columns", words)
+    return matrix, bad
 
 
 def _row_labels(reader: Reader, rest: Sequence[str]) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -186,14 +225,7 @@ def _row_labels(reader: Reader, rest: Sequence[str]) -> tuple[list[str], list[tu
         joint = list(zip(*texts.values(), strict=True))
         ids = tuple(texts) if len(set(joint)) == len(joint) else ()
     if not ids:
-        whole = [
-            name
-            for name in rest
-            if reader.is_numeric(name)
-            and not np.isnan(reader.numbers(name).values).any()
-            and (reader.numbers(name).values % 1 == 0).all()
-            and len(np.unique(reader.numbers(name).values)) == len(reader.table)
-        ]
+        whole = [name for name in rest if reader.is_numeric(name) and _names_rows(reader, name)]
         ids = (whole[0],) if whole else ()
     for name in rest:
         if name not in ids:
@@ -213,6 +245,13 @@ def _row_labels(reader: Reader, rest: Sequence[str]) -> tuple[list[str], list[tu
             f"{reader.table.place(int(rows[1]))}; each row is a series with a name of its own: --id NAME,NAME"
         )
     return [labels[code] for code in codes], [keys[code] for code in codes]
+
+
+def _names_rows(reader: Reader, name: str) -> bool:
+    """Whether a column has another whole number, as the file writes it, in each row."""
+    values = reader.numbers(name).values
+    cells = category_names(reader.table.column(name))
+    return not np.isnan(values).any() and bool((values % 1 == 0).all()) and len(set(cells)) == len(cells)
 
 
 def _month_names(reader: Reader) -> tuple[str, list[str]] | None:

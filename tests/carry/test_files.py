@@ -20,7 +20,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
 from carry.files import DataError, Reading, ReadOptions, Series, find_categories, read_files, read_series
@@ -276,7 +276,7 @@ def test_an_unknown_category_is_missing_and_said(tmp_path: Path) -> None:
 IDS = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters='"#'), min_size=1, max_size=6
 )
-NUMBERS = st.integers(-99_999, 99_999).map(lambda cents: cents / 100)
+NUMBERS = st.integers(-9_000, 9_000).map(lambda cents: cents / 100)  # no marks of missing values
 
 
 @st.composite
@@ -317,6 +317,7 @@ def test_a_panel_is_read_back_from_any_dialect(
     cells = written["y"].map(lambda y: missing if np.isnan(y) else f"{y:.2f}".replace(".", "," if comma else "."))
     text = written.assign(y=cells).to_csv(sep=delimiter, index=False, quoting=1 if comma and delimiter == "," else 0)
     path = write(tmp_path, "panel.csv", (above + text).encode(encoding))
+    note(above + text)
     reading = read(path)
     assert not reading.failures
     assert {series.id for series in reading.series} == set(panel["unique_id"])
@@ -349,6 +350,7 @@ def test_a_panel_is_read_back_from_any_layout(tmp_path: Path, panel: pd.DataFram
             pq.write_table(pa.table({"unique_id": list(groups), **columns}), path)
         case _:
             path = tmp_path / "rows.csv"
+            assume(panel["ds"].dt.year.max() - panel["ds"].dt.year.min() < 13)  # one range of columns
             wide = panel.assign(ds=panel["ds"].astype(str)).pivot(index="unique_id", columns="ds", values="y")
             wide.rename_axis("page").to_csv(path)
     reading = read(path)
