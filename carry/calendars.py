@@ -380,7 +380,7 @@ def usual_phase(times: Ints, step: int) -> int:
     spread = int(np.quantile(np.abs(residuals + centre - median), 0.9))
     for unit in (step, *(unit for unit in ROUND if unit < step)):
         rounded = (median + unit // 2) // unit * unit
-        if abs(rounded - median) <= spread:
+        if abs(rounded - median) <= 2 * spread:  # loggers are late, not early
             return int(rounded % step)
     return int(median % step)
 

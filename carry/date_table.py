@@ -209,7 +209,10 @@ def _checked(
     wrong = np.flatnonzero(~known & cells.notna().any(axis=1).to_numpy())
     rows = wrong[~np.isin(wrong, dates.totals)].tolist()
     totals = list(dates.totals)
-    texts = {row: [cell_text(cell) for cell in cells.iloc[row] if not pd.isna(cell)] for row in rows[-5:] + rows[:1]}
+    texts = {
+        row: [cell_text(cell) for cell in cells.iloc[row] if not pd.isna(cell) and cell != ""]
+        for row in rows[-5:] + rows[:1]
+    }
     last = int(np.flatnonzero(cells.notna().any(axis=1).to_numpy()).max(initial=-1))
     while rows and rows[-1] == last - len(totals) and rows[-1] in texts:
         words = re.findall(r"[a-z]+", " ".join(texts[rows[-1]]).lower())

@@ -282,7 +282,8 @@ def why_irregular(clock: Clock) -> str:
     usual = ", ".join(
         f"{length_text(int(steps[i]))} ({counts[i]}x)" for i in np.argsort(-counts, kind="stable")[:3].tolist()
     )
-    more = f" and {len(steps) - 3} others" if len(steps) > 3 else ""
+    rest = len(steps) - 3
+    more = f" and {rest} other{'s' * (rest > 1)}" if rest > 0 else ""
     return (
         f"its times do not follow a frequency: the steps between them are {usual}{more}; give theirs with --freq (such "
         "as MS, D or h), or --freq rank: each row is a step"

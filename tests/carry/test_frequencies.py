@@ -145,6 +145,12 @@ def test_straying_times_are_moved_to_their_grid_and_it_is_said(step: str, offset
     )
 
 
+def test_loggers_that_are_late_have_their_grid_at_round_times() -> None:
+    whole = pd.date_range("2024-01-01", periods=300, freq="10min")
+    late = whole + pd.to_timedelta(np.random.default_rng(0).integers(0, 20, 300), unit="s")
+    assert list(regular_grid(late).times) == list(whole)
+
+
 def test_days_stray_by_minutes_weeks_and_months_by_days() -> None:
     rng = np.random.default_rng(1)
     days = pd.date_range("2024-01-01 08:00", periods=60) + pd.to_timedelta(rng.integers(-300, 300, 60), unit="s")
