@@ -152,11 +152,6 @@ def _values_before(batch: pa.RecordBatch, columns: Columns) -> Integers:
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
-def count_values(batch: pa.RecordBatch, columns: Columns) -> int:
-    """How many values a batch has."""
-    return int(_values_before(batch, columns)[-1])
-
-
 def list_lengths(lists: pa.Array) -> Integers:
     """The length of each list; 0 where there is none."""
     lengths: Integers = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)

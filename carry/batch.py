@@ -92,7 +92,22 @@ class BatchOptions:
             raise InvalidRequestError("must be percentages between 0 and 100", "levels")
 
 
-def forecast_batches(batches: Iterable[pa.RecordBatch], options: BatchOptions) -> Iterator[pa.RecordBatch]:
+@dataclass
+class BatchSummary:
+    """What was forecast. series; failed: those that cannot be forecast; values: of the table, with `missing` ones;
+    gaps: times without a row between others, in `gap_series` series."""
+
+    series: int = 0
+    failed: int = 0
+    values: int = 0
+    missing: int = 0
+    gaps: int = 0
+    gap_series: int = 0
+
+
+def forecast_batches(
+    batches: Iterable[pa.RecordBatch], options: BatchOptions, summary: BatchSummary | None = None
+) -> Iterator[pa.RecordBatch]:
     """Forecast every series of a stream of record batches.
 
     The table has either a row for each value (the columns unique_id, ds and y; the rows of a series stand together, and
@@ -100,7 +115,7 @@ def forecast_batches(batches: Iterable[pa.RecordBatch], options: BatchOptions) -
     time, with freq). Times that are missing between others are missing values. Memory holds one block of series.
 
     The answer has the schema `output_schema`, in the order of the input. A series that cannot be forecast has one row,
-    whose column `error` says why.
+    whose column `error` says why. Each block is counted in `summary`.
 
     Raises:
         CarryError: the columns or the options are not acceptable, or there is no such model.
@@ -113,8 +128,13 @@ def forecast_batches(batches: Iterable[pa.RecordBatch], options: BatchOptions) -
     model = open_forecaster(options.models_dir, options.model)
     check_options(model.manifest, options)
     schema = output_schema(first.schema, options)
+    summary = summary or BatchSummary()
     for block in whole_series(chain([first], batches), columns, BLOCK_SERIES, BLOCK_VALUES):
-        yield _forecast_block(block, columns, model, options, schema)
+        series = _read(block, columns, options)
+        grids = _grids(series, columns, options)
+        medians, quantiles = _run(series, grids, model, options)
+        _count(series, grids, summary)
+        yield _write(series, grids, medians, quantiles, options, schema)
 
 
 def forecast_table(table: pa.Table, options: BatchOptions) -> pa.Table:
@@ -225,17 +245,15 @@ class _Grids:
     local: NDArray[np.bool_]
 
 
-def _forecast_block(
-    block: pa.RecordBatch,
-    columns: Columns,
-    model: Model[ForecastManifest],
-    options: BatchOptions,
-    schema: pa.Schema,
-) -> pa.RecordBatch:
-    series = _read(block, columns, options)
-    grids = _grids(series, columns, options)
-    medians, quantiles = _run(series, grids, model, options)
-    return _write(series, grids, medians, quantiles, options, schema)
+def _count(series: _Series, grids: _Grids, summary: BatchSummary) -> None:
+    good, lengths = series.good, series.lengths
+    gaps = [len(grids.values[i]) - int(lengths[i]) for i in good]
+    summary.series += len(series.ids)
+    summary.failed += len(series.ids) - len(good)
+    summary.values += len(series.values)
+    summary.missing += int(np.isnan(series.values).sum())
+    summary.gaps += sum(gaps)
+    summary.gap_series += sum(gap > 0 for gap in gaps)
 
 
 def _read(block: pa.RecordBatch, columns: Columns, options: BatchOptions) -> _Series:

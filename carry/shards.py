@@ -27,11 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from carry.arrow_columns import count_values, find_columns, whole_series
+from carry.arrow_columns import find_columns, whole_series
 from carry.batch import (
     BLOCK_SERIES,
     BLOCK_VALUES,
     BatchOptions,
+    BatchSummary,
     check_options,
     forecast_batches,
     open_forecaster,
@@ -48,6 +49,8 @@ from service.settings import Settings
 MANIFEST = "_manifest.json"
 MAX_FAILURES = 1000
 """Series that cannot be forecast of which a report has the reasons. The parts have them all, in the column `error`."""
+MAX_SHOWN = 10
+"""Of these, how many the lines of a report have."""
 PROGRESS_SECONDS = (1.0, 10.0)
 """Between two lines of progress: on a terminal, and elsewhere."""
 
@@ -80,14 +83,15 @@ class Shard:
 
 @dataclass
 class ShardReport:
-    """What a run did. series, values: of the shard; rows: read of the table; failures: ids of series that cannot be
-    forecast, and why, the first MAX_FAILURES of `failed`; scattered: series whose rows stand in several places of the
-    table, which were forecast in pieces; parts: of the output; resumed: those that an earlier run made."""
+    """What a run did. counts: of the shard; rows: read of the table; freq: of most of its series; ignored: columns that
+    are not used; failures: ids of series that cannot be forecast, and why, the first MAX_FAILURES; scattered: series
+    whose rows stand in several places of the table, which were forecast in pieces; parts: of the output; resumed: those
+    that an earlier run made."""
 
-    series: int = 0
-    values: int = 0
+    counts: BatchSummary = field(default_factory=BatchSummary)
     rows: int = 0
-    failed: int = 0
+    freq: str | None = None
+    ignored: list[str] = field(default_factory=list)
     failures: list[list[str]] = field(default_factory=list)
     scattered: int = 0
     parts: int = 0
@@ -97,28 +101,37 @@ class ShardReport:
     @property
     def complete(self) -> bool:
         """Whether every series was forecast, whole."""
-        return not self.failed and not self.scattered
+        return not self.counts.failed and not self.scattered
 
     def lines(self) -> list[str]:
         """For a person."""
         rate = f" in {self.seconds:,.0f} s" if self.seconds else ""
         some = "1 part" if self.parts == 1 else f"{self.parts:,} parts"
-        lines = [f"{self.series:,} series of {self.values:,} values, {some}{rate}"]
+        counts, often = self.counts, f", {self.freq}" if self.freq else ""
+        lines = [f"{counts.series:,} series of {counts.values:,} values{often}, {some}{rate}"]
         if self.resumed == self.parts:
             lines[0] += "; all were there already"
         elif self.resumed:
             lines[0] += f"; {self.resumed:,} were there already"
+        if self.ignored:
+            lines.append(f"not used: the columns {', '.join(self.ignored)}")
+        if counts.missing:
+            lines.append(f"missing values: {counts.missing:,}")
+        if counts.gaps:
+            lines.append(
+                f"times without a row: {counts.gaps:,}, in {counts.gap_series:,} series; they are missing values"
+            )
         if self.scattered:
             lines.append(
                 f"{self.scattered:,} series do not have all their rows together, and were forecast in pieces: sort the "
                 "table by the ids, and start again in another folder"
             )
-        if self.failed:
-            lines.append(f"{self.failed:,} series cannot be forecast; the column `error` of the output says why:")
-            shown = self.failures[:10]
+        if counts.failed:
+            lines.append(f"{counts.failed:,} series cannot be forecast; the column `error` of the output says why:")
+            shown = self.failures[:MAX_SHOWN]
             lines += [f"  {id}: {reason}" for id, reason in shown]
-            if self.failed > len(shown):
-                lines.append(f"  ... and {self.failed - len(shown):,} more")
+            if counts.failed > len(shown):
+                lines.append(f"  ... and {counts.failed - len(shown):,} more")
         return lines
 
 
@@ -152,12 +165,14 @@ def run(
         _agree(out, about)
         report_file = out / f"_report{shard.label}.json"
         if report_file.exists():
-            report = ShardReport(**json.loads(report_file.read_text()))
+            saved = json.loads(report_file.read_text())
+            report = ShardReport(**{**saved, "counts": BatchSummary(**saved["counts"])})
             if len([*out.glob(f"part{shard.label}-*")]) == report.parts:
                 return replace(report, resumed=report.parts, seconds=0.0)
         for left in out.glob(f".part{shard.label}-*"):
             left.unlink()
-        report = ShardReport()
+        report = ShardReport(freq=options.freq or options.panel_freq)
+        report.ignored = [name for name in source.schema.names if name not in columns.names]
         began = time.monotonic()
         progress = _Progress(stream, source.rows, report)
         metadata = {name: about[name] for name in ("model", "graph_sha256")} | {
@@ -176,14 +191,14 @@ def run(
                     part = writer.read(number)
                     _add(report, part)
                     report.resumed += 1
-                    progress.skipped += part["series"]
+                    progress.skipped += part["counts"]["series"]
                 else:
-                    workers.submit(number, block, count_values(block, columns))
+                    workers.submit(number, block)
                 progress.show()
             workers.finish()
         if not report.parts:  # a reader of the folder finds its columns all the same
             report.parts = 1
-            writer.write(0, output_schema(source.schema, options).empty_table(), 0)
+            writer.write(0, output_schema(source.schema, options).empty_table(), BatchSummary())
         report.scattered, report.seconds = ids.scattered(), round(time.monotonic() - began, 3)
         _write_text(report_file, json.dumps(asdict(report), indent=1))
         progress.end()
@@ -198,9 +213,8 @@ def _counted(batches: Iterable[pa.RecordBatch], report: ShardReport) -> Iterator
 
 def _add(report: ShardReport, part: dict[str, Any]) -> None:
     """Count a part in."""
-    report.series += part["series"]
-    report.values += part["values"]
-    report.failed += part["failed"]
+    for name, count in part["counts"].items():
+        setattr(report.counts, name, getattr(report.counts, name) + count)
     report.failures += part["failures"][: MAX_FAILURES - len(report.failures)]
 
 
@@ -243,22 +257,15 @@ class _Writer:
         """The file of a part."""
         return self.out / f"part{self.shard.label}-{number:06}.parquet"
 
-    def write(self, number: int, table: pa.Table, values: int) -> dict[str, Any]:
-        """Write the forecasts of a block of so many values. Returns what the part has, as `_add` takes it.
+    def write(self, number: int, table: pa.Table, counts: BatchSummary) -> dict[str, Any]:
+        """Write the forecasts of a block. Returns what the part has, as `_add` takes it.
 
         Raises:
             CarryError: the file cannot be written.
         """
-        failures = table.filter(table["error"].is_valid())
-        failed, lists = len(failures), pa.types.is_list(table.schema.field("median").type)
-        few = failures.slice(0, MAX_FAILURES)
-        part = {
-            "number": number,
-            "series": len(table) if lists else failed + (len(table) - failed) // self.options.horizon,
-            "values": values,
-            "failed": failed,
-            "failures": [[str(id), why] for id, why in zip(few[0].to_pylist(), few["error"].to_pylist(), strict=True)],
-        }
+        failures = table.filter(table["error"].is_valid()).slice(0, MAX_FAILURES)
+        reasons = zip(failures[0].to_pylist(), failures["error"].to_pylist(), strict=True)
+        part = {"number": number, "counts": asdict(counts), "failures": [[str(id), reason] for id, reason in reasons]}
         final = self.path(number)
         temporary = self.out / f".{final.stem}-{os.getpid()}"
         try:
@@ -312,7 +319,7 @@ class _Workers:
             process.join()
             connection.close()
 
-    def submit(self, number: int, block: pa.RecordBatch, values: int) -> None:
+    def submit(self, number: int, block: pa.RecordBatch) -> None:
         """Have a block forecast; waits for a worker that is free.
 
         Raises:
@@ -326,7 +333,7 @@ class _Workers:
         while not self._idle:
             self._receive()
         connection = self._idle.pop()
-        connection.send((number, values))
+        connection.send(number)
         connection.send_bytes(sink.getvalue())
 
     def finish(self) -> None:
@@ -376,14 +383,15 @@ def _work(connection: Connection, writer: _Writer) -> None:
     connection.send(None)
     while True:
         try:
-            number, values = connection.recv()
+            number = connection.recv()
             stream = pa.ipc.open_stream(connection.recv_bytes())
         except EOFError:
             return
         try:
             schema = output_schema(stream.schema, writer.options)
-            table = pa.Table.from_batches(forecast_batches(stream, writer.options), schema)
-            answer: dict[str, Any] | CarryError = writer.write(number, table, values)
+            counts = BatchSummary()
+            table = pa.Table.from_batches(forecast_batches(stream, writer.options, counts), schema)
+            answer: dict[str, Any] | CarryError = writer.write(number, table, counts)
         except CarryError as error:
             answer = error
         connection.send(answer)
@@ -416,8 +424,8 @@ class _Progress:
         if self._stream is None or now - self._shown < PROGRESS_SECONDS[not self._replaces]:
             return
         self._shown = now
-        rate = (report.series - self.skipped) / (now - self._began)
-        line = f"carry: {report.series:,} series, {rate:,.0f} a second"
+        rate = (report.counts.series - self.skipped) / (now - self._began)
+        line = f"carry: {report.counts.series:,} series, {rate:,.0f} a second"
         if self._rows and report.rows:
             share = report.rows / self._rows
             line += f", {100 * share:.0f} % of the rows read"

@@ -66,7 +66,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "BLOCK_SERIES", 6)
         report = run(folder / "in.parquet", folder / "out", OPTIONS, processes=2)
-    assert (report.series, report.values, report.parts, report.resumed) == (20, 720, 4, 0)
+    assert (report.counts.series, report.counts.values, report.parts, report.resumed) == (20, 720, 4, 0)
     assert report.complete
     return folder / "in.parquet", folder / "out"
 
@@ -101,8 +101,8 @@ def test_a_finished_run_does_nothing_again(finished: tuple[Path, Path], monkeypa
     path, out = finished
     monkeypatch.setattr(shards._Workers, "submit", None)
     report = run(path, out, OPTIONS)
-    assert (report.series, report.parts, report.resumed) == (20, 4, 4)
-    assert report.lines() == ["20 series of 720 values, 4 parts; all were there already"]
+    assert (report.counts.series, report.parts, report.resumed) == (20, 4, 4)
+    assert report.lines() == ["20 series of 720 values, MS, 4 parts; all were there already"]
 
 
 def test_a_part_that_was_removed_is_made_again(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_no_part_twice(
     assert 1 <= len(made) < 20
     monkeypatch.setattr(shards, "BLOCK_SERIES", 1)
     report = run(file, out, OPTIONS, processes=2)
-    assert (report.series, report.parts) == (20, 20)
+    assert (report.counts.series, report.parts) == (20, 20)
     assert report.resumed >= len(made)  # a worker may have ended its part
     assert {part: part.stat().st_ino for part in made} == made
     assert not [*out.glob(".part*")]
@@ -176,8 +176,8 @@ def test_a_run_that_is_killed_goes_on_and_makes_no_part_twice(
 def test_shards_divide_the_series_and_an_id_is_always_in_the_same_one(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     reports = [run(file, out, OPTIONS, Shard(index, 3)) for index in (1, 2, 3)]
-    assert sum(report.series for report in reports) == 20
-    assert max(report.series for report in reports) < 15
+    assert sum(report.counts.series for report in reports) == 20
+    assert max(report.counts.series for report in reports) < 15
     by_id = [("unique_id", "ascending"), ("ds", "ascending")]
     assert forecasts_in(out).replace_schema_metadata().sort_by(by_id).equals(expected().sort_by(by_id))
     assert {path.name.rpartition("-")[0] for path in out.glob("part*")} == {f"part-{i}-of-3" for i in (1, 2, 3)}
@@ -213,13 +213,18 @@ def test_csv_keeps_its_ids_and_a_folder_of_files_is_one_table(tmp_path: Path) ->
 
 def test_what_cannot_be_forecast_is_listed(carry: Run, tmp_path: Path) -> None:
     empty = pa.table({"unique_id": ["no", "no"], "ds": MONTHS[:2], "y": pa.array([None, None], pa.float64())})
-    pq.write_table(pa.concat_tables([TABLE.slice(0, 2 * len(MONTHS)), empty]), tmp_path / "in.parquet")
+    with_gap = TABLE.slice(0, 2 * len(MONTHS)).take([i for i in range(2 * len(MONTHS)) if i != 5])
+    table = pa.concat_tables([with_gap, empty])
+    pq.write_table(table.append_column("price", table["y"]), tmp_path / "in.parquet")
     command = ["forecast", str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out"), "--models-dir", str(SHIPPED)]
     status, out, err = carry(*command, "--horizon", "3", "--levels", "50", "--freq", "MS", "--shard", "1/1")
     assert (status, out) == (1, "")
     lines = err.splitlines()
-    assert lines[0].startswith("3 series of 74 values, 1 part in ")
+    assert lines[0].startswith("3 series of 73 values, MS, 1 part in ")
     assert lines[1:] == [
+        "not used: the columns price",
+        "missing values: 2",
+        "times without a row: 1, in 1 series; they are missing values",
         "1 series cannot be forecast; the column `error` of the output says why:",
         "  no: holds no number, only missing values; at least one value is needed",
     ]
@@ -237,7 +242,7 @@ def test_series_whose_rows_stand_apart_are_reported(tmp_path: Path) -> None:
 
 def test_a_table_without_rows_gives_a_folder_with_its_columns(tmp_path: Path) -> None:
     pq.write_table(TABLE.slice(0, 0), tmp_path / "in.parquet")
-    assert run(tmp_path / "in.parquet", tmp_path / "out", OPTIONS).series == 0
+    assert run(tmp_path / "in.parquet", tmp_path / "out", OPTIONS).counts.series == 0
     assert forecasts_in(tmp_path / "out").schema.names == expected().schema.names
 
 
