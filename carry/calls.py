@@ -4,13 +4,13 @@ their responses, and returns an object or a data frame. So one core serves every
 client.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from carry import answers
 from carry.answers import Answers, Forecast, Generation, Prediction
-from carry.values import is_plain, is_several, json_series, number_of
+from carry.values import is_number, is_plain, is_several, json_series, number_of, python_of
 from service.errors import CarryError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -105,10 +105,8 @@ def forecast(data: Data, horizon: int = 12, *, model: str | None = None, **optio
     shared["include_history"] = options.get("include_history") or None
     future = options.get("future")
     if is_plain(data):
-        futures = None if future is None else {name: json_series(column) for name, column in future.items()}
-        return (yield from _plain("/forecast", data, {**shared, "start": options.get("start"), "future": futures}))
-    if shared.pop("include_history"):
-        raise InvalidRequestError("is answered for a plain series, not for a data frame", "$.include_history")
+        futures = json_series(future, "$.future") if isinstance(future, Mapping) else future
+        return (yield from _plain("/forecast", data, options, {**shared, "future": futures}))
     table = yield from _table(data, model, options, future)
     bodies = yield from _ask("/forecast", table, shared, horizon)
     return table.forecasts(bodies, horizon, *_columns(options))
@@ -132,7 +130,7 @@ def anomalies(data: Data, *, model: str | None = None, **options: Any) -> Call[A
     options = _checked(options, AnomalyOptions)
     shared = {"model": model, "level": options.get("level"), **_common(options)}
     if is_plain(data):
-        return (yield from _plain("/anomalies", data, {**shared, "start": options.get("start")}))
+        return (yield from _plain("/anomalies", data, options, shared))
     table = yield from _table(data, model, options)
     return table.anomalies((yield from _ask("/anomalies", table, shared)))
 
@@ -156,7 +154,7 @@ def backtest(data: Data, horizon: int = 12, windows: int = 1, *, model: str | No
     shared = {"model": model, "horizon": horizon, "windows": windows, "step": options.get("step")}
     shared |= {**_common(options), **_levels(options)}
     if is_plain(data):
-        return (yield from _plain("/cross_validation", data, {**shared, "start": options.get("start")}))
+        return (yield from _plain("/cross_validation", data, options, shared))
     table = yield from _table(data, model, options)
     return table.backtests((yield from _ask("/cross_validation", table, shared)), *_columns(options))
 
@@ -365,8 +363,10 @@ class SessionCalls:
 _READ = {"/forecast": answers.forecast, "/anomalies": answers.anomalies, "/cross_validation": answers.backtest}
 
 
-def _plain(path: str, data: Data, shared: Mapping[str, Any]) -> Call[Any]:
-    """A call about one plain series, or about several."""
+def _plain(path: str, data: Data, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Call[Any]:
+    """A call about one plain series, or about several. fields: of each request, beside the series and its start."""
+    _refuse(options, _COLUMNS, "names a column of a data frame, and this is none")
+    shared = {**fields, "start": options.get("start")}
     several = is_several(data)
     series = data if several else [data]
     responses = yield [Request(path, _present({**shared, "series": json_series(item)})) for item in series]
@@ -381,6 +381,7 @@ def _table(data: Data, model: str | None, options: Mapping[str, Any], future: An
     """A data frame as series. If it has further columns, asks which of them the model takes."""
     from carry.tables import Columns, Table, extra_columns
 
+    _refuse(options, ["start", "include_history"], "is an option of a plain series, not of a data frame")
     columns = Columns(*(options.get(name, default) for name, default in _COLUMNS.items()))
     features: Sequence[str] = ()
     known_ahead: Sequence[str] = ()
@@ -391,6 +392,17 @@ def _table(data: Data, model: str | None, options: Mapping[str, Any], future: An
 
 
 _COLUMNS = {"id_column": "unique_id", "time_column": "ds", "target": "y"}
+
+
+def _refuse(options: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
+    """Refuse options that have no meaning for these data.
+
+    Raises:
+        InvalidRequestError: one is set.
+    """
+    for name in names:
+        if options.get(name):
+            raise InvalidRequestError(reason, f"$.{name}")
 
 
 def _manifest(model: str | None) -> Call[dict[str, Any]]:
@@ -434,18 +446,21 @@ def _common(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _season(season_length: int | Sequence[int] | None) -> int | list[int] | None:
-    return season_length if season_length is None or isinstance(season_length, int) else [*season_length]
+def _season(season_length: int | Sequence[int] | None) -> Any:
+    return [*season_length] if isinstance(season_length, Sequence) else season_length
 
 
 def _levels(options: Mapping[str, Any]) -> dict[str, Any]:
     levels, quantiles = options.get("levels"), options.get("quantiles")
     if levels is None and quantiles is None:
         levels = DEFAULT_LEVELS
-    return {
-        "levels": None if levels is None else [float(level) for level in levels],
-        "quantiles": None if quantiles is None else [float(level) for level in quantiles],
-    }
+    return {"levels": _listed(levels), "quantiles": _listed(quantiles)}
+
+
+def _listed(numbers: Any) -> list[Any] | None:
+    """Numbers as a list; one by itself, too."""
+    several = [numbers] if is_number(numbers) else numbers
+    return None if several is None else [python_of(number) for number in several]
 
 
 def _columns(options: Mapping[str, Any]) -> tuple[list[float], list[float]]:
@@ -469,7 +484,7 @@ def _checked(options: Mapping[str, Any], accepted: Any) -> dict[str, Any]:
 
 def _present(body: Mapping[str, Any]) -> dict[str, Any]:
     """A body without the fields that a call leaves out."""
-    return {name: value for name, value in body.items() if value is not None}
+    return {name: python_of(value) for name, value in body.items() if value is not None}
 
 
 def _body(response: Response | CarryError) -> dict[str, Any]:

@@ -273,14 +273,18 @@ class LocalPlace:
 
 
 def _end(opening: "Future[Model[Any]]") -> None:
-    """End an engine, once it has finished what it runs."""
-    if opening.exception() is not None:
-        return
-    engine = opening.result().engine
-    if threading.current_thread() is engine.thread:  # garbage is collected on any thread
-        threading.Thread(target=engine.close).start()
-    else:
-        engine.close()
+    """End an engine, once its graph is open and it has finished what it runs."""
+
+    def end(opened: "Future[Model[Any]]") -> None:
+        if opened.exception() is not None:
+            return
+        engine = opened.result().engine
+        if threading.current_thread() is engine.thread:  # garbage is collected on any thread
+            threading.Thread(target=engine.close).start()
+        else:
+            engine.close()
+
+    opening.add_done_callback(end)
 
 
 def read_body(schema: type[Body], request: Request) -> Body:

@@ -11,7 +11,7 @@ from service.errors import InvalidRequestError
 
 def is_plain(data: Any) -> bool:
     """Whether data are series by themselves, not a data frame: a list, an array, a mapping, or a column."""
-    if isinstance(data, list | tuple | np.ndarray | Mapping):
+    if isinstance(data, list | tuple | range | np.ndarray | Mapping):
         return True
     return hasattr(data, "to_list") or (hasattr(data, "to_pylist") and not hasattr(data, "column_names"))
 
@@ -27,16 +27,26 @@ def _is_item(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | np.generic) or not hasattr(value, "__len__")
 
 
-def json_series(series: Any) -> Any:
+def is_number(value: Any) -> bool:
+    """Whether it is one number, of Python or of NumPy."""
+    return isinstance(value, int | float | np.number)
+
+
+def python_of(value: Any) -> Any:
+    """A number of NumPy as one of Python; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def json_series(series: Any, path: str = "$.series") -> Any:
     """A series as JSON: a list of numbers, null where missing; of a mapping, such a list for each feature, of strings
-    where it is categorical.
+    where it is categorical. path: of the series, for the error.
 
     Raises:
         InvalidRequestError: a number is infinite.
     """
     if isinstance(series, Mapping):
-        return {name: _items(column, f"$.series.{name}") for name, column in series.items()}
-    return _items(series, "$.series")
+        return {name: _items(column, f"{path}.{name}") for name, column in series.items()}
+    return _items(series, path)
 
 
 def number_of(new: Any) -> Any:
@@ -72,8 +82,7 @@ def _finite(numbers: "np.typing.NDArray[np.float64]", path: str) -> list[float |
 
 
 def _item(item: Any, path: str, i: int) -> Any:
-    if isinstance(item, np.generic):
-        item = item.item()
+    item = python_of(item)
     if isinstance(item, float):
         if math.isinf(item):
             raise _not_finite(path, i)

@@ -337,3 +337,20 @@ def test_the_shipped_model_forecasts_a_frame() -> None:
         answer = model.forecast(frame, 7)
     assert answer["median"].arg_max() == 0
     assert ((answer["lo-95"] <= answer["lo-80"]) & (answer["hi-80"] <= answer["hi-95"])).all()
+
+
+def test_an_option_that_means_nothing_for_the_data_is_an_error(model: carry.LocalModel) -> None:
+    frame = pl.DataFrame({"ds": days(4), "y": [1, 2, 3, 4]})
+    for options in ({"start": "2024-01-01"}, {"include_history": True}):
+        with pytest.raises(InvalidRequestError, match="plain series") as raised:
+            model.forecast(frame, 2, **options)
+        assert raised.value.path == f"$.{next(iter(options))}"
+    with pytest.raises(InvalidRequestError, match="names a column of a data frame"):
+        model.anomalies([1, 2, 3], target="sales")
+
+
+def test_numbers_of_numpy_and_a_single_level_are_as_good_as_lists_of_python(model: carry.LocalModel) -> None:
+    frame = pl.DataFrame({"ds": days(4), "y": [1, 2, 3, 4]})
+    expected = model.forecast(frame, 2, levels=[80], season_length=7)
+    options: dict[str, Any] = {"horizon": np.int64(2), "levels": np.float64(80), "season_length": np.int64(7)}
+    assert model.forecast(frame, **options).equals(expected)
