@@ -202,7 +202,8 @@ def _split(lines: Sequence[str], dialect: Dialect) -> tuple[list[list[str]], lis
 
 def _find_dialect(lines: Sequence[str], delimiter: str | None) -> Dialect:
     """The separator whose rows fit their names, and whose cells are numbers and dates."""
-    sample = [line for line in lines if not line.lstrip().startswith(_COMMENT)] or list(lines)
+    top = next((i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(_COMMENT)), 0)
+    sample = lines[top:]
     quote = '"'
     quoted = [re.match(r"\s*'[^']*'\s*[,;\t|]", line) is not None for line in sample[:20] if line.strip()]
     if quoted and all(quoted):
@@ -283,6 +284,8 @@ def _find_header(rows: list[list[str]], place: str) -> _Header:
     """Which row has the names of the columns: the first that is as wide as the table, unless it holds values."""
     filled = [sum(map(bool, row)) for row in rows]
     comments = [bool(row) and row[0].startswith(_COMMENT) for row in rows]
+    first = next((i for i, comment in enumerate(comments) if not comment and filled[i]), 0)
+    comments = [comment and i < first for i, comment in enumerate(comments)]  # #1 may name a series
     widths = Counter(_width(row) for row, comment in zip(rows, comments, strict=True) if any(row) and not comment)
     if not widths:
         raise DataError(f"{place}: holds no rows")
@@ -394,7 +397,7 @@ def _rows_of_units(names: Sequence[str], body: Sequence[Sequence[str]]) -> int:
             count += 1
             continue
         kinds = [_kind(row[i]) if i < len(row) else "empty" for i in numeric]
-        if not kinds or "number" in kinds:
+        if not kinds or "number" in kinds or any(_kind(cell) in ("number", "date") for cell in row):
             break
         texts = [row[i] for i in numeric if i < len(row) and row[i]]
         if "text" not in kinds and not (count and not texts):
@@ -503,7 +506,7 @@ def _read_ragged(
                     f"{place}: line {at} has {len(row)} cells, but there are {width} names of columns: "
                     f"{_shortened(dialect.delimiter.join(row))}"
                 )
-            if row and row[0].lstrip().startswith("#"):
+            if len(row) < width and row and row[0].lstrip().startswith("#"):
                 comments += 1
                 continue
             if len(row) < width and any(row):

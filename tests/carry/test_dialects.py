@@ -149,6 +149,20 @@ def test_rows_of_units_and_of_second_names_are_skipped() -> None:
     assert "below the names, not read: Ticker AAPL AAPL | Date" in table.notes
 
 
+@pytest.mark.parametrize("id", ["#1", "%a", "!", "//x"])
+def test_ids_may_begin_as_comments_do(id: str) -> None:
+    assert cells(read(f"A title\n\nunique_id;ds;y\n{id};2024-01-01;1\n{id};2024-01-02;\n{id};2024-01-03;3\n")) == {
+        "unique_id": [id] * 3,
+        "ds": ["2024-01-01", "2024-01-02", "2024-01-03"],
+        "y": ["1", "", "3"],
+    }
+
+
+def test_a_first_row_without_a_value_is_no_row_of_units() -> None:
+    rows = "".join(f"{id};2024-01-0{day};{value}\n" for id in ("x", "5") for day, value in enumerate(("", 1, 2), 1))
+    assert len(read("unique_id;ds;y\n" + rows)) == 6
+
+
 def test_names_of_rows_need_no_name() -> None:
     assert read('"a","b"\n"r1",1,2\n"r2",3,4\n').names == ["column 1", "a", "b"]
 
