@@ -65,7 +65,11 @@ def test_a_request_goes_through_the_documented_functions_in_order(title: str, mo
     route, first_input, body = CALLS[title]
     store = f"sqlite:///{tmp_path}/sessions.db"
     headers = {"Authorization": f"Bearer {KEY}"}
-    with traced() as tracer, served(models, session_store=store) as url, httpx2.Client(base_url=url) as client:
+    with (
+        traced() as tracer,
+        served(models, session_store=store) as url,
+        httpx2.Client(base_url=url, timeout=60) as client,  # the service starts slowly while it is traced
+    ):
         session = client.post("/sessions", json=first_input, headers=headers).json()["id"]
         tracer.recording = True
         response = client.post(route, json=body | {"session_id": session}, headers=headers)
