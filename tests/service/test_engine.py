@@ -275,16 +275,17 @@ def test_a_failure_at_any_moment_leaves_no_request_waiting(monkeypatch: pytest.M
                     raised, where = True, frame.f_code.co_qualname
                     raise MemoryError
 
-        threading.setprofile(raise_at_nth_call)  # for the engine's thread, which starts now
+        # For the engine's thread, which starts now. It looks for a profile only after `start` has returned.
+        threading.setprofile(raise_at_nth_call)
         try:
             model.start()
+            pending: list[Future[Any]] = [model.text("a", 12, 2), model.text("b", 20)]
+            pending += [model.prefill(2, 3, 4), model.prefill(2, 3, 4)]
+            deadline = time.monotonic() + 30
+            while wait(pending, 0.2).not_done and not model.died.is_set():
+                assert time.monotonic() < deadline, where
         finally:
             threading.setprofile(None)
-        pending: list[Future[Any]] = [model.text("a", 12, 2), model.text("b", 20)]
-        pending += [model.prefill(2, 3, 4), model.prefill(2, 3, 4)]
-        deadline = time.monotonic() + 30
-        while wait(pending, 0.2).not_done and not model.died.is_set():
-            assert time.monotonic() < deadline, where
         calls_left = 0  # raise no more
         if model.died.is_set():
             num_dead_threads += 1
