@@ -1,5 +1,6 @@
 """Forecasts tables of any size: Arrow record batches in, record batches out, with one engine in each process. What
-Spark, Ray, Dask and DuckDB call (docs/batch.md), and each worker of carry/shards.py. Knows nothing of files and HTTP.
+Spark, Ray, Dask and DuckDB call (docs/batch.md), and each worker of carry/arrow/shards.py. Knows nothing of files and
+HTTP.
 
 A forecast is equal to that of `POST /forecast`, to the bit. No pandas: a table is read and written as whole columns.
 """
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from carry.arrow_columns import (
+from carry.arrow.columns import (
     Columns,
     TimeColumn,
     find_columns,
@@ -32,7 +33,7 @@ from carry.arrow_columns import (
     time_type,
     whole_series,
 )
-from carry.arrow_times import Panel, Step, place, step_of, times_after
+from carry.arrow.times import Panel, Step, place, step_of, times_after
 from service.errors import InvalidRequestError
 from service.forecast.intervals import NON_NEGATIVE, UNBOUNDED, interval_to_quantiles
 from service.forecast.kind import FORECAST

@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carry.columns import Decimal, Table, is_text
-from carry.dates import Order
-from carry.dialects import read_text, table_of_rows
-from carry.layouts import series_of_table
-from carry.placing import series_of_records
-from carry.reading import ReadOptions, category_names
-from carry.records import Records, read_json
-from carry.report import Failure, Report
-from carry.series import DataError, Series
+from carry.reading.columns import Decimal, Table, is_text
+from carry.reading.dialects import read_text, table_of_rows
+from carry.reading.layouts import series_of_table
+from carry.reading.placing import series_of_records
+from carry.reading.records import Records, read_json
+from carry.reading.report import Failure, Report
+from carry.reading.series import DataError, Series
+from carry.reading.tables import ReadOptions, category_names
+from carry.times.dates import Order
 
 __all__ = [
     "MAX_CATEGORIES",

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from carry.files import DataError, Decimal, Failure, Order, Reading, ReadOptions, Series, read_files
-from carry.frequencies import times_after
 from carry.models import ForecastProcesses, QuantilesOrReason, SeasonedRequest, forecast_all, usual_season
+from carry.times.frequencies import times_after
 from service.forecast.intervals import NON_NEGATIVE, UNBOUNDED, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, check_levels

@@ -1,5 +1,5 @@
 """The verb `carry forecast`: its options, and what it prints. A file that fits memory becomes one table
-(carry/forecast_file.py); a table of any size, a folder (carry/shards.py). Importable without pandas.
+(carry/forecast_file.py); a table of any size, a folder (carry/arrow/shards.py). Importable without pandas.
 """
 
 import os
@@ -30,7 +30,7 @@ from carry.options import (
 from service.errors import CarryError
 
 if TYPE_CHECKING:
-    from carry.shards import Shard
+    from carry.arrow.shards import Shard
 
 MAX_REASONS = 10
 """Series that fail of which the reason is printed."""
@@ -105,7 +105,7 @@ def forecast(
     if out is not None and _is_folder(out):
         only_in_memory = {"dates": dates, "decimal": decimal, "missing": missing, "sheet": sheet, "picture": picture}
         _refuse(only_in_memory | {"json": as_json}, f"not with a folder for --out, and {out} is one")
-        from carry import shards
+        from carry.arrow import shards
         from carry.batch import BatchOptions
 
         batch_options = BatchOptions(
@@ -216,7 +216,7 @@ def _percentages(text: str) -> tuple[float, ...]:
 
 
 def _shard(text: str | None) -> "Shard":
-    from carry.shards import Shard
+    from carry.arrow.shards import Shard
 
     try:
         return Shard() if text is None else Shard.parse(text)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carry.answers import BacktestTable, metrics
-from carry.grids import Grid, Ints, frequency, integer_grid, time_grid
+from carry.times.grids import Grid, Ints, frequency, integer_grid, time_grid
 from service.errors import CarryError, InvalidRequestError
 from service.forecast.intervals import interval_to_quantiles
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from carry.arrow_times import Panel, Step, place, step_of, times_after
+from carry.arrow.times import Panel, Step, place, step_of, times_after
 from service.errors import InvalidRequestError
 
 CALENDAR = ("MS", "ME", "QS-FEB", "QE-MAR", "YS-JAN", "YE-JUN", "BMS", "BME", "2MS", "2YS-JAN", "QS-APR", "B")

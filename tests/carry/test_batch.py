@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from carry import batch
-from carry.arrow_columns import find_columns, whole_series
+from carry.arrow.columns import find_columns, whole_series
 from carry.batch import BatchOptions, forecast_batches, forecast_table, open_forecaster, output_schema
 from service.errors import InvalidRequestError
 from tests.conftest import SHIPPED

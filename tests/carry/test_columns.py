@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carry.columns import Decimal, find_sentinel, read_numbers
+from carry.reading.columns import Decimal, find_sentinel, read_numbers
 
 nan = math.nan
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carry.date_table import date_parts, join_dates
-from carry.dates import NotDates, Order, ParsedDates, is_time_name, parse_dates
-from carry.frequencies import regular_grid, times_after
-from carry.zones import resolve_repeated_hours
+from carry.times.dates import NotDates, Order, ParsedDates, is_time_name, parse_dates
+from carry.times.frequencies import regular_grid, times_after
+from carry.times.parts import date_parts, join_dates
+from carry.times.zones import resolve_repeated_hours
 
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()  # noqa: SIM905
 DAYS = pd.date_range("2023-01-01", periods=365)

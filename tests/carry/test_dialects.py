@@ -2,9 +2,9 @@
 
 import pytest
 
-from carry.columns import Table
-from carry.dialects import read_text, table_of_rows
-from carry.series import DataError
+from carry.reading.columns import Table
+from carry.reading.dialects import read_text, table_of_rows
+from carry.reading.series import DataError
 
 
 def cells(table: Table) -> dict[str, list[str]]:

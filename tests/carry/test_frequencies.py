@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from carry.frequencies import (
+from carry.times.frequencies import (
     FrequencyError,
     IrregularTimesError,
     panel_frequency,
@@ -367,7 +367,7 @@ def test_a_wrong_year_takes_no_memory() -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (4_000_000 * 1024,) * 2)
 import numpy as np, pandas as pd
-from carry.frequencies import IrregularTimesError, regular_grid
+from carry.times.frequencies import IrregularTimesError, regular_grid
 middles = pd.DatetimeIndex([f"{y}-{m:02}-15" for y in range(1984, 2024) for m in range(1, 13)])
 assert regular_grid(middles).freq == "M"
 wrong = ["2024-01-01", "2024-01-02", "2024-01-03 00:00:01", "9204-01-05"]

@@ -19,9 +19,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from carry import shards
+from carry.arrow import shards
+from carry.arrow.shards import Shard, run
 from carry.batch import BatchOptions, forecast_table
-from carry.shards import Shard, run
 from service.errors import CarryError
 from service.manifest import sha256_of
 from tests.conftest import SHIPPED, Run
@@ -138,7 +138,7 @@ def test_a_run_on_another_table_is_refused(finished: tuple[Path, Path], tmp_path
 KILLED = """
 import sys
 from pathlib import Path
-from carry import shards
+from carry.arrow import shards
 from carry.batch import BatchOptions
 if __name__ == "__main__":
     path, out, models = map(Path, sys.argv[1:])

@@ -13,8 +13,8 @@ import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
 
-from carry import sources
-from carry.sources import open_source
+from carry.arrow import sources
+from carry.arrow.sources import open_source
 from service.errors import CarryError
 
 DAYS = np.arange("2024-01-01", "2024-01-11", dtype="datetime64[D]")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import carry
-from carry.grids import frequency, time_grid
+from carry.times.grids import frequency, time_grid
 from service.errors import CarryError, InvalidRequestError
 from tests.conftest import SHIPPED
 

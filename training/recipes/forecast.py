@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from carry.files import DataError, Series
-from carry.frequencies import IrregularTimesError, regular_grid
 from carry.models import ForecastModel
 from carry.plots import ForecastPanel, plot_forecasts
+from carry.times.frequencies import IrregularTimesError, regular_grid
 from service.forecast.manifest import ForecastManifest
 from training import plots
 from training.card import ModelCard, int8_text, markdown_table

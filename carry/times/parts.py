@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from carry.calendars import DAY, HOUR, MINUTE, Ints
-from carry.date_column import MISSING, SAMPLE, TOTALS, BadCell, NotDates, ParsedDates, as_index
-from carry.date_numbers import NAT
-from carry.date_readings import Bools, Order, days_of, full_years, iso_days, year_days
-from carry.date_text import cut, plain
-from carry.dates import bare_name, cell_text, parse_dates
+from carry.times.calendars import DAY, HOUR, MINUTE, Ints
+from carry.times.column import MISSING, SAMPLE, TOTALS, BadCell, NotDates, ParsedDates, as_index
+from carry.times.dates import bare_name, cell_text, parse_dates
+from carry.times.numbers import NAT
+from carry.times.readings import Bools, Order, days_of, full_years, iso_days, year_days
+from carry.times.text import cut, plain
 
 MIN_SHARE = 0.75
 """Share of cells that are years, months, ... at least, for a column to be meant as them."""

@@ -1,5 +1,5 @@
 """The ways to read the text of dates: which of its numbers are years, months, days, quarters, weeks. Knows nothing of
-columns: which way a column is read, `carry/date_column.py` decides.
+columns: which way a column is read, `carry/times/column.py` decides.
 """
 
 import itertools
@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from carry.calendars import DAY, Ints, month_start
-from carry.date_text import NO_CLOCK, Parts
+from carry.times.calendars import DAY, Ints, month_start
+from carry.times.text import NO_CLOCK, Parts
 
 Order = Literal["dayfirst", "monthfirst"]
 Bools = NDArray[np.bool_]

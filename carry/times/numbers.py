@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carry.calendars import DAY, SECOND, Ints, month_start
-from carry.date_readings import FIRST_YEAR, Bools, Order, Reading, days_of, digit_options, year_days
-from carry.date_text import NO_CLOCK, Parts
+from carry.times.calendars import DAY, SECOND, Ints, month_start
+from carry.times.readings import FIRST_YEAR, Bools, Order, Reading, days_of, digit_options, year_days
+from carry.times.text import NO_CLOCK, Parts
 
 NAT = np.iinfo(np.int64).min
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from carry.calendars import FrequencyError, Ints, Rule, bind, read_frequency, season_of, single_step
-from carry.clocks import Clock, as_unit, hidden_zone, stamps_of
-from carry.detection import (
+from carry.times.calendars import FrequencyError, Ints, Rule, bind, read_frequency, season_of, single_step
+from carry.times.clocks import Clock, as_unit, hidden_zone, stamps_of
+from carry.times.detection import (
     IrregularTimesError,
     bound,
     find_near_rule,

@@ -13,8 +13,8 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from carry.columns import MISSING_WORDS, Table
-from carry.series import DataError
+from carry.reading.columns import MISSING_WORDS, Table
+from carry.reading.series import DataError
 
 VALUES = ("values", "target", "train", "y", "series", "value", "data")
 IDS = ("unique_id", "item_id", "id", "series_id", "name", "key")

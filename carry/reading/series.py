@@ -16,10 +16,10 @@ class DataError(ValueError):
 class Series:
     """One series: values (T, F), NaN = missing; feature 0 is the target, whose last value is known. season: values per
     season, 1 = none known. times (T,): without gaps, at the frequency `freq` (pandas' name, or one of
-    carry/frequencies.py); JSON lines may have a frequency and no times. future (K, F): the rows after the target's last
-    value, with the features known ahead. source: the collection that the series is from. steps (T,): the whole numbers
-    that count the values, where the file has those in place of times. key: the cells that name
-    the series, as the file's types have them, if columns name it."""
+    carry/times/frequencies.py); JSON lines may have a frequency and no times. future (K, F): the rows after the
+    target's last value, with the features known ahead. source: the collection that the series is from. steps (T,): the
+    whole numbers that count the values, where the file has those in place of times. key: the cells that name the
+    series, as the file's types have them, if columns name it."""
 
     id: str
     values: NDArray[np.float64]

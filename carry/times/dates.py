@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from carry.date_column import SAMPLE, BadCell, Column, NotDates, ParsedDates
-from carry.date_readings import FIRST_YEAR, Order
+from carry.times.column import SAMPLE, BadCell, Column, NotDates, ParsedDates
+from carry.times.readings import FIRST_YEAR, Order
 
 __all__ = [
     "BadCell",

@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from carry.columns import is_text, is_time
-from carry.date_table import date_parts, join_dates
-from carry.dates import NotDates, ParsedDates, is_time_name, parse_dates
-from carry.placing import time_text
-from carry.reading import Cells, Reader
-from carry.series import DataError
-from carry.zones import resolve_repeated_hours
+from carry.reading.columns import is_text, is_time
+from carry.reading.placing import time_text
+from carry.reading.series import DataError
+from carry.reading.tables import Cells, Reader
+from carry.times.dates import NotDates, ParsedDates, is_time_name, parse_dates
+from carry.times.parts import date_parts, join_dates
+from carry.times.zones import resolve_repeated_hours
 
 
 @dataclass(frozen=True)

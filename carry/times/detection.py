@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from carry.calendars import (
+from carry.times.calendars import (
     DAY,
     HOUR,
     MINUTE,
@@ -31,7 +31,7 @@ from carry.calendars import (
     usual_phase,
     weekday,
 )
-from carry.clocks import Clock
+from carry.times.clocks import Clock
 
 MAX_SPREAD = 2
 """Places of a grid per value, at most, if most values have gaps between them."""

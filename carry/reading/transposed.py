@@ -11,10 +11,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from carry.columns import find_sentinel, is_number_type, is_text, is_time
-from carry.dates import ParsedDates, parse_dates
-from carry.identifiers import ID_NAMES, number_rows
-from carry.placing import (
+from carry.reading.columns import find_sentinel, is_number_type, is_text, is_time
+from carry.reading.identifiers import ID_NAMES, number_rows
+from carry.reading.placing import (
     Calendar,
     as_integers,
     find_grid,
@@ -24,10 +23,11 @@ from carry.placing import (
     usual_season_of,
     why_unusable,
 )
-from carry.reading import ACCEPTED, Reader, category_names
-from carry.records import IDS, VALUES, Record
-from carry.report import Failure
-from carry.series import DataError, Series
+from carry.reading.records import IDS, VALUES, Record
+from carry.reading.report import Failure
+from carry.reading.series import DataError, Series
+from carry.reading.tables import ACCEPTED, Reader, category_names
+from carry.times.dates import ParsedDates, parse_dates
 
 _MONTHS = (
     ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),

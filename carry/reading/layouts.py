@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from carry.columns import Table, is_number_type, is_text, is_time
-from carry.frequencies import panel_frequency
-from carry.identifiers import find_ids, named_ids, number_rows
-from carry.placing import as_integers, place_values, time_text, usual_season_of, why_unusable
-from carry.reading import ACCEPTED, Reader, ReadOptions
-from carry.report import Failure, Report
-from carry.series import DataError, Series
-from carry.table_times import Times, describe_times, find_times, keep_rows, with_repeated_hours
-from carry.transposed import read_transposed
+from carry.reading.columns import Table, is_number_type, is_text, is_time
+from carry.reading.identifiers import find_ids, named_ids, number_rows
+from carry.reading.placing import as_integers, place_values, time_text, usual_season_of, why_unusable
+from carry.reading.report import Failure, Report
+from carry.reading.series import DataError, Series
+from carry.reading.tables import ACCEPTED, Reader, ReadOptions
+from carry.reading.times import Times, describe_times, find_times, keep_rows, with_repeated_hours
+from carry.reading.transposed import read_transposed
+from carry.times.frequencies import panel_frequency
 
 TARGET_NAMES = ("y", "target")
 

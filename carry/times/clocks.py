@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from carry.calendars import DAY, HOUR, Ints, Rule
-from carry.zones import zone_names
+from carry.times.calendars import DAY, HOUR, Ints, Rule
+from carry.times.zones import zone_names
 
 MAX_TRIED = 2000
 """Times that tell whether a series has a zone that it does not name."""

@@ -1,5 +1,5 @@
 """Cuts the text of dates into numbers, names of months, clocks and offsets, a whole column at once. Does not know which
-number is the day: `carry/dates.py` decides that for the column.
+number is the day: `carry/times/dates.py` decides that for the column.
 
 Cells of one shape ("99/99/9999 99:99") have their numbers at the same places, and a column has few shapes: each is cut
 up once, by columns of bytes, whatever the number of cells.

@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from carry.arrow_columns import find_columns, whole_series
+from carry.arrow.columns import find_columns, whole_series
+from carry.arrow.sources import Source, open_source
 from carry.batch import (
     BLOCK_SERIES,
     BLOCK_VALUES,
@@ -39,7 +40,6 @@ from carry.batch import (
     output_schema,
     panel_frequency,
 )
-from carry.sources import Source, open_source
 from service.errors import CarryError
 from service.forecast.manifest import ForecastManifest
 from service.kind import Model

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from carry.calendars import SECOND, Ints
-from carry.date_numbers import NAT, number_readings
-from carry.date_readings import Bools, Order, Reading, are_numbers, text_readings
-from carry.date_text import NO_OFFSET, Parts, cut, is_plain, plain, zone_name
-from carry.frequencies import IrregularTimesError, regular_grid
-from carry.zones import find_zone
+from carry.times.calendars import SECOND, Ints
+from carry.times.frequencies import IrregularTimesError, regular_grid
+from carry.times.numbers import NAT, number_readings
+from carry.times.readings import Bools, Order, Reading, are_numbers, text_readings
+from carry.times.text import NO_OFFSET, Parts, cut, is_plain, plain, zone_name
+from carry.times.zones import find_zone
 
 MISSING = {"", "nan", "nat", "na", "n/a", "null", "none", "-", "<na>"}
 """Texts of empty cells, in lower case."""

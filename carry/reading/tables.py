@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from carry.columns import Decimal, Numbers, Table, find_sentinel, is_text, is_time, read_numbers
-from carry.dates import Order
-from carry.frequencies import Grid
-from carry.report import Report
-from carry.series import DataError
+from carry.reading.columns import Decimal, Numbers, Table, find_sentinel, is_text, is_time, read_numbers
+from carry.reading.report import Report
+from carry.reading.series import DataError
+from carry.times.dates import Order
+from carry.times.frequencies import Grid
 
 ACCEPTED = "numbers and empty cells (missing) are accepted"
 

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from carry.dates import NotDates, ParsedDates, parse_dates
-from carry.frequencies import FrequencyError, Grid, IrregularTimesError, regular_grid, usual_season
-from carry.reading import ACCEPTED, ReadOptions
-from carry.records import Record, Records, default_frequency
-from carry.report import Failure, Report
-from carry.series import DataError, Series
+from carry.reading.records import Record, Records, default_frequency
+from carry.reading.report import Failure, Report
+from carry.reading.series import DataError, Series
+from carry.reading.tables import ACCEPTED, ReadOptions
+from carry.times.dates import NotDates, ParsedDates, parse_dates
+from carry.times.frequencies import FrequencyError, Grid, IrregularTimesError, regular_grid, usual_season
 
 SPARSE = 10
 """Times of the file's frequency per value, at most: a series of fewer values does not follow it."""

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from carry.columns import MISSING_WORDS, Decimal, Table
-from carry.series import DataError
+from carry.reading.columns import MISSING_WORDS, Decimal, Table
+from carry.reading.series import DataError
 
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_BYTES = 1 << 20

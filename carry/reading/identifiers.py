@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from carry.columns import is_text, is_time
-from carry.placing import time_text
-from carry.reading import Reader, as_pandas, category_names
-from carry.series import DataError
+from carry.reading.columns import is_text, is_time
+from carry.reading.placing import time_text
+from carry.reading.series import DataError
+from carry.reading.tables import Reader, as_pandas, category_names
 
 ID_NAMES = ("unique_id", "item_id", "series_id")
 """Columns of these names always name series."""

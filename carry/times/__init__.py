@@ -1,0 +1,1 @@
+"""Reads times: dates in any form, and the frequencies that they follow. Knows no files."""
