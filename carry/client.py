@@ -19,7 +19,7 @@ from carry.calls import (
     SessionCalls,
 )
 from carry.exchange import MAX_RETRIES, TIMEOUT, Wire
-from carry.interface import Interface, Session
+from carry.interface import Interface, Session, SessionFacts
 from carry.transport import AsyncEvents, AsyncHttp, Http
 
 
@@ -224,32 +224,12 @@ class AsyncClient:
         await self.close()
 
 
-class AsyncSession:
+class AsyncSession(SessionFacts):
     """As `Session`, for asyncio. The end of an `async with` block deletes it."""
 
     def __init__(self, http: AsyncHttp, session: SessionCalls) -> None:
+        super().__init__(session)
         self._http = http
-        self._calls = session
-
-    @property
-    def id(self) -> str:
-        """Its id, for `AsyncClient.attach`."""
-        return self._calls.id
-
-    @property
-    def model(self) -> str:
-        """name@version."""
-        return self._calls.model
-
-    @property
-    def position(self) -> int:
-        """Values or characters read so far, with the generated ones."""
-        return self._calls.position
-
-    @property
-    def version(self) -> int:
-        """The number of changes."""
-        return self._calls.version
 
     async def observe(self, new: Any) -> None:
         """As `Session.observe`."""

@@ -189,19 +189,11 @@ class Interface:
         return Session(self._place, self._place.run(call))
 
 
-class Session:
-    """A series or a text that is remembered. Use it from one thread at a time. As a context manager, it is deleted at
-    the end."""
+class SessionFacts:
+    """What a session says of itself, synchronous or not."""
 
-    def __init__(self, place: Place, session: SessionCalls) -> None:
-        self._place = place
+    def __init__(self, session: SessionCalls) -> None:
         self._calls = session
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def id(self) -> str:
@@ -222,6 +214,21 @@ class Session:
     def version(self) -> int:
         """The number of changes."""
         return self._calls.version
+
+
+class Session(SessionFacts):
+    """A series or a text that is remembered. Use it from one thread at a time. As a context manager, it is deleted at
+    the end."""
+
+    def __init__(self, place: Place, session: SessionCalls) -> None:
+        super().__init__(session)
+        self._place = place
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def observe(self, new: Any) -> None:
         """Read what is new: a number (None: missing), numbers (T,), numbers for each feature, or a text.

@@ -17,7 +17,6 @@ Ints = NDArray[np.int64]
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
-_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 SPARSEST = 50
 """Places of a grid for each time on it, at most: a wrong year would make a grid of millions."""
