@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from carry import answers
-from carry.answers import Answers, Forecast, Generation, Prediction
+from carry.answers import Anomalies, Answers, Forecast, Generation, Prediction
 from carry.values import is_number, is_plain, is_several, json_series, number_of, python_of
 from service.errors import CarryError, InvalidRequestError
 
@@ -281,6 +281,17 @@ class SessionCalls:
         else:
             body = yield from self._moved("/forecast", {"series": json_series(number_of(new)), "horizon": 1})
         self._advance(body["session"])
+
+    def anomalies(self, new: Any, level: float | None = None) -> Call[Anomalies]:
+        """Read what is new, and judge each value by the forecast before it: a number (None: missing), numbers (T,), or
+        numbers for each feature. level: as in `AnomalyOptions`.
+
+        Raises:
+            CarryError: the service refuses it; the session is as before.
+        """
+        body = yield from self._moved("/anomalies", {"series": json_series(number_of(new)), "level": level})
+        self._advance(body["session"])
+        return answers.anomalies(body)
 
     def forecast(
         self, horizon: int = 12, *, levels: Sequence[float] | None = None, quantiles: Sequence[float] | None = None

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, Self, Unpack, overload
 
 from carry import calls
-from carry.answers import Forecast, Generation, Prediction
+from carry.answers import Anomalies, Forecast, Generation, Prediction
 from carry.calls import (
     AnomalyOptions,
     BacktestOptions,
@@ -234,6 +234,10 @@ class AsyncSession(SessionFacts):
     async def observe(self, new: Any) -> None:
         """As `Session.observe`."""
         await self._http.run(self._calls.observe(new))
+
+    async def anomalies(self, new: Any, level: float | None = None) -> Anomalies:
+        """As `Session.anomalies`."""
+        return await self._http.run(self._calls.anomalies(new, level))
 
     async def forecast(
         self, horizon: int = 12, *, levels: Sequence[float] | None = None, quantiles: Sequence[float] | None = None

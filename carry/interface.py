@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from carry import calls
-from carry.answers import Forecast, Generation, Prediction
+from carry.answers import Anomalies, Forecast, Generation, Prediction
 from carry.calls import (
     AnomalyOptions,
     BacktestOptions,
@@ -237,6 +237,16 @@ class Session(SessionFacts):
             CarryError: it is refused; the session is as before.
         """
         self._place.run(self._calls.observe(new))
+
+    def anomalies(self, new: Any, level: float | None = None) -> Anomalies:
+        """Read what is new, and judge each value by the forecast before it: a number (None: missing), numbers (T,), or
+        numbers for each feature. level: values outside of this central interval, in percent, are anomalies; 99 if
+        absent.
+
+        Raises:
+            CarryError: it is refused; the session is as before.
+        """
+        return self._place.run(self._calls.anomalies(new, level))
 
     def forecast(
         self, horizon: int = 12, *, levels: Sequence[float] | None = None, quantiles: Sequence[float] | None = None

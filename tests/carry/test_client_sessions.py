@@ -50,9 +50,10 @@ def losing(service: str) -> Callable[[int, Received], Behaviour]:
     return behave
 
 
-MOVES: dict[str, tuple[Callable[[Session], None], int]] = {
+MOVES: dict[str, tuple[Callable[[Session], object], int]] = {
     "observe": (lambda session: session.observe(9.0), 7),
     "observe several": (lambda session: session.observe([9.0, None, 10.0]), 9),
+    "anomalies": (lambda session: session.anomalies(9.0), 7),
     "restore": (lambda session: session.restore(session.export()), 6),
 }
 """Calls that change a session, and its position afterwards, from position 6."""

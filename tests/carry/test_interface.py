@@ -211,6 +211,23 @@ def test_a_streamed_text_moves_the_session_to_its_end(places: Places) -> None:
             assert session.generate(max_length=9, seed=2).text == other.generate(max_length=9, seed=2).text
 
 
+def test_a_session_judges_new_values_as_the_whole_series_is_judged(places: Places) -> None:
+    series = [*np.random.default_rng(6).normal(10, 1, 40).round(2), 30.0, 10.5, None, 9.5]
+    for face in faces(places, "forecast"):
+        whole = face.anomalies(series, level=95)
+        with face.session(series[:30]) as session:
+            verdicts = [*session.anomalies(series[30:38], 95).anomaly]
+            for value in series[38:]:
+                verdict = session.anomalies(value, level=95)
+                verdicts += verdict.anomaly
+                assert verdict.level == 95
+            assert session.position == len(series)
+            assert session.version == 7
+        assert verdicts == whole.anomaly[30:]
+        with face.session([1.0, 2.0]) as session:
+            assert session.anomalies(3.0).level == 99
+
+
 def test_a_fork_leaves_its_session_as_it_is(places: Places) -> None:
     for face in faces(places, "forecast"):
         with face.session([1, 2, 4]) as session:
