@@ -13,12 +13,11 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Response
-from fastapi.responses import RedirectResponse
 
 from service import DISTRIBUTION
 from service.errors import CarryError
-from service.http import authentication, health, models, openapi_document, problems, sessions
-from service.http.middleware import AccessMiddleware, BodyMiddleware, RequestMiddleware
+from service.http import authentication, health, models, openapi_document, page, problems, sessions
+from service.http.middleware import OPEN, AccessMiddleware, BodyMiddleware, RequestMiddleware
 from service.http.state import AppState
 from service.http.streaming import StreamNotifier
 from service.kind import Kind
@@ -118,25 +117,27 @@ def create_app(
         await session_service.close()
 
     app = _Application(
-        title="Carry", version=version(DISTRIBUTION), description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
+        title="Carry",
+        version=version(DISTRIBUTION),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages load scripts from another host
+        redoc_url=None,
     )
     problems.install(app)
+    page_files = page.page_files() if settings.page else {}
     # Routes are tried in this order, so those of the kinds themselves come before their foreign interfaces.
     own_routers, *other_routers = zip_longest(*(kind.routers() for kind in kinds))
     routers = [*own_routers, sessions.create_router(kinds)]
     routers += [router for group in other_routers for router in group if router is not None]
-    routers += [models.create_router(kinds), health.router]
+    routers += [models.create_router(kinds), health.router, page.create_router(page_files)]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]
     app.add_middleware(BodyMiddleware, settings=settings)
-    app.add_middleware(AccessMiddleware)
+    app.add_middleware(AccessMiddleware, open_paths=OPEN | page_files.keys())
     app.add_middleware(RequestMiddleware, metrics=metrics)
-
-    @app.get("/", include_in_schema=False)
-    async def get_root() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     return app
 
 

@@ -1,13 +1,13 @@
 """All settings, from the environment with the prefix CARRY_. Nothing else in the service reads the environment."""
 
+import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from service.folders import SHIPPED
 from service.machine import processes_to_run
@@ -15,14 +15,14 @@ from service.machine import processes_to_run
 _KUBERNETES_VARIABLE = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """The variables that Kubernetes sets in each pod of a namespace with a Service named carry, or carry-something."""
 _KEY = re.compile(r"[\x21-\x7e]+")
-_OLD_NAMES = {"CARRY_SESSION_REMEMBERED"}
-"""Aliases: what settings were called in version 0.1."""
+_OLD_NAMES = {"CARRY_SESSION_REMEMBERED": "session_tombstone_ttl"}
+"""What variables were called in version 0.1, and the fields that they still set."""
 
 
 def unknown_settings(environment: Mapping[str, str]) -> dict[str, str | None]:
     """The variables CARRY_<...> that no setting has, each with the most similar setting, if one is similar."""
-    known = {f"CARRY_{name.upper()}" for name in Settings.model_fields}
-    accepted = known | _OLD_NAMES
+    known = {_variable(name) for name in Settings.model_fields}
+    accepted = known | _OLD_NAMES.keys()
     unknown = [name for name in environment if name.upper().startswith("CARRY_") and name.upper() not in accepted]
     return {
         name: next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.75)), None)
@@ -40,17 +40,14 @@ def port_of_kubernetes(environment: Mapping[str, str]) -> str | None:
 _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
-class Settings(BaseSettings):
-    """Each field is set by the environment variable CARRY_<FIELD>."""
+def _variable(field: str) -> str:
+    return f"CARRY_{field.upper()}"
 
-    model_config = SettingsConfigDict(
-        env_prefix="CARRY_",
-        frozen=True,
-        use_attribute_docstrings=True,
-        extra="ignore",
-        populate_by_name=True,
-        loc_by_alias=False,
-    )
+
+class Settings(BaseModel):
+    """Each field is set by the environment variable CARRY_<FIELD>, in capitals or not, unless it is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all networks."""
@@ -148,11 +145,7 @@ class Settings(BaseSettings):
     max_session_ttl: float = Field(default=30 * 86_400.0, ge=1)
     """Maximum of a session's `ttl`."""
 
-    session_tombstone_ttl: float = Field(
-        default=7 * 86_400.0,
-        ge=0,
-        validation_alias=AliasChoices("CARRY_SESSION_TOMBSTONE_TTL", "CARRY_SESSION_REMEMBERED"),
-    )
+    session_tombstone_ttl: float = Field(default=7 * 86_400.0, ge=0)
     """Seconds that an expired session is answered with 410, then with 404. CARRY_SESSION_REMEMBERED sets it, too."""
 
     session_versions: int = Field(default=8, ge=0, le=1000)
@@ -174,13 +167,16 @@ class Settings(BaseSettings):
     idempotency_ttl: float = Field(default=86_400.0, gt=0)
     """Seconds to keep the answer of a call with an Idempotency-Key, to replay it."""
 
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    api_keys: tuple[SecretStr, ...] = ()
     """API keys, separated by commas. Every call, except health and metrics, must then send one of them, as
     `Authorization: Bearer <key>`. A session belongs to the key that created it. If not set, no call needs a key."""
 
     state_key: SecretStr | None = None
     """The key that signs exported states, at least 16 characters. If not set, the session store keeps a random key, so
     that all services on one store accept each other's states."""
+
+    page: bool = True
+    """on: serve the page at / and the API pages, /docs and /redoc. off: no page and no file of one; the routes stay."""
 
     log_format: Literal["auto", "json", "console"] = "auto"
     """json: one object a line. console: for people. auto: console on a terminal, else json."""
@@ -242,6 +238,14 @@ class Settings(BaseSettings):
         if values.get("session_store") == "memory://":
             return {"processes": 1, "max_session_store_bytes": 2**30, **values}
         return values
+
+    # Pydantic runs these validators in reverse: this one comes first.
+    @model_validator(mode="before")
+    @classmethod
+    def _read_environment(cls, given: Any) -> Any:
+        environment = {name.upper(): value for name, value in os.environ.items()}
+        variables = _OLD_NAMES | {_variable(name): name for name in cls.model_fields}
+        return {variables[name]: environment[name] for name in variables if name in environment} | given
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from urllib.parse import urlsplit
 
 import structlog
@@ -125,15 +125,19 @@ def _unchunked(send: Send) -> Send:
     return gather
 
 
-OPEN = _PROBES | {"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/version", "/ping"}
-"""The paths that need no API key."""
+OPEN = _PROBES | {"/", "/openapi.json", "/version", "/ping"}
+"""The paths that need no API key, beside the files of the page."""
 
 
 class AccessMiddleware:
-    """Refuses requests without a valid API key, and from web pages of other origins. It reads the headers only."""
+    """Refuses requests without a valid API key, and from web pages of other origins. It reads the headers only.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `open_paths`: exactly these need no key.
+    """
+
+    def __init__(self, app: ASGIApp, open_paths: Set[str]) -> None:
         self._app = app
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -141,7 +145,7 @@ class AccessMiddleware:
             return
         headers = Headers(scope=scope)
         try:
-            if scope["path"] not in OPEN:
+            if scope["path"] not in self._open_paths:
                 scope["carry.owner"] = authenticate(scope["app"].state.carry, headers.get("authorization"))
             origin = headers.get("origin")
             if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):

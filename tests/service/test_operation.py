@@ -152,7 +152,7 @@ def test_every_route_but_probes_and_documentation_needs_a_key(models: Path) -> N
         paths = {path for _, path in open_routes}
         assert paths == {
             *("/health", "/health/live", "/health/ready", "/metrics", "/ping", "/version"),
-            *("/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+            *("/", "/docs", "/redoc", "/openapi.json"),
         }
         assert {method for method, _ in open_routes} <= {"GET", "HEAD"}
         assert not any(is_open("GET", path.rstrip("/") + end) for path in paths for end in ("x", "/x"))

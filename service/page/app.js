@@ -1,0 +1,119 @@
+// The frame of the page: header, tabs, the dialog for the API key. It keeps the list of models for all tabs; what a tab
+// does is its own module's.
+
+import { api, onKeyNeeded, saveKey, savedKey } from "./api.js";
+import { Tab as Forecast } from "./forecast.js";
+import { Tab as Load } from "./load.js";
+import { Tab as Models } from "./models.js";
+import { Tab as Session } from "./session.js";
+import { Tab as Text } from "./text.js";
+import { Problem, Tabs, html, render, useEffect, useErrorBoundary, useRef, useState } from "./ui.js";
+
+const TABS = [
+  { id: "forecast", title: "Forecast", Content: Forecast },
+  { id: "session", title: "Live session", Content: Session },
+  { id: "text", title: "Text", Content: Text },
+  { id: "models", title: "Models", Content: Models },
+  { id: "load", title: "Load", Content: Load },
+];
+const STATUS_SECONDS = 10;
+
+const tabOfHash = () => TABS.find((tab) => `#${tab.id}` === location.hash)?.id ?? TABS[0].id;
+
+/** The version and the readiness of the service, asked again now and then while the page is seen. */
+function Status() {
+  const [version, setVersion] = useState("");
+  const [ready, setReady] = useState(null);
+  useEffect(() => {
+    const look = async () => {
+      if (document.hidden) return;
+      try {
+        await api.get("health/ready");
+        setReady({ text: "Ready", state: "good" });
+      } catch (error) {
+        setReady({ text: error.status ? "Not ready" : "No answer", state: "bad", reason: error.detail });
+      }
+    };
+    look();
+    api.get("version").then(({ body }) => setVersion(body.version), () => {});
+    const timer = setInterval(look, 1000 * STATUS_SECONDS);
+    return () => clearInterval(timer);
+  }, []);
+  return html`<span class="muted">${version && `Version ${version}`}</span>
+    <span class="pill" role="status" data-state=${ready?.state} title=${ready?.reason}>${ready?.text ?? "Asking"}</span>`;
+}
+
+/** The dialog that asks for the API key: at a refusal, or by its button. `useRef` holds who waits for the answer. */
+function KeyDialog() {
+  const dialog = useRef();
+  const waiting = useRef([]);
+  const [reason, setReason] = useState("");
+  const open = (refusal) =>
+    new Promise((resolve) => {
+      waiting.current.push(resolve);
+      setReason(refusal?.detail && savedKey() ? "The service refused this key." : refusal ? "The service wants a key." : "");
+      if (!dialog.current.open) dialog.current.showModal();
+    });
+  useEffect(() => onKeyNeeded(open), []);
+  const close = () => {
+    const form = dialog.current.querySelector("form");
+    const key = dialog.current.returnValue === "use" ? form.elements.key.value.trim() : null;
+    if (key) saveKey(key);
+    form.reset();
+    dialog.current.returnValue = "";
+    for (const resolve of waiting.current.splice(0)) resolve(key);
+  };
+  return html`<button type="button" class="quiet" onClick=${() => open(null)}>API key</button>
+    <dialog ref=${dialog} onClose=${close} aria-labelledby="key-title">
+      <form method="dialog">
+        <h2 id="key-title">API key</h2>
+        <p role="status">${reason}</p>
+        <label for="key">Key</label>
+        <input id="key" name="key" type="password" autocomplete="off" spellcheck=${false} />
+        <p class="hint">It stays in this tab and is forgotten when you close it.</p>
+        <div class="row end">
+          <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
+          <button type="submit" value="use" class="primary">Use key</button>
+        </div>
+      </form>
+    </dialog>`;
+}
+
+/** One tab's panel. It stays mounted while another is shown; a fault in it takes no other tab down. */
+function Panel({ id, active, Content, ...shared }) {
+  const [error] = useErrorBoundary();
+  return html`<section role="tabpanel" id="panel-${id}" aria-labelledby="tab-${id}" hidden=${!active}>
+    ${error ? html`<${Problem} error=${error} />` : html`<${Content} api=${api} active=${active} ...${shared} />`}
+  </section>`;
+}
+
+function App() {
+  const [selected, select] = useState(tabOfHash);
+  const [listed, setListed] = useState({ models: [], refused: [] });
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    const follow = () => select(tabOfHash());
+    addEventListener("hashchange", follow);
+    api.get("models").then(({ body }) => setListed(body), setError);
+    return () => removeEventListener("hashchange", follow);
+  }, []);
+  const shared = { models: listed.models, refused: listed.refused, onModels: setListed };
+  return html`<a class="skip" href="#main" onClick=${(event) => {
+      event.preventDefault();
+      document.getElementById("main").focus();
+    }}>Skip to content</a>
+    <header>
+      <h1><img src="page/icon.svg" alt="" width="24" height="24" /> Carry</h1>
+      <${Tabs} label="Parts of the page" tabs=${TABS} selected=${selected} onSelect=${(id) => (location.hash = id)} />
+      <div class="header-end">
+        <${Status} /><a href="docs">API</a><${KeyDialog} />
+      </div>
+    </header>
+    <main id="main" tabindex="-1">
+      <${Problem} error=${error} />
+      ${TABS.map(({ id, Content }) => html`<${Panel} key=${id} id=${id} active=${id === selected} Content=${Content}
+        ...${shared} />`)}
+    </main>`;
+}
+
+render(html`<${App} />`, document.getElementById("app"));

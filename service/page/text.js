@@ -1,0 +1,7 @@
+// The tab "text".
+
+import { html } from "./ui.js";
+
+export function Tab() {
+  return html`<h2>text</h2>`;
+}
