@@ -56,7 +56,7 @@ function arrange({ history, forecast, truth, naive, anomalies }) {
     { kind: "truth", column: truth && tail(truth.x, truth.y, true) },
     { kind: "anomaly", column: anomalies.length > 0 && marked },
   ].filter((line) => line.column);
-  return { x: [...history.x, ...after], lines, count };
+  return { x: [...history.x, ...after], lines, count, newest: Math.max(last, 0) };
 }
 
 const isForecast = (kind) => kind === "median" || kind === "naive" || kind === "upper" || kind === "lower";
@@ -67,17 +67,32 @@ const STYLES = {
   naive: { colour: "--chart-naive", width: 1.75, dash: [3, 4], points: { show: false } },
   median: { colour: "--chart-median", width: 2 },
   history: { colour: "--chart-line", width: 1.25 },
-  truth: { colour: "--chart-truth", width: 1.5, points: { show: true, size: 5 } },
+  truth: { colour: "--chart-truth", width: 1.5, points: { show: true, size: 4 } },
   anomaly: { colour: "--chart-anomaly", width: 0, paths: () => null, points: { show: true, size: 10, width: 2 } },
 };
 
-function seriesOf({ kind }) {
+const linear = uPlot.paths.linear();
+
+/** Lines that begin at the newest value are drawn from there, or each would search a long history for its begin. */
+function seriesOf({ kind, level }, lines, newest) {
   const { colour: name, points, ...style } = STYLES[kind];
   const stroke = () => colour(name);
-  return { ...style, stroke, points: { size: 4, ...points, stroke, fill: kind === "anomaly" ? "transparent" : stroke } };
+  const fill = kind === "anomaly" ? "transparent" : stroke;
+  const paths = (u, series, from, to) => (to <= newest() ? null : linear(u, series, Math.max(from, newest()), to));
+  const series = { ...style, stroke, points: { size: 4, ...points, stroke, fill } };
+  const inner = level !== undefined && level !== lines[0].level; // the outermost interval sets the scale
+  return isForecast(kind) ? { ...series, paths, auto: !inner } : series;
 }
 
-function optionsOf({ lines, time, width, height, onZoom, onCursor }) {
+const DATES = [
+  [31536000, "{YYYY}", null, null, null, null, null, null, 1],
+  [2419200, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [86400, "{D} {MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [60, "{HH}:{mm}", "\n{D} {MMM} {YYYY}", null, "\n{D} {MMM}", null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", "\n{D} {MMM} {YYYY}", null, "\n{D} {MMM}", null, null, null, 1],
+];
+
+function optionsOf({ lines, newest, time, width, height, onZoom, onCursor }) {
   const axis = (more) => ({
     stroke: () => colour("--chart-text"),
     font: "12px system-ui, sans-serif",
@@ -94,13 +109,13 @@ function optionsOf({ lines, time, width, height, onZoom, onCursor }) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     scales: { x: { time, range: (u, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) } },
     axes: [
-      axis(time ? {} : { values: (u, splits) => splits.map(formatNumber) }),
+      axis(time ? { values: DATES } : { values: (u, splits) => splits.map(formatNumber) }),
       axis({
         values: (u, splits) => splits.map(formatNumber),
         size: (u, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((value) => value.length)),
       }),
     ],
-    series: [{}, ...lines.map(seriesOf)],
+    series: [{}, ...lines.map((line) => seriesOf(line, lines, newest))],
     bands: edges.map(({ i }) => ({
       series: [i, i + 1],
       fill: () => `color-mix(in srgb, ${colour("--chart-band")} 16%, transparent)`,
@@ -110,10 +125,6 @@ function optionsOf({ lines, time, width, height, onZoom, onCursor }) {
   };
 }
 
-const SWATCH = Object.fromEntries(Object.keys(STYLES).map((kind) => [kind, {
-  display: "inline-block", width: "14px", height: kind === "upper" ? "10px" : "3px", verticalAlign: "middle",
-  borderRadius: "2px",
-}]));
 const NAMES = { history: "Value", truth: "True value", median: "Median", naive: "Seasonal naive", anomaly: "Anomaly" };
 
 /** What the lines are, and their values at the cursor. It alone is drawn again when the cursor moves. */
@@ -125,10 +136,15 @@ function Legend({ data: { x, lines, count }, time, listener }) {
   const value = ({ kind, column }) =>
     at === null || column[at] === null || (at < count && isForecast(kind)) ? "" : formatNumber(column[at]);
   const text = (line, i) => (line.kind === "upper" && value(line) ? `${value(lines[i + 1])} to ` : "") + value(line);
-  return html`<span class="mono">${at === null ? "" : when(x[at])}</span>
+  const swatch = (kind, i) => ({
+    display: "inline-block", width: "14px", height: kind === "upper" ? "12px" : "3px", borderRadius: "2px",
+    verticalAlign: "middle", background: `var(${STYLES[kind].colour})`,
+    opacity: kind === "upper" ? 1 - 0.84 ** (i / 2 + 1) : 1, // as the bands, each over those around it
+  });
+  return html`${at !== null && html`<span>${when(x[at])}</span>`}
     ${lines.map((line, i) => line.kind !== "lower" && html`<span key=${i}>
-      <i style=${{ background: `var(${STYLES[line.kind].colour})`, ...SWATCH[line.kind] }}></i>
-      ${line.kind === "upper" ? `${line.level} %` : NAMES[line.kind]} <b>${text(line, i)}</b></span>`)}`;
+      <i style=${swatch(line.kind, i)}></i> ${line.kind === "upper" ? `${line.level} %` : NAMES[line.kind]}
+      ${" "}<b>${text(line, i)}</b></span>`)}`;
 }
 
 const NONE = [];
@@ -139,7 +155,8 @@ const NONE = [];
  * y is missing. At first the newest `recent` values are shown; dragging zooms, a double click shows all.
  */
 export function FanChart({
-  history, forecast = null, truth = null, naive = null, anomalies = NONE, time = false, recent = Infinity, label, height = 360,
+  history, forecast = null, truth = null, naive = null, anomalies = NONE, time = false, recent = Infinity, label,
+  height = 360,
 }) {
   const box = useRef(null);
   const plot = useRef(null);
@@ -153,20 +170,22 @@ export function FanChart({
   const show = (from) => plot.current.setScale("x", { min: data.x[from], max: data.x.at(-1) });
 
   useEffect(() => {
-    const shape = JSON.stringify([data.lines.map((line) => line.kind), time, height]);
+    const shape = JSON.stringify([data.lines.map((line) => [line.kind, line.level]), time, height]);
     const columns = [data.x, ...data.lines.map((line) => line.column)];
-    const kept = plot.current && view.current.zoomed && view.current.start === data.x[0] && plot.current.scales.x;
+    const kept = view.current.zoomed && view.current.start === data.x[0] && plot.current.scales.x;
     const range = kept && { min: kept.min, max: kept.max };
-    if (view.current.shape !== shape) {
+    const isNew = view.current.shape !== shape;
+    view.current = { shape, start: data.x[0], zoomed: Boolean(range), newest: data.newest };
+    if (isNew) {
       plot.current?.destroy();
       const onZoom = () => { view.current.zoomed = true; };
       const onCursor = (u) => listener.current?.(u.cursor.idx ?? null);
+      const newest = () => view.current.newest;
       const width = box.current.clientWidth || 600;
-      const options = optionsOf({ lines: data.lines, time, width, height, onZoom, onCursor });
+      const options = optionsOf({ lines: data.lines, newest, time, width, height, onZoom, onCursor });
       plot.current = new uPlot(options, columns, box.current);
       plot.current.over.addEventListener("dblclick", onZoom);
     } else plot.current.setData(columns, false);
-    view.current = { shape, start: data.x[0], zoomed: Boolean(range) };
     if (range) plot.current.setScale("x", range);
     else if (data.x.length) show(first);
   }, [data, time, height]);
@@ -192,9 +211,9 @@ export function FanChart({
   };
   return html`<figure class="chart">
     <div ref=${box} role="img" aria-label=${label}></div>
-    <figcaption>
+    <figcaption class="row hint">
       <${Legend} data=${data} time=${time} listener=${listener} />
-      ${first > 0 && html`<span class="chart-views">
+      ${first > 0 && html`<span class="row" style=${{ marginLeft: "auto" }}>
         <button type="button" class="small" onClick=${look(false, first)}>Newest</button>
         <button type="button" class="small" onClick=${look(true, 0)}>All</button>
       </span>`}
