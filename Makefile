@@ -4,12 +4,12 @@ SERVICE := .venv
 DEV := .venv-dev
 CLUSTERS := .venv-clusters
 
-.PHONY: run test wheel faults fuzz clients redis lint models footprint bench bench-sessions bench-forecast bench-million consistency soak abuse clean
+.PHONY: run test wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
-test: lint redis java $(SERVICE)/installed $(CLUSTERS)/installed
+test: lint redis java chromium $(SERVICE)/installed $(CLUSTERS)/installed
 	$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # What a person installs: dist/carry_rnn-*.whl, made from the source distribution beside it.
@@ -41,6 +41,12 @@ java:
 	@command -v java > /dev/null \
 		|| { test "$$(id -u)" = 0 && { apt-get install -y default-jre-headless || { apt-get update && apt-get install -y default-jre-headless; }; }; } \
 		|| echo "no Java on the PATH: THE TEST WITH SPARK IS SKIPPED; install a Java of version 17 or newer" >&2
+
+# The page is tested in it; where nobody has installed it, root may.
+chromium:
+	@for browser in chromium chromium-browser google-chrome; do command -v $$browser > /dev/null && exit; done; \
+		{ test "$$(id -u)" = 0 && { apt-get install -y chromium || { apt-get update && apt-get install -y chromium; }; }; } \
+		|| echo "no Chromium on the PATH: THE PAGE IS NOT TESTED; install chromium" >&2
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check
