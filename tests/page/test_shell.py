@@ -1,11 +1,120 @@
 """The page as a whole, over its five tabs: what a person needs who comes with a keyboard, a key, or a telephone."""
 
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
 from playwright.sync_api import Page, expect
 
-from tests.page.conftest import TABS, open_tab
+from tests.e2e.serving import Service
+from tests.page.conftest import TABS, Visit, open_tab
+
+VENDOR = Path(__file__).parent / "vendor"
+PHONE = {"viewport": {"width": 380, "height": 800}, "is_mobile": True, "has_touch": True}
+
+
+# The harness itself
+
+
+@pytest.mark.parametrize(
+    ("html", "fault"),
+    [
+        ("<img src='https://example.com/x.png'>", "another host: https://example.com/x.png"),
+        ("<script>console.error('a complaint')</script>", "console: a complaint"),
+        ("<script>console.warn('a warning')</script>", "console: a warning"),
+        ("<script>throw new Error('nobody caught it')</script>", "exception: nobody caught it"),
+        ("<script>Promise.reject(new Error('nobody waited'))</script>", "exception: nobody waited"),
+    ],
+)
+def test_a_complaint_of_a_page_fails_its_test(visit: Visit, served: Service, html: str, fault: str) -> None:
+    def show() -> None:
+        with visit(served.url) as page:
+            page.set_content(html, wait_until="networkidle")
+
+    with pytest.raises(AssertionError, match=fault):
+        show()
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        ("document.body.append(Object.assign(document.createElement('script'), { text: '0' }))", "Security Policy"),
+        ("import('./page/nothing.js').catch(() => {})", "status 404: .*/page/nothing.js"),
+    ],
+)
+def test_what_a_page_must_not_load_fails_its_test(visit: Visit, served: Service, script: str, fault: str) -> None:
+    def show() -> None:
+        with visit(served.url) as page:
+            page.goto("./")
+            page.evaluate(script)
+
+    with pytest.raises(AssertionError, match=fault):
+        show()
+
+
+def test_the_vendored_axe_is_that_of_its_package() -> None:
+    [axe] = json.loads((VENDOR / "vendor.json").read_text())
+    assert hashlib.sha256((VENDOR / axe["file"]).read_bytes()).hexdigest() == axe["sha256"]
+    assert f"axe v{axe['version']}" in (VENDOR / axe["file"]).read_text()[:20]
+
+
+# Tabs and keyboard
 
 
 def test_each_tab_has_an_address(page: Page) -> None:
     for name, title in TABS.items():
         open_tab(page, name)
         expect(page.get_by_role("tab", selected=True)).to_have_text(title)
+        expect(page.get_by_role("tabpanel")).to_have_count(1)
+
+
+def test_an_address_without_a_tab_shows_the_first(page: Page) -> None:
+    for address in ("./", "./#no-tab"):
+        page.goto(address)
+        expect(page.get_by_role("tab", selected=True)).to_have_text("Forecast")
+
+
+def test_going_back_shows_the_tab_before(page: Page) -> None:
+    open_tab(page, "forecast")
+    page.get_by_role("tab", name="Models").click()
+    expect(page).to_have_url(f"{page.url.split('#')[0]}#models")
+    page.go_back()
+    expect(page.get_by_role("tab", selected=True)).to_have_text("Forecast")
+
+
+def test_the_keys_of_a_tab_list_move_the_choice_and_the_focus(page: Page) -> None:
+    open_tab(page, "forecast")
+    page.get_by_role("tab", name="Forecast").focus()
+    titles = list(TABS.values())
+    presses = [("ArrowRight", title) for title in [*titles[1:], titles[0]]]
+    presses += [("ArrowLeft", titles[-1]), ("Home", titles[0]), ("End", titles[-1])]
+    for key, title in presses:
+        page.keyboard.press(key)
+        expect(page.get_by_role("tab", selected=True)).to_have_text(title)
+        expect(page.get_by_role("tab", name=title, exact=True)).to_be_focused()
+        expect(page.get_by_role("tabpanel", name=title, exact=True)).to_be_visible()
+
+
+def test_the_first_key_leads_past_the_header(page: Page) -> None:
+    open_tab(page, "forecast")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+
+
+# The API key
+
+
+def test_a_service_without_keys_asks_for_none(page: Page) -> None:
+    for name in TABS:
+        open_tab(page, name)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_without_the_key_the_page_says_what_is_missing(visit: Visit, served_with_key: Service) -> None:
+    with visit(served_with_key.url) as page:
+        open_tab(page, "forecast")
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("alert").first).to_contain_text("API key")
