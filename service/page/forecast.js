@@ -1,7 +1,300 @@
-// The tab "forecast".
+// The tab Forecast: a series in, its forecast as a fan over the history; what Carry would have said before the last
+// values came, beside the seasonal naive forecast; anomalies, a table, CSV of all series, and the same call elsewhere.
 
-import { html } from "./ui.js";
+import { FanChart, dateFormat, formatNumber } from "./chart.js";
+import { CsvError, readCsv } from "./csv.js";
+import { ANOMALY_LEVEL, askAnomalies, askForecast, forecastAll, rivalOf } from "./series.js";
+import { callsOf } from "./snippets.js";
+import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useMemo, useRef, useState } from "./ui.js";
 
-export function Tab() {
-  return html`<h2>forecast</h2>`;
+const SAMPLES = [
+  { value: "co2", label: "Carbon dioxide over Mauna Loa, monthly" },
+  { value: "requests", label: "A web server's requests, hourly (invented)" },
+  { value: "demand", label: "A shop's demand, three products, daily (invented)" },
+  { value: "own", label: "Your own" },
+];
+const UNITS = { Y: "year", Q: "quarter", M: "month", W: "week", D: "day", B: "weekday", H: "hour", min: "minute", S: "second" };
+const HORIZONS = { Y: 6, Q: 8, M: 24, W: 26, D: 28, B: 20, H: 48 };
+const MAX_HORIZON = 200;
+const SHOWN_TEXT = 200000; // characters; a longer text is read, but not written into the field
+const DEBOUNCE_MS = 150;
+const SHOWN_NOTES = 6;
+
+const unitOf = (series) => UNITS[series.freq] ?? "value";
+const plural = (count, unit) => `${count} ${unit}${count === 1 ? "" : "s"}`;
+const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
+const secondsOf = (timestamp) => Date.parse(timestamp.length > 10 ? `${timestamp}Z` : timestamp) / 1000;
+
+/** Writes numbers to a thousandth of the range of these. */
+function roundFor(values) {
+  const [low, high] = values.reduce(([least, most], value) =>
+    (value === null ? [least, most] : [Math.min(least, value), Math.max(most, value)]), [Infinity, -Infinity]);
+  const digits = high > low ? Math.max(0, 3 - Math.floor(Math.log10(high - low))) : 9;
+  return (value) => formatNumber(digits > 9 ? value : Number(value.toFixed(digits)));
+}
+
+function save(name, content, type) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** The text as series, or the error that says why not. */
+function read(text) {
+  if (text === null) return {};
+  try {
+    return readCsv(text);
+  } catch (error) {
+    if (error instanceof CsvError) return { error };
+    throw error;
+  }
+}
+
+/** What a delayed call answers for `inputs`: {answer, error, busy}. New inputs abort the call before. */
+function useAnswer(call, inputs) {
+  const [state, setState] = useState({ answer: null, error: null, busy: false });
+  useEffect(() => {
+    if (!call) return setState({ answer: null, error: null, busy: false });
+    const abort = new AbortController();
+    setState((last) => ({ ...last, busy: true }));
+    const timer = setTimeout(async () => {
+      try {
+        const answer = await call(abort.signal);
+        if (!abort.signal.aborted) setState({ answer, error: null, busy: false });
+      } catch (error) {
+        if (!abort.signal.aborted) setState({ answer: null, error, busy: false });
+      }
+    }, DEBOUNCE_MS);
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  }, inputs);
+  return state;
+}
+
+/** Whether there is no room beside the controls: then the forecast comes first. */
+function useNarrow() {
+  const query = useMemo(() => matchMedia("(max-width: 900px)"), []);
+  const [narrow, setNarrow] = useState(query.matches);
+  useEffect(() => {
+    const follow = () => setNarrow(query.matches);
+    query.addEventListener("change", follow);
+    return () => query.removeEventListener("change", follow);
+  }, []);
+  return narrow;
+}
+
+/** The times of a result, of its history and ahead; and how to write one. */
+function timesOf({ series, cutoff, median, timestamps }) {
+  const { timestamps: past } = series;
+  if (!past) return { past: series.values.map((_, i) => i + 1), ahead: median.map((_, i) => cutoff + i + 1), write: String };
+  const step = past.length > 1 ? past.at(-1) - past.at(-2) : 1;
+  return { past, ahead: timestamps.map(secondsOf), write: dateFormat(step) };
+}
+
+function chartOf(result, rival, anomalies) {
+  const { series, cutoff, median, bands, actual } = result;
+  const { past, ahead } = timesOf(result);
+  return {
+    time: series.timestamps !== null,
+    history: { x: past.slice(0, cutoff), y: series.values.slice(0, cutoff) },
+    forecast: { x: ahead, median, bands },
+    truth: actual && { x: ahead, y: actual },
+    naive: rival && { x: ahead, y: rival.forecast },
+    anomalies: anomalies.filter((index) => index < cutoff),
+    recent: Math.max(8 * median.length, 150),
+  };
+}
+
+function seasonText({ seasons, series }) {
+  if (!seasons) return "not used";
+  return seasons[0] === 1 ? "none found" : `${seasons.join(" and ")} ${unitOf(series)}s`;
+}
+
+const figure = (name, value) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
+
+function Summary({ result, anomalies }) {
+  const { series, cutoff, median, bands, options } = result;
+  const { ahead, write } = timesOf(result);
+  const [{ lower, upper }] = bands;
+  const last = median.length - 1;
+  const round = roundFor(series.values);
+  return html`<p role="status">The next ${plural(last + 1, unitOf(series))}. For ${series.timestamps ? "" : "value "}
+      ${write(ahead[last])} Carry expects ${round(median[last])}, and with ${options.level} % probability between
+      ${" "}${round(lower[last])} and ${round(upper[last])}.</p>
+    <dl class="figures">
+      ${figure("Values read", cutoff)}
+      ${figure(result.seasons?.length > 1 ? "Seasons that weighed most" : "Season that weighed most", seasonText(result))}
+      ${anomalies && figure(`Anomalies, outside of ${ANOMALY_LEVEL} %`, anomalies.length)}
+    </dl>`;
+}
+
+/** How good the forecast of the held-out values was, beside the naive one. */
+function HoldOut({ result: { metrics, options, median, series }, rival }) {
+  const unit = unitOf(series);
+  const [ours, theirs] = [metrics.mase, rival.mase];
+  const repeated = rival.season > 1 ? `the last ${plural(rival.season, unit)}` : "the last value";
+  const smaller = percent(1 - Math.min(ours, theirs) / Math.max(ours, theirs));
+  const verdict = ours === null || theirs === null ? "There is nothing to scale errors by, so neither forecast can be called better."
+    : ours < theirs ? `Its forecast is closer to them than ${repeated} repeated (the seasonal naive forecast): the error is ${smaller} smaller.`
+    : ours > theirs ? `Repeating ${repeated} is closer to them: the error is ${smaller} smaller.`
+    : `Repeating ${repeated} is as close to them.`;
+  const mase = (value) => (value === null ? "–" : value.toFixed(2));
+  return html`<p role="status">Carry did not see the last ${plural(median.length, unit)}. ${verdict}</p>
+    <dl class="figures">
+      ${figure("MASE of Carry", mase(ours))}
+      ${figure("MASE of the seasonal naive", mase(theirs))}
+      ${figure(`True values in the ${options.level} % interval`, percent(metrics.coverage[String(options.level)]))}
+      ${figure("In that of the seasonal naive", percent(rival.coverage))}
+    </dl>
+    <p class="hint">MASE: the mean error, over the mean change from one season to the next; 0 is perfect.</p>`;
+}
+
+function Values({ result, rival }) {
+  const { median, bands, actual, options } = result;
+  const { ahead, write } = timesOf(result);
+  const [{ lower, upper }] = bands;
+  const columns = [["Median", median], [`${options.level} % from`, lower], ["to", upper],
+    ...(actual ? [["True value", actual], ["Seasonal naive", rival.forecast]] : [])];
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of the forecast"
+    style=${{ maxHeight: "420px", overflowY: "auto" }}><table>
+    <thead><tr><th>Time</th>${columns.map(([name]) => html`<th class="number">${name}</th>`)}</tr></thead>
+    <tbody>${ahead.map((time, i) => html`<tr key=${i}><th scope="row">${write(time)}</th>
+      ${columns.map(([, numbers]) => html`<td class="number">${formatNumber(numbers[i])}</td>`)}</tr>`)}</tbody>
+  </table></div>`;
+}
+
+function Notes({ notes, ignored }) {
+  const lines = [...notes, ...ignored.map((line) => `Left out: ${line}`)];
+  if (!lines.length) return null;
+  return html`<ul class="hint" aria-label="How the text was read">
+    ${lines.slice(0, SHOWN_NOTES).map((line) => html`<li>${line}</li>`)}
+    ${lines.length > SHOWN_NOTES && html`<li>And ${lines.length - SHOWN_NOTES} more.</li>`}
+  </ul>`;
+}
+
+export function Tab({ api }) {
+  const [sample, setSample] = useState("co2");
+  const [source, setSource] = useState({ text: null, name: "" });
+  const [at, setAt] = useState(0);
+  const [newest, setNewest] = useState(Infinity);
+  const [options, setOptions] = useState({ horizon: 24, level: 95, holdOut: false });
+  const [marks, setMarks] = useState(true);
+  const [loading, setLoading] = useState(null);
+  const [out, setOut] = useState({});
+  const narrow = useNarrow();
+  const file = useRef(null);
+
+  const table = useMemo(() => read(source.text), [source]);
+  const whole = table.series?.[at] ?? null;
+  const series = useMemo(() => whole && {
+    ...whole, values: whole.values.slice(-newest), timestamps: whole.timestamps?.slice(-newest) ?? null,
+  }, [whole, newest]);
+  const set = (change) => setOptions((last) => ({ ...last, ...change }));
+
+  const take = (text, name) => {
+    setSource({ text, name });
+    setAt(0);
+    setNewest(Infinity);
+    setOut({});
+    const freq = read(text).series?.[0].freq;
+    set({ horizon: HORIZONS[freq] ?? 24 });
+  };
+  useEffect(() => {
+    if (sample === "own") return;
+    api.text(`page/samples/${sample}.csv`).then((text) => take(text, sample), setLoading);
+  }, [sample]);
+  const drop = async (file) => {
+    if (!file) return;
+    setSample("own");
+    take(await file.text(), file.name);
+  };
+
+  const { answer, error, busy } = useAnswer(series && ((signal) => askForecast(api, series, options, signal)), [series, options]);
+  const judged = useAnswer(series && marks && ((signal) => askAnomalies(api, series, signal)), [series, marks]);
+  const result = answer?.series === series ? answer : null;
+  const anomalies = marks && judged.answer?.series === series ? judged.answer.found : null;
+  const rival = useMemo(() => result && rivalOf(result), [result]);
+  const chart = useMemo(() => result && chartOf(result, rival, anomalies ?? []), [result, rival, anomalies]);
+  const refused = (field) => (error?.errors?.[0]?.path.startsWith(`$.${field}`) ? error : null);
+  const elsewhere = error && !refused("horizon") && !refused("levels") && !refused("series") ? error : null;
+  const calls = useMemo(() => series && callsOf(series, options), [series, options]);
+
+  const saveAll = async () => {
+    setOut({ text: "Forecasting …" });
+    try {
+      const { csv, count, failed } = await forecastAll(api, table.series, options);
+      if (count) save("forecast.csv", csv, "text/csv");
+      setOut({ text: `${count} of ${table.series.length} series are in the file.`, failed });
+    } catch (problem) {
+      setOut({ error: problem });
+    }
+  };
+  const fewer = series && 10 ** Math.floor(Math.log10(series.values.length - 1));
+
+  const controls = html`<div key="controls" class="stack">
+      <section class="card stack" aria-label="Series to forecast">
+        <h2>What comes next?</h2>
+        <${Choice} label="Data" value=${sample} options=${SAMPLES} onChange=${(value) => {
+          setSample(value);
+          if (value === "own") take("", "");
+        }} />
+        <${Field} label="CSV" hint="Paste, edit or drop it: one series a column, or a column that names the series.">
+          <textarea class="mono" rows="5" spellcheck=${false}
+            placeholder=${source.name ? `${source.name} is read. Paste here to replace it.` : "date,sales\n2026-01-01,112\n2026-01-02,118"}
+            value=${source.text?.length > SHOWN_TEXT ? "" : source.text ?? ""}
+            onInput=${(event) => { setSample("own"); take(event.target.value, "pasted text"); }}></textarea>
+        <//>
+        <div class="row"><button type="button" class="small" onClick=${() => file.current.click()}>Choose a file</button>
+          <input type="file" ref=${file} accept=".csv,.tsv,.txt" hidden aria-label="CSV file" onChange=${(event) => drop(event.target.files[0])} /></div>
+        ${source.text?.trim() && html`<${Problem} error=${table.error} />`}
+        <${Problem} error=${loading ?? refused("series")} />
+        ${refused("series")?.code === "limit_exceeded" && html`<button type="button" onClick=${() => setNewest(fewer)}>
+          Forecast from the newest ${fewer} values</button>`}
+        ${table.series && html`<${Notes} ...${table} />`}
+        ${table.series?.length > 1 && html`<${Choice} label="Show" value=${at}
+          options=${table.series.map(({ id }, i) => ({ value: i, label: id }))} onChange=${(value) => setAt(Number(value))} />`}
+      </section>
+      <section class="card stack" aria-label="Forecast settings">
+        <${Slider} label="Horizon" value=${options.horizon} min=${1} max=${MAX_HORIZON} onInput=${(horizon) => set({ horizon })}
+          format=${(value) => plural(value, series ? unitOf(series) : "value")} />
+        <${Problem} error=${refused("horizon")} />
+        <${Slider} label="Outermost interval" value=${options.level} min=${50} max=${99} onInput=${(level) => set({ level })}
+          format=${(value) => `${value} %`} />
+        <${Problem} error=${refused("levels")} />
+        <label class="row" style=${{ flexWrap: "nowrap" }}><input type="checkbox" checked=${options.holdOut}
+          onChange=${(event) => set({ holdOut: event.target.checked })} /> Hold out the last ${options.horizon} and compare</label>
+        <label class="row" style=${{ flexWrap: "nowrap" }}><input type="checkbox" checked=${marks}
+          onChange=${(event) => setMarks(event.target.checked)} /> Mark anomalies</label>
+      </section>
+    </div>`;
+  const outcome = html`<div key="outcome" class="stack" aria-busy=${busy}>
+      <section class="card stack" aria-label="Result">
+        <h2>${series?.id ?? "No series yet"}</h2>
+        <${Problem} error=${elsewhere} />
+        <${Problem} error=${judged.error} />
+        ${result && (rival ? html`<${HoldOut} result=${result} rival=${rival} />`
+          : html`<${Summary} result=${result} anomalies=${anomalies} />`)}
+        ${chart && html`<${FanChart} ...${chart} label="${series.id}: history and forecast. The table below has the numbers." />`}
+      </section>
+      ${result && html`<section class="card stack" aria-label="Take away">
+        <details><summary>Table</summary><${Values} result=${result} rival=${rival} /></details>
+        <details><summary>The same as curl, Python, nixtla</summary><div class="stack">
+          ${calls.file && html`<button type="button" onClick=${() => save("request.json", calls.file, "application/json")}>Save request.json</button>`}
+          ${["curl", "Python", "nixtla"].map((name) => html`<${CopyBlock} key=${name} label=${name} text=${calls[name]} />`)}
+        </div></details>
+        <div class="row"><button type="button" onClick=${saveAll}>
+          Save ${table.series.length > 1 ? `all ${table.series.length} forecasts` : "the forecast"} as CSV</button>
+          <span role="status">${out.text}</span></div>
+        <${Problem} error=${out.error} />
+        ${out.failed?.length > 0 && html`<ul aria-label="Series without a forecast">${out.failed.map((line) => html`<li>${line}</li>`)}</ul>`}
+      </section>`}
+    </div>`;
+  return html`<div class="split" onDragOver=${(event) => event.preventDefault()}
+      onDrop=${(event) => { event.preventDefault(); drop(event.dataTransfer.files[0]); }}>
+    ${narrow ? [outcome, controls] : [controls, outcome]}
+  </div>`;
 }
