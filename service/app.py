@@ -126,7 +126,7 @@ def create_app(
         redoc_url=None,
     )
     problems.install(app)
-    page_files = page.page_files() if settings.page else {}
+    page_files = page.page_files() if settings.page == "on" else {}
     # Routes are tried in this order, so those of the kinds themselves come before their foreign interfaces.
     own_routers, *other_routers = zip_longest(*(kind.routers() for kind in kinds))
     routers = [*own_routers, sessions.create_router(kinds)]

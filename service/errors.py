@@ -13,6 +13,7 @@ CarryError
 ├── BodyEncodingError        415  the body has an unsupported Content-Encoding
 ├── UnsupportedError         404  the client of another service asks for a feature that Carry lacks
 ├── ModelNotFoundError       404  no model has this name and version
+├── PictureNotFoundError     404  the model's card has no picture of this name
 ├── ModelRefusedError        409  the model exists, but its folder failed the checks
 ├── SessionNotFoundError     404  the caller has no session with this id
 ├── SessionExpiredError      410  the session expired
@@ -105,6 +106,13 @@ class ModelNotFoundError(CarryError):
     """No model has this name and version."""
 
     code = "model_not_found"
+    status = 404
+
+
+class PictureNotFoundError(CarryError):
+    """The model has no picture of this name."""
+
+    code = "picture_not_found"
     status = 404
 
 

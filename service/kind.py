@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.card import Picture
 from service.engine.decode import DecodeGraph
 from service.engine.engine import Engine
 from service.engine.runner import Runner
@@ -121,6 +122,7 @@ class Model(Generic[M]):
     manifest: M
     precision: Precision
     engine: Engine
+    pictures: tuple[Picture, ...] = ()
 
     @cached_property
     def codec(self) -> StateCodec:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from pydantic import ValidationError
 
+from service.card import pictures_of
 from service.engine.engine import Engine
 from service.engine.prefill import CHUNK
 from service.engine.runner import GraphMismatchError, int8_is_exact
@@ -360,7 +361,7 @@ def _load(path: Path, settings: Settings, kinds: Kinds, metrics: Instruments) ->
         chunk=min(CHUNK, graphs.graph.max_steps),
         smoke_test=smoke_test,
     )
-    return Model(kind, manifest, graphs.precision, engine)
+    return Model(kind, manifest, graphs.precision, engine, pictures_of(path))
 
 
 def _defaults(settings: Settings, kinds: Kinds) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Settings(BaseModel):
     """Address to listen on; 0.0.0.0 for all networks."""
 
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0 takes any free port."""
+    """Port to listen on; 0 takes any free port, which the log names."""
 
     models_dir: Path | None = None
     """Folder of the model folders, <name>/<version>/. If not set: `models` in the current directory, and the models
@@ -66,24 +66,27 @@ class Settings(BaseModel):
     """Model for text requests that name none. If it is not loaded, the only text model."""
 
     processes: int = Field(default_factory=processes_to_run, ge=1, le=256)
-    """Processes that share the port, each with its own models. If not set, one for each available core, as far as
-    memory suffices."""
+    """Processes that share the port, each with its own models. If not set, one for each available core, but no
+    more than memory allows, at 150 MB for each process and 100 MB for all."""
 
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of one step of one model. A process for each core does more than one process with many threads."""
 
     precision: Literal["auto", "float32", "int8"] = "auto"
-    """auto: a model's int8 graph if its export measured that it is faster and loses less than 0.5 % of quality."""
+    """auto: a model's int8 graph if its export measured that it is faster and loses less than 0.5 % of quality, and if
+    the processor multiplies int8 exactly (x86 without VNNI does not). If replicas run on processors of both kinds, set
+    float32 on all, so that they give the same answers."""
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024)
-    """Largest request body. Ten thousand series of 120 values, each number with all its digits, are 24 MiB."""
+    """Maximum bytes of a request body, as sent and decompressed. Ten thousand series of 120 values, each number with
+    all its digits, are 24 MiB."""
 
     max_body_items: int = Field(default=2_000_000, ge=100)
     """Maximum values in a request body, counted before parsing. A list or an object counts as 10 more, a field as 4 and
     a quotation mark as one. Ten thousand series of 120 values are 1,530,000."""
 
     body_timeout: float = Field(default=60.0, gt=0)
-    """Seconds within which a request must arrive, with its body."""
+    """Seconds within which a request must arrive, with its body; its head must arrive within 30 seconds."""
 
     keep_alive: int = Field(default=75, ge=1)
     """Seconds until an idle connection is closed. Set more than a load balancer in front has, so that no connection
@@ -112,13 +115,14 @@ class Settings(BaseModel):
     """Tokens to generate if a client of OpenAI's API sends no `max_tokens`."""
 
     max_answer_items: int = Field(default=250_000, ge=1)
-    """Maximum quantiles of a history, or candidate characters, in one answer."""
+    """Maximum items in one answer: quantiles of a history, numbers of /anomalies (five for each value) and of
+    /cross_validation, candidate characters."""
 
     max_batch_requests: int = Field(default=10_000, ge=1)
-    """Maximum forecast requests in one call of /forecast/batch."""
+    """Maximum forecast requests in one call of /forecast/batch, and series in a call of the nixtla client."""
 
     max_batch_answer_items: int = Field(default=5_000_000, ge=1)
-    """Maximum quantiles in the answer of /forecast/batch, over all requests."""
+    """Maximum quantiles in the answer of /forecast/batch, over all requests, or to the nixtla client."""
 
     max_waiting_steps: int = Field(default=2_000_000, ge=1)
     """Maximum steps (values and characters to read and to predict) in the queue of one model in one process. Beyond it,
@@ -126,7 +130,8 @@ class Settings(BaseModel):
 
     max_waiting_bytes: int = Field(default=2**30, ge=2**20)
     """Maximum bytes that all requests of one process may hold until they are answered. Each counts with the most that
-    it may need. Beyond it, requests are refused with 429."""
+    it may need: scores of log-probabilities, histories, states, the answer. Beyond it, requests are refused with
+    429."""
 
     request_timeout: float = Field(default=300.0, gt=0)
     """Seconds until a request fails with 504. The header X-Request-Timeout can lower it for a request."""
@@ -162,21 +167,24 @@ class Settings(BaseModel):
     maxmemory.)"""
 
     max_session_bytes_per_owner: int | None = Field(default=None, ge=2**16)
-    """Maximum bytes of one API key's sessions and stored answers. If not set, half of CARRY_MAX_SESSION_STORE_BYTES."""
+    """Maximum bytes of one API key's sessions and stored answers. If not set, half of CARRY_MAX_SESSION_STORE_BYTES.
+    With Redis, set it to a share of its maxmemory."""
 
     idempotency_ttl: float = Field(default=86_400.0, gt=0)
     """Seconds to keep the answer of a call with an Idempotency-Key, to replay it."""
 
     api_keys: tuple[SecretStr, ...] = ()
-    """API keys, separated by commas. Every call, except health and metrics, must then send one of them, as
-    `Authorization: Bearer <key>`. A session belongs to the key that created it. If not set, no call needs a key."""
+    """API keys, separated by commas, each of at least 16 printable ASCII characters without blanks. Every call, except
+    health and metrics, must then send one of them, as `Authorization: Bearer <key>`. A session belongs to the key that
+    created it. If not set, no call needs a key."""
 
     state_key: SecretStr | None = None
     """The key that signs exported states, at least 16 characters. If not set, the session store keeps a random key, so
     that all services on one store accept each other's states."""
 
-    page: bool = True
-    """on: serve the page at / and the API pages, /docs and /redoc. off: no page and no file of one; the routes stay."""
+    page: Literal["on", "off"] = "on"
+    """on: serve the page at /, and the API pages at /docs and /redoc. off: serve no page and no file of one; / then
+    says where the OpenAPI document is."""
 
     log_format: Literal["auto", "json", "console"] = "auto"
     """json: one object a line. console: for people. auto: console on a terminal, else json."""

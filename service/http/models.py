@@ -1,5 +1,6 @@
-"""GET /models, GET /models/{name} and POST /models/reload."""
+"""GET /models, GET /models/{name}, its pictures, and POST /models/reload."""
 
+import asyncio
 import operator
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import Field, SerializeAsAny, create_model
 
+from service.errors import PictureNotFoundError
 from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.json_route import json_answer
 from service.http.problems import documented
@@ -17,6 +19,13 @@ from service.http.state import App, AppState
 from service.kind import Kind, Model, ModelCard
 from service.manifest import Manifest
 from service.registry import ModelSet, RejectedModel
+
+
+class PictureOfCard(Answer):
+    """A picture of a model's card."""
+
+    name: str = Field(examples=["loss.png"])
+    caption: str
 
 
 class LoadedModel(Answer):
@@ -29,6 +38,9 @@ class LoadedModel(Answer):
     description: str
     default: bool
     metrics: dict[str, float]
+    pictures: list[PictureOfCard] = Field(
+        description="Of its card. `GET /models/{name}@{version}/pictures/{picture}` sends each."
+    )
 
 
 class RefusedModel(Answer):
@@ -98,6 +110,18 @@ async def get_model(name: str, app: App) -> Response:
     return json_answer(answer)
 
 
+async def get_picture(name: str, picture: str, app: App) -> Response:
+    """Send a picture of a model's card, as PNG. `name` or `name@version`."""
+    model = app.registry.current.find(name)
+    # Only the listed pictures: nothing is looked for by its name.
+    pictures = {each.path.name: each for each in model.pictures}
+    content = await asyncio.to_thread(pictures[picture].read) if picture in pictures else None
+    if content is None:
+        names = ", ".join(pictures) or "none"
+        raise PictureNotFoundError(f"no such picture; the pictures of {model.label} are: {names}")
+    return Response(content, media_type="image/png", headers={"X-Content-Type-Options": "nosniff"})
+
+
 def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     """The routes of models. Their schemas name these kinds and have their manifests."""
     kind_name: Any = Literal[tuple(kind.name for kind in kinds)]
@@ -118,6 +142,12 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
         response_model=_narrow(ModelAnswer, manifest=manifest),
         responses=documented(404, 409, 422),
     )(get_model)
+    router.get(
+        "/{name}/pictures/{picture}",
+        operation_id="get_picture",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}} | documented(404, 409, 422),
+    )(get_picture)
     return router
 
 
@@ -144,6 +174,7 @@ def _loaded(current: ModelSet[Model[Any]]) -> list[LoadedModel]:
             description=manifest.description,
             default=newest and current.default(model.kind) == manifest.name,
             metrics=manifest.metrics,
+            pictures=[PictureOfCard(name=each.path.name, caption=each.caption) for each in model.pictures],
         )
 
     return [describe(model) for model in current.models]

@@ -122,6 +122,8 @@ def test_the_wheel_is_one_package_with_the_default_models(wheel: Path) -> None:
     for model in ("forecast/2", "text-fast/1"):
         files = {path.relative_to(SHIPPED).as_posix() for path in (SHIPPED / model).rglob("*") if path.is_file()}
         assert files <= {name.removeprefix("carry/models/") for name in names}
+    page = [path for path in (CHECKOUT / "service/page").rglob("*") if path.is_file()]
+    assert {f"carry/_{path.relative_to(CHECKOUT).as_posix()}" for path in page} <= set(names)
     assert len(sources) > 100
     for name, source in sources.items():
         for node in ast.walk(ast.parse(source, name)):
@@ -154,6 +156,8 @@ def test_an_empty_folder_serves(installed: Environment, processes: int) -> None:
         assert post(f"{service.url}/generate", {"prompt": "The ", "max_length": 5})["text"]
         with urllib.request.urlopen(f"{service.url}/openapi.json", timeout=30) as page:
             assert b"_service" not in page.read()  # no name of a class in two modules
+        with urllib.request.urlopen(service.url, timeout=30) as page:
+            assert page.read() == (CHECKOUT / "service/page/index.html").read_bytes()
 
 
 def test_modules_of_a_user_named_service_and_training_are_the_users(installed: Environment) -> None:
