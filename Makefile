@@ -4,13 +4,17 @@ SERVICE := .venv
 DEV := .venv-dev
 CLUSTERS := .venv-clusters
 
-.PHONY: run test wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million consistency soak abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
 test: lint redis java chromium $(SERVICE)/installed $(CLUSTERS)/installed
 	$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# The papers as a site, in site/. Their answers are written anew by `python -m tests.docs.write`.
+docs: $(DEV)/installed
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict
 
 # What a person installs: dist/carry_rnn-*.whl, made from the source distribution beside it.
 wheel: $(DEV)/installed

@@ -2,7 +2,8 @@
 
 Usage: python -m benchmarks.bench [--quick] [--only carry,torch] [--works generate,stream]
 
-Writes benchmarks/results/results.json and .png; a run of only a part, partial.json and .png.
+Writes benchmarks/results/results.json and docs/images/results.png; a run of only a part,
+benchmarks/results/partial.json and .png.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.measurements import Result
 
 RESULTS = Path(__file__).parent / "results"
+_PICTURES = Path(__file__).parents[1] / "docs/images"
 _PACKAGES = ("fastapi", "numpy", "onnxruntime", "torch", "uvicorn", "uvloop")
 _OTHERS_CORES = 0.15
 _PEERS = ("litserve", "bentoml")
@@ -34,7 +35,7 @@ def line(result: Result) -> str:
 def write(
     console: Console, results: Sequence[Result], checks: dict[str, dict[str, Any]], seconds: float, name: str
 ) -> None:
-    """Everything: to the terminal and, as <name>.json and <name>.png, to the folder of results."""
+    """Everything: to the terminal, as <name>.json to the folder of results, and a picture."""
     ratios = compare(results, checks)
     RESULTS.mkdir(exist_ok=True)
     content = {
@@ -45,9 +46,14 @@ def write(
         "ratios": ratios,
     }
     (RESULTS / f"{name}.json").write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
-    picture(results, RESULTS / f"{name}.png")
+    picture(results, picture_path(name))
     text = "\n\n".join(tables(results, checks, ratios))
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def picture_path(name: str) -> Path:
+    """Where the picture of a run goes: that of a whole run to the papers, that of a part beside its figures."""
+    return (RESULTS if name.startswith("partial") else _PICTURES) / f"{name}.png"
 
 
 def machine() -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Usage: python -m benchmarks.sessions [--quick] [--only length,overhead,many,conversations]
 
 What is compared takes turns, in blocks of calls, in one run of one server; ratios are medians over neighbouring blocks.
-Writes benchmarks/results/sessions.json and .png; a quick run or a part of it, partial.sessions.json and .png.
+Writes benchmarks/results/sessions.json and docs/images/sessions.png; a quick run or a part of it,
+benchmarks/results/partial.sessions.json and .png.
 """
 
 import argparse
@@ -528,7 +529,7 @@ def write(console: Console, found: Findings, plan: Plan, name: str) -> None:
     content = {"machine": machine, "plan": vars(plan), "figures": found.figures, "findings": found.rows}
     (report.RESULTS / f"{name}.json").write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
     if "conversations" in found.figures:
-        picture(found.figures["conversations"], report.RESULTS / f"{name}.png")
+        picture(found.figures["conversations"], report.picture_path(name))
     table = Table("what", "target", "measured", "met", box=box.MARKDOWN)
     for row in found.rows:
         verdict = {True: "yes", False: "NO", None: "-"}[row["met"]]

@@ -273,18 +273,6 @@ def test_an_unknown_category_is_missing_and_said(tmp_path: Path) -> None:
     assert any("'zz' is no category of it" in note for note in reading.reports[0].notes)
 
 
-def test_the_report_in_the_documentation_is_what_a_person_sees(tmp_path: Path) -> None:
-    rows = ["Datum;store;Umsatz;Bemerkung"]
-    for day, time in enumerate(pd.date_range("2023-01-01", "2024-12-31")):
-        for store in ("01", "02"):
-            amount = "-" if day in (7, 100) and (store == "02" or day == 7) else f"1.{234 + day % 7},50"
-            if day not in (50, 51, 300, 301):
-                rows.append(f"{time:%d.%m.%Y};{store};{amount};{'Feiertag' if day % 50 == 0 else ''}")
-    [report] = read(write(tmp_path, "sales.csv", "\n".join(rows))).reports
-    page = (Path(__file__).parents[2] / "docs/files.md").read_text()
-    assert "\n".join(report.lines()) in page
-
-
 IDS = st.text(
     st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters='"#'), min_size=1, max_size=6
 )
