@@ -78,10 +78,10 @@ function Cost({ times, position }) {
 }
 
 /** The versions that the service keeps, oldest first, each by its number of values. */
-function Timeline({ live }) {
+function Timeline({ live, onRewind }) {
   const button = ({ version, position }) => html`<button key=${version} type="button" class="small"
     aria-current=${version === live.version ? "true" : undefined} disabled=${version === live.version}
-    aria-label="Version ${version}, after ${plural(position, "value")}" onClick=${() => live.rewind(version)}>${position}</button>`;
+    aria-label="Version ${version}, after ${plural(position, "value")}" onClick=${() => onRewind(version)}>${position}</button>`;
   return html`<div class="row" role="group" aria-label="Versions to go back to"><span class="hint">Go back to value</span>
     ${live.versions.toReversed().map(button)}</div>`;
 }
@@ -106,7 +106,7 @@ function download(name, text) {
 }
 
 /** A session: its fan, its figures, its versions. A copy also shows the later values of its `origin`. */
-function Branch({ live, origin, onFork, onEnd, onAgain }) {
+function Branch({ live, origin, onRewind, onFork, onEnd, onAgain }) {
   const { now } = live;
   const ghost = origin ? origin.seen() : live.ghost;
   const chart = useMemo(() => chartOf(now, ghost), [now, origin?.now, origin?.ghost, live.ghost]);
@@ -126,7 +126,7 @@ function Branch({ live, origin, onFork, onEnd, onAgain }) {
     <div class="row" style=${{ alignItems: "start", gap: "16px 28px" }}>
       <div class="stack" style=${wide(3, 460)}>
         <${FanChart} ...${chart} recent=${150} height=${300} label="${live.name}: ${words}" />
-        <p>${words}</p><${Announced} text="${live.name}: ${words}" /><${Timeline} live=${live} />
+        <p>${words}</p><${Announced} text="${live.name}: ${words}" /><${Timeline} live=${live} onRewind=${onRewind} />
       </div>
       <div class="stack" style=${wide(1, 260)}>
         <${Accuracy} score=${now.score} /><${Cost} times=${live.times} position=${now.position} />
@@ -172,9 +172,9 @@ export function Tab({ api, models }) {
   const [target, setTarget] = useState("both");
   const [shift, setShift] = useState(0);
   const [error, setError] = useState(null);
-  const [opening, due, newest, last] = [useRef(null), useRef(0), useRef(), useRef(null)];
+  const [opening, stepping, due, newest, last] = [useRef(null), useRef(Promise.resolve()), useRef(0), useRef({}), useRef(null)];
   const model = models.find((each) => each.kind === "forecast" && each.default)?.name;
-  const set = (more) => setReplay((now) => ({ ...now, ...more }));
+  const set = (more) => setReplay((newest.current.replay = { ...newest.current.replay, ...more }));
 
   /** Runs what a person asked for. Resolves to whether it succeeded; a refusal is shown. */
   const attempt = async (action) => {
@@ -199,11 +199,12 @@ export function Tab({ api, models }) {
     const sent = await Promise.all(chosen.map((live) => live.send(live === lives[1] ? changed : values)));
     return sent.every(Boolean);
   });
-  const step = async () => {
-    const value = replay.values[replay.at];
-    if (await feed([value], [value === null ? null : value * (1 + shift / 100)])) set({ at: replay.at + 1 });
+  const step = () => (stepping.current = stepping.current.then(async () => {
+    const { values, at } = newest.current.replay;
+    const value = values[at];
+    if (await newest.current.feed([value], [value === null ? null : value * (1 + shift / 100)])) set({ at: at + 1 });
     else play(false);
-  };
+  }));
   const choose = (source, text) => attempt(async () => {
     play(false);
     set({ source, values: [], at: 0, notes: "" });
@@ -213,7 +214,7 @@ export function Tab({ api, models }) {
     const left = others.length ? [`Of ${others.length + 1} series, the first is taken: ${id}.`] : [];
     set({ values, notes: [...notes, ...left, ...ignored].join(" ") });
   });
-  newest.current = { step, lives, replay };
+  newest.current = { step, feed, lives, replay };
 
   useEffect(() => {
     if (!replay.values.length) choose(replay.source);
@@ -233,6 +234,10 @@ export function Tab({ api, models }) {
     return () => clearTimeout(timer);
   }, [playing, replay.at]);
 
+  const rewind = (live, version) => {
+    play(false);
+    live.rewind(version);
+  };
   const fork = async (live) => {
     const copy = await live.fork();
     if (copy) setLives([live, copy]);
@@ -286,7 +291,7 @@ export function Tab({ api, models }) {
     ${!lives.length && html`<div class="card"><p class="muted">Start the replay, or type a value: here the forecast moves with each
       value that arrives. Then go back to an earlier version, ask “what if” in a copy, or export the session and go on elsewhere.</p></div>`}
     <div style=${SIDE_BY_SIDE}>${lives.map((live, i) => html`<${Branch} key=${live.id} live=${live} origin=${i ? lives[0] : null}
-      onFork=${lives.length < 2 && (() => fork(live))} onEnd=${() => end(live)} onAgain=${() => again(live)} />`)}</div>
+      onRewind=${(version) => rewind(live, version)} onFork=${lives.length < 2 && (() => fork(live))} onEnd=${() => end(live)} onAgain=${() => again(live)} />`)}</div>
     ${call && html`<details class="card"><summary>The last call, the same with curl and Python</summary><div class="stack">
       <${CopyBlock} label="curl" text=${curlOf(call)} /><${CopyBlock} label="Python" text=${pythonOf(call)} /></div></details>`}
   </div>`;
