@@ -93,6 +93,16 @@ export const api = {
   put: async (path, body, options) => parsed(await send("PUT", path, { ...options, body })),
   delete: async (path, options) => parsed(await send("DELETE", path, options)),
   text: async (path, options) => (await send("GET", path, options)).text(),
+  /** The address of an answer's content, for an image: an <img> itself sends no key. */
+  dataUrl: async (path, options) => {
+    const content = await (await send("GET", path, options)).blob();
+    return new Promise((resolve, reject) => {
+      const reader = new FileReader();
+      reader.onload = () => resolve(reader.result);
+      reader.onerror = () => reject(reader.error);
+      reader.readAsDataURL(content);
+    });
+  },
   stream: async function* (path, body, options) {
     yield* events(await send("POST", path, { ...options, body }));
   },
