@@ -59,7 +59,8 @@ function arrange({ history, forecast, truth, naive, anomalies }) {
   return { x: [...history.x, ...after], lines, count, newest: Math.max(last, 0) };
 }
 
-const isForecast = (kind) => kind === "median" || kind === "naive" || kind === "upper" || kind === "lower";
+const COUNTS = [1, 10, 100, 1000, 10000, 100000].flatMap((unit) => [unit, 2 * unit, 5 * unit]);
+const isAhead = (kind) => kind !== "history" && kind !== "anomaly";
 
 const STYLES = {
   upper: { colour: "--chart-band", width: 0, points: { show: false } },
@@ -81,7 +82,7 @@ function seriesOf({ kind, level }, lines, newest) {
   const paths = (u, series, from, to) => (to <= newest() ? null : linear(u, series, Math.max(from, newest()), to));
   const series = { ...style, stroke, points: { size: 4, ...points, stroke, fill } };
   const inner = level !== undefined && level !== lines[0].level; // the outermost interval sets the scale
-  return isForecast(kind) ? { ...series, paths, auto: !inner } : series;
+  return isAhead(kind) ? { ...series, paths, auto: !inner } : series;
 }
 
 const DATES = [
@@ -109,7 +110,7 @@ function optionsOf({ lines, newest, time, width, height, onZoom, onCursor }) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     scales: { x: { time, range: (u, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) } },
     axes: [
-      axis(time ? { values: DATES } : { values: (u, splits) => splits.map(formatNumber) }),
+      axis(time ? { values: DATES } : { values: (u, splits) => splits.map(String), incrs: COUNTS }),
       axis({
         values: (u, splits) => splits.map(formatNumber),
         size: (u, values) => 16 + 7 * Math.max(2, ...(values ?? []).map((value) => value.length)),
@@ -134,7 +135,7 @@ function Legend({ data: { x, lines, count }, time, listener }) {
   const when = useMemo(() => (time ? dateFormat(x.length > 1 ? x.at(-1) - x.at(-2) : 1) : String), [x, time]);
   const at = cursor !== null && cursor < x.length ? cursor : null;
   const value = ({ kind, column }) =>
-    at === null || column[at] === null || (at < count && isForecast(kind)) ? "" : formatNumber(column[at]);
+    at === null || column[at] === null || (at < count && isAhead(kind)) ? "" : formatNumber(column[at]);
   const text = (line, i) => (line.kind === "upper" && value(line) ? `${value(lines[i + 1])} to ` : "") + value(line);
   const swatch = (kind, i) => ({
     display: "inline-block", width: "14px", height: kind === "upper" ? "12px" : "3px", borderRadius: "2px",

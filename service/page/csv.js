@@ -46,15 +46,15 @@ function delimiterOf(text) {
   return [";", "\t", ","][scores.indexOf(Math.max(...scores, 1))] ?? "\t";
 }
 
-/** The decimal mark of the cells, and whether they tell it. */
+/** The decimal mark that more cells show, and whether any shows it. 1,234 and 1.234 alone do not. */
 function decimalOf(cells, delimiter) {
-  const says = (mark, other) => cells.some((cell) => (cell.includes(other)
+  const shown = (mark, other) => cells.filter((cell) => (cell.includes(other)
     ? cell.lastIndexOf(mark) > cell.lastIndexOf(other) || cell.split(other).length > 2
-    : cell.split(mark).length === 2 && !/^[+-]?[1-9]\d{0,2}[.,]\d{3}$/.test(cell)));
-  const marked = cells.filter((cell) => /[.,]/.test(cell));
-  if (!marked.length || says(".", ",")) return [".", true];
-  if (says(",", ".")) return [",", true];
-  return [marked[0].includes(",") && delimiter !== "," ? "," : ".", false];
+    : cell.split(mark).length === 2 && !/^[+-]?[1-9]\d{0,2}[.,]\d{3}$/.test(cell))).length;
+  const [commas, points] = [shown(",", "."), shown(".", ",")];
+  if (commas || points) return [commas > points ? "," : ".", true];
+  const open = cells.find((cell) => /[.,]/.test(cell));
+  return [open?.includes(",") && delimiter !== "," ? "," : ".", !open];
 }
 
 function numberOf(cell, decimal) {
@@ -166,7 +166,7 @@ function idOf(columns, times) {
   if (new Set(times).size === times.length) return null;
   const numbers = columns.filter((column) => column.kind === "number");
   const whole = numbers.filter(({ cells }) => numbers.length > 1 && cells.every((cell) => /^\d+$/.test(cell)));
-  const id = [...texts, ...whole].find((column) => !repeats(column.cells));
+  const id = [...texts, ...whole].find((column) => !repeats(column.cells)) ?? texts[0];
   if (id) return id;
   const at = times.findIndex((time, i) => times.indexOf(time) < i);
   throw new CsvError(`Row ${at + 1} repeats the time of row ${times.indexOf(times[at]) + 1}, and no column names the series.`);

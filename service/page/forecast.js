@@ -19,9 +19,11 @@ const MAX_HORIZON = 200;
 const SHOWN_TEXT = 200000; // characters; a longer text is read, but not written into the field
 const DEBOUNCE_MS = 150;
 const SHOWN_NOTES = 6;
+const NONE = [];
 
 const unitOf = (series) => UNITS[series.freq] ?? "value";
 const plural = (count, unit) => `${count} ${unit}${count === 1 ? "" : "s"}`;
+const counted = (count) => count.toLocaleString("en");
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
 const secondsOf = (timestamp) => Date.parse(timestamp.length > 10 ? `${timestamp}Z` : timestamp) / 1000;
 
@@ -95,13 +97,16 @@ function timesOf({ series, cutoff, median, timestamps }) {
   return { past, ahead: timestamps.map(secondsOf), write: dateFormat(step) };
 }
 
+/** A series without a forecast, as a result. */
+const historyOf = (series) => ({ series, cutoff: series.values.length, median: NONE, timestamps: NONE, bands: NONE, actual: null });
+
 function chartOf(result, rival, anomalies) {
   const { series, cutoff, median, bands, actual } = result;
   const { past, ahead } = timesOf(result);
   return {
     time: series.timestamps !== null,
     history: { x: past.slice(0, cutoff), y: series.values.slice(0, cutoff) },
-    forecast: { x: ahead, median, bands },
+    forecast: median.length ? { x: ahead, median, bands } : null,
     truth: actual && { x: ahead, y: actual },
     naive: rival && { x: ahead, y: rival.forecast },
     anomalies: anomalies.filter((index) => index < cutoff),
@@ -110,8 +115,9 @@ function chartOf(result, rival, anomalies) {
 }
 
 function seasonText({ seasons, series }) {
-  if (!seasons) return "not used";
-  return seasons[0] === 1 ? "none found" : `${seasons.join(" and ")} ${unitOf(series)}s`;
+  if (!seasons) return "Not used";
+  if (seasons[0] > 1) return `${seasons.join(" and ")} ${unitOf(series)}s`;
+  return seasons.length > 1 ? `None, or ${seasons[1]} ${unitOf(series)}s` : "None";
 }
 
 const figure = (name, value) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
@@ -126,9 +132,9 @@ function Summary({ result, anomalies }) {
       ${write(ahead[last])} Carry expects ${round(median[last])}, and with ${options.level} % probability between
       ${" "}${round(lower[last])} and ${round(upper[last])}.</p>
     <dl class="figures">
-      ${figure("Values read", cutoff)}
-      ${figure(result.seasons?.length > 1 ? "Seasons that weighed most" : "Season that weighed most", seasonText(result))}
-      ${anomalies && figure(`Anomalies, outside of ${ANOMALY_LEVEL} %`, anomalies.length)}
+      ${figure("Values read", counted(cutoff))}
+      ${figure("Season that weighed most", seasonText(result))}
+      ${anomalies && figure(`Anomalies, outside of ${ANOMALY_LEVEL} %${anomalies.from ? `, in the newest ${counted(cutoff - anomalies.from)}` : ""}`, anomalies.found.length)}
     </dl>`;
 }
 
@@ -143,7 +149,7 @@ function HoldOut({ result: { metrics, options, median, series }, rival }) {
     : ours > theirs ? `Repeating ${repeated} is closer to them: the error is ${smaller} smaller.`
     : `Repeating ${repeated} is as close to them.`;
   const mase = (value) => (value === null ? "–" : value.toFixed(2));
-  return html`<p role="status">Carry did not see the last ${plural(median.length, unit)}. ${verdict}</p>
+  return html`<p role="status">Carry did not see the last ${median.length > 1 ? plural(median.length, unit) : unit}. ${verdict}</p>
     <dl class="figures">
       ${figure("MASE of Carry", mase(ours))}
       ${figure("MASE of the seasonal naive", mase(theirs))}
@@ -200,8 +206,8 @@ export function Tab({ api }) {
     setAt(0);
     setNewest(Infinity);
     setOut({});
-    const freq = read(text).series?.[0].freq;
-    set({ horizon: HORIZONS[freq] ?? 24 });
+    const first = read(text).series?.[0];
+    if (first) set({ horizon: Math.max(1, Math.min(HORIZONS[first.freq] ?? 24, Math.floor(first.values.length / 3))) });
   };
   useEffect(() => {
     if (sample === "own") return;
@@ -213,12 +219,15 @@ export function Tab({ api }) {
     take(await file.text(), file.name);
   };
 
-  const { answer, error, busy } = useAnswer(series && ((signal) => askForecast(api, series, options, signal)), [series, options]);
-  const judged = useAnswer(series && marks && ((signal) => askAnomalies(api, series, signal)), [series, marks]);
+  const tooShort = series && options.holdOut && series.values.length <= options.horizon;
+  const { answer, error, busy } = useAnswer(series && !tooShort && ((signal) => askForecast(api, series, options, signal)), [series, options]);
   const result = answer?.series === series ? answer : null;
-  const anomalies = marks && judged.answer?.series === series ? judged.answer.found : null;
+  const judged = useAnswer(result && marks && ((signal) => askAnomalies(api, series, signal)), [result?.series, marks]);
+  const anomalies = marks && judged.answer?.series === series ? judged.answer : null;
   const rival = useMemo(() => result && rivalOf(result), [result]);
-  const chart = useMemo(() => result && chartOf(result, rival, anomalies ?? []), [result, rival, anomalies]);
+  const chart = useMemo(
+    () => series && chartOf(result ?? historyOf(series), rival, anomalies?.found ?? NONE), [series, result, rival, anomalies],
+  );
   const refused = (field) => (error?.errors?.[0]?.path.startsWith(`$.${field}`) ? error : null);
   const elsewhere = error && !refused("horizon") && !refused("levels") && !refused("series") ? error : null;
   const calls = useMemo(() => series && callsOf(series, options), [series, options]);
@@ -253,7 +262,7 @@ export function Tab({ api }) {
         ${source.text?.trim() && html`<${Problem} error=${table.error} />`}
         <${Problem} error=${loading ?? refused("series")} />
         ${refused("series")?.code === "limit_exceeded" && html`<button type="button" onClick=${() => setNewest(fewer)}>
-          Forecast from the newest ${fewer} values</button>`}
+          Forecast from the newest ${counted(fewer)} values</button>`}
         ${table.series && html`<${Notes} ...${table} />`}
         ${table.series?.length > 1 && html`<${Choice} label="Show" value=${at}
           options=${table.series.map(({ id }, i) => ({ value: i, label: id }))} onChange=${(value) => setAt(Number(value))} />`}
@@ -267,6 +276,8 @@ export function Tab({ api }) {
         <${Problem} error=${refused("levels")} />
         <label class="row" style=${{ flexWrap: "nowrap" }}><input type="checkbox" checked=${options.holdOut}
           onChange=${(event) => set({ holdOut: event.target.checked })} /> Hold out the last ${options.horizon} and compare</label>
+        ${tooShort && html`<p role="alert" class="problem">To hold out ${plural(options.horizon, "value")}, the series needs at least
+          ${" "}${options.horizon + 1}; it has ${series.values.length}.</p>`}
         <label class="row" style=${{ flexWrap: "nowrap" }}><input type="checkbox" checked=${marks}
           onChange=${(event) => setMarks(event.target.checked)} /> Mark anomalies</label>
       </section>
@@ -276,6 +287,7 @@ export function Tab({ api }) {
         <h2>${series?.id ?? "No series yet"}</h2>
         <${Problem} error=${elsewhere} />
         <${Problem} error=${judged.error} />
+        ${busy && !result && html`<p role="status">Forecasting …</p>`}
         ${result && (rival ? html`<${HoldOut} result=${result} rival=${rival} />`
           : html`<${Summary} result=${result} anomalies=${anomalies} />`)}
         ${chart && html`<${FanChart} ...${chart} label="${series.id}: history and forecast. The table below has the numbers." />`}

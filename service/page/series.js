@@ -3,7 +3,7 @@
 
 const INNER_LEVELS = [80, 50, 20];
 export const ANOMALY_LEVEL = 99;
-const PIECE = 40000; // values that one call of /anomalies judges; the state carries on from piece to piece
+const JUDGED = 10000; // the newest values; those before are only read, since a verdict costs more
 const BATCH = 500; // series in one call of /forecast/batch
 
 const levelsOf = (level) => [level, ...INNER_LEVELS.filter((inner) => inner <= level - 10)];
@@ -29,16 +29,15 @@ export async function askForecast(api, series, options, signal) {
   return { series, options, ...window, bands, metrics: body.metrics, seasons: body.season_length };
 }
 
+/** The places of the values outside of the interval forecast just before them, from the place `from` on. */
 export async function askAnomalies(api, series, signal) {
-  const found = [];
-  for (let at = 0, state = ""; at < series.values.length; at += PIECE) {
-    const first = at === 0 && series.freq ? { freq: series.freq } : {};
-    const body = { series: series.values.slice(at, at + PIECE), state, level: ANOMALY_LEVEL, ...first };
-    const { body: answer } = await api.post("anomalies", body, { signal });
-    answer.anomaly.forEach((isAnomaly, i) => isAnomaly && found.push(at + i));
-    state = answer.state;
-  }
-  return { series, found };
+  const from = Math.max(0, series.values.length - JUDGED);
+  const times = series.freq ? { freq: series.freq } : {};
+  const before = { ...times, series: series.values.slice(0, from), horizon: 1, state: "" };
+  const start = from ? { state: (await api.post("forecast", before, { signal })).body.state } : times;
+  const body = { ...start, series: series.values.slice(from), level: ANOMALY_LEVEL };
+  const { anomaly } = (await api.post("anomalies", body, { signal })).body;
+  return { series, from, found: anomaly.flatMap((is, i) => (is ? [from + i] : [])) };
 }
 
 /**

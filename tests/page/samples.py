@@ -1,7 +1,7 @@
 """Makes the samples of the page that are not measured: a web server's hourly requests and a shop's daily demand.
 
-The same seed writes the same files (`python service/page/samples/make.py`). `co2.csv` is measured: monthly carbon
-dioxide over Mauna Loa, in the public domain, the file of `examples/`.
+The same seed writes the same files (`python tests/page/samples.py`); a test compares them. The third, `co2.csv`, is
+measured: monthly carbon dioxide over Mauna Loa, in the public domain, the file of `examples/`.
 """
 
 from datetime import datetime, timedelta
@@ -9,6 +9,7 @@ from math import cos, exp, pi
 from pathlib import Path
 from random import Random
 
+FOLDER = Path(__file__).parents[2] / "service" / "page" / "samples"
 SEED = 19
 HOURS = 21 * 24
 DAYS = 26 * 7
@@ -52,11 +53,14 @@ def demand(random: Random) -> list[str]:
     return rows
 
 
-def main() -> None:
-    """Write both files beside this one."""
-    for name, rows in {"requests": requests(Random(SEED)), "demand": demand(Random(SEED))}.items():
-        Path(__file__).with_name(f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+def made() -> dict[str, str]:
+    """The files, by name."""
+    return {
+        f"{name}.csv": "\n".join(rows) + "\n"
+        for name, rows in {"requests": requests(Random(SEED)), "demand": demand(Random(SEED))}.items()
+    }
 
 
 if __name__ == "__main__":
-    main()
+    for name, text in made().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
