@@ -7,7 +7,6 @@ Nothing here knows what is in the tabs.
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from urllib.parse import urlsplit
@@ -28,9 +27,8 @@ from playwright.sync_api import (
 
 from tests.conftest import SHIPPED
 from tests.e2e.serving import Service
+from tests.page.browser import COMMANDS, find_browser, launch
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-"""Commands that start Chromium, or Chrome, which does as well."""
 KEY = "a-key-of-the-page-tests"
 PATIENCE = 60_000.0
 """Milliseconds to wait for what a page shall show, before a test fails. A busy machine is slow."""
@@ -44,18 +42,14 @@ Visit = Callable[..., AbstractContextManager[Page]]
 # For the package, not the session: while Playwright runs, no other test of the process can start an event loop.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium. It resolves no name and reaches no address but this machine's."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    """The browser, which every test of the package shares."""
+    executable = find_browser()
     if executable is None:
-        reason = f"THE PAGE IS NOT TESTED: none of {', '.join(BROWSERS)} is on the PATH; `make chromium` installs it"
+        reason = f"THE PAGE IS NOT TESTED: none of {', '.join(COMMANDS)} is on the PATH; `make chromium` installs it"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        )
+    with sync_playwright() as playwright, launch(playwright, executable) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="package")

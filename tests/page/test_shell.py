@@ -3,15 +3,20 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.e2e.serving import Service
+from tests.page.axe import severe_faults
 from tests.page.conftest import TABS, Visit, open_tab
+from tests.page.use import USES
 
 VENDOR = Path(__file__).parent / "vendor"
-PHONE = {"viewport": {"width": 380, "height": 800}, "is_mobile": True, "has_touch": True}
+PREFIX = "/behind/a/proxy"
+PHONE: dict[str, Any] = {"viewport": {"width": 380, "height": 800}, "is_mobile": True, "has_touch": True}
 
 
 # The harness itself
@@ -118,3 +123,68 @@ def test_without_the_key_the_page_says_what_is_missing(visit: Visit, served_with
         open_tab(page, "forecast")
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("alert").first).to_contain_text("API key")
+
+
+# What a person does in each tab
+
+
+@pytest.mark.parametrize("name", [name for name in USES if name != "text"])
+def test_a_tab_has_no_fault_for_people_who_see_hear_or_move_differently(page: Page, name: str) -> None:
+    USES[name](page)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert severe_faults(page) == []
+
+
+@pytest.mark.parametrize("name", [name for name in USES if name != "text"])
+def test_nothing_scrolls_sideways_on_a_phone(visit: Visit, served: Service, name: str) -> None:
+    with visit(served.url, **PHONE) as page:
+        USES[name](page)
+        assert page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]") == [380, 380]
+        assert severe_faults(page) == []
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_tab_works_behind_a_prefix(visit: Visit, served: Service, name: str) -> None:
+    outside: list[str] = []
+
+    def without_prefix(route: Route) -> None:
+        """As a proxy does that knows the service by a path of its own."""
+        path = urlsplit(route.request.url).path
+        if path.startswith(f"{PREFIX}/"):
+            route.continue_(url=f"{served.url}{path.removeprefix(PREFIX)}")
+        else:
+            outside.append(path)
+            route.abort()
+
+    with visit(f"{served.url}{PREFIX}") as page:
+        page.route("**", without_prefix)
+        USES[name](page)
+    assert outside == []
+
+
+def test_a_forecast_is_made_without_a_mouse(page: Page) -> None:
+    panel = open_tab(page, "forecast")
+    result = panel.get_by_role("region", name="Result")
+    expect(result).to_contain_text("The next 24 months.")
+    press_tab_until(page, panel.get_by_label("Data"))
+    page.keyboard.type("A shop")
+    expect(result).to_contain_text("For ")
+    press_tab_until(page, panel.get_by_label("Horizon"))
+    page.keyboard.press("Home")
+    press_tab_until(page, panel.get_by_role("checkbox", name="Hold out"))
+    page.keyboard.press("Space")
+    expect(result).to_contain_text("Carry did not see the last 1 day.")
+
+
+def press_tab_until(page: Page, control: Locator) -> None:
+    """Press the tab key until the control has the focus, as a person does who sees where it is.
+
+    Raises:
+        AssertionError: fifty times were not enough.
+    """
+    for _ in range(50):
+        page.keyboard.press("Tab")
+        if control.evaluate("control => control === document.activeElement"):
+            return
+    raise AssertionError("the tab key does not lead there")
