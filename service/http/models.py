@@ -146,7 +146,7 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
         "/{name}/pictures/{picture}",
         operation_id="get_picture",
         response_class=Response,
-        responses={200: {"content": {"image/png": {}}}} | documented(404, 409, 422),
+        responses={**documented(404, 409, 422), 200: {"content": {"image/png": {}}}},
     )(get_picture)
     return router
 

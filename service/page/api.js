@@ -49,7 +49,8 @@ async function send(method, path, { body, headers = {}, signal } = {}, isRetry =
   }
   if (answer.ok) return answer;
   const refusal = await refusalOf(answer);
-  if ((answer.status === 401 || answer.status === 403) && askForKey && !isRetry) {
+  const isKeyWanted = answer.status === 401 || (answer.status === 403 && refusal.code !== "cross_origin");
+  if (isKeyWanted && askForKey && !isRetry) {
     // Another call may have asked meanwhile.
     if (savedKey() !== key || (await askForKey(refusal))) return send(method, path, { body, headers, signal }, true);
   }

@@ -43,8 +43,8 @@ function Status() {
     <span class="pill" role="status" data-state=${ready?.state} title=${ready?.reason}>${ready?.text ?? "Asking"}</span>`;
 }
 
-/** The dialog that asks for the API key: at a refusal, or by its button. `useRef` holds who waits for the answer. */
-function KeyDialog() {
+/** The dialog that asks for the API key: at a refusal, or by its button. All calls that were refused wait for it. */
+function KeyDialog({ onKey }) {
   const dialog = useRef();
   const waiting = useRef([]);
   const [reason, setReason] = useState("");
@@ -63,7 +63,7 @@ function KeyDialog() {
     dialog.current.returnValue = "";
     for (const resolve of waiting.current.splice(0)) resolve(key);
   };
-  return html`<button type="button" class="quiet" onClick=${() => open(null)}>API key</button>
+  return html`<button type="button" class="quiet" onClick=${async () => (await open(null)) && onKey()}>API key</button>
     <dialog ref=${dialog} onClose=${close} aria-labelledby="key-title">
       <form method="dialog">
         <h2 id="key-title">API key</h2>
@@ -91,10 +91,15 @@ function App() {
   const [selected, select] = useState(tabOfHash);
   const [listed, setListed] = useState({ models: [], refused: [] });
   const [error, setError] = useState(null);
+  const list = () =>
+    api.get("models").then(({ body }) => {
+      setListed(body);
+      setError(null);
+    }, setError);
   useEffect(() => {
     const follow = () => select(tabOfHash());
     addEventListener("hashchange", follow);
-    api.get("models").then(({ body }) => setListed(body), setError);
+    list();
     return () => removeEventListener("hashchange", follow);
   }, []);
   const shared = { models: listed.models, refused: listed.refused, onModels: setListed };
@@ -106,7 +111,7 @@ function App() {
       <h1><img src="page/icon.svg" alt="" width="24" height="24" /> Carry</h1>
       <${Tabs} label="Parts of the page" tabs=${TABS} selected=${selected} onSelect=${(id) => (location.hash = id)} />
       <div class="header-end">
-        <${Status} /><a href="docs">API</a><${KeyDialog} />
+        <${Status} /><a href="docs">API</a><${KeyDialog} onKey=${list} />
       </div>
     </header>
     <main id="main" tabindex="-1">

@@ -81,7 +81,7 @@ function Provenance({ api, label }) {
   return html`<details onToggle=${look}>
     <summary>How it was made</summary>
     <${Problem} error=${error} />
-    ${made && html`<p class="hint">${made.cell.toUpperCase()}, ${made.layers} ${made.layers === 1 ? "layer" : "layers"} of
+    ${made && html`<p class="hint">${made.cell === "elman" ? "Elman" : made.cell.toUpperCase()}, ${made.layers} ${made.layers === 1 ? "layer" : "layers"} of
       ${" "}${made.hidden} units, ${made.parameters.toLocaleString("en")} parameters. Trained on
       ${" "}${made.data.length} ${made.data.length === 1 ? "file" : "files"} in ${number.format(made.duration_seconds)} s,
       ${" "}${new Date(made.created_at).toLocaleDateString("en-GB", { dateStyle: "long" })}, seed ${made.seed}, by</p>
