@@ -4,7 +4,7 @@ SERVICE := .venv
 DEV := .venv-dev
 CLUSTERS := .venv-clusters
 
-.PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million consistency soak abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million bench-page screenshots consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -58,6 +58,10 @@ lint: $(DEV)/installed
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
 
+# The pictures of the page in README and docs, from a running service; five minutes, since one shows real traffic.
+screenshots: chromium $(DEV)/installed
+	$(DEV)/bin/python -m tests.page.screenshots
+
 models: $(DEV)/installed
 	PATH="$(CURDIR)/$(DEV)/bin:$$PATH" ./models/train.sh $(NAMES)
 
@@ -81,6 +85,11 @@ bench-forecast: $(DEV)/installed
 # A million series of 120 values through `carry forecast`, killed once; five to ten minutes on two idle cores.
 bench-million: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.million
+
+# What Lighthouse says of the page, and the time from `make run` on a fresh clone to a forecast in the browser; about
+# five minutes. It needs Node.js.
+bench-page: chromium $(SERVICE)/installed $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.page
 
 # Half an hour of mixed load: memory, descriptors and threads must stay flat, and every answer be right.
 soak: $(SERVICE)/installed $(DEV)/installed

@@ -28,7 +28,7 @@ def use_session(page: Page) -> None:
     session.get_by_role("button", name="What if").click()
     what_if = panel.get_by_role("article").nth(1)
     expect(what_if.get_by_role("group", name="Versions")).to_be_visible()
-    panel.get_by_label("Replayed values change").fill("30")
+    panel.get_by_role("slider").fill("30")
     panel.get_by_role("button", name="Step").click()
     expect(what_if).to_contain_text("version")
 
@@ -58,5 +58,6 @@ USES = {
     "forecast": use_forecast,
     "session": use_session,
     "text": use_text,
+    "models": use_models,
     "load": use_load,
 }
