@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.e2e.serving import Service
 from tests.page.axe import severe_faults
-from tests.page.conftest import TABS, Visit, open_tab
+from tests.page.conftest import KEY, TABS, Visit, open_tab
 from tests.page.use import USES
 
 VENDOR = Path(__file__).parent / "vendor"
@@ -116,6 +116,49 @@ def test_a_service_without_keys_asks_for_none(page: Page) -> None:
     for name in TABS:
         open_tab(page, name)
     expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_service_with_keys_asks_for_one_and_refuses_a_wrong_one(visit: Visit, served_with_key: Service) -> None:
+    with visit(served_with_key.url) as page:
+        panel = open_tab(page, "models")
+        dialog = page.get_by_role("dialog", name="API key")
+        expect(dialog).to_contain_text("The service wants a key.")
+        dialog.get_by_label("Key", exact=True).fill("a-key-that-nobody-has")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("one of the service's API keys")
+        page.get_by_role("button", name="API key").click()
+        dialog.get_by_label("Key", exact=True).fill(KEY)
+        dialog.get_by_role("button", name="Use key").click()
+        expect(panel.get_by_role("article").first).to_contain_text("forecast")
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_tab_works_with_a_key(visit: Visit, served_with_key: Service, name: str) -> None:
+    with visit(served_with_key.url) as page:
+        open_tab(page, name)
+        page.get_by_role("dialog").get_by_label("Key", exact=True).fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        USES[name](page)
+
+
+def test_the_key_is_kept_for_this_window_only(visit: Visit, served_with_key: Service) -> None:
+    with visit(served_with_key.url) as page:
+        panel = open_tab(page, "models")
+        page.get_by_role("dialog").get_by_label("Key", exact=True).fill(KEY)
+        page.keyboard.press("Enter")
+        expect(panel.get_by_role("article").first).to_contain_text("forecast")
+        page.reload()
+        expect(panel.get_by_role("article").first).to_contain_text("forecast")
+        assert KEY in page.evaluate("JSON.stringify(sessionStorage)")
+        assert KEY not in page.evaluate("JSON.stringify(localStorage)")
+        assert page.evaluate("indexedDB.databases()") == []
+        assert page.context.cookies() == []
+        assert KEY not in page.url
+        other = page.context.new_page()
+        open_tab(other, "models")
+        expect(other.get_by_role("dialog")).to_contain_text("The service wants a key.")
 
 
 def test_without_the_key_the_page_says_what_is_missing(visit: Visit, served_with_key: Service) -> None:
