@@ -1,9 +1,10 @@
-// One session of the service as this page knows it: its version and, for each version, a snapshot of values and forecast,
-// so that going back shows the past again. It knows nothing of how anything is drawn.
+// One session of the service as this page knows it: its version and, for each version, a snapshot of values and
+// forecast, so that going back shows the past again. It knows nothing of how anything is drawn.
 
 export const HORIZON = 24;
 export const INTERVALS = { 50: ["0.25", "0.75"], 80: ["0.1", "0.9"], 95: ["0.025", "0.975"] };
 const FORECAST = { horizon: HORIZON, quantiles: [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975] };
+const AGAIN = [0, 429, 503]; // no answer, and the two that ask for patience
 const MOST = { values: 500, versions: 9, times: 500 };
 const UNSCORED = { count: 0, error: 0, change: 0, held: { 50: 0, 80: 0, 95: 0 } };
 const EMPTY = { position: 0, values: [], forecast: null, score: UNSCORED };
@@ -23,7 +24,7 @@ function scored(score, value, last, ahead) {
 }
 
 /** The snapshot after a forecast that brought `values`. Values that another client sent are unknown: null. */
-function advanced(snapshot, values, { session: { position }, history, quantiles, season_length: season }) {
+function advanced(snapshot, values, { session: { position }, history, quantiles }) {
   const before = snapshot.position + values.length > position ? EMPTY : snapshot;
   let [score, last] = [before.score, before.values.findLast((value) => value !== null)];
   values.forEach((value, i) => {
@@ -33,7 +34,8 @@ function advanced(snapshot, values, { session: { position }, history, quantiles,
     last = value;
   });
   const unknown = Array(Math.min(MOST.values, position - before.position - values.length)).fill(null);
-  return { position, values: [...before.values, ...unknown, ...values].slice(-MOST.values), forecast: quantiles, season, score };
+  const newest = [...before.values, ...unknown, ...values].slice(-MOST.values);
+  return { position, values: newest, forecast: quantiles, score };
 }
 
 /** The answer to a call. It is sent again while there is none: its key keeps it from counting twice. */
@@ -44,14 +46,14 @@ async function answerTo(api, { method, path, body, headers }, onWait) {
       const answer = await api[method](path, ...(body ? [body] : []), { headers });
       return { ...answer.body, milliseconds: performance.now() - began };
     } catch (error) {
-      if (![0, 429, 503].includes(error.status) || wait > 4000) throw error;
+      if (!AGAIN.includes(error.status) || wait > 4000) throw error;
       onWait();
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
   }
 }
 
-/** What a session becomes by the answer to a call, by its kind. The result is that of `Live.act`. */
+/** What a session becomes by the answer to a call, by its kind. What is returned is the result of the call. */
 const AFTER = {
   send(live, { body }, answer) {
     live.times = [...live.times, answer.milliseconds].slice(-MOST.times);
@@ -63,7 +65,7 @@ const AFTER = {
     live.moveTo(answer, snapshot ?? EMPTY);
     if (!snapshot && answer.position > 0) await live.read();
   },
-  fork: (live, call, { id, version }) => live.sibling({ name: "What if", id, version, snapshots: { [version]: live.now } }),
+  fork: (live, call, { id, version }) => live.copy({ id, version, snapshots: { [version]: live.now } }),
   export: (live, call, { model, session, state }) => ({ model, session, state, page: live.now }),
   end: () => {},
 };
@@ -73,25 +75,29 @@ export class Live {
   #notify;
   #turn = Promise.resolve();
 
-  /** `fields`: of a session that a page kept, or at least its `id`; `notify()` is called when something changed. */
+  /** `fields`: `name, id, version, snapshots`, and more of a session that a page kept. `notify()` tells of a change. */
   constructor(api, notify, fields) {
-    Object.assign(this, { version: 0, snapshots: {}, ghost: [], times: [], call: null, pending: null, note: "" }, fields);
+    Object.assign(this, { ghost: [], times: [], call: null, pending: null, error: null, note: "" }, fields);
     this.versions ??= [{ version: this.version, position: this.now.position }];
     [this.#api, this.#notify] = [api, notify];
   }
 
   /** A new session. `body`: of POST /sessions; `snapshot`: what the page knows of the values that it has read. */
   static async begin(api, notify, name, body, snapshot = EMPTY) {
-    const headers = { "Idempotency-Key": newKey() };
-    const call = { kind: body.state ? "import" : "begin", method: "post", path: "sessions", body, headers, time: Date.now() };
+    const kind = body.state ? "import" : "begin";
+    const call = { kind, method: "post", path: "sessions", body, headers: { "Idempotency-Key": newKey() } };
     const { id, version, position } = await answerTo(api, call, notify);
-    const live = new Live(api, notify, { name, id, version, call, snapshots: { [version]: { ...snapshot, position } } });
+    const snapshots = { [version]: { ...snapshot, position } };
+    const live = new Live(api, notify, { name, id, version, snapshots, call: { ...call, time: Date.now() } });
     if (position > 0) await live.read();
     return live;
   }
 
-  sibling = (fields) => new Live(this.#api, this.#notify, fields);
-  send = (series) => this.#act("send", "post", "forecast", { session_id: this.id, series, ...FORECAST, include_history: true });
+  copy = (fields) => new Live(this.#api, this.#notify, { ...fields, name: "What if" });
+  send(series) {
+    const body = { session_id: this.id, series, ...FORECAST, include_history: true };
+    return this.#act("send", "post", "forecast", body);
+  }
   rewind = (version) => this.#act("rewind", "post", `sessions/${this.id}/rewind`, { version });
   fork = () => this.#act("fork", "post", `sessions/${this.id}/fork`, {});
   export = () => this.#act("export", "get", `sessions/${this.id}/state`);
@@ -105,32 +111,34 @@ export class Live {
   seen = () => [...new Map([...this.ghost, ...numbered(this.now)])].sort(([a], [b]) => a - b);
 
   /** Goes on after a reload: repeats the call that was on its way, and looks at which version the session is. */
-  async resume() {
-    if (this.pending) await this.#run(this.pending);
-    await this.refresh();
-  }
+  resume = () => this.#inTurn(async () => {
+    if (this.pending) await this.#make(this.pending);
+    await this.#look();
+  });
 
   /** Asks for the versions that the service keeps. */
   refresh = () => this.#inTurn(() => this.#look());
 
   #act(kind, method, path, body) {
-    return this.#run({ kind, method, path, body, id: this.id, time: Date.now() });
+    const call = { kind, method, path, body, id: this.id, time: Date.now() };
+    call.steps = this.versions.findIndex(({ version }) => version === body?.version);
+    return this.#inTurn(() => {
+      // The same once more after there was no answer: the service may have made the change, and knows the key.
+      const isSame = this.pending?.path === path && JSON.stringify(this.pending.body) === JSON.stringify(body);
+      return this.#make(isSame ? this.pending : call);
+    });
   }
 
-  /** Runs a call once the calls before it have ended. Resolves to its result, or to null if it was refused. The call
-   * names the version that the page knows: of any other, it changes nothing. */
-  #run(call) {
-    return this.#inTurn(async () => {
-      call.headers ??= { "If-Match": `"${this.version}"`, "Idempotency-Key": newKey() };
-      call.steps = this.versions.findIndex(({ version }) => version === call.body?.version);
-      this.pending = call;
-      const answer = await answerTo(this.#api, call, () => {
-        this.note = "No answer yet. The same call is sent again; its key keeps it from counting twice.";
-        this.#notify();
-      });
-      Object.assign(this, { pending: null, call });
-      return (await AFTER[call.kind](this, call, answer)) ?? true;
+  /** Makes a call of the version that the page knows: of any other, it changes nothing. Returns AFTER's result. */
+  async #make(call) {
+    call.headers ??= { "If-Match": `"${this.version}"`, "Idempotency-Key": newKey() };
+    this.pending = call;
+    const answer = await answerTo(this.#api, call, () => {
+      this.note = "No answer yet. The same call is sent again; its key keeps it from counting twice.";
+      this.#notify();
     });
+    Object.assign(this, { pending: null, call, note: "" });
+    return (await AFTER[call.kind](this, call, answer)) ?? true;
   }
 
   #inTurn(action) {
@@ -150,13 +158,14 @@ export class Live {
 
   async #explain(error) {
     if (error.status === undefined) throw error;
-    if (error.status > 0) this.pending = null;
-    this.error = error;
-    if (error.status !== 412 && error.code !== "session_conflict") return;
+    if (!AGAIN.includes(error.status)) this.pending = null;
+    Object.assign(this, { error, note: "" });
+    if (![409, 412].includes(error.status) || error.code === "session_model_gone") return;
     try {
       await this.#look();
-      this.error = null;
-      this.note = "Another client changed this session. Its newest version is shown; your change was not made.";
+      if (error.code === "version_not_kept") return;
+      const note = "Another client changed this session. Its newest version is shown; your change was not made.";
+      Object.assign(this, { error: null, note });
     } catch (newer) {
       this.error = newer;
     }

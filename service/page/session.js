@@ -1,138 +1,21 @@
 // The tab "Live session": values that arrive one by one, typed or replayed, and a copy of the session for "what if".
-// It knows nothing of the service's calls (live.js), nor of how a chart is drawn (chart.js).
+// It knows nothing of the service's calls (live.js), nor of what a session looks like (branch.js).
 
 import { savedKey } from "./api.js";
+import { Branch, isGone } from "./branch.js";
 import { readCsv } from "./csv.js";
-import { FanChart, formatNumber } from "./chart.js";
-import { HORIZON, INTERVALS, Live, numbered } from "./live.js";
-import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useMemo, useReducer, useRef, useState } from "./ui.js";
+import { HORIZON, Live } from "./live.js";
+import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useReducer, useRef, useState } from "./ui.js";
 
 const STORED = "carry-sessions";
 const SOURCES = [{ value: "requests", label: "Requests to a web server" }, { value: "own", label: "My own values" }];
-const SPEEDS = [{ value: 2, label: "2 a second" }, { value: 10, label: "10 a second" }, { value: 1000, label: "As it answers" }];
+const SPEEDS = [
+  { value: 2, label: "2 a second" }, { value: 10, label: "10 a second" }, { value: 1000, label: "As it answers" },
+];
 const FIRST = { source: SOURCES[0].value, values: [], notes: "", at: 0, speed: SPEEDS[1].value };
-const GONE = {
-  session_not_found: "The service does not know this session: another client ended it, or the service lost its store.",
-  session_expired: "This session has expired: nobody used it for too long.",
-  session_model_gone: "The model of this session is no longer loaded.",
-};
-const UNSEEN = { position: "absolute", width: "1px", height: "1px", overflow: "hidden", clipPath: "inset(50%)" };
-const SIDE_BY_SIDE = { display: "grid", gap: "16px", gridTemplateColumns: "repeat(auto-fit, minmax(min(100%, 420px), 1fr))" };
-const wide = (share, width) => ({ flex: `${share} 1 ${width}px`, minWidth: 0 });
-
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-const percent = (share) => `${Math.round(100 * share)} %`;
-const rounded = (value) => formatNumber(Number(value.toPrecision(4)));
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
-
-/** Typed numbers, `null` where one is missing. Throws an Error in words. */
-const readTyped = (text) => text.split(/[\s;]+/).filter(Boolean).map((word) => {
-  const value = /^null$/i.test(word) ? null : Number(word);
-  if (value === null || Number.isFinite(value)) return value;
-  throw new Error(`“${word}” is no number. Write 12.5, with blanks between values, and null for a missing one.`);
-});
-
-function inWords({ position, values, forecast }) {
-  if (!forecast) return "No value yet.";
-  const value = values.at(-1) === null ? "is unknown" : `is ${formatNumber(values.at(-1))}`;
-  const [low, high] = INTERVALS[80].map((level) => rounded(forecast[level][0]));
-  return `Value ${position} ${value}. The next: ${rounded(forecast["0.5"][0])}, with 80 % probability ${low} to ${high}.`;
-}
-
-/** Says a text to a screen reader: the newest, at most every five seconds. */
-function Announced({ text }) {
-  const [said, say] = useState({ text: "", at: -Infinity });
-  useEffect(() => {
-    const timer = setTimeout(() => say({ text, at: performance.now() }), said.at + 5000 - performance.now());
-    return () => clearTimeout(timer);
-  }, [text]);
-  return html`<p role="status" style=${UNSEEN}>${said.text}</p>`;
-}
-
-/** How the forecast of the next value met it, over all values of the session. A tick is at the nominal level. */
-function Accuracy({ score: { count, error, change, held } }) {
-  return html`<section class="stack" style=${{ gap: "8px" }}><h3>How good each forecast was</h3>
-    ${!count && html`<p class="hint">From the second value on.</p>`}
-    ${count > 0 && Object.keys(INTERVALS).map((level) => html`<p key=${level}>
-      ${level} % interval held ${percent(held[level] / count)} of ${plural(count, "value")}
-      <svg viewBox="0 0 100 4" width="100%" height="5" preserveAspectRatio="none" aria-hidden="true">
-        <path d="M0 2H100" stroke="var(--line)" stroke-width="4" />
-        <path d=${`M0 2H${(100 * held[level]) / count}`} stroke="var(--accent)" stroke-width="4" />
-        <path d=${`M${level} 0V4`} stroke="var(--text)" />
-      </svg></p>`)}
-    ${change > 0 && html`<p>Scaled error ${(error / change).toFixed(2)}: it misses by ${percent(error / change)} of what
-      “the same again” misses by.</p>`}
-  </section>`;
-}
-
-/** The milliseconds of each call, as a line: it stays flat. */
-function Cost({ times, position }) {
-  const top = 3 * median(times);
-  const line = times.map((time, i) => `${(300 * i) / Math.max(1, times.length - 1)},${40 - (40 * Math.min(time, top)) / top}`);
-  const [first, now] = [times.slice(0, 50), times.slice(-50)].map((part) => `${median(part)?.toFixed(1)} ms`);
-  return html`<section class="stack" style=${{ gap: "8px" }}><h3>What a value costs</h3>
-    <p>${plural(position, "value")} seen. ${times.length > 0 && `A call took ${first} at first, and takes ${now} now.`}</p>
-    <svg viewBox="0 0 300 40" width="100%" height="44" preserveAspectRatio="none" role="img" aria-label="Milliseconds of each call">
-      <polyline points=${line.join(" ")} fill="none" stroke="var(--accent)" vector-effect="non-scaling-stroke" />
-    </svg></section>`;
-}
-
-/** The versions that the service keeps, oldest first, each by its number of values. */
-function Timeline({ live, onRewind }) {
-  const button = ({ version, position }) => html`<button key=${version} type="button" class="small"
-    aria-current=${version === live.version ? "true" : undefined} disabled=${version === live.version}
-    aria-label="Version ${version}, after ${plural(position, "value")}" onClick=${() => onRewind(version)}>${position}</button>`;
-  return html`<div class="row" role="group" aria-label="Versions to go back to"><span class="hint">Go back to value</span>
-    ${live.versions.toReversed().map(button)}</div>`;
-}
-
-/** What FanChart draws of a snapshot. `ghost`: values, of which the later ones are shown, too. */
-function chartOf(now, ghost) {
-  const x = Array.from({ length: HORIZON }, (_, i) => now.position + 1 + i);
-  const fan = ([level, [low, high]]) => ({ level: Number(level), lower: now.forecast[low], upper: now.forecast[high] });
-  const columns = (points) => ({ x: points.map(([number]) => number), y: points.map(([, value]) => value) });
-  const later = ghost.filter(([number]) => number > now.position);
-  return {
-    history: columns(numbered(now)),
-    forecast: now.forecast && { x, median: now.forecast["0.5"], bands: Object.entries(INTERVALS).map(fan) },
-    truth: later.length ? columns(later) : null,
-  };
-}
-
-function download(name, text) {
-  const link = Object.assign(document.createElement("a"), { download: name, href: URL.createObjectURL(new Blob([text])) });
-  link.click();
-  URL.revokeObjectURL(link.href);
-}
-
-/** A session: its fan, its figures, its versions. A copy also shows the later values of its `origin`. */
-function Branch({ live, origin, onRewind, onFork, onEnd, onAgain }) {
-  const { now } = live;
-  const ghost = origin ? origin.seen() : live.ghost;
-  const chart = useMemo(() => chartOf(now, ghost), [now, origin?.now, origin?.ghost, live.ghost]);
-  const [words, gone] = [inWords(now), GONE[live.error?.code]];
-  const save = async () => {
-    const exported = await live.export();
-    if (exported) download(`session-${now.position}-values.json`, JSON.stringify(exported));
-  };
-  return html`<article class="card stack" aria-label=${live.name}>
-    <div class="row apart"><h3>${live.name} <span class="pill">version ${live.version}</span></h3><div class="row">
-      ${onFork && html`<button type="button" class="small" onClick=${onFork}>What if …</button>`}
-      <button type="button" class="small" onClick=${save}>Export</button>
-      <button type="button" class="small" onClick=${onEnd}>End</button></div></div>
-    <${Problem} error=${gone ? { detail: gone } : live.error} />
-    ${gone && html`<button type="button" onClick=${onAgain}>Begin again with ${plural(now.values.length, "value")}</button>`}
-    ${live.note && html`<p class="problem" role="alert">${live.note}</p>`}
-    <div class="row" style=${{ alignItems: "start", gap: "16px 28px" }}>
-      <div class="stack" style=${wide(3, 460)}>
-        <${FanChart} ...${chart} recent=${150} height=${300} label="${live.name}: ${words}" />
-        <p>${words}</p><${Announced} text="${live.name}: ${words}" /><${Timeline} live=${live} onRewind=${onRewind} />
-      </div>
-      <div class="stack" style=${wide(1, 260)}>
-        <${Accuracy} score=${now.score} /><${Cost} times=${live.times} position=${now.position} />
-      </div>
-    </div></article>`;
-}
+const ENDS = { alignItems: "end", gap: "12px 16px" };
+const WHOLE = { flexBasis: "100%" };
+const COLUMNS = { gridTemplateColumns: "repeat(auto-fit, minmax(min(100%, 420px), 1fr))" };
 
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 const address = (path) => new URL(path, document.baseURI).href.replace(/[#/]+$/, "");
@@ -152,7 +35,8 @@ function pythonOf({ kind, id, body, steps }) {
   const line = {
     begin: () => `session = client.session(${body.series ? literal(body.series) : `model=${literal(body.model)}`})`,
     import: () => `session = client.session(state=${literal(body.state)})`,
-    send: () => `session.observe(${literal(body.series)})\nprint(session.forecast(${HORIZON}, levels=[50, 80, 95]).median)`,
+    send: () => `session.observe(${literal(body.series)})\n` +
+      `print(session.forecast(${HORIZON}, levels=[50, 80, 95]).median)`,
     rewind: () => `session.rewind(${steps})`,
     fork: () => "what_if = session.fork()",
     export: () => "state = session.export()",
@@ -162,47 +46,81 @@ function pythonOf({ kind, id, body, steps }) {
   return `${load}import carry\n\nclient = carry.Client(${literal(address("."))}${key})\n${attach}${line}`;
 }
 
-export function Tab({ api, models }) {
-  const [, redraw] = useReducer((count) => count + 1, 0);
-  const kept = useMemo(() => JSON.parse(sessionStorage.getItem(STORED) ?? "null") ?? { lives: [], replay: FIRST }, []);
-  const [lives, setLives] = useState(() => kept.lives.map((fields) => new Live(api, redraw, fields)));
-  const [replay, setReplay] = useState(kept.replay);
-  const [playing, play] = useState(false);
-  const [typed, setTyped] = useState("");
-  const [target, setTarget] = useState("both");
-  const [shift, setShift] = useState(0);
-  const [error, setError] = useState(null);
-  const [opening, stepping, due, newest, last] = [useRef(null), useRef(Promise.resolve()), useRef(0), useRef({}), useRef(null)];
-  const model = models.find((each) => each.kind === "forecast" && each.default)?.name;
-  const set = (more) => setReplay((newest.current.replay = { ...newest.current.replay, ...more }));
+/** Typed numbers, `null` where one is missing. Throws an Error in words. */
+const readTyped = (text) => text.split(/[\s;]+/).filter(Boolean).map((word) => {
+  const value = /^null$/i.test(word) ? null : Number(word);
+  if (value === null || Number.isFinite(value)) return value;
+  throw new Error(`“${word}” is no number. Write 12.5, with blanks between values, and null for a missing one.`);
+});
 
-  /** Runs what a person asked for. Resolves to whether it succeeded; a refusal is shown. */
-  const attempt = async (action) => {
-    setError(null);
-    try {
-      return (await action()) ?? true;
-    } catch (refusal) {
-      setError(refusal);
-      return false;
-    }
-  };
+function download(name, text) {
+  const href = URL.createObjectURL(new Blob([text]));
+  const link = Object.assign(document.createElement("a"), { download: name, href });
+  link.click();
+  URL.revokeObjectURL(href);
+}
+
+/** The sessions of this tab, at most two, and what can be done with them. `kept`: from before a reload. */
+function useSessions(api, model, kept, attempt) {
+  const [, redraw] = useReducer((count) => count + 1, 0);
+  const [lives, setLives] = useState(() => kept.map((fields) => new Live(api, redraw, fields)));
+  const [opening, ended] = [useRef(null), useRef(null)];
+  useEffect(() => lives.forEach((live) => live.resume()), []);
+
   /** Begins a session in the place of `replaced`, or beside the others. */
   const begin = async (name, body, snapshot, replaced) => {
     const live = await Live.begin(api, redraw, name, body, snapshot);
     setLives((all) => (replaced ? all.map((each) => (each === replaced ? live : each)) : [...all, live].slice(-2)));
     return live;
   };
-  /** Sends values to the chosen sessions, and to the second one `changed` ones. Begins a session if there is none. */
-  const feed = (values, changed = values) => attempt(async () => {
-    if (!lives.length) opening.current ??= begin("Session", { model }).finally(() => { opening.current = null; });
-    const chosen = lives.length ? lives.filter((live) => lives.length < 2 || ["both", live.id].includes(target)) : [await opening.current];
-    const sent = await Promise.all(chosen.map((live) => live.send(live === lives[1] ? changed : values)));
-    return sent.every(Boolean);
-  });
-  const step = () => (stepping.current = stepping.current.then(async () => {
+  const first = async () => {
+    opening.current ??= begin("Session", { model }).finally(() => { opening.current = null; });
+    return [await opening.current];
+  };
+  return {
+    lives,
+    /** The newest call of all, also of a session that has ended. */
+    call: [ended.current, ...lives.map((live) => live.call)].filter(Boolean).sort((a, b) => a.time - b.time).at(-1),
+    /** Sends values to the session with the id `target`, or to all: to the second one those that are `changed`. */
+    feed: (values, target, changed = values) => attempt(async () => {
+      const chosen = lives.filter(({ id }) => id === target);
+      const to = lives.length === 0 ? await first() : chosen.length === 0 ? lives : chosen;
+      const sent = await Promise.all(to.map((live) => live.send(live === lives[1] ? changed : values)));
+      return sent.every(Boolean);
+    }),
+    fork: async (live) => {
+      const copy = await live.fork();
+      if (copy) setLives([live, copy]);
+    },
+    save: async (live) => {
+      const exported = await live.export();
+      if (exported) download(`session-${live.now.position}-values.json`, JSON.stringify(exported));
+    },
+    end: async (live) => {
+      await live.end();
+      ended.current = live.call;
+      if (!live.error || isGone(live)) setLives((all) => all.filter((each) => each !== live));
+    },
+    again: (live) => attempt(() => begin(live.name, { series: live.now.values }, live.now, live)),
+    take: (file) => attempt(async () => {
+      const { state, page } = await file.text().then(JSON.parse).catch(() => ({}));
+      if (!state) throw new Error(`“${file.name}” holds no session. Choose a file that “Export” has made.`);
+      await begin(lives.length ? "Imported" : "Session", { state }, page);
+    }),
+  };
+}
+
+/** A series that is replayed at some speed by `sendOne(value)`, which resolves to whether it was taken. */
+function useReplay(kept, sendOne, attempt) {
+  const [replay, setReplay] = useState(kept);
+  const [playing, play] = useState(false);
+  const newest = useRef({ replay });
+  newest.current.sendOne = sendOne;
+  const [steps, due] = [useRef(Promise.resolve()), useRef(0)];
+  const set = (more) => setReplay((newest.current.replay = { ...newest.current.replay, ...more }));
+  const step = () => (steps.current = steps.current.then(async () => {
     const { values, at } = newest.current.replay;
-    const value = values[at];
-    if (await newest.current.feed([value], [value === null ? null : value * (1 + shift / 100)])) set({ at: at + 1 });
+    if (await newest.current.sendOne(values[at])) set({ at: at + 1 });
     else play(false);
   }));
   const choose = (source, text) => attempt(async () => {
@@ -214,85 +132,128 @@ export function Tab({ api, models }) {
     const left = others.length ? [`Of ${others.length + 1} series, the first is taken: ${id}.`] : [];
     set({ values, notes: [...notes, ...left, ...ignored].join(" ") });
   });
-  newest.current = { step, feed, lives, replay };
-
+  const isOver = replay.at >= replay.values.length;
   useEffect(() => {
     if (!replay.values.length) choose(replay.source);
-    for (const live of lives) live.resume();
-    const keep = () => {
-      const { lives: all, replay: now } = newest.current;
-      sessionStorage.setItem(STORED, JSON.stringify({ lives: all.map((live) => ({ ...live, error: null })), replay: now }));
-    };
+  }, []);
+  useEffect(() => {
+    if (!playing || isOver) return play(false);
+    due.current = Math.max(performance.now(), due.current + 1000 / replay.speed);
+    const timer = setTimeout(step, due.current - performance.now());
+    return () => clearTimeout(timer);
+  }, [playing, replay.at]);
+  const toggle = () => {
+    if (isOver) set({ at: 0 });
+    play(!playing);
+  };
+  return { replay, set, playing, isOver, pause: () => play(false), toggle, step, choose };
+}
+
+/** The replay: start and pause, the series, its speed. */
+function Player({ ready, player: { replay, set, playing, isOver, toggle, step, choose } }) {
+  const hint = replay.notes || "Numbers, one a line or with blanks between them, or a CSV.";
+  return html`<button type="button" class="primary" disabled=${!ready || !replay.values.length} onClick=${toggle}>
+      ${playing ? "Pause" : replay.at && !isOver ? "Go on" : "Start the replay"}</button>
+    <button type="button" disabled=${!ready || playing || isOver} onClick=${step}>Step</button>
+    <${Choice} label="Series" value=${replay.source} options=${SOURCES} onChange=${(source) => choose(source)} />
+    <${Choice} label="Speed" value=${replay.speed} options=${SPEEDS}
+      onChange=${(speed) => set({ speed: Number(speed) })} />
+    ${replay.source === "own" && html`<div style=${{ ...WHOLE, order: 1 }}>
+      <${Field} label="Values to replay" hint=${hint}>
+        <textarea rows="3" onChange=${(event) => choose("own", event.target.value)} />
+      <//></div>`}`;
+}
+
+/** Values that a person types. `onSend(values)` resolves to whether they were taken. */
+function Typing({ ready, onSend, attempt }) {
+  const [text, setText] = useState("");
+  const send = (event) => {
+    event.preventDefault();
+    attempt(async () => (await onSend(readTyped(text))) && setText(""));
+  };
+  return html`<form class="row" style=${{ ...ENDS, flex: "1 1 260px", flexWrap: "nowrap" }} onSubmit=${send}>
+    <div style=${{ flex: 1, minWidth: 0 }}><${Field} label="Or type new values">
+      <input value=${text} autocomplete="off" placeholder="12.5 13 null"
+        onInput=${(event) => setText(event.target.value)} />
+    <//></div>
+    <button type="submit" disabled=${!ready}>Send</button>
+  </form>`;
+}
+
+export function Tab({ api, models }) {
+  const kept = useRef(null);
+  kept.current ??= JSON.parse(sessionStorage.getItem(STORED) ?? "null") ?? { lives: [], replay: FIRST };
+  const [error, setError] = useState(null);
+  const [target, setTarget] = useState("all");
+  const [shift, setShift] = useState(0);
+  /** Runs what a person asked for. Resolves to its result; a refusal is shown. */
+  const attempt = async (action) => {
+    setError(null);
+    try {
+      return await action();
+    } catch (refusal) {
+      setError(refusal);
+      return false;
+    }
+  };
+  const model = models.find((each) => each.kind === "forecast" && each.default)?.name;
+  const sessions = useSessions(api, model, kept.current.lives, attempt);
+  const { lives, call } = sessions;
+  const changed = (value) => (value === null ? null : value * (1 + shift / 100));
+  const sendOne = (value) => sessions.feed([value], target, [changed(value)]);
+  const player = useReplay(kept.current.replay, sendOne, attempt);
+
+  kept.current = { lives, replay: player.replay };
+  useEffect(() => {
+    const plain = (live) => ({ ...live, error: null });
+    const keep = () =>
+      sessionStorage.setItem(STORED, JSON.stringify({ ...kept.current, lives: kept.current.lives.map(plain) }));
     addEventListener("pagehide", keep);
     return () => removeEventListener("pagehide", keep);
   }, []);
   useEffect(() => {
-    if (!playing) return void lives.forEach((live) => live.refresh());
-    if (replay.at >= replay.values.length) return play(false);
-    due.current = Math.max(performance.now(), due.current + 1000 / replay.speed);
-    const timer = setTimeout(() => newest.current.step(), due.current - performance.now());
-    return () => clearTimeout(timer);
-  }, [playing, replay.at]);
+    if (!player.playing) for (const live of lives) live.refresh();
+  }, [player.playing]);
 
-  const rewind = (live, version) => {
-    play(false);
+  const read = async (file) =>
+    file.name.endsWith(".csv") ? player.choose("own", await file.text()) : sessions.take(file);
+  const onDrop = (event) => {
+    event.preventDefault();
+    for (const file of [...event.dataTransfer.files].slice(0, 1)) read(file);
+  };
+  const onRewind = (live) => (version) => {
+    player.pause();
     live.rewind(version);
   };
-  const fork = async (live) => {
-    const copy = await live.fork();
-    if (copy) setLives([live, copy]);
-  };
-  const end = async (live) => {
-    await live.end();
-    last.current = live.call;
-    if (!live.error || live.error.code in GONE) setLives((all) => all.filter((each) => each !== live));
-  };
-  const again = (live) => attempt(() => begin(live.name, { series: live.now.values }, live.now, live));
-  const take = (file) => attempt(async () => {
-    const { state, page } = JSON.parse(await file.text());
-    await begin(lives.length ? "Imported" : "Session", { state }, page);
-  });
-  const drop = (event) => {
-    event.preventDefault();
-    if (event.type === "drop" && event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
-  };
-  const send = (event) => {
-    event.preventDefault();
-    attempt(async () => {
-      if (await feed(readTyped(typed))) setTyped("");
-    });
-  };
-  const call = [last.current, ...lives.map((live) => live.call)].filter(Boolean).sort((a, b) => a.time - b.time).at(-1);
-  const ended = replay.at >= replay.values.length;
-  return html`<div class="stack" onDragOver=${drop} onDrop=${drop}>
+  return html`<div class="stack" onDragOver=${(event) => event.preventDefault()} onDrop=${onDrop}>
     <div><h2>Live session</h2><p class="muted">A session is the memory of one series, kept by the service: you send only
       each new value, and its forecast costs as little after a million values as after ten.</p></div>
-    <div class="card row" style=${{ alignItems: "end", gap: "12px 16px" }}>
-      <button type="button" class="primary" disabled=${!model || !replay.values.length} onClick=${() => {
-        if (ended) set({ at: 0 });
-        play(!playing);
-      }}>${playing ? "Pause" : replay.at && !ended ? "Go on" : "Start the replay"}</button>
-      <button type="button" disabled=${!model || playing || ended} onClick=${step}>Step</button>
-      <${Choice} label="Series" value=${replay.source} options=${SOURCES} onChange=${(source) => choose(source)} />
-      <${Choice} label="Speed" value=${replay.speed} options=${SPEEDS} onChange=${(speed) => set({ speed: Number(speed) })} />
-      <form class="row" style=${{ ...wide(1, 260), alignItems: "end", flexWrap: "nowrap" }} onSubmit=${send}>
-        <div style=${wide(1, 100)}><${Field} label="Or type new values">
-          <input value=${typed} autocomplete="off" placeholder="12.5 13 null" onInput=${(event) => setTyped(event.target.value)} /><//></div>
-        <button type="submit" disabled=${!model}>Send</button></form>
+    <div class="card row" style=${ENDS}>
+      <${Player} ready=${Boolean(model)} player=${player} />
+      <${Typing} ready=${Boolean(model)} onSend=${(values) => sessions.feed(values, target)} attempt=${attempt} />
       <button type="button" onClick=${(event) => event.currentTarget.nextElementSibling.click()}>Import</button>
-      <input type="file" accept=".json" hidden aria-label="Import a session" onChange=${(event) => take(event.target.files[0])} />
-      ${replay.source === "own" && html`<div style=${{ flexBasis: "100%" }}><${Field} label="Values to replay" hint=${replay.notes || "Numbers, one a line or with blanks between them, or a CSV."}>
-        <textarea rows="3" onChange=${(event) => choose("own", event.target.value)} /><//></div>`}
-      ${lives.length > 1 && html`<${Choice} label="Values go to" value=${target} onChange=${setTarget}
-          options=${[{ value: "both", label: "Both" }, ...lives.map(({ id, name }) => ({ value: id, label: name }))]} />
-        <${Slider} label="Replayed values change for “${lives[1].name}” by" min=${-50} max=${50} value=${shift} onInput=${setShift} format=${(value) => `${value} %`} />`}
+      <input type="file" accept=".json" hidden aria-label="Import a session"
+        onChange=${({ target: input }) => sessions.take(input.files[0]).then(() => { input.value = ""; })} />
+      ${lives.length > 1 && html`<div class="row" style=${{ ...WHOLE, columnGap: "24px" }}>
+        <${Choice} label="Values go to" value=${target} onChange=${setTarget}
+          options=${[{ value: "all", label: "Both" }, ...lives.map(({ id, name }) => ({ value: id, label: name }))]} />
+        <div style=${{ width: "320px" }}><${Slider} label="The replay for “${lives[1].name}” is changed by"
+          min=${-50} max=${50} value=${shift} onInput=${setShift} format=${(value) => `${value} %`} /></div></div>`}
     </div>
     <${Problem} error=${error} />
-    ${!lives.length && html`<div class="card"><p class="muted">Start the replay, or type a value: here the forecast moves with each
-      value that arrives. Then go back to an earlier version, ask “what if” in a copy, or export the session and go on elsewhere.</p></div>`}
-    <div style=${SIDE_BY_SIDE}>${lives.map((live, i) => html`<${Branch} key=${live.id} live=${live} origin=${i ? lives[0] : null}
-      onRewind=${(version) => rewind(live, version)} onFork=${lives.length < 2 && (() => fork(live))} onEnd=${() => end(live)} onAgain=${() => again(live)} />`)}</div>
-    ${call && html`<details class="card"><summary>The last call, the same with curl and Python</summary><div class="stack">
-      <${CopyBlock} label="curl" text=${curlOf(call)} /><${CopyBlock} label="Python" text=${pythonOf(call)} /></div></details>`}
+    ${!lives.length && html`<p class="card muted">Start the replay, or type a value: here the forecast moves with each
+      value that arrives. Then go back to an earlier version, ask “what if” in a copy, or export the session and go on
+      with it elsewhere.</p>`}
+    <div class="grid" style=${COLUMNS}>
+      ${lives.map((live, i) => html`<${Branch} key=${live.id} live=${live} origin=${i ? lives[0] : null}
+        onRewind=${onRewind(live)} onFork=${lives.length < 2 && (() => sessions.fork(live))}
+        onExport=${() => sessions.save(live)} onEnd=${() => sessions.end(live)}
+        onAgain=${() => sessions.again(live)} />`)}
+    </div>
+    ${call && html`<details class="card"><summary>The last call, the same with curl and Python</summary>
+      <div class="stack">
+        <${CopyBlock} label="curl" text=${curlOf(call)} />
+        <${CopyBlock} label="Python" text=${pythonOf(call)} />
+      </div></details>`}
   </div>`;
 }

@@ -208,7 +208,7 @@ def test_a_fork_goes_its_own_way(page: Page, served: Service) -> None:
     expect(session(panel)).to_contain_text(in_words(read_forecast(served.url, original), len(VALUES) + 1, 120))
     expect(session(panel, "What if")).to_contain_text(in_words(read_forecast(served.url, copy), len(VALUES) + 3, 270))
     target.select_option("Both")
-    panel.get_by_label("Replayed values change for “What if” by").fill("50")
+    panel.get_by_label("The replay for “What if” is changed by").fill("50")
     panel.get_by_role("button", name="Step").click()
     expect(session(panel)).to_contain_text("Value 14 is 560.")
     expect(session(panel, "What if")).to_contain_text("Value 16 is 840.")
@@ -304,6 +304,50 @@ def test_a_call_that_is_sent_again_counts_once(page: Page, served: Service) -> N
     send(panel, [117])
     expect_position(session(panel), len(VALUES) + 1)
     assert get_session(served.url, last_id(panel))["version"] == 2
+
+
+def test_a_call_without_an_answer_counts_once_when_the_person_sends_it_again(page: Page, served: Service) -> None:
+    page.clock.install()
+    panel = open_tab(page, "session")
+    send(panel, VALUES)
+    expect_position(session(panel), len(VALUES))
+
+    def replace_the_answer(route: Route) -> None:
+        route.fetch()
+        route.fulfill(status=429, json={"status": 429, "code": "queue_full", "detail": "The service is busy."})
+
+    page.route("**/forecast", replace_the_answer)
+    send(panel, [117])
+    expect(session(panel).get_by_role("alert")).to_contain_text("sent again")
+    while session(panel).get_by_text("The service is busy.").count() == 0:
+        page.clock.fast_forward(5000)
+    page.unroute("**/forecast")
+    panel.get_by_role("button", name="Send").click()
+    expect_position(session(panel), len(VALUES) + 1)
+    expect(session(panel).get_by_role("alert")).to_have_count(0)
+    assert get_session(served.url, last_id(panel))["version"] == 2
+
+
+def test_a_version_that_is_no_longer_kept_is_refused_in_words(page: Page, served: Service) -> None:
+    panel = open_tab(page, "session")
+    send(panel, VALUES)
+    expect_position(session(panel), len(VALUES))
+    send(panel, [117])
+    expect_position(session(panel), len(VALUES) + 1)
+    id = last_id(panel)
+
+    def move_on(route: Route) -> None:
+        version = get_session(served.url, id)["version"]
+        for _ in range(10):
+            version = post(f"{served.url}/sessions/{id}/rewind", {"version": version})["version"]
+        headers = route.request.headers
+        route.continue_(headers={**headers, "if-match": f'"{version}"'})
+
+    page.route("**/rewind", move_on)
+    go_back(session(panel), len(VALUES))
+    expect(session(panel).get_by_role("alert")).to_contain_text("version")
+    versions = session(panel).get_by_role("group", name="Versions to go back to").get_by_role("button")
+    expect(versions).to_have_text([str(len(VALUES) + 1)] * 9)
 
 
 def test_a_session_that_is_gone_can_be_begun_again(page: Page, served: Service) -> None:
