@@ -139,9 +139,11 @@ function columnsOf(rows, names) {
     const cells = rows.map((row) => row.cells[at]);
     const some = cells.filter((cell) => !MISSING.test(cell)).slice(0, 1000);
     const mostly = (test) => some.filter(test).length > some.length / 2;
-    const counts = rows[0].cells.length > 1 && at === 0 && some.every((cell, i) => !i || cell - some[i - 1] === 1);
-    const years = some.every((cell) => /^[12]\d{3}$/.test(cell)) && (counts || /^(year|jahr)$/i.test(names?.[at]));
-    const kind = years || mostly(isDate) ? "time" : counts ? "count" : mostly((cell) => NUMERIC.test(cell)) ? "number" : "text";
+    const rises = rows[0].cells.length > 1 && at === 0 && some.every((cell, i) => !i || cell - some[i - 1] === 1);
+    const years = some.every((cell) => /^[12]\d{3}$/.test(cell)) && (rises || /^(year|jahr)$/i.test(names?.[at]));
+    const counts = rises && /^(|#|index|row|no\.?|nr\.?|t)$/i.test(names?.[at] ?? "");
+    const kind = !some.length ? "number" : years || mostly(isDate) ? "time" : counts ? "count"
+      : mostly((cell) => NUMERIC.test(cell)) ? "number" : "text";
     return { at, name: names?.[at] || `column ${at + 1}`, cells, kind };
   });
 }

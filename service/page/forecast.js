@@ -230,7 +230,7 @@ export function Tab({ api }) {
   );
   const refused = (field) => (error?.errors?.[0]?.path.startsWith(`$.${field}`) ? error : null);
   const elsewhere = error && !refused("horizon") && !refused("levels") && !refused("series") ? error : null;
-  const calls = useMemo(() => series && callsOf(series, options), [series, options]);
+  const calls = useMemo(() => result && callsOf(result.series, result.options), [result]);
 
   const saveAll = async () => {
     setOut({ text: "Forecasting …" });
