@@ -7,7 +7,8 @@ const NUMBERS = { // with the decimal mark: whole thousands may be grouped by th
   ".": /^[+-]?(\d{1,3}(,\d{3})+|\d*)(\.\d*)?(e[+-]?\d+)?$/i,
   ",": /^[+-]?(\d{1,3}(\.\d{3})+|\d*)(,\d*)?(e[+-]?\d+)?$/i,
 };
-const YEAR_FIRST = /^(\d{4})(?:([-/])(\d{1,2})(?:\2(\d{1,2}))?)?(?:[T ](\d{1,2}:\d\d(?::\d\d)?)(?:\.\d+)?(Z|[+-]\d\d:\d\d)?)?$/;
+const YEAR_FIRST = // 2024, 2024-01, 2024-01-31, 2024/1/31 12:00, 2024-01-31T12:00:00.5Z
+  /^(\d{4})(?:([-/])(\d{1,2})(?:\2(\d{1,2}))?)?(?:[T ](\d{1,2}:\d\d(?::\d\d)?)(?:\.\d+)?(Z|[+-]\d\d:\d\d)?)?$/;
 const YEAR_LAST = /^(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?: (\d{1,2}:\d\d(?::\d\d)?))?$/;
 
 /** Nothing of the text can be used; the message says why. */
@@ -126,7 +127,8 @@ function seriesOf(id, rows, notes) {
   const step = (sorted.at(-1).time - sorted[0].time) / places.at(-1);
   timestamps.forEach((time, at) => { timestamps[at] = time ?? timestamps[at - 1] + step; });
   const iso = date(timestamps[0]).toISOString().slice(0, 19);
-  return { id, timestamps, start: /[YQMWDB]$/.test(freq) && iso.endsWith("T00:00:00") ? iso.slice(0, 10) : iso, freq, values };
+  const isDay = /[YQMWDB]$/.test(freq) && iso.endsWith("T00:00:00");
+  return { id, timestamps, start: isDay ? iso.slice(0, 10) : iso, freq, values };
 }
 
 const isDate = (cell) => (YEAR_LAST.test(cell) || !NUMERIC.test(cell))
@@ -171,7 +173,8 @@ function idOf(columns, times) {
   const id = [...texts, ...whole].find((column) => !repeats(column.cells)) ?? texts[0];
   if (id) return id;
   const at = times.findIndex((time, i) => times.indexOf(time) < i);
-  throw new CsvError(`Row ${at + 1} repeats the time of row ${times.indexOf(times[at]) + 1}, and no column names the series.`);
+  const first = times.indexOf(times[at]) + 1;
+  throw new CsvError(`Row ${at + 1} repeats the time of row ${first}, and no column names the series.`);
 }
 
 /** -> {series: [{id, timestamps, start, freq, values}], notes, ignored}: unix seconds or null, numbers or null; what
@@ -180,7 +183,8 @@ export function readCsv(text) {
   let source = text.replace(/^\uFEFF/, "").replace(/\r\n?/g, "\n").replace(/^(\s*\n)+|\s*\n\s*$/g, "");
   const [notes, ignored] = [[], []];
   const line = source.replace(/^\[|\]$/g, "").split(source.includes(";") ? /\s*;\s*/ : /[\s,]+/);
-  if (!source.includes("\n") && line.every((cell) => NUMERIC.test(cell) || MISSING.test(cell))) source = line.join("\n").trim();
+  const isList = !source.includes("\n") && line.every((cell) => NUMERIC.test(cell) || MISSING.test(cell));
+  if (isList) source = line.join("\n").trim();
   const delimiter = delimiterOf(source);
   const all = rowsOf(`${source}\n`, delimiter);
   const named = all.length > 1 && all[0].cells.some((cell, i) => isName(cell) && !isName(all[1].cells[i] ?? ""));
@@ -201,7 +205,10 @@ export function readCsv(text) {
     ignored.push(`“${name}”: ${{ text: "text", time: "a second column of times", count: "counts the rows" }[kind]}.`);
   const written = numbers.flatMap(({ cells }) => cells.filter((cell) => !MISSING.test(cell)));
   const [decimal, sure] = decimalOf(written, delimiter);
-  if (decimal === "," || !sure) notes.push(`Numbers are read with a decimal ${decimal === "," ? "comma" : "point"}${sure ? "" : "; none shows whether 1,234 or 1.234 is a thousand"}.`);
+  if (decimal === "," || !sure) {
+    const open = sure ? "" : "; none shows whether 1,234 or 1.234 is a thousand";
+    notes.push(`Numbers are read with a decimal ${decimal === "," ? "comma" : "point"}${open}.`);
+  }
   const groups = new Map();
   rows.forEach((row, i) => {
     if (times && Number.isNaN(times[i])) {
@@ -209,11 +216,14 @@ export function readCsv(text) {
       return;
     }
     for (const { at, name, cells } of numbers) {
-      const value = MISSING.test(cells[i]) ? null : numberOf(cells[i], decimal);
-      if (Number.isNaN(value)) ignored.push(`Line ${row.line}, column ${at + 1} (${name}): “${cells[i]}” is no number.`);
-      const key = id ? id.cells[i] + (numbers.length > 1 ? `, ${name}` : "") : names || numbers.length > 1 ? name : "values";
+      const cell = cells[i];
+      const number = MISSING.test(cell) ? null : numberOf(cell, decimal);
+      const value = Number.isNaN(number) ? null : number;
+      if (number !== value) ignored.push(`Line ${row.line}, column ${at + 1} (${name}): “${cell}” is no number.`);
+      const alone = names || numbers.length > 1 ? name : "values";
+      const key = id ? id.cells[i] + (numbers.length > 1 ? `, ${name}` : "") : alone;
       if (!groups.has(key)) groups.set(key, []);
-      groups.get(key).push({ line: row.line, time: times ? times[i] : null, value: Number.isNaN(value) ? null : value });
+      groups.get(key).push({ line: row.line, time: times ? times[i] : null, value });
     }
   });
   const series = [...groups].flatMap(([key, members]) => {

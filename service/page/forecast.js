@@ -13,7 +13,9 @@ const SAMPLES = [
   { value: "demand", label: "A shop's demand, three products, daily (invented)" },
   { value: "own", label: "Your own" },
 ];
-const UNITS = { Y: "year", Q: "quarter", M: "month", W: "week", D: "day", B: "weekday", H: "hour", min: "minute", S: "second" };
+const UNITS = {
+  Y: "year", Q: "quarter", M: "month", W: "week", D: "day", B: "weekday", H: "hour", min: "minute", S: "second",
+};
 const HORIZONS = { Y: 6, Q: 8, M: 24, W: 26, D: 28, B: 20, H: 48 };
 const MAX_HORIZON = 200;
 const SHOWN_TEXT = 200000; // characters; a longer text is read, but not written into the field
@@ -92,15 +94,20 @@ function useNarrow() {
 /** The times of a result, of its history and ahead; and how to write one. */
 function timesOf({ series, cutoff, median, timestamps }) {
   const { timestamps: past } = series;
-  if (!past) return { past: series.values.map((_, i) => i + 1), ahead: median.map((_, i) => cutoff + i + 1), write: String };
+  if (!past) {
+    const count = (list, from) => list.map((_, i) => from + i + 1);
+    return { past: count(series.values, 0), ahead: count(median, cutoff), write: String };
+  }
   const step = past.length > 1 ? past.at(-1) - past.at(-2) : 1;
   return { past, ahead: timestamps.map(secondsOf), write: dateFormat(step) };
 }
 
 /** A series without a forecast, as a result. */
-const historyOf = (series) => ({ series, cutoff: series.values.length, median: NONE, timestamps: NONE, bands: NONE, actual: null });
+function historyOf(series) {
+  return { series, cutoff: series.values.length, median: NONE, timestamps: NONE, bands: NONE, actual: null };
+}
 
-function chartOf(result, rival, anomalies) {
+function chartOf(result, rival, anomalies, narrow) {
   const { series, cutoff, median, bands, actual } = result;
   const { past, ahead } = timesOf(result);
   return {
@@ -110,7 +117,7 @@ function chartOf(result, rival, anomalies) {
     truth: actual && { x: ahead, y: actual },
     naive: rival && { x: ahead, y: rival.forecast },
     anomalies: anomalies.filter((index) => index < cutoff),
-    recent: Math.max(8 * median.length, 150),
+    recent: narrow ? Math.max(3 * median.length, 60) : Math.max(8 * median.length, 150),
   };
 }
 
@@ -128,28 +135,34 @@ function Summary({ result, anomalies }) {
   const [{ lower, upper }] = bands;
   const last = median.length - 1;
   const round = roundFor(series.values);
+  const among = anomalies?.from ? `, in the newest ${counted(cutoff - anomalies.from)}` : "";
   return html`<p role="status">The next ${plural(last + 1, unitOf(series))}. For ${series.timestamps ? "" : "value "}
       ${write(ahead[last])} Carry expects ${round(median[last])}, and with ${options.level} % probability between
       ${" "}${round(lower[last])} and ${round(upper[last])}.</p>
     <dl class="figures">
       ${figure("Values read", counted(cutoff))}
       ${figure("Season that weighed most", seasonText(result))}
-      ${anomalies && figure(`Anomalies, outside of ${ANOMALY_LEVEL} %${anomalies.from ? `, in the newest ${counted(cutoff - anomalies.from)}` : ""}`, anomalies.found.length)}
+      ${anomalies && figure(`Anomalies, outside of ${ANOMALY_LEVEL} %${among}`, anomalies.found.length)}
     </dl>`;
+}
+
+/** Which of two MASE is better, in words; `repeated` is what the seasonal naive forecast repeats. */
+function verdictOf(ours, theirs, repeated) {
+  if (ours === null || theirs === null) return "There is nothing to scale errors by, so neither can be called better.";
+  if (ours === theirs) return `Repeating ${repeated} is as close to them.`;
+  const smaller = `the error is ${percent(1 - Math.min(ours, theirs) / Math.max(ours, theirs))} smaller.`;
+  if (ours > theirs) return `Repeating ${repeated} is closer to them: ${smaller}`;
+  return `Its forecast is closer to them than ${repeated} repeated (the seasonal naive forecast): ${smaller}`;
 }
 
 /** How good the forecast of the held-out values was, beside the naive one. */
 function HoldOut({ result: { metrics, options, median, series }, rival }) {
   const unit = unitOf(series);
   const [ours, theirs] = [metrics.mase, rival.mase];
+  const unseen = median.length > 1 ? plural(median.length, unit) : unit;
   const repeated = rival.season > 1 ? `the last ${plural(rival.season, unit)}` : "the last value";
-  const smaller = percent(1 - Math.min(ours, theirs) / Math.max(ours, theirs));
-  const verdict = ours === null || theirs === null ? "There is nothing to scale errors by, so neither forecast can be called better."
-    : ours < theirs ? `Its forecast is closer to them than ${repeated} repeated (the seasonal naive forecast): the error is ${smaller} smaller.`
-    : ours > theirs ? `Repeating ${repeated} is closer to them: the error is ${smaller} smaller.`
-    : `Repeating ${repeated} is as close to them.`;
   const mase = (value) => (value === null ? "–" : value.toFixed(2));
-  return html`<p role="status">Carry did not see the last ${median.length > 1 ? plural(median.length, unit) : unit}. ${verdict}</p>
+  return html`<p role="status">Carry did not see the last ${unseen}. ${verdictOf(ours, theirs, repeated)}</p>
     <dl class="figures">
       ${figure("MASE of Carry", mase(ours))}
       ${figure("MASE of the seasonal naive", mase(theirs))}
@@ -173,6 +186,12 @@ function Values({ result, rival }) {
   </table></div>`;
 }
 
+function Check({ label, checked, onChange }) {
+  return html`<label class="row" style=${{ flexWrap: "nowrap" }}>
+    <input type="checkbox" checked=${checked} onChange=${(event) => onChange(event.target.checked)} />
+    ${" "}${label}</label>`;
+}
+
 function Notes({ notes, ignored }) {
   const lines = [...notes, ...ignored.map((line) => `Left out: ${line}`)];
   if (!lines.length) return null;
@@ -182,7 +201,8 @@ function Notes({ notes, ignored }) {
   </ul>`;
 }
 
-export function Tab({ api }) {
+export function Tab({ api, active }) {
+  const [started, setStarted] = useState(false); // nothing is asked before the tab was seen
   const [sample, setSample] = useState("co2");
   const [source, setSource] = useState({ text: null, name: "" });
   const [at, setAt] = useState(0);
@@ -210,9 +230,12 @@ export function Tab({ api }) {
     if (first) set({ horizon: Math.max(1, Math.min(HORIZONS[first.freq] ?? 24, Math.floor(first.values.length / 3))) });
   };
   useEffect(() => {
-    if (sample === "own") return;
+    if (active) setStarted(true);
+  }, [active]);
+  useEffect(() => {
+    if (!started || sample === "own") return;
     api.text(`page/samples/${sample}.csv`).then((text) => take(text, sample), setLoading);
-  }, [sample]);
+  }, [sample, started]);
   const drop = async (file) => {
     if (!file) return;
     setSample("own");
@@ -220,13 +243,18 @@ export function Tab({ api }) {
   };
 
   const tooShort = series && options.holdOut && series.values.length <= options.horizon;
-  const { answer, error, busy } = useAnswer(series && !tooShort && ((signal) => askForecast(api, series, options, signal)), [series, options]);
+  const { answer, error, busy } = useAnswer(
+    series && !tooShort && ((signal) => askForecast(api, series, options, signal)), [series, options],
+  );
   const result = answer?.series === series ? answer : null;
-  const judged = useAnswer(result && marks && ((signal) => askAnomalies(api, series, signal)), [result?.series, marks]);
+  const judged = useAnswer(
+    result && marks && ((signal) => askAnomalies(api, series, signal)), [result?.series, marks],
+  );
   const anomalies = marks && judged.answer?.series === series ? judged.answer : null;
   const rival = useMemo(() => result && rivalOf(result), [result]);
   const chart = useMemo(
-    () => series && chartOf(result ?? historyOf(series), rival, anomalies?.found ?? NONE), [series, result, rival, anomalies],
+    () => series && chartOf(result ?? historyOf(series), rival, anomalies?.found ?? NONE, narrow),
+    [series, result, rival, anomalies, narrow],
   );
   const refused = (field) => (error?.errors?.[0]?.path.startsWith(`$.${field}`) ? error : null);
   const elsewhere = error && !refused("horizon") && !refused("levels") && !refused("series") ? error : null;
@@ -244,42 +272,53 @@ export function Tab({ api }) {
   };
   const fewer = series && 10 ** Math.floor(Math.log10(series.values.length - 1));
 
+  const drawn = series && `${series.id}: history and forecast. The table below has the numbers.`;
+  const example = "date,sales\n2026-01-01,112\n2026-01-02,118";
+  const blank = source.name ? `${source.name} is read. Paste here to replace it.` : example;
+  const choose = (value) => {
+    setSample(value);
+    if (value === "own") take("", "");
+  };
+  const type = (event) => {
+    setSample("own");
+    take(event.target.value, "pasted text");
+  };
   const controls = html`<div key="controls" class="stack">
       <section class="card stack" aria-label="Series to forecast">
         <h2>What comes next?</h2>
-        <${Choice} label="Data" value=${sample} options=${SAMPLES} onChange=${(value) => {
-          setSample(value);
-          if (value === "own") take("", "");
-        }} />
-        <${Field} label="CSV" hint="Paste, edit or drop it: one series a column, or a column that names the series.">
-          <textarea class="mono" rows="5" spellcheck=${false}
-            placeholder=${source.name ? `${source.name} is read. Paste here to replace it.` : "date,sales\n2026-01-01,112\n2026-01-02,118"}
-            value=${source.text?.length > SHOWN_TEXT ? "" : source.text ?? ""}
-            onInput=${(event) => { setSample("own"); take(event.target.value, "pasted text"); }}></textarea>
+        <${Choice} label="Data" value=${sample} options=${SAMPLES} onChange=${choose} />
+        <${Field} label="CSV" hint=${html`Paste, edit or drop it: one series a column, or a column that
+          ${" "}names the series. The command <code>carry forecast</code> reads Excel and harder tables.`}>
+          <textarea class="mono" rows="5" spellcheck=${false} placeholder=${blank} onInput=${type}
+            value=${source.text?.length > SHOWN_TEXT ? "" : source.text ?? ""}></textarea>
         <//>
-        <div class="row"><button type="button" class="small" onClick=${() => file.current.click()}>Choose a file</button>
-          <input type="file" ref=${file} accept=".csv,.tsv,.txt" hidden aria-label="CSV file" onChange=${(event) => drop(event.target.files[0])} /></div>
+        <div class="row">
+          <button type="button" class="small" onClick=${() => file.current.click()}>Choose a file</button>
+          <input type="file" ref=${file} accept=".csv,.tsv,.txt" hidden aria-label="CSV file"
+            onChange=${(event) => drop(event.target.files[0])} />
+        </div>
         ${source.text?.trim() && html`<${Problem} error=${table.error} />`}
         <${Problem} error=${loading ?? refused("series")} />
         ${refused("series")?.code === "limit_exceeded" && html`<button type="button" onClick=${() => setNewest(fewer)}>
           Forecast from the newest ${counted(fewer)} values</button>`}
         ${table.series && html`<${Notes} ...${table} />`}
         ${table.series?.length > 1 && html`<${Choice} label="Show" value=${at}
-          options=${table.series.map(({ id }, i) => ({ value: i, label: id }))} onChange=${(value) => setAt(Number(value))} />`}
+          onChange=${(value) => setAt(Number(value))}
+          options=${table.series.map(({ id }, i) => ({ value: i, label: id }))} />`}
       </section>
       <section class="card stack" aria-label="Forecast settings">
-        <${Slider} label="Horizon" value=${options.horizon} min=${1} max=${MAX_HORIZON} onInput=${(horizon) => set({ horizon })}
-          format=${(value) => plural(value, series ? unitOf(series) : "value")} />
+        <${Slider} label="Horizon" value=${options.horizon} min=${1} max=${MAX_HORIZON}
+          format=${(value) => plural(value, series ? unitOf(series) : "value")}
+          onInput=${(horizon) => set({ horizon })} />
         <${Problem} error=${refused("horizon")} />
-        <${Slider} label="Outermost interval" value=${options.level} min=${50} max=${99} onInput=${(level) => set({ level })}
-          format=${(value) => `${value} %`} />
+        <${Slider} label="Outermost interval" value=${options.level} min=${50} max=${99}
+          format=${(value) => `${value} %`} onInput=${(level) => set({ level })} />
         <${Problem} error=${refused("levels")} />
-        <label class="row" style=${{ flexWrap: "nowrap" }}><input type="checkbox" checked=${options.holdOut}
-          onChange=${(event) => set({ holdOut: event.target.checked })} /> Hold out the last ${options.horizon} and compare</label>
-        ${tooShort && html`<p role="alert" class="problem">To hold out ${plural(options.horizon, "value")}, the series needs at least
-          ${" "}${options.horizon + 1}; it has ${series.values.length}.</p>`}
-        <label class="row" style=${{ flexWrap: "nowrap" }}><input type="checkbox" checked=${marks}
-          onChange=${(event) => setMarks(event.target.checked)} /> Mark anomalies</label>
+        <${Check} label="Hold out the last ${options.horizon} and compare" checked=${options.holdOut}
+          onChange=${(holdOut) => set({ holdOut })} />
+        ${tooShort && html`<p role="alert" class="problem">To hold out ${plural(options.horizon, "value")}, the series
+          ${" "}needs at least ${options.horizon + 1}; it has ${series.values.length}.</p>`}
+        <${Check} label="Mark anomalies" checked=${marks} onChange=${setMarks} />
       </section>
     </div>`;
   const outcome = html`<div key="outcome" class="stack" aria-busy=${busy}>
@@ -290,19 +329,22 @@ export function Tab({ api }) {
         ${busy && !result && html`<p role="status">Forecasting …</p>`}
         ${result && (rival ? html`<${HoldOut} result=${result} rival=${rival} />`
           : html`<${Summary} result=${result} anomalies=${anomalies} />`)}
-        ${chart && html`<${FanChart} ...${chart} label="${series.id}: history and forecast. The table below has the numbers." />`}
+        ${chart && html`<${FanChart} ...${chart} label=${drawn} />`}
       </section>
       ${result && html`<section class="card stack" aria-label="Take away">
         <details><summary>Table</summary><${Values} result=${result} rival=${rival} /></details>
         <details><summary>The same as curl, Python, nixtla</summary><div class="stack">
-          ${calls.file && html`<button type="button" onClick=${() => save("request.json", calls.file, "application/json")}>Save request.json</button>`}
-          ${["curl", "Python", "nixtla"].map((name) => html`<${CopyBlock} key=${name} label=${name} text=${calls[name]} />`)}
+          ${calls.file && html`<div><button type="button"
+            onClick=${() => save("request.json", calls.file, "application/json")}>Save request.json</button></div>`}
+          ${["curl", "Python", "nixtla"].map((name) => html`<${CopyBlock} key=${name} label=${name}
+            text=${calls[name]} />`)}
         </div></details>
         <div class="row"><button type="button" onClick=${saveAll}>
           Save ${table.series.length > 1 ? `all ${table.series.length} forecasts` : "the forecast"} as CSV</button>
           <span role="status">${out.text}</span></div>
         <${Problem} error=${out.error} />
-        ${out.failed?.length > 0 && html`<ul aria-label="Series without a forecast">${out.failed.map((line) => html`<li>${line}</li>`)}</ul>`}
+        ${out.failed?.length > 0 && html`<ul aria-label="Series without a forecast">
+          ${out.failed.map((line) => html`<li>${line}</li>`)}</ul>`}
       </section>`}
     </div>`;
   return html`<div class="split" onDragOver=${(event) => event.preventDefault()}

@@ -20,7 +20,8 @@ export function bodyOf(series, { horizon, level, holdOut }) {
 }
 
 export async function askForecast(api, series, options, signal) {
-  const { body } = await api.post(options.holdOut ? "cross_validation" : "forecast", bodyOf(series, options), { signal });
+  const route = options.holdOut ? "cross_validation" : "forecast";
+  const { body } = await api.post(route, bodyOf(series, options), { signal });
   const window = options.holdOut ? body.windows[0] : { ...body, cutoff: series.values.length, actual: null };
   const bands = levelsOf(options.level).map((level) => {
     const [lower, upper] = edgesOf(level).map((edge) => quantile(window.quantiles, edge));
@@ -56,13 +57,13 @@ function seasonalNaive({ series, cutoff, actual, seasons, options }, season) {
     do at -= season; while (at >= cutoff || (at >= 0 && past[at] === null));
     return at >= 0 ? past[at] : null;
   });
-  const errors = actual.map((value, step) => (value === null || forecast[step] === null ? null : Math.abs(value - forecast[step])));
-  const known = errors.filter((error) => error !== null);
-  const within = errors.filter((error, step) => error !== null && error <= width * Math.sqrt(1 + Math.floor(step / season)));
+  const errors = actual.map((value, step) => [Math.abs(value - forecast[step]), step])
+    .filter((_, step) => actual[step] !== null && forecast[step] !== null);
+  const within = errors.filter(([error, step]) => error <= width * Math.sqrt(1 + Math.floor(step / season)));
   const scale = mean(changes(seasons?.[0] ?? 1));
   return {
-    season, forecast, mase: scale ? mean(known) / scale : null,
-    coverage: known.length && !Number.isNaN(width) ? within.length / known.length : null,
+    season, forecast, mase: errors.length && scale ? mean(errors.map(([error]) => error)) / scale : null,
+    coverage: errors.length && !Number.isNaN(width) ? within.length / errors.length : null,
   };
 }
 
@@ -76,22 +77,24 @@ export function rivalOf(result) {
 
 const cell = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
 
-/** The forecasts of all series as CSV, in the columns of Carry's data frames; and the series that have none, and why. */
+/** The forecasts of all series as CSV, in the columns of Carry's data frames; and which have none, and why. */
 export async function forecastAll(api, all, { horizon, level }) {
   const levels = levelsOf(level);
   const rows = [["unique_id", "ds", "median", ...levels.flatMap((each) => [`lo-${each}`, `hi-${each}`])]];
   const failed = [];
   for (let from = 0; from < all.length; from += BATCH) {
     const part = all.slice(from, from + BATCH);
-    const requests = part.map((series) => ({ ...bodyOf(series, { horizon, level }), horizon: undefined, levels: undefined }));
-    const { body } = await api.post("forecast/batch", { requests, horizon, levels });
+    const requests = part.map((series) => bodyOf(series, { horizon, level }));
+    const { body } = await api.post("forecast/batch", { requests });
     body.results.forEach((answer, i) => {
       if (!answer.median) return failed.push(`${part[i].id}: ${answer.detail}`);
       const edges = levels.flatMap(edgesOf).map((edge) => quantile(answer.quantiles, edge));
-      return answer.median.forEach((median, step) => rows.push([
-        part[i].id, answer.timestamps?.[step] ?? part[i].values.length + step + 1, median, ...edges.map((each) => each[step]),
-      ]));
+      return answer.median.forEach((median, step) => {
+        const time = answer.timestamps?.[step] ?? part[i].values.length + step + 1;
+        rows.push([part[i].id, time, median, ...edges.map((each) => each[step])]);
+      });
     });
   }
-  return { csv: rows.map((row) => row.map(cell).join(",")).join("\n") + "\n", count: all.length - failed.length, failed };
+  const text = rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
+  return { csv: text, count: all.length - failed.length, failed };
 }

@@ -26,7 +26,9 @@ export function callsOf(series, options) {
   const isLong = series.values.length > INLINE;
   const key = savedKey() !== null;
   const route = options.holdOut ? "cross_validation" : "forecast";
-  const values = isLong ? 'json.load(open("request.json"))["series"]' : JSON.stringify(series.values).replaceAll("null", "None");
+  const numbers = JSON.stringify(series.values).replaceAll("null", "None");
+  const values = isLong ? 'json.load(open("request.json"))["series"]' : numbers;
+  const bearer = key ? ' -H "Authorization: Bearer $CARRY_API_KEY"' : "";
   const times = series.freq ? `, start="${series.start}", freq="${series.freq}"` : "";
   const imports = [isLong && "import json", key && "import os"].filter(Boolean).map((line) => `${line}\n`).join("");
   const apiKey = key ? 'os.environ["CARRY_API_KEY"]' : '"any"';
@@ -34,7 +36,7 @@ export function callsOf(series, options) {
   const ds = freq ? `pd.date_range("${series.start}", periods=len(y), freq="${freq}")` : "range(len(y))";
   const list = `[${levels.join(", ")}]`;
   return {
-    curl: `curl -s ${url}/${route} -H 'Content-Type: application/json'${key ? ' -H "Authorization: Bearer $CARRY_API_KEY"' : ""} `
+    curl: `curl -s ${url}/${route} -H 'Content-Type: application/json'${bearer} `
       + (isLong ? "-d @request.json" : `-d '${JSON.stringify(body)}'`),
     Python: `${imports}import carry
 
