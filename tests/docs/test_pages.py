@@ -13,6 +13,7 @@ import pytest
 from tests.docs import running, settings_table
 from tests.docs.answers import WIDTH, DifferentError, compare, layout, parse, shorten, write
 from tests.docs.blocks import PAGES, ROOT, SHOWN, blocks
+from tests.e2e.serving import Service
 
 SERVES = "starts a service"
 TRAINS = "trains a model; tests/e2e/test_train_to_answer.py does, in small"
@@ -37,7 +38,7 @@ RUN = [
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[running.Service]:
+def service() -> Iterator[Service]:
     """The service that the pages call."""
     with running.service() as started:
         yield started
@@ -46,7 +47,7 @@ def service() -> Iterator[running.Service]:
 @pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is not installed")
 @pytest.mark.parametrize("page", RUN)
 def test_every_command_of_a_page_prints_what_the_page_shows(
-    page: str, service: running.Service, tmp_path: Path
+    page: str, service: Service, tmp_path: Path
 ) -> None:
     running.prepare(tmp_path)
     different = []

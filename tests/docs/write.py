@@ -12,9 +12,10 @@ from pathlib import Path
 from tests.docs import running, settings_table
 from tests.docs.answers import DifferentError, compare, write
 from tests.docs.blocks import PAGES, ROOT, blocks
+from tests.e2e.serving import Service
 
 
-def rewrite(page: str, service: running.Service) -> int:
+def rewrite(page: str, service: Service) -> int:
     """Write the answers of a page anew. Returns how many have changed."""
     path = ROOT / page
     text = path.read_text()
