@@ -12,7 +12,7 @@ const TOP = 6; // candidates at each character
 const MAX_DRAWN = 2000; // code points; of a longer text its end is read and drawn
 const STEP = 1000; // code points by which the beginning of that end moves, so that it is seldom read again
 const CHUNK = 200; // cells that are drawn again together
-const PIECE = /^[^]{1,400}(?=\s|$)|^[^]{0,400}/u; // of one request; a word model must not read half a word
+const PIECE = /^[^]{1,400}(?=\s)|^[^]{0,400}/u; // of one request; the last word is a piece of its own
 const START = { text: "", cells: [], next: null, state: "" };
 const SHADES = [[0.8, "#0a4640", "#fff"], [0.5, "#0f766e", "#fff"], [0.2, "#62b8ae", "#06201d"],
   [0.05, "#a9dbd5", "#06201d"], [0.01, "#dcf1ee", "#06201d"], [0, "#fff", "#06201d"],
@@ -52,7 +52,7 @@ const writtenCells = (logprobs) =>
   }));
 
 /** A text as a model reads it: its cells, and what comes next. A change aborts the request before, and goes on from the
- * state after the last piece that is still there. No piece goes on within a word. */
+ * state after the last piece that is still there. No piece begins within a word: a word model would read two. */
 function useReading(api, model, text) {
   const [reading, setReading] = useState({ text: "", cells: [], next: [] });
   const pieces = useRef([]);
