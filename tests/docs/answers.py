@@ -14,8 +14,8 @@ WIDTH = 100
 """Longest line of an answer of JSON."""
 REST = "\ue000"
 """What `...` is read as: the name of a field, or an item."""
-CHANCE = re.compile(r"[0-9a-f]{32}|\d{4}-\d\d-\d\dT[\d:.]+\+00:00")
-"""Ids and times."""
+CHANCE = re.compile(r"[0-9a-f]{32}|\d{4}-\d\d-\d\dT[\d:.]+\+00:00|(?<= in )\d+ s\b")
+"""Ids, times and how long something took."""
 CHANCE_FIELDS = {"created"}
 """Fields whose numbers are times."""
 DIGITS = 6

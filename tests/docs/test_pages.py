@@ -64,7 +64,9 @@ def test_every_block_is_run_or_says_why_it_is_not() -> None:
             assert block.language in {"console", "python", *SHOWN}, f"{page}: a block of {block.language!r}"
             if block.language in SHOWN:
                 assert not TYPED.search(block.body), f"{page}: a command in a block that is not run:\n{block.body}"
-            elif block.language == "console":
+            elif block.reason is None:
+                assert not any(command.answer.strip() == "..." for command in block.commands), f"{page}: {block.body}"
+            if block.language == "console":
                 assert block.body.startswith("$ "), f"{page}: a console block begins with a dollar:\n{block.body}"
         reasons = Counter(block.reason for block in blocks((ROOT / page).read_text()) if block.reason is not None)
         if reasons:
