@@ -39,8 +39,9 @@ function Status() {
     const timer = setInterval(look, 1000 * STATUS_SECONDS);
     return () => clearInterval(timer);
   }, []);
+  const { text, state, reason } = ready ?? { text: "Asking" };
   return html`<span class="muted">${version && `Version ${version}`}</span>
-    <span class="pill" role="status" data-state=${ready?.state} title=${ready?.reason}>${ready?.text ?? "Asking"}</span>`;
+    <span class="pill" role="status" data-state=${state} title=${reason}>${text}</span>`;
 }
 
 /** The dialog that asks for the API key: at a refusal, or by its button. All calls that were refused wait for it. */
@@ -51,7 +52,7 @@ function KeyDialog({ onKey }) {
   const open = (refusal) =>
     new Promise((resolve) => {
       waiting.current.push(resolve);
-      setReason(refusal?.detail && savedKey() ? "The service refused this key." : refusal ? "The service wants a key." : "");
+      setReason(!refusal ? "" : savedKey() ? "The service refused this key." : "The service wants a key.");
       if (!dialog.current.open) dialog.current.showModal();
     });
   useEffect(() => onKeyNeeded(open), []);

@@ -12,8 +12,9 @@ const OWN = /^\/(health.*|metrics|ping|version|openapi\.json|docs|redoc|page\/.*
 export function parseMetrics(text) {
   const samples = text.matchAll(/^(\w+)(\{.*\})? (\S+)$/gm);
   return Array.from(samples, ([, name, braces = "", value]) => {
-    const pairs = Array.from(braces.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g), ([, key, each]) => [key, JSON.parse(`"${each}"`)]);
-    return { name, labels: Object.fromEntries(pairs), key: name + braces, value: Number(value.replace("Inf", "Infinity")) };
+    const pairs = Array.from(braces.matchAll(/(\w+)=("(?:[^"\\]|\\.)*")/g), ([, key, text]) => [key, JSON.parse(text)]);
+    const number = Number(value.replace("Inf", "Infinity"));
+    return { name, labels: Object.fromEntries(pairs), key: name + braces, value: number };
   });
 }
 
@@ -60,7 +61,8 @@ function point(at, samples, earlier, seconds) {
 
 const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
 const count = (value) => (value === null ? "–" : number.format(value));
-const time = (value) => (value === null ? "–" : value < 1 ? `${number.format(1000 * value)} ms` : `${number.format(value)} s`);
+const inUnit = (value) => (value < 1 ? `${count(1000 * value)} ms` : `${count(value)} s`);
+const time = (value) => (value === null ? "–" : inUnit(value));
 
 const CHARTS = [
   { title: "Requests a second", lines: { requests: "" }, format: count },
@@ -120,7 +122,8 @@ function Routes({ samples }) {
   const rows = routes.map((name) => {
     const [method, route] = name.split(" ");
     const mine = answered.filter(({ labels }) => labels.method === method && labels.route === route);
-    const buckets = samples.filter((each) => each.name.endsWith("request_seconds_bucket") && each.labels.route === route);
+    const timed = samples.filter((each) => each.name === "carry_request_seconds_bucket");
+    const buckets = timed.filter(({ labels }) => labels.route === route);
     return { name, mine, latency: [0.5, 0.95].map((q) => time(quantile(buckets, q))) };
   });
   if (!rows.length) return html`<p class="muted">No request yet. Forecast something, and look again.</p>`;

@@ -7,7 +7,7 @@ const percent = (share) => `${number.format(100 * share)} %`;
 
 /** Measures in words. A key ends with the measure; before it stands the collection of series, and its frequency. */
 const MEASURES = {
-  bits_per_character: ["bits per character", (bits) => `as if ${number.format(2 ** bits)} characters were equally likely`],
+  bits_per_character: ["bits per character", (bits) => `as if ${number.format(2 ** bits)} of them were equally likely`],
   bits_per_token: ["bits per word", () => ""],
   nats_per_character: ["nats per character", () => ""],
   mase: ["MASE", () => "mean error over the history's mean change in a season"],
@@ -18,7 +18,7 @@ const MEASURES = {
   coverage_80: ["of the values in the 80 % interval", () => "", percent],
   free_running_mae: ["mean error of the free run", () => "each forecast fed back as if it had come true"],
 };
-const FREQUENCIES = { Y: "yearly", Q: "quarterly", M: "monthly", W: "weekly", D: "daily", H: "hourly", O: "other", all: "all" };
+const FREQUENCIES = { Y: "yearly", Q: "quarterly", M: "monthly", W: "weekly", D: "daily", H: "hourly", O: "other" };
 const HEADLINES = ["bits_per_character", "mase", "coverage_80", "smape", "mae"];
 
 /** A metric's key, read: {measure, where}, or the key itself as the measure. */
@@ -74,17 +74,19 @@ function Picture({ api, label, name, caption }) {
 function Provenance({ api, label }) {
   const [manifest, setManifest] = useState(null);
   const [error, setError] = useState(null);
-  const look = (event) => {
-    if (event.target.open && !manifest) api.get(`models/${label}`).then(({ body }) => setManifest(body.manifest), setError);
+  const look = ({ target }) => {
+    if (target.open && !manifest) api.get(`models/${label}`).then(({ body }) => setManifest(body.manifest), setError);
   };
   const made = manifest?.provenance;
   return html`<details onToggle=${look}>
     <summary>How it was made</summary>
     <${Problem} error=${error} />
-    ${made && html`<p class="hint">${made.cell === "elman" ? "Elman" : made.cell.toUpperCase()}, ${made.layers} ${made.layers === 1 ? "layer" : "layers"} of
-      ${" "}${made.hidden} units, ${made.parameters.toLocaleString("en")} parameters. Trained on
-      ${" "}${made.data.length} ${made.data.length === 1 ? "file" : "files"} in ${number.format(made.duration_seconds)} s,
-      ${" "}${new Date(made.created_at).toLocaleDateString("en-GB", { dateStyle: "long" })}, seed ${made.seed}, by</p>
+    ${made && html`<p class="hint">${made.cell === "elman" ? "Elman" : made.cell.toUpperCase()},
+      ${" "}${made.layers} ${made.layers === 1 ? "layer" : "layers"} of ${made.hidden} units,
+      ${" "}${made.parameters.toLocaleString("en")} parameters. Trained on
+      ${" "}${made.data.length} ${made.data.length === 1 ? "file" : "files"}
+      ${" "}in ${number.format(made.duration_seconds)} s, seed ${made.seed},
+      ${" "}${new Date(made.created_at).toLocaleDateString("en-GB", { dateStyle: "long" })}, by</p>
       <pre class="command" tabindex="0" aria-label="Command">${made.command}</pre>`}
   </details>`;
 }
@@ -138,6 +140,7 @@ export function Tab({ api, models, refused, onModels }) {
     <${Problem} error=${state.error} />
     ${refused.length > 0 && html`<div class="problem"><h3>Refused</h3><ul>${refused.map((each) => html`
       <li><b>${each.name}@${each.version}</b>: ${each.reason}</li>`)}</ul></div>`}
-    <div class="grid">${shown.map((model) => html`<${Card} key=${model.name + model.version} api=${api} model=${model} />`)}</div>
+    <div class="grid">${shown.map((model) => html`<${Card} key=${`${model.name}@${model.version}`} api=${api}
+      model=${model} />`)}</div>
   </div>`;
 }

@@ -3,7 +3,9 @@
 import { html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useReducer, useRef, useState,
 } from "./vendor/preact.js";
 
-export { html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useReducer, useRef, useState };
+export {
+  html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useReducer, useRef, useState,
+};
 
 let ids = 0;
 /** An id of this component, the same for its whole life. */

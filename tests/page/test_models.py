@@ -23,7 +23,7 @@ def test_each_model_has_a_card_in_words(page: Page) -> None:
     text = panel.get_by_role("article", name="text@1")
     expect(text.get_by_text("Continues English prose: learnt from 584 works published up to 1928.")).to_be_visible()
     expect(text.get_by_role("definition")).to_have_text(["1.38"])
-    expect(text.get_by_text("as if 2.6 characters were equally likely")).to_be_visible()
+    expect(text.get_by_text("as if 2.6 of them were equally likely")).to_be_visible()
     expect(text.get_by_text(re.compile("^(float32|int8)$"))).to_be_visible()
     forecast = panel.get_by_role("article", name="forecast@2")
     expect(forecast.get_by_text("MASE, M3, all")).to_be_visible()
