@@ -78,7 +78,7 @@ function timeOf(cell, order) {
 }
 
 const date = (time) => new Date(time * 1000);
-const weekday = (time) => Math.floor(time / 86400 + 3) % 7; // 0 is Monday
+const weekday = (time) => (date(time).getUTCDay() + 6) % 7; // 0 is Monday
 const UNITS = [
   { count: (time) => 12 * date(time).getUTCFullYear() + date(time).getUTCMonth(), sizes: { 12: "Y", 3: "Q", 1: "M" } },
   { count: (time) => 5 * Math.floor((time / 86400 + 3) / 7) + Math.min(weekday(time), 4), sizes: { 1: "B" } },
@@ -100,7 +100,7 @@ function frequencyOf(times) {
     const step = places.slice(1).reduce((least, place, j) => Math.min(least, place - places[j]), Infinity);
     const size = Object.keys(sizes).reverse().find((each) => step % each === 0);
     if (!size || step < 1 || (i === 1 && step > 1) || places.some((place) => place % step)) continue;
-    if (places.at(-1) / step > 3 * times.length + 10) continue; // mostly gaps
+    if (places.at(-1) / step > 3 * times.length + 10 || step / size > 9999) continue; // mostly gaps; no such frequency
     return { freq: (step > size ? step / size : "") + sizes[size], places: places.map((place) => place / step) };
   }
   return null;
