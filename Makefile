@@ -3,13 +3,18 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 CLUSTERS := .venv-clusters
+# Python compiles a module when it first imports it; of torch, pip would compile thousands that nothing imports.
+INSTALL := bin/pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million bench-page screenshots consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
-test: lint redis java chromium $(SERVICE)/installed $(CLUSTERS)/installed
+test: redis java chromium $(SERVICE)/installed
+	@# Side by side: neither mypy nor an installation uses more than one core.
+	$(MAKE) --no-print-directory --jobs=2 lint $(CLUSTERS)/packages
+	$(MAKE) --no-print-directory $(CLUSTERS)/installed
 	$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The papers as a site, in site/. Their answers are written anew by `python -m tests.docs.write`.
@@ -110,20 +115,23 @@ clean:
 $(SERVICE)/installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(SERVICE)
-	$(SERVICE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[redis]'
+	$(SERVICE)/$(INSTALL) --constraint constraints.txt --editable '.[redis]'
 	touch $@
 
 $(DEV)/installed: pyproject.toml setup.py constraints.txt constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --constraint constraints-dev.txt \
-		--editable '.[redis,training,dev]'
+	$(DEV)/$(INSTALL) --constraint constraints.txt --constraint constraints-dev.txt --editable '.[redis,training,dev]'
 	@# Its task files need data sets and metrics that do not go with ours; the tests give it tasks as data.
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --no-deps lm-eval==0.4.13
+	$(DEV)/$(INSTALL) --no-deps lm-eval==0.4.13
 	touch $@
 
-$(CLUSTERS)/installed: pyproject.toml setup.py constraints.txt tests/clusters/requirements.txt
+# Two steps, since only one installation at a time can build what is here.
+$(CLUSTERS)/packages: constraints.txt tests/clusters/requirements.txt
 	$(PYTHON) -m venv $(CLUSTERS)
-	$(CLUSTERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--requirement tests/clusters/requirements.txt --editable .
+	$(CLUSTERS)/$(INSTALL) --constraint constraints.txt --requirement tests/clusters/requirements.txt
+	touch $@
+
+$(CLUSTERS)/installed: $(CLUSTERS)/packages pyproject.toml setup.py
+	$(CLUSTERS)/$(INSTALL) --constraint constraints.txt --editable .
 	touch $@

@@ -23,7 +23,7 @@ import pytest
 from tests.e2e.serving import PATIENCE, Answer, BrokenError, Service, call, small_disk
 from tests.redis_server import RedisServer
 
-KILLS = int(os.environ.get("CARRY_KILLS", "20"))
+KILLS = int(os.environ.get("CARRY_KILLS", "8"))
 CLIENTS = 6
 CALLS_PER_SESSION = 20
 """Calls of a client on one session, before it creates another one."""
