@@ -126,7 +126,7 @@ function Bars({ label, options, taken, onTake }) {
     ${options.map((option) => html`<button key=${option.character} type="button" class="small" style=${look(option)}
       disabled=${option.character === taken} onClick=${() => onTake(option.character)}
       aria-label="${named(option.character)}, ${percent(option.probability)}">
-      <span class="mono">${glyph(option.character)}</span><span>${percent(option.probability)}</span></button>`)}
+      <span class="mono">${glyph(option.character)}</span>${" "}<span>${percent(option.probability)}</span></button>`)}
   </div>`;
 }
 

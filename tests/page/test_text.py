@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from tests.e2e.serving import PATIENCE, Service
+from tests.page.axe import severe_faults
 from tests.page.conftest import KEY, Visit, open_tab
 
 MODEL = "text@1"
@@ -430,3 +431,19 @@ def test_a_phone_scrolls_no_text_sideways(visit: Visit, served: Service) -> None
         cells(branch(panel)).last.tap()
         expect(alternatives(panel)).to_have_count(6)
         assert page.evaluate("document.documentElement.scrollWidth") == 380
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_can_be_seen_and_is_named(visit: Visit, served: Service, scheme: str) -> None:
+    with visit(served.url, color_scheme=scheme) as page:
+        panel = open_tab(page, "text")
+        press(panel, "Compare")
+        press(branch(panel, 2), "Write on")
+        expect(ending(branch(panel, 2))).to_contain_text("Wrote")
+        field(panel).fill(UNICODE)
+        expect(panel.get_by_text("The model does not know")).to_be_visible()
+        panel.get_by_text("The same as curl, Python, openai").first.click()
+        cells(branch(panel, 2)).nth(40).hover()
+        expect(alternatives(panel)).to_have_count(6)
+        faults = severe_faults(page)
+        assert not faults, "\n".join(faults)
