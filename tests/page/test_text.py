@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from playwright.sync_api import Locator, Page, Request, Route, expect
 
+from tests.builders import WORDS, forecaster, word_model, write_model
 from tests.e2e.serving import PATIENCE, Service
 from tests.page.axe import severe_faults
 from tests.page.conftest import KEY, Visit, open_tab
@@ -238,6 +240,26 @@ def test_of_a_long_text_the_end_is_read_and_drawn(page: Page, text: Locator, ser
     field(text).press("ControlOrMeta+End")
     field(text).press_sequentially("It")
     expect_map(branch(text), served, words[-1000:] + "It")
+
+
+def test_a_word_model_reads_whole_words_while_one_types(visit: Visit, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_model(forecaster(), models, "forecast")
+    write_model(word_model(), models, "text", tokenizer=WORDS)
+    with Service(models, f"sqlite:///{tmp_path}/sessions.db") as service, visit(service.url) as page:
+        panel = open_tab(page, "text")
+        expect(bars(panel)).to_have_count(6)
+        field(panel).fill("a ba")
+        field(panel).press("End")
+        for key, words in (
+            ("b", "a bab"),
+            (" ", "a bab "),
+            ("i", "a bab i"),
+            ("t's", "a bab it's"),
+            (",", "a bab it's,"),
+        ):
+            field(panel).press_sequentially(key)
+            expect_map(branch(panel), service, words)
 
 
 # Forks
