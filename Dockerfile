@@ -6,7 +6,7 @@ COPY pyproject.toml setup.py MANIFEST.in constraints.txt README.md LICENSE ./
 COPY carry carry
 COPY service service
 COPY training training
-# The wheel has these two; the image has all, in /models.
+# A wheel has these two, so its build needs them here; the image has all, in /models.
 COPY models/forecast models/forecast
 COPY models/text-fast models/text-fast
 RUN /opt/carry/bin/pip install --no-cache-dir --constraint constraints.txt ".[redis]"

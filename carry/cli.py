@@ -94,7 +94,7 @@ def serve(
     ] = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Serve the models over HTTP, until Ctrl-C.
+    """Serve the models over HTTP, with a page at /, until Ctrl-C.
 
     Environment variables set up everything else: CARRY_API_KEYS, CARRY_PROCESSES, CARRY_SESSION_STORE, ...
     """

@@ -97,7 +97,7 @@ def forecast(
 
     With a folder for --out, the table may have any size, and a run that was interrupted goes on.
 
-    Example: carry forecast examples/co2.csv --horizon 24 --picture fan.png
+    Example: carry forecast sales.csv --horizon 24 --picture fan.png
     """
     season = None if season_length is None else _season_length(season_length)
     percentages = None if levels is None else _percentages(levels)

@@ -60,7 +60,8 @@ def serve(settings: Settings) -> None:
         failed.pop_all()
     # Clients that connect before the models are loaded wait.
     port = sockets[0].getsockname()[1]
-    log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys))
+    page = {"page": page_address(settings.host, port)} if settings.page == "on" else {}
+    log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys), **page)
 
     trials.finish()
     board, shared_metrics = Board(processes), SharedMetrics(processes)
@@ -70,6 +71,12 @@ def serve(settings: Settings) -> None:
         run(sockets[0], 0)
     else:
         Supervisor(sockets, board, run, settings.shutdown_grace).run()
+
+
+def page_address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page of a service that listens there."""
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/"
 
 
 def _warn(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.machine import BASE_MEMORY, PROCESS_MEMORY, available_cores, available_memory, processes_to_run
+from service.serve import page_address
 from service.settings import Settings, port_of_kubernetes, unknown_settings
 
 
@@ -109,3 +110,17 @@ def test_memory_limits_the_number_of_processes(tmp_path: Path, monkeypatch: pyte
         assert available_memory(root) == 512 * 2**20
         assert processes_to_run(root) == (512 * 2**20 - BASE_MEMORY) // PROCESS_MEMORY == 2
     assert processes_to_run(write(tmp_path, {"sys/fs/cgroup/memory.max": "1000000\n"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000/"),
+        ("0.0.0.0", "http://localhost:8000/"),
+        ("::", "http://localhost:8000/"),
+        ("::1", "http://[::1]:8000/"),
+        ("carry.example", "http://carry.example:8000/"),
+    ],
+)
+def test_the_log_names_an_address_of_the_page_that_a_browser_takes(host: str, address: str) -> None:
+    assert page_address(host, 8000) == address

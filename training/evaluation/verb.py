@@ -74,7 +74,9 @@ def evaluate(
     """Measure models on data they never saw, side by side, with the shipped model of their kind and with baselines.
 
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
-    start. Example: carry evaluate sales@1 sales@2 new.csv --horizon 24
+    start.
+
+    Example: carry evaluate sales@1 sales@2 new.csv --horizon 24
     """
     from carry.files import DataError, ReadOptions
     from training.card import markdown_table
