@@ -322,13 +322,15 @@ export function Tab({ api, active }) {
       </section>
     </div>`;
   const outcome = html`<div key="outcome" class="stack" aria-busy=${busy}>
-      <section class="card stack" aria-label="Result">
+      <section class="card stack result" aria-label="Result">
         <h2>${series?.id ?? "No series yet"}</h2>
-        <${Problem} error=${elsewhere} />
-        <${Problem} error=${judged.error} />
-        ${busy && !result && html`<p role="status">Forecasting …</p>`}
-        ${result && (rival ? html`<${HoldOut} result=${result} rival=${rival} />`
-          : html`<${Summary} result=${result} anomalies=${anomalies} />`)}
+        <div class="stack words">
+          <${Problem} error=${elsewhere} />
+          <${Problem} error=${judged.error} />
+          ${busy && !result && html`<p role="status">Forecasting …</p>`}
+          ${result && (rival ? html`<${HoldOut} result=${result} rival=${rival} />`
+            : html`<${Summary} result=${result} anomalies=${anomalies} />`)}
+        </div>
         ${chart && html`<${FanChart} ...${chart} label=${drawn} />`}
       </section>
       ${result && html`<section class="card stack" aria-label="Take away">

@@ -127,7 +127,7 @@ function Routes({ samples }) {
     return { name, mine, latency: [0.5, 0.95].map((q) => time(quantile(buckets, q))) };
   });
   if (!rows.length) return html`<p class="muted">No request yet. Forecast something, and look again.</p>`;
-  return html`<div class="scroll"><table>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Requests by route"><table>
     <thead><tr><th>Route</th><th class="number">Requests</th><th>By status</th>
       <th class="number">Half within</th><th class="number">95 % within</th></tr></thead>
     <tbody>${rows.map(({ name, mine, latency }) => html`<tr key=${name}>
@@ -138,7 +138,7 @@ function Routes({ samples }) {
   </table></div>`;
 }
 
-export function Tab({ api }) {
+export function Tab({ api, active }) {
   const [{ samples, points }, setState] = useState({ samples: [], points: [] });
   const [error, setError] = useState(null);
   useEffect(() => {
@@ -168,7 +168,7 @@ export function Tab({ api }) {
         the last ${SMOOTHED} seconds; probes and the page's own files are not counted.</p>
     </div>
     <${Problem} error=${error} />
-    ${points.length > 0 && html`<div class="grid">
+    ${active && points.length > 0 && html`<div class="grid">
       ${CHARTS.map((chart) => html`<${Chart} key=${chart.title} ...${chart} points=${points} />`)}</div>
       <div class="card stack"><h3>Requests since the service started</h3><${Routes} samples=${samples} /></div>`}
   </div>`;
