@@ -63,7 +63,7 @@ lint: $(DEV)/installed
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports
 
-# The pictures of the page in README and docs, from a running service; five minutes, since one shows real traffic.
+# The pictures of the page in README and docs, from a running service; four minutes, since one shows real traffic.
 screenshots: chromium $(DEV)/installed
 	$(DEV)/bin/python -m tests.page.screenshots
 

@@ -1,6 +1,6 @@
 """The pictures of the page in README and docs, from a running service: docs/images/page-<tab>.png.
 
-`make screenshots` runs it, in about five minutes: the picture of the tab Load shows real traffic, which it sends. The
+`make screenshots` runs it, in about four minutes: the picture of the tab Load shows real traffic, which it sends. The
 same page gives the same pictures, but for times, and what depends on them.
 """
 
@@ -29,7 +29,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SIZE = (1280, 800)
 COLOURS = 256
 """Of a picture. Few enough for a small file, and no difference is seen."""
-TRAFFIC_SECONDS = 240.0
+TRAFFIC_SECONDS = 160.0
 QUIET_SECONDS = 40.0
 """After every so many seconds of traffic there is more of it, or less."""
 HOURS = 168
@@ -73,6 +73,7 @@ def show_text(page: Page) -> None:
     use_text(page)
     panel = page.get_by_role("tabpanel", name="Text", exact=True)
     text = panel.get_by_role("textbox").input_value()
+    page.mouse.move(0, 0)
     panel.get_by_role("option").nth(text.index(SURPRISE)).hover()
     expect(panel.get_by_role("group", name="Alternatives")).to_be_visible()
 
@@ -156,10 +157,12 @@ def main() -> None:
         )
         page.set_default_timeout(PATIENCE)
         show_forecast(page)
+        page.mouse.move(0, 0)
         save(page, "forecast")
         with urllib.request.urlopen(f"{service.url}/page/samples/requests.csv") as sample:
             requests = [line.split(",")[-1] for line in sample.read().decode().splitlines()[1:]]
         show_session(page, requests)
+        page.mouse.move(0, 0)
         save(page, "session")
         show_text(page)
         save(page, "text")
