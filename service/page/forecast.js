@@ -8,9 +8,9 @@ import { callsOf } from "./snippets.js";
 import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useMemo, useRef, useState } from "./ui.js";
 
 const SAMPLES = [
-  { value: "co2", label: "Carbon dioxide over Mauna Loa, monthly" },
-  { value: "requests", label: "A web server's requests, hourly (invented)" },
-  { value: "demand", label: "A shop's demand, three products, daily (invented)" },
+  { value: "co2", label: "CO₂ over Mauna Loa, monthly" },
+  { value: "requests", label: "A server's requests, hourly (invented)" },
+  { value: "demand", label: "A shop's demand, daily (invented)" },
   { value: "own", label: "Your own" },
 ];
 const UNITS = {
