@@ -130,16 +130,25 @@ def write_model(
     return write_folder(models, name, graphs, text_manifest, add_int8)
 
 
+Graphs = tuple[Manifest, Runner, DecodeGraph | None]
+"""A model folder's manifest and its open graphs."""
+
+
 def open_scheduler(
     folder: Path, precision: Precision = "float32", chunk: int = CHUNK
 ) -> tuple[Manifest, Runner, Scheduler]:
     """A model folder's manifest, its graph and a scheduler on it."""
-    manifest, runner, decode_graph = open_graphs(folder, precision)
+    return new_scheduler(open_graphs(folder, precision), chunk)
+
+
+def new_scheduler(graphs: Graphs, chunk: int = CHUNK) -> tuple[Manifest, Runner, Scheduler]:
+    """As `open_scheduler`, on open graphs. They hold nothing of a request, so that schedulers may share them."""
+    manifest, runner, decode_graph = graphs
     split_invariant = isinstance(manifest, TextManifest)
     return manifest, runner, Scheduler(runner, decode_graph, split_invariant, Metrics().engine("test"), chunk=chunk)
 
 
-def open_graphs(folder: Path, precision: Precision = "float32") -> tuple[Manifest, Runner, DecodeGraph | None]:
+def open_graphs(folder: Path, precision: Precision = "float32") -> Graphs:
     """A model folder's manifest and graphs."""
     manifest = read_manifest(folder, ForecastManifest, TextManifest)
     assert manifest.int8 is not None

@@ -24,20 +24,25 @@ from service.engine.sequence import PrefillResult, Task
 from service.errors import DeadlineExceededError, NonFiniteOutputError
 from service.forecast.manifest import ForecastManifest
 from service.forecast.task import ForecastRequest, forecast
-from service.manifest import Manifest
 from service.text.decoder import DECODE_STEPS
 from service.text.manifest import TextManifest
 from service.text.sampling import SamplingParams, controls, derived_seeds, uniforms
 from service.text.scoring import predict
 from service.text.task import GenerateRequest, generate
-from tests.builders import character_model, forecaster, open_graphs, open_scheduler, write_model
+from tests.builders import Graphs, character_model, forecaster, new_scheduler, open_graphs, write_model
 from training.onnx.layers import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 
 
 @cache
-def folder(kind: str) -> Path:
+def graphs(kind: Literal["text", "forecast"], precision: Precision = "float32") -> Graphs:
+    """The graphs of a small model, opened once."""
+    return open_graphs(folder(kind), precision)
+
+
+@cache
+def folder(kind: Literal["text", "forecast"]) -> Path:
     network = character_model() if kind == "text" else forecaster()
     return write_model(network, Path(mkdtemp()), kind)
 
@@ -150,7 +155,7 @@ def test_texts_are_the_same_alone_and_in_any_schedule(
 
 
 def check_texts(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
-    manifest, runner, scheduler = open_scheduler(folder("text"), precision, chunk)
+    manifest, runner, scheduler = new_scheduler(graphs("text", precision), chunk)
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
 
@@ -175,9 +180,8 @@ def check_texts(precision: Precision, arrivals: list[Arrival], chunk: int) -> No
             assert np.array_equal(outcome.scores, alone.reshape(outcome.scores.shape))
 
 
-@cache
 def decode_runner(precision: Precision) -> Runner:
-    _, _, decode_graph = open_graphs(folder("text"), precision)
+    _, _, decode_graph = graphs("text", precision)
     assert isinstance(decode_graph, DecodeGraph)
     return decode_graph.runner
 
@@ -204,7 +208,7 @@ SERIES = st.builds(
 def test_forecasts_are_the_same_alone_and_beside_one_that_is_not_finite(
     precision: Precision, arrivals: list[Arrival], chunk: int, bad_index: int
 ) -> None:
-    manifest, _, scheduler = open_scheduler(folder("forecast"), precision, chunk)
+    manifest, _, scheduler = new_scheduler(graphs("forecast", precision), chunk)
     assert isinstance(manifest, ForecastManifest)
     bad = arrivals[bad_index % len(arrivals)]
     bad.content.values[[0, -1], 0] = -1.7e308, 1.7e308  # their difference overflows
@@ -213,7 +217,7 @@ def test_forecasts_are_the_same_alone_and_beside_one_that_is_not_finite(
         if outcome is None or isinstance(outcome, DeadlineExceededError):
             assert arrival.steps_until_end is not None
             continue
-        _, _, other_scheduler = open_scheduler(folder("forecast"), precision, chunk)
+        _, _, other_scheduler = new_scheduler(graphs("forecast", precision), chunk)
         [alone] = play(other_scheduler, [Arrival(arrival.content)], lambda request: forecast(manifest, request))
         assert isinstance(alone, NonFiniteOutputError) == (arrival is bad)
         if arrival is bad:
@@ -225,7 +229,7 @@ def test_forecasts_are_the_same_alone_and_beside_one_that_is_not_finite(
 
 
 def test_scores_that_are_not_finite_end_only_their_text() -> None:
-    manifest, _, scheduler = open_scheduler(folder("text"))
+    manifest, _, scheduler = new_scheduler(graphs("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
     requests = [GenerateRequest(prompt, 9, SamplingParams(), 5) for prompt in ("a", "b" * 200, "c")]
@@ -252,7 +256,7 @@ def test_scores_that_are_not_finite_end_only_their_text() -> None:
 @given(lengths=st.lists(st.integers(1, 400), min_size=2, max_size=12))
 def test_a_short_text_does_not_wait_for_the_long_ones_before_it(lengths: list[int]) -> None:
     """A text of one chunk is prefilled within one round of the texts that arrive with it."""
-    manifest, _, scheduler = open_scheduler(folder("text"), chunk=16)
+    manifest, _, scheduler = new_scheduler(graphs("text"), chunk=16)
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
     requests = [Request(predict(tokenizer, "a" * length, False), 1, math.inf) for length in lengths]
@@ -306,7 +310,7 @@ def steps_of_others(steps: StepCounts, request: Request) -> int:
 def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_steps(
     prompts: int, length: int, neighbour_length: int
 ) -> None:
-    manifest, _, scheduler = open_scheduler(folder("text"))
+    manifest, _, scheduler = new_scheduler(graphs("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
 
@@ -336,7 +340,7 @@ def test_a_text_beside_many_of_one_caller_waits_for_a_bounded_number_of_their_st
 @settings(max_examples=10)
 @given(callers=st.integers(MAX_ROWS, 3 * MAX_ROWS))
 def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(callers: int) -> None:
-    manifest, _, scheduler = open_scheduler(folder("text"))
+    manifest, _, scheduler = new_scheduler(graphs("text"))
     assert isinstance(manifest, TextManifest)
     tokenizer = manifest.tokenizer
 
@@ -359,13 +363,6 @@ def test_with_more_callers_than_rows_each_waits_for_a_bounded_number_of_steps(ca
     scheduler.step()
 
 
-@cache
-def idle_forecaster() -> tuple[Manifest, Scheduler]:
-    """One scheduler for all examples; each leaves it idle."""
-    manifest, _, scheduler = open_scheduler(folder("forecast"))
-    return manifest, scheduler
-
-
 @settings(max_examples=10)
 @given(
     series=st.integers(3 * MAX_PREFILL_ROWS + 1, 100),
@@ -375,7 +372,7 @@ def idle_forecaster() -> tuple[Manifest, Scheduler]:
 def test_a_forecast_beside_many_of_one_caller_waits_for_one_call_of_theirs(
     series: int, length: int, neighbour_length: int
 ) -> None:
-    manifest, scheduler = idle_forecaster()
+    manifest, _, scheduler = new_scheduler(graphs("forecast"))
     assert isinstance(manifest, ForecastManifest)
 
     def make_request(length: int, group: str | None) -> Request:

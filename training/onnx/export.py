@@ -136,17 +136,29 @@ def save_reference(network: Network, folder: Path) -> None:
     np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **feeds, **expected)
 
 
-def check_agreement(network: Network, graph: ExportedGraph, seed: int = 0) -> float:
-    """Largest relative difference between PyTorch and the graph on random input with gaps, in pieces and in a batch.
+def check_agreement(network: Network, graph: ExportedGraph) -> None:
+    """Check that the graph computes what PyTorch computes.
 
     Raises:
-        DisagreementError: it is above TOLERANCE.
+        DisagreementError: their `difference` is above TOLERANCE.
     """
+    worst = difference(network, open_graph(graph))
+    if not worst <= TOLERANCE:
+        raise DisagreementError(f"the exported graph differs from PyTorch by {worst:.2e} (at most {TOLERANCE:.0e})")
+
+
+def open_graph(graph: ExportedGraph) -> Runner:
+    """A graph, open."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Runner(Path(folder), _write_graph(graph, Path(folder) / "model.onnx", None), threads=0)
+
+
+def difference(network: Network, runner: Runner, seed: int = 0) -> float:
+    """Largest relative difference between PyTorch and the open graph on random input with gaps, in pieces and in a
+    batch."""
     feeds, expected, decided = reference(network, seed)
     outputs = list(expected)
     batch, steps = next(iter(feeds.values())).shape[:2]
-    with tempfile.TemporaryDirectory() as folder:
-        runner = Runner(Path(folder), _write_graph(graph, Path(folder) / "model.onnx", None), threads=0)
     states, pieces = runner.initial_states(batch), []
     for start, end in itertools.pairwise([0, 1, 17, steps]):
         piece = {name: array if name in WITHOUT_TIME else array[:, start:end] for name, array in feeds.items()}
@@ -157,10 +169,7 @@ def check_agreement(network: Network, graph: ExportedGraph, seed: int = 0) -> fl
         float(np.abs(a.astype(float) - b)[compared].max(initial=0.0) / max(1e-12, np.abs(b).max()))
         for a, b, compared in zip(actual, expected.values(), (decided[:, -1], decided), strict=True)
     ]
-    worst = max(differences)
-    if not worst <= TOLERANCE:
-        raise DisagreementError(f"the exported graph differs from PyTorch by {worst:.2e} (at most {TOLERANCE:.0e})")
-    return worst
+    return max(differences)
 
 
 def state_of(graph: ExportedGraph) -> tuple[State, ...]:
