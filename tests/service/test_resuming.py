@@ -20,8 +20,8 @@ from service.text.kind import TEXT
 from service.text.manifest import TextManifest
 from service.text.scoring import predict
 from service.text.task import GenerateRequest, generate
-from tests.builders import open_scheduler, run
-from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, folder, play
+from tests.builders import new_scheduler, run
+from tests.service.test_scheduler import PARAMS, PRECISIONS, Arrival, graphs, play
 from training.onnx.layers import Precision
 
 STEP = st.builds(
@@ -40,7 +40,7 @@ ALIVE = st.builds(Arrival, st.lists(STEP, min_size=1, max_size=5), st.integers(0
 @given(arrivals=st.lists(ALIVE, min_size=1, max_size=5), chunk=st.integers(1, 70))
 def test_a_text_in_pieces_is_the_text_at_once(precision: Precision, arrivals: list[Arrival], chunk: int) -> None:
     """The generated text, the predictions and the state after each step, all to the bit."""
-    manifest, _, scheduler = open_scheduler(folder("text"), precision, chunk)
+    manifest, _, scheduler = new_scheduler(graphs("text", precision), chunk)
     assert isinstance(manifest, TextManifest)
     tokenizer, codec = manifest.tokenizer, codec_of(TEXT, manifest, manifest.graphs(precision))
 
@@ -90,7 +90,7 @@ def test_a_text_in_pieces_is_the_text_at_once(precision: Precision, arrivals: li
 def test_a_series_in_pieces_is_the_series_at_once(
     precision: Precision, seed: int, cuts: list[int], horizon: int, history: bool
 ) -> None:
-    manifest, _, scheduler = open_scheduler(folder("forecast"), precision)
+    manifest, _, scheduler = new_scheduler(graphs("forecast", precision))
     assert isinstance(manifest, ForecastManifest)
     codec, rng = codec_of(FORECAST, manifest, manifest.graphs(precision)), np.random.default_rng(seed)
     values = rng.normal(20, 5, (301, 1)).cumsum(axis=0)
@@ -117,7 +117,7 @@ def test_a_series_in_pieces_is_the_series_at_once(
 
 
 def test_a_forecast_of_no_values_is_refused() -> None:
-    manifest, _, scheduler = open_scheduler(folder("forecast"))
+    manifest, _, scheduler = new_scheduler(graphs("forecast"))
     assert isinstance(manifest, ForecastManifest)
     with pytest.raises(InvalidRequestError, match="read no value yet; send at least one"):
         run(scheduler, forecast(manifest, ForecastRequest(np.empty((0, 1)), 3, manifest.quantile_levels)))
@@ -127,7 +127,7 @@ KEY = b"0123456789abcdef"
 
 
 def text_state() -> tuple[StateCodec, bytes, SequenceState]:
-    manifest, _, scheduler = open_scheduler(folder("text"))
+    manifest, _, scheduler = new_scheduler(graphs("text"))
     assert isinstance(manifest, TextManifest)
     codec = codec_of(TEXT, manifest, manifest.graphs("float32"))
     after = run(scheduler, predict(manifest.tokenizer, "abc", False)).after
@@ -186,13 +186,13 @@ def test_a_state_that_is_not_finite_is_neither_encoded_nor_decoded(number: float
 
 def test_a_state_of_another_graph_is_refused() -> None:
     _, payload, _ = text_state()
-    manifest, *_ = open_scheduler(folder("text"))
+    manifest, *_ = new_scheduler(graphs("text"))
     assert isinstance(manifest, TextManifest)
     with pytest.raises(SessionModelError, match="text@1"):
         codec_of(TEXT, manifest, manifest.graphs("int8")).decode(payload)
 
 
 def test_a_state_holds_everything_that_a_graph_carries() -> None:
-    _, runner, _ = open_scheduler(folder("text"))
+    _, runner, _ = new_scheduler(graphs("text"))
     _, _, after = text_state()
     assert set(after.states) == {"logits", "seen", *runner.initial_states(1)}
