@@ -71,14 +71,20 @@ function Cost({ times, position }) {
   </section>`;
 }
 
-/** The versions that the service keeps, oldest first, each by its number of values. */
-function Timeline({ live, onRewind }) {
+/** Where the session can go back to, each by its number of values: states that the page kept, then the versions that
+ * the service keeps. */
+function Timeline({ live, onBack }) {
+  const isKept = (position) => live.versions.some((each) => each.position === position);
+  const marks = live.marks.filter(({ position }) => !isKept(position)).sort((a, b) => a.position - b.position);
+  const button = (position, label, go, isNow = false) => html`<button key=${label} type="button" class="small"
+    aria-label="${label}, after ${plural(position, "value")}" aria-current=${isNow ? "true" : undefined}
+    disabled=${isNow} onClick=${() => onBack(go)}>${position}</button>`;
   return html`<div class="row" role="group" aria-label="Versions to go back to">
     <span class="hint">Go back to value</span>
-    ${live.versions.toReversed().map(({ version, position }) => html`<button key=${version} type="button" class="small"
-      aria-label="Version ${version}, after ${plural(position, "value")}" disabled=${version === live.version}
-      aria-current=${version === live.version ? "true" : undefined}
-      onClick=${() => onRewind(version)}>${position}</button>`)}
+    ${marks.map((mark) => button(mark.position, "Kept state", () => live.restore(mark)))}
+    ${marks.length > 0 && html`<span class="hint" aria-hidden="true">…</span>`}
+    ${live.versions.toReversed().map(({ version, position }) =>
+      button(position, `Version ${version}`, () => live.rewind(version), version === live.version))}
   </div>`;
 }
 
@@ -96,7 +102,7 @@ function chartOf(now, ghost) {
 }
 
 /** A session. A copy also shows the later values of its `origin`. */
-export function Branch({ live, origin, onRewind, onFork, onExport, onEnd, onAgain }) {
+export function Branch({ live, origin, onBack, onFork, onExport, onEnd, onAgain }) {
   const { now, note, error } = live;
   const ghost = origin ? origin.seen() : live.ghost;
   const chart = useMemo(() => chartOf(now, ghost), [now, live.ghost, origin?.now, origin?.ghost]);
@@ -116,7 +122,7 @@ export function Branch({ live, origin, onRewind, onFork, onExport, onEnd, onAgai
         <${FanChart} ...${chart} recent=${150} height=${300} label="${live.name}: ${words}" />
         <p>${words}</p>
         <${Announced} text="${live.name}: ${words}" />
-        <${Timeline} live=${live} onRewind=${onRewind} />
+        <${Timeline} live=${live} onBack=${onBack} />
       </div>
       <div class="stack" style=${share(1, 260)}>
         <${Accuracy} score=${now.score} />

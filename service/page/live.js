@@ -5,7 +5,7 @@ export const HORIZON = 24;
 export const INTERVALS = { 50: ["0.25", "0.75"], 80: ["0.1", "0.9"], 95: ["0.025", "0.975"] };
 const FORECAST = { horizon: HORIZON, quantiles: [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975] };
 const AGAIN = [0, 429, 503]; // no answer, and the two that ask for patience
-const MOST = { values: 500, versions: 9, times: 500 };
+const MOST = { values: 500, versions: 9, times: 500, marks: 8 };
 const UNSCORED = { count: 0, error: 0, change: 0, held: { 50: 0, 80: 0, 95: 0 } };
 const EMPTY = { position: 0, values: [], forecast: null, score: UNSCORED };
 
@@ -57,15 +57,15 @@ async function answerTo(api, { method, path, body, headers }, onWait) {
 const AFTER = {
   send(live, { body }, answer) {
     live.times = [...live.times, answer.milliseconds].slice(-MOST.times);
+    const { position } = live.now;
     live.moveTo(answer.session, advanced(live.now, body.series, answer));
+    if (Math.floor(position / live.every) < Math.floor(live.now.position / live.every)) live.mark();
   },
-  async rewind(live, { body }, answer) {
-    live.ghost = live.seen().filter(([number]) => number > answer.position);
-    const snapshot = live.snapshots[body.version];
-    live.moveTo(answer, snapshot ?? EMPTY);
-    if (!snapshot && answer.position > 0) await live.read();
-  },
-  fork: (live, call, { id, version }) => live.copy({ id, version, snapshots: { [version]: live.now } }),
+  rewind: (live, { body }, answer) => live.goBack(answer, live.snapshots[body.version]),
+  restore: (live, { body }, answer) =>
+    live.goBack(answer, live.marks.find(({ state }) => state === body.state)?.snapshot),
+  fork: (live, call, { id, version }) =>
+    live.copy({ id, version, snapshots: { [version]: live.now }, marks: live.marks }),
   export: (live, call, { model, session, state }) => ({ model, session, state, page: live.now }),
   end: () => {},
 };
@@ -77,7 +77,8 @@ export class Live {
 
   /** `fields`: `name, id, version, snapshots`, and more of a session that a page kept. `notify()` tells of a change. */
   constructor(api, notify, fields) {
-    Object.assign(this, { ghost: [], times: [], call: null, pending: null, error: null, note: "" }, fields);
+    const fresh = { ghost: [], marks: [], every: HORIZON, times: [], call: null, pending: null, error: null, note: "" };
+    Object.assign(this, fresh, fields);
     this.versions ??= [{ version: this.version, position: this.now.position }];
     [this.#api, this.#notify] = [api, notify];
   }
@@ -98,6 +99,7 @@ export class Live {
     const body = { session_id: this.id, series, ...FORECAST, include_history: true };
     return this.#act("send", "post", "forecast", body);
   }
+  restore = ({ state }) => this.#act("restore", "put", `sessions/${this.id}/state`, { state });
   rewind = (version) => this.#act("rewind", "post", `sessions/${this.id}/rewind`, { version });
   fork = () => this.#act("fork", "post", `sessions/${this.id}/fork`, {});
   export = () => this.#act("export", "get", `sessions/${this.id}/state`);
@@ -170,6 +172,24 @@ export class Live {
       this.error = newer;
     }
   }
+
+  async goBack(answer, snapshot) {
+    this.ghost = this.seen().filter(([number]) => number > answer.position);
+    this.moveTo(answer, snapshot ?? EMPTY);
+    if (!snapshot && answer.position > 0) await this.read();
+  }
+
+  /** Keeps the session's state, to go back further than the service's versions reach: every `HORIZON` values, and
+   * every second of these marks when they are too many. */
+  mark = () => this.#inTurn(async () => {
+    const { session, state } = (await this.#api.get(`sessions/${this.id}/state`)).body;
+    if (session.version !== this.version) return;
+    const others = this.marks.filter(({ position }) => position !== session.position);
+    this.marks = [...others, { position: session.position, state, snapshot: this.now }];
+    if (this.marks.length <= MOST.marks) return;
+    this.every *= 2;
+    this.marks = this.marks.sort((a, b) => a.position - b.position).filter((mark, i) => i % 2);
+  });
 
   moveTo({ version, position }, snapshot) {
     this.version = version;

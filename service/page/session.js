@@ -38,6 +38,7 @@ function pythonOf({ kind, id, body, steps }) {
     send: () => `session.observe(${literal(body.series)})\n` +
       `print(session.forecast(${HORIZON}, levels=[50, 80, 95]).median)`,
     rewind: () => `session.rewind(${steps})`,
+    restore: () => `session.restore(${literal(body.state)})`,
     fork: () => "what_if = session.fork()",
     export: () => "state = session.export()",
     end: () => "session.close()",
@@ -221,9 +222,9 @@ export function Tab({ api, models }) {
     event.preventDefault();
     for (const file of [...event.dataTransfer.files].slice(0, 1)) read(file);
   };
-  const onRewind = (live) => (version) => {
+  const onBack = (go) => {
     player.pause();
-    live.rewind(version);
+    go();
   };
   return html`<div class="stack" onDragOver=${(event) => event.preventDefault()} onDrop=${onDrop}>
     <div><h2>Live session</h2><p class="muted">A session is the memory of one series, kept by the service: you send only
@@ -237,7 +238,7 @@ export function Tab({ api, models }) {
       ${lives.length > 1 && html`<div class="row" style=${{ ...WHOLE, columnGap: "24px" }}>
         <${Choice} label="Values go to" value=${target} onChange=${setTarget}
           options=${[{ value: "all", label: "Both" }, ...lives.map(({ id, name }) => ({ value: id, label: name }))]} />
-        <div style=${{ width: "320px" }}><${Slider} label="The replay for “${lives[1].name}” is changed by"
+        <div style=${{ width: "min(320px, 100%)" }}><${Slider} label="The replay for “${lives[1].name}” is changed by"
           min=${-50} max=${50} value=${shift} onInput=${setShift} format=${(value) => `${value} %`} /></div></div>`}
     </div>
     <${Problem} error=${error} />
@@ -246,7 +247,7 @@ export function Tab({ api, models }) {
       with it elsewhere.</p>`}
     <div class="grid" style=${COLUMNS}>
       ${lives.map((live, i) => html`<${Branch} key=${live.id} live=${live} origin=${i ? lives[0] : null}
-        onRewind=${onRewind(live)} onFork=${lives.length < 2 && (() => sessions.fork(live))}
+        onBack=${onBack} onFork=${lives.length < 2 && (() => sessions.fork(live))}
         onExport=${() => sessions.save(live)} onEnd=${() => sessions.end(live)}
         onAgain=${() => sessions.again(live)} />`)}
     </div>

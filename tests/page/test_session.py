@@ -146,10 +146,27 @@ def test_a_replay_sends_the_sample_value_by_value_and_pauses(page: Page, served:
         expect(session(panel)).to_contain_text(sentence)
     versions = session(panel).get_by_role("group", name="Versions to go back to").get_by_role("button")
     kept = [each["position"] for each in reversed(get_session(served.url, id)["versions"])]
-    expect(versions).to_have_text([str(each) for each in [*kept, position]])
+    marks = [each for each in range(24, position, 24) if each not in kept]
+    expect(versions).to_have_text([str(each) for each in [*marks, *kept, position]])
     points = session(panel).locator("polyline").get_attribute("points")
     assert points is not None
     assert len(points.split()) == position
+
+
+def test_a_session_goes_back_further_than_the_service_keeps_versions(page: Page, served: Service) -> None:
+    sample = [float(row["requests"]) for row in csv.DictReader(SAMPLE.read_text().splitlines())]
+    panel = open_tab(page, "session")
+    panel.get_by_label("Speed").select_option("As it answers")
+    panel.get_by_role("button", name="Start the replay").click()
+    session(panel).get_by_role("button", name="Kept state, after 24 values").click()
+    expect_position(session(panel), 24)
+    expect(panel.get_by_role("button", name="Go on")).to_be_visible()
+    id = last_id(panel)
+    assert get_session(served.url, id)["position"] == 24
+    expect(session(panel)).to_contain_text(in_words(read_forecast(served.url, id), 24, sample[23]))
+    expect(session(panel).get_by_text("True value")).to_be_visible()
+    for sentence in accuracy_of(served.url, sample[:24]):
+        expect(session(panel)).to_contain_text(sentence)
 
 
 def test_own_values_are_replayed_to_their_end(page: Page, served: Service) -> None:
@@ -379,14 +396,15 @@ def test_the_last_call_as_a_command_gets_the_same_answer(page: Page, served: Ser
     assert get_session(served.url, id)["version"] == 1
 
 
-@pytest.mark.parametrize("action", ["send", "rewind", "fork", "export", "end"])
+@pytest.mark.parametrize("action", ["send", "rewind", "restore", "fork", "export", "end"])
 def test_the_last_call_in_python_runs(page: Page, served: Service, action: str) -> None:
     panel = open_tab(page, "session")
-    for i in (0, 1):
-        send(panel, VALUES[6 * i : 6 * i + 6])
+    for i in range(10):
+        send(panel, VALUES[:6])
         expect_position(session(panel), 6 * i + 6)
     branch = session(panel)
-    buttons = {"fork": "What if", "export": "Export", "end": "End", "rewind": "after 6 values"}
+    buttons = {"fork": "What if", "export": "Export", "end": "End"}
+    buttons |= {"rewind": "after 54 values", "restore": "after 24 values"}
     if action in buttons:
         branch.get_by_role("button", name=re.compile(buttons[action])).click()
     word = {"send": "observe", "end": "close"}.get(action, action)
