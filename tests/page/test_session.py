@@ -399,7 +399,7 @@ def test_the_last_call_as_a_command_gets_the_same_answer(page: Page, served: Ser
 @pytest.mark.parametrize("action", ["send", "rewind", "restore", "fork", "export", "end"])
 def test_the_last_call_in_python_runs(page: Page, served: Service, action: str) -> None:
     panel = open_tab(page, "session")
-    for i in range(10):
+    for i in range(13):
         send(panel, VALUES[:6])
         expect_position(session(panel), 6 * i + 6)
     branch = session(panel)
