@@ -3,10 +3,9 @@ PYTHON ?= python3
 SERVICE := .venv
 DEV := .venv-dev
 CLUSTERS := .venv-clusters
-# Python compiles a module when it first imports it; of torch, pip would compile thousands that nothing imports. What is
-# compiled is kept, whatever the shell says: the tests start hundreds of processes.
+INSTALL := bin/pip install --quiet --disable-pip-version-check
+# Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
-INSTALL := bin/pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million bench-page screenshots consistency soak abuse clean
 
