@@ -2,21 +2,17 @@
 // does is its own module's.
 
 import { api, onKeyNeeded, saveKey, savedKey } from "./api.js";
-import { Tab as Forecast } from "./forecast.js";
-import { Tab as Load } from "./load.js";
-import { Tab as Models } from "./models.js";
-import { Tab as Session } from "./session.js";
-import { Tab as Text } from "./text.js";
 import { Problem, Tabs, html, render, useEffect, useErrorBoundary, useRef, useState } from "./ui.js";
 
 const TABS = [
-  { id: "forecast", title: "Forecast", Content: Forecast },
-  { id: "session", title: "Live session", Content: Session },
-  { id: "text", title: "Text", Content: Text },
-  { id: "models", title: "Models", Content: Models },
-  { id: "load", title: "Load", Content: Load },
+  { id: "forecast", title: "Forecast", load: () => import("./forecast.js") },
+  { id: "session", title: "Live session", load: () => import("./session.js") },
+  { id: "text", title: "Text", load: () => import("./text.js") },
+  { id: "models", title: "Models", load: () => import("./models.js") },
+  { id: "load", title: "Load", load: () => import("./load.js") },
 ];
 const STATUS_SECONDS = 10;
+const OTHERS_SECONDS = 3; // until the tabs that are not shown are loaded: the one that is shown does not wait for them
 
 const tabOfHash = () => TABS.find((tab) => `#${tab.id}` === location.hash)?.id ?? TABS[0].id;
 
@@ -81,10 +77,17 @@ function KeyDialog({ onKey }) {
 }
 
 /** One tab's panel. It stays mounted while another is shown; a fault in it takes no other tab down. */
-function Panel({ id, active, Content, ...shared }) {
-  const [error] = useErrorBoundary();
+function Panel({ id, active, wanted, load, ...shared }) {
+  const [Content, setContent] = useState(null);
+  const [failed, setFailed] = useState(null);
+  const [fault] = useErrorBoundary();
+  useEffect(() => {
+    if (wanted && !Content) load().then(({ Tab }) => setContent(() => Tab), setFailed);
+  }, [wanted]);
+  const error = fault ?? failed;
   return html`<section role="tabpanel" id="panel-${id}" aria-labelledby="tab-${id}" hidden=${!active}>
-    ${error ? html`<${Problem} error=${error} />` : html`<${Content} api=${api} active=${active} ...${shared} />`}
+    ${error ? html`<${Problem} error=${error} />`
+      : Content && html`<${Content} api=${api} active=${active} ...${shared} />`}
   </section>`;
 }
 
@@ -92,6 +95,7 @@ function App() {
   const [selected, select] = useState(tabOfHash);
   const [listed, setListed] = useState({ models: [], refused: [] });
   const [error, setError] = useState(null);
+  const [others, setOthers] = useState(false);
   const list = () =>
     api.get("models").then(({ body }) => {
       setListed(body);
@@ -101,7 +105,11 @@ function App() {
     const follow = () => select(tabOfHash());
     addEventListener("hashchange", follow);
     list();
-    return () => removeEventListener("hashchange", follow);
+    const timer = setTimeout(() => setOthers(true), 1000 * OTHERS_SECONDS);
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("hashchange", follow);
+    };
   }, []);
   const shared = { models: listed.models, refused: listed.refused, onModels: setListed };
   return html`<a class="skip" href="#main" onClick=${(event) => {
@@ -117,8 +125,8 @@ function App() {
     </header>
     <main id="main" tabindex="-1">
       <${Problem} error=${error} />
-      ${TABS.map(({ id, Content }) => html`<${Panel} key=${id} id=${id} active=${id === selected} Content=${Content}
-        ...${shared} />`)}
+      ${TABS.map(({ id, load }) => html`<${Panel} key=${id} id=${id} load=${load} active=${id === selected}
+        wanted=${others || id === selected} ...${shared} />`)}
     </main>`;
 }
 
