@@ -70,8 +70,11 @@ def show_session(page: Page, requests: list[str]) -> None:
 
 def show_text(page: Page) -> None:
     """What else the model expected, at a character that surprised it."""
+    panel = open_tab(page, "text")
+    next_character = panel.get_by_role("group", name="Next character").get_by_role("button").first
+    before = next_character.inner_text()
     use_text(page)
-    panel = page.get_by_role("tabpanel", name="Text", exact=True)
+    expect(next_character).not_to_have_text(before, use_inner_text=True)
     text = panel.get_by_role("textbox").input_value()
     page.mouse.move(0, 0)
     panel.get_by_role("option").nth(text.index(SURPRISE)).hover()
