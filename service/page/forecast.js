@@ -167,7 +167,7 @@ function HoldOut({ result: { metrics, options, median, series }, rival }) {
       ${figure("MASE of Carry", mase(ours))}
       ${figure("MASE of the seasonal naive", mase(theirs))}
       ${figure(`True values in the ${options.level} % interval`, percent(metrics.coverage[String(options.level)]))}
-      ${figure("In the seasonal naive’s interval", percent(rival.coverage))}
+      ${figure("In the interval of the naive", percent(rival.coverage))}
     </dl>
     <p class="hint">MASE: the mean error, over the mean change from one season to the next; 0 is perfect.</p>`;
 }

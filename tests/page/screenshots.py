@@ -84,6 +84,10 @@ def show_text(page: Page) -> None:
 def show_models(page: Page) -> None:
     """The cards of the models, with their pictures."""
     use_models(page)
+    for picture in page.get_by_role("tabpanel", name="Models").get_by_role("button", name="Enlarge").all():
+        box = picture.bounding_box()
+        if box is not None and box["y"] < SIZE[1]:
+            expect(picture.locator("img")).to_be_visible()
     page.evaluate("""Promise.all([...document.images]
         .filter(image => image.checkVisibility() && image.getBoundingClientRect().top < innerHeight)
         .map(image => image.decode()))""")

@@ -303,7 +303,7 @@ def assert_hold_out(panel: Locator, service: Service, request: dict[str, Any]) -
     widths = [width * math.sqrt(1 + step // season) for step in range(horizon)]
     low = [None if f is None else f - w for f, w in zip(forecast, widths, strict=True)]
     high = [None if f is None else f + w for f, w in zip(forecast, widths, strict=True)]
-    expect(figure(panel, "In the seasonal naive’s interval")).to_have_text(share(actual, low, high))
+    expect(figure(panel, "In the interval of the naive")).to_have_text(share(actual, low, high))
     rows = numbers_of_table(panel)
     assert_shown([row[0] for row in rows], window["median"])
     for column, numbers in ((3, actual), (4, forecast)):
