@@ -108,3 +108,13 @@ export const api = {
     yield* events(await send("POST", path, { ...options, body }));
   },
 };
+
+/** How a program elsewhere calls this service: its address, and the key if one is in use, as curl, Python and the
+ *  clients in Python write them. The key itself stays here: they read it from the environment. */
+export function elsewhere() {
+  const url = new URL(".", document.baseURI).href.replace(/\/$/, "");
+  if (!savedKey()) return { url, header: "", load: "", carryKey: "", apiKey: '"any"' };
+  const apiKey = 'os.environ["CARRY_API_KEY"]';
+  const header = ' -H "Authorization: Bearer $CARRY_API_KEY"';
+  return { url, header, load: "import os\n", carryKey: `, api_key=${apiKey}`, apiKey };
+}

@@ -1,7 +1,7 @@
 // The tab "Live session": values that arrive one by one, typed or replayed, and a copy of the session for "what if".
 // It knows nothing of the service's calls (live.js), nor of what a session looks like (branch.js).
 
-import { savedKey } from "./api.js";
+import { elsewhere } from "./api.js";
 import { Branch, isGone } from "./branch.js";
 import { readCsv } from "./csv.js";
 import { HORIZON, Live } from "./live.js";
@@ -24,14 +24,15 @@ const address = (path) => new URL(path, document.baseURI).href.replace(/[#/]+$/,
 function curlOf({ method, path, headers, body }) {
   const all = Object.entries({ ...headers, ...(body && { "Content-Type": "application/json" }) });
   const lines = all.map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`);
-  if (savedKey()) lines.push('-H "Authorization: Bearer $CARRY_API_KEY"');
+  const { header } = elsewhere();
+  if (header) lines.push(header.trim());
   if (body) lines.push(`-d ${quoted(JSON.stringify(body))}`);
   return [`curl -X ${method.toUpperCase()} ${quoted(address(path))}`, ...lines].join(" \\\n  ");
 }
 
 function pythonOf({ kind, id, body, steps }) {
   const literal = (value) => JSON.stringify(value).replaceAll("null", "None");
-  const [load, key] = savedKey() ? ["import os\n\n", ', api_key=os.environ["CARRY_API_KEY"]'] : ["", ""];
+  const { url, load, carryKey } = elsewhere();
   const line = {
     begin: () => `session = client.session(${body.series ? literal(body.series) : `model=${literal(body.model)}`})`,
     import: () => `session = client.session(state=${literal(body.state)})`,
@@ -44,7 +45,7 @@ function pythonOf({ kind, id, body, steps }) {
     end: () => "session.close()",
   }[kind]();
   const attach = id ? `session = client.attach(${literal(id)})\n` : "";
-  return `${load}import carry\n\nclient = carry.Client(${literal(address("."))}${key})\n${attach}${line}`;
+  return `${load && `${load}\n`}import carry\n\nclient = carry.Client(${literal(url)}${carryKey})\n${attach}${line}`;
 }
 
 /** Typed numbers, `null` where one is missing. Throws an Error in words. */

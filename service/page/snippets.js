@@ -1,6 +1,6 @@
 // A forecast's call as curl, Python (carry) and nixtla's client would make it. Knows nothing of the page around it.
 
-import { savedKey } from "./api.js";
+import { elsewhere } from "./api.js";
 import { bodyOf } from "./series.js";
 
 const INLINE = 500; // values; a longer series comes from a file
@@ -20,27 +20,24 @@ function pandasFreq({ start, freq, timestamps }) {
 
 /** The call of the page in three other ways. A long series comes from the file `request.json`. */
 export function callsOf(series, options) {
-  const url = new URL(".", location.href).href.replace(/\/$/, "");
+  const { url, header, load, carryKey, apiKey } = elsewhere();
   const body = bodyOf(series, options);
   const { horizon, levels } = body;
   const isLong = series.values.length > INLINE;
-  const key = savedKey() !== null;
   const route = options.holdOut ? "cross_validation" : "forecast";
   const numbers = JSON.stringify(series.values).replaceAll("null", "None");
   const values = isLong ? 'json.load(open("request.json"))["series"]' : numbers;
-  const bearer = key ? ' -H "Authorization: Bearer $CARRY_API_KEY"' : "";
   const times = series.freq ? `, start="${series.start}", freq="${series.freq}"` : "";
-  const imports = [isLong && "import json", key && "import os"].filter(Boolean).map((line) => `${line}\n`).join("");
-  const apiKey = key ? 'os.environ["CARRY_API_KEY"]' : '"any"';
+  const imports = (isLong ? "import json\n" : "") + load;
   const freq = series.freq && pandasFreq(series);
   const ds = freq ? `pd.date_range("${series.start}", periods=len(y), freq="${freq}")` : "range(len(y))";
   const list = `[${levels.join(", ")}]`;
   return {
-    curl: `curl -s ${url}/${route} -H 'Content-Type: application/json'${bearer} `
+    curl: `curl -s ${url}/${route} -H 'Content-Type: application/json'${header} `
       + (isLong ? "-d @request.json" : `-d '${JSON.stringify(body)}'`),
     Python: `${imports}import carry
 
-client = carry.Client("${url}"${key ? `, ${apiKey}` : ""})
+client = carry.Client("${url}"${carryKey})
 answer = client.${options.holdOut ? "backtest" : "forecast"}(
     ${values},
     ${horizon}, levels=${list}${times},

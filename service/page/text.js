@@ -3,7 +3,7 @@
 // A text is read in pieces, each from the state after the one before, so that a keystroke sends one word, however long
 // the text is. Positions are code points, as the API counts them. It knows nothing of what is in a state.
 
-import { savedKey } from "./api.js";
+import { elsewhere } from "./api.js";
 import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useId, useMemo, useRef, useState } from "./ui.js";
 
 const SAMPLE =
@@ -201,21 +201,19 @@ const Legend = () => html`<p class="row hint">The darker, the more probable:
 /** The same request for a terminal, for Python and for the client of OpenAI's API. */
 function Code({ request }) {
   const { model, prompt, max_length: length, temperature, seed } = request;
-  const base = new URL(".", document.baseURI).href.replace(/\/$/, "");
-  const key = savedKey() && 'os.environ["CARRY_API_KEY"]';
-  const header = key ? ' -H "Authorization: Bearer $CARRY_API_KEY"' : "";
-  const start = key ? "import os\n\n" : "";
+  const { url, header, load, carryKey, apiKey } = elsewhere();
+  const start = load && `${load}\n`;
   const options = `model=${JSON.stringify(model)}, temperature=${temperature}, seed=${seed}`;
   return html`<div class="stack">
-    <${CopyBlock} label="curl" text=${`curl -s ${base}/generate${header} -H 'Content-Type: application/json' \\
+    <${CopyBlock} label="curl" text=${`curl -s ${url}/generate${header} -H 'Content-Type: application/json' \\
   -d '${JSON.stringify(request).replaceAll("'", "'\\''")}'`} />
     <${CopyBlock} label="Python" text=${`${start}import carry
 
-client = carry.Client("${base}"${key ? `, api_key=${key}` : ""})
+client = carry.Client("${url}"${carryKey})
 print(client.generate(${JSON.stringify(prompt)}, ${length}, ${options}).text)`} />
     <${CopyBlock} label="openai" text=${`${start}from openai import OpenAI
 
-client = OpenAI(base_url="${base}/v1", api_key=${key || '"any"'})
+client = OpenAI(base_url="${url}/v1", api_key=${apiKey})
 answer = client.completions.create(prompt=${JSON.stringify(prompt)}, max_tokens=${length}, ${options})
 print(answer.choices[0].text)`} />
   </div>`;
