@@ -16,8 +16,10 @@ from fastapi import FastAPI, Response
 
 from service import DISTRIBUTION
 from service.errors import CarryError
-from service.http import authentication, health, models, openapi_document, page, problems, sessions
-from service.http.middleware import OPEN, AccessMiddleware, BodyMiddleware, RequestMiddleware
+from service.http import access, health, models, openapi_document, page, problems, sessions
+from service.http.access import OPEN, AccessMiddleware
+from service.http.bodies import BodyMiddleware
+from service.http.requests import RequestMiddleware
 from service.http.state import AppState
 from service.http.streaming import StreamNotifier
 from service.kind import Kind
@@ -88,7 +90,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reloader = Reloader(settings, kinds, metrics, board, worker_index, trials)
         session_service = _sessions(settings, metrics, clock)
-        owners = frozenset(authentication.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
+        owners = frozenset(access.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
         state = AppState(
             kinds=kinds,

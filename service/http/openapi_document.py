@@ -6,7 +6,7 @@ key, and the errors of the middleware.
 
 from typing import Any
 
-from service.http.middleware import OPEN
+from service.http.access import OPEN
 from service.http.problems import OPENAI, PROBLEM, documented
 
 TAGS = {

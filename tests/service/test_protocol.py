@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.app import create_app
 from service.http import protocol
-from service.http.middleware import BodyMiddleware
+from service.http.bodies import BodyMiddleware
 from service.settings import Settings
 from tests.served import KEY, served
 

@@ -1,0 +1,107 @@
+"""RequestMiddleware: gives each request an id, a log line and metrics. It is the first of three, all plain ASGI:
+AccessMiddleware (access.py) checks the API key and the origin, BodyMiddleware (bodies.py) limits the body."""
+
+import logging
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import UnexpectedError
+from service.http.problems import problem_answer
+from service.metrics import Metrics
+
+_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""The status in logs and metrics if the client disconnects before the answer begins (nginx's number for it)."""
+PROBES = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
+MAX_LOGGED_PATH = 1000
+"""Characters."""
+
+
+class RequestMiddleware:
+    """Gives each request an id (the caller's X-Request-ID if it is valid), logs and counts the request, and turns an
+    unexpected exception into a plain 500.
+
+    It also answers HEAD like GET, without the body (RFC 9110, section 9.3.2), and sends streams whole over HTTP/1.0,
+    which has no chunks.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        if not _VALID_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        method = scope["method"]
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "carry.request_id": request_id}
+        scope["carry.started"] = time.monotonic()
+        if scope["http_version"] == "1.0":
+            send = _unchunked(send)
+        status = CLIENT_CLOSED_REQUEST
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            elif method == "HEAD":
+                message = {**message, "body": b""}
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, answer)
+            except Exception:
+                structlog.get_logger().exception("unexpected error")
+                if status != CLIENT_CLOSED_REQUEST:  # the answer has begun
+                    raise
+                await problem_answer(UnexpectedError(), scope)(scope, receive, answer)
+            finally:
+                if "carry.memory" in scope:
+                    scope["carry.memory"].release()
+                seconds = time.perf_counter() - started
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._metrics.requests.labels(method, route, status).inc()
+                self._metrics.seconds.labels(route).observe(seconds)
+                structlog.get_logger().log(
+                    # Probes and scrapes come every few seconds: keep them out of the log.
+                    logging.DEBUG if route in PROBES and status < 500 else logging.INFO,
+                    "request",
+                    method=method,
+                    path=scope["path"][:MAX_LOGGED_PATH],
+                    status=status,
+                    ms=round(1000 * seconds, 2),
+                    owner=scope.get("carry.owner", "")[:8],
+                )
+
+
+def _unchunked(send: Send) -> Send:
+    """Collects an answer and sends it whole, with its length."""
+    head: Message | None = None
+    body = bytearray()
+
+    async def gather(message: Message) -> None:
+        nonlocal head
+        if message["type"] == "http.response.start":
+            head = message
+            return
+        assert head is not None
+        body.extend(message.get("body", b""))
+        if not message.get("more_body", False):
+            MutableHeaders(scope=head).setdefault("Content-Length", str(len(body)))
+            await send(head)
+            await send({"type": "http.response.body", "body": bytes(body)})
+
+    return gather
