@@ -77,22 +77,29 @@ class Engine:
         return self._backlog.total
 
     def submit(
-        self, task: Task[Answer], cost_steps: int, deadline: float = math.inf, group: Hashable = None
+        self,
+        task: Task[Answer],
+        cost_steps: int,
+        deadline: float = math.inf,
+        group: Hashable = None,
+        owner: str = "",
+        max_share: float = 1.0,
     ) -> "Future[Answer]":
         """Submit a task that takes at most `cost_steps`; cancelling the future drops it within one step.
 
         deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError. group: tasks of one
-        group share one turn and one share of the queue; without a group, the task is its own.
+        group share one turn and one share of the queue; without a group, the task is its own. owner: the groups of one
+        owner share the turns of that owner. max_share: how much of the queue the owner may fill.
 
         Raises:
-            QueueFullError: too many steps wait already.
+            QueueFullError: too many steps wait already, in all or of the owner.
             NotReadyError: the engine is closed.
         """
-        request = Request(task, cost_steps, deadline, group)
+        request = Request(task, cost_steps, deadline, group, owner)
         with self._lock:
             if self._closing:
                 raise NotReadyError("the model is being closed")
-            self._backlog.admit(request.group, cost_steps)
+            self._backlog.admit(request.group, cost_steps, owner, max_share)
             self._inbox.put(request)
         self._metrics.waiting.set(self._backlog.total)
         return request.future

@@ -12,14 +12,18 @@ class Request:
     """A task in an engine. Cancelling its future drops it.
 
     cost_steps: how many steps the task takes at most. deadline: on time.monotonic's clock; past it, the task fails.
-    group: requests of one group share one turn in the queues; without a group, the request is its own.
+    group: requests of one group share one turn in the queues; without a group, the request is its own. owner: the
+    groups of one owner share the turns of that owner.
     """
 
-    def __init__(self, task: Task[Any], cost_steps: int, deadline: float, group: Hashable = None) -> None:
+    def __init__(
+        self, task: Task[Any], cost_steps: int, deadline: float, group: Hashable = None, owner: str = ""
+    ) -> None:
         self.task = task
         self.remaining_steps = cost_steps
         self.deadline = deadline
         self.group: Hashable = self if group is None else group
+        self.owner = owner
         self.future: Future[Any] = Future()
         self.unfinished_rows = 0
         """Decoding rows that have not ended."""

@@ -27,12 +27,14 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """`deadline`: time.monotonic() at which the call fails with 504. `group`: shared by all tasks of the call."""
+    """`deadline`: time.monotonic() at which the call fails with 504. `max_share`: how much of a model's queue the
+    caller may fill. `group`: shared by all tasks of the call."""
 
     app: AppState
     caller: Caller
     deadline: float
     memory: HeldMemory
+    max_share: float = 1.0
     group: object = field(default_factory=object)
 
     def hold(self, amount: int, path: str, engine: Engine) -> None:
@@ -45,8 +47,8 @@ class RequestContext:
         self.memory.hold(amount, path, engine.seconds_left)
 
     def submit(self, engine: Engine, task: Task[Result], steps: int) -> "Future[Result]":
-        """Submit a task of `steps` steps, with the call's deadline and group."""
-        return engine.submit(task, steps, self.deadline, self.group)
+        """Submit a task of `steps` steps, with the call's deadline and group, within the share of the caller's key."""
+        return engine.submit(task, steps, self.deadline, self.group, self.caller.owner, self.max_share)
 
 
 async def _context(request: Request) -> RequestContext:
@@ -62,7 +64,9 @@ async def _context(request: Request) -> RequestContext:
     caller = Caller(request.scope["carry.owner"], key, fingerprint, None if if_match is None else _versions(if_match))
     seconds = app.settings.request_timeout if timeout is None else _seconds(timeout, app.settings.request_timeout)
     memory = request.scope["carry.memory"] = HeldMemory(app.memory)
-    return RequestContext(app, caller, request.scope["carry.started"] + seconds, memory)
+    api_key = request.scope.get("carry.key")
+    max_share = (None if api_key is None else api_key.limits.queue_share) or 1.0
+    return RequestContext(app, caller, request.scope["carry.started"] + seconds, memory, max_share)
 
 
 Context = Annotated[RequestContext, Depends(_context)]

@@ -124,7 +124,7 @@ class Completion:
         """Submit one prompt to the engine."""
         model, request = self._model, self._requests[i]
         self._rows[i], task = generate(self._tokenizer, request, listener=listener)
-        return model.engine.submit(task, request.cost_steps, self._call.deadline, self._call.group)
+        return self._call.submit(model.engine, task, request.cost_steps)
 
     async def whole(self) -> dict[str, Any]:
         """The whole answer."""

@@ -307,11 +307,11 @@ def test_a_failure_at_any_moment_leaves_no_request_waiting(monkeypatch: pytest.M
     assert num_dead_threads <= 5
 
 
-def complete(backlog: Backlog, group: str, steps: int) -> None:
+def complete(backlog: Backlog, group: str, steps: int, owner: str = "") -> None:
     def task() -> Task[None]:
         yield from ()
 
-    backlog.complete([(Request(task(), steps, math.inf, group), steps)])
+    backlog.complete([(Request(task(), steps, math.inf, group, owner), steps)])
 
 
 def test_a_group_counts_for_half_of_the_queue_at_most() -> None:
