@@ -2,7 +2,7 @@
 the input, or the text of an unexpected exception."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -28,7 +28,7 @@ WITHOUT_PREFIX = frozenset({"/completions", "/chat/completions"})
 """The paths that they call if their base URL lacks the prefix."""
 _OPENAI_CODES = {UnauthorizedError.code: "invalid_api_key", QueueFullError.code: "rate_limit_exceeded"}
 
-RequestOrScope = Mapping[str, Any]
+RequestOrScope = Request | MutableMapping[str, Any]
 
 
 def problem_answer(error: CarryError, request: RequestOrScope) -> Response:
@@ -48,6 +48,16 @@ def problem_of(error: CarryError, request: RequestOrScope) -> dict[str, Any]:
     """The problem document of an error."""
     errors = [{"path": error.path, "message": error.detail}] if error.path else []
     return _document(error.status, error.code, error.detail, request, errors)
+
+
+def problem_codes(of: type[CarryError] = CarryError) -> Iterator[str]:
+    """The codes of all problems."""
+    if of is CarryError:
+        yield from (*_HTTP_CODES.values(), "http_error")
+    else:
+        yield of.code
+    for error in of.__subclasses__():
+        yield from problem_codes(error)
 
 
 def openai_error(document: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +85,8 @@ def _answer(document: dict[str, Any], request: RequestOrScope) -> Response:
 def _document(
     status: int, code: str, detail: str, request: RequestOrScope, errors: Sequence[dict[str, str]] = ()
 ) -> dict[str, Any]:
+    scope = request.scope if isinstance(request, Request) else request
+    scope["carry.problem"] = code  # for the metrics
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
