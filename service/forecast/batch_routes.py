@@ -1,7 +1,6 @@
 """POST /forecast/batch: many forecasts in one call."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
@@ -9,19 +8,17 @@ from fastapi.openapi.models import Example
 from pydantic import ValidationError
 
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
+from service.forecast.batches import Items, Results, run_batch
 from service.forecast.kind import FORECAST
 from service.forecast.prepare import PreparedForecast, prepare_forecast
 from service.forecast.schemas import ForecastBatchAnswer, ForecastBatchBody, ForecastBody
-from service.forecast.task import Forecast, ForecastRequest
-from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
+from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.json_pieces import json_pieces, large_json_answer
 from service.http.json_route import JsonRoute, to_json
-from service.http.offload import take_turns, wait_all
 from service.http.problems import documented, problem_of
 from service.http.state import AppState
 from service.http.stateful import model_and_start
 from service.sessions.state import sign_state
-from service.settings import Settings
 from service.validation import as_invalid_request
 
 router = APIRouter(tags=["series"], route_class=JsonRoute)
@@ -54,52 +51,8 @@ async def post_forecast_batch(
         raise LimitExceededError(f"at most {limit} requests in one call", "$.requests")
     has_state = any(isinstance(item, dict) and "state" in item for item in body.requests)
     key = await app.sessions.state_key() if has_state else b""
-    limits = _BatchLimits(app.settings)
-    items: list[PreparedForecast | CarryError] = []
-    async for item in take_turns(_read_items(body, app, key), call.deadline):
-        if isinstance(item, PreparedForecast):
-            limits.add(item.request)
-        items.append(item)
-    valid = {i: item for i, item in enumerate(items) if isinstance(item, PreparedForecast)}
-    if valid:
-        max_bytes = sum(item.max_bytes for item in valid.values())
-        call.hold(max_bytes, "$.requests", next(iter(valid.values())).model.engine)
-    lengths = {i: len(item.request.values) for i, item in valid.items()}
-    results = await wait_all(lengths, lambda i: _submit(valid[i], call))
-    for future in results.values():
-        error = future.exception()
-        if isinstance(error, CarryError) and error.status >= 500:
-            raise error  # the others would fail alike
+    items, results = await run_batch(_read_items(body, app, key), call, "$.requests")
     return await large_json_answer(_answer(items, results, app, key, request), call.deadline)
-
-
-def _submit(item: PreparedForecast, call: RequestContext) -> "Future[Forecast]":
-    return call.submit(item.model.engine, item.task(), item.request.cost_steps)
-
-
-class _BatchLimits:
-    """Limits on all items of a batch together: the size of the answer, and the steps to queue."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._quantiles = 0
-        self._steps = 0
-
-    def add(self, request: ForecastRequest) -> None:
-        """Count another item.
-
-        Raises:
-            LimitExceededError: the items exceed a limit.
-        """
-        self._quantiles += (request.horizon + len(request.values) * request.include_history) * len(request.levels)
-        self._steps += request.cost_steps
-        limit = self._settings.max_batch_answer_items
-        if self._quantiles > limit:
-            raise LimitExceededError(f"at most {limit} quantiles in one answer, and these are more", "$.requests")
-        limit = self._settings.max_waiting_steps
-        if self._steps > limit:
-            message = f"at most {limit} values to read and to forecast, and these are more"
-            raise LimitExceededError(message, "$.requests")
 
 
 def _read_items(batch: ForecastBatchBody, app: AppState, key: bytes) -> Iterator[PreparedForecast | CarryError]:
@@ -132,8 +85,8 @@ def _with_shared(item: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, A
 
 
 def _answer(
-    items: list[PreparedForecast | CarryError],
-    results: dict[int, Future[Forecast]],
+    items: Items,
+    results: Results,
     app: AppState,
     key: bytes,
     request: Request,

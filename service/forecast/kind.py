@@ -11,9 +11,10 @@ from service.engine.runner import Array, Runner, check_outputs
 from service.engine.sequence import SequenceState, Task
 from service.forecast.inputs import series_values
 from service.forecast.manifest import ForecastManifest
+from service.forecast.online_accuracy import SIZE, read_accuracy
 from service.forecast.schemas import FirstSeries
-from service.forecast.task import LAST_FORECAST, SEASONS, ForecastRequest, forecast, initial_state
-from service.kind import FirstInput, Model, ModelCard, OpenGraphs, StateSpec
+from service.forecast.task import ACCURACY, LAST_FORECAST, SEASONS, ForecastRequest, forecast, initial_state
+from service.kind import FirstInput, Model, ModelCard, OpenGraphs, SessionAccuracy, StateSpec
 from service.manifest import Graphs, State
 from service.settings import Settings
 
@@ -34,13 +35,14 @@ class ForecastKind:
         return settings.default_forecast_model
 
     def state_spec(self, manifest: ForecastManifest, graphs: Graphs) -> StateSpec:
-        """The graph's own state, the forecast after the last value, and the seasons that it uses. Integers are seasons:
-        at least 1, since the graph divides by them."""
+        """The graph's own state, the forecast after the last value, the seasons that it uses, and its accuracy. Integers
+        are seasons: at least 1, since the graph divides by them."""
         shape = (manifest.horizon, len(manifest.quantile_levels))
         tensors = [*graphs.state, State(name=LAST_FORECAST, output="", dtype="float64", shape=shape)]
         if manifest.outputs_seasons:
             tensors.append(State(name=SEASONS, output="", dtype="int64", shape=(2,)))
-        return StateSpec(tuple(tensors), (1, manifest.longest_season or 1))
+        accuracy = State(name=ACCURACY, output="", dtype="float64", shape=(SIZE,))
+        return StateSpec(tuple(tensors), (1, manifest.longest_season or 1), (accuracy,))
 
     def open(self, folder: Path, manifest: ForecastManifest, graphs: Graphs, threads: int) -> OpenGraphs:
         """As `Kind.open`."""
@@ -67,15 +69,37 @@ class ForecastKind:
         task = _state_after(manifest, request, initial_state(manifest, body.season_length, body.freq))
         return FirstInput(task, request.cost_steps, request.max_bytes(manifest), "$.series")
 
+    def accuracy(self, manifest: ForecastManifest, state: SequenceState) -> SessionAccuracy | None:
+        """As `Kind.accuracy`."""
+        numbers = state.states.get(ACCURACY)
+        accuracy = None if numbers is None else read_accuracy(numbers[0], manifest.quantile_levels)
+        if accuracy is None:
+            return None
+        return SessionAccuracy(
+            values=accuracy.values,
+            mase=accuracy.mase,
+            scaled_quantile_loss=accuracy.scaled_quantile_loss,
+            coverage={str(level): share for level, share in accuracy.coverage.items()},
+        )
+
     def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[ModelCard]:
         """No entries: OpenAI's API has no forecasters."""
         return []
 
     def routers(self) -> "Sequence[APIRouter]":
         """As `Kind.routers`."""
-        from service.forecast import anomalies_routes, backtest_routes, batch_routes, nixtla, nixtla_metadata, routes
+        from service.forecast import (
+            anomalies_routes,
+            backtest_routes,
+            batch_routes,
+            kserve,
+            nixtla,
+            nixtla_metadata,
+            routes,
+        )
 
-        modules = (routes, batch_routes, anomalies_routes, backtest_routes, nixtla_metadata, nixtla)
+        # KServe's paths begin with /v1/ as OpenAI's do, whose last route takes every path: they come before it.
+        modules = (routes, kserve, batch_routes, anomalies_routes, backtest_routes, nixtla_metadata, nixtla)
         return [module.router for module in modules]
 
 

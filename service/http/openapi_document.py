@@ -15,6 +15,7 @@ TAGS = {
     "sessions": "Recurrent states that the service stores: continue, copy, rewind, export or import them.",
     "models": "The loaded models and the refused folders.",
     "operation": "Health and metrics.",
+    "kserve": "KServe's time series API.",
     "nixtla": "The API that the `nixtla` client calls.",
     "openai": "OpenAI's API for completions, as the `openai` client calls it.",
 }
