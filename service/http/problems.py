@@ -94,6 +94,7 @@ def _document(
         "detail": _printable(detail),
         "code": code,
         "request_id": request.get("carry.request_id", ""),
+        "trace_id": request.get("carry.trace_id", ""),
     }
     if errors:
         # The name of a field may be invalid unicode.

@@ -7,12 +7,14 @@ import time
 import uuid
 
 import structlog
+from opentelemetry.trace import format_trace_id
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import UnexpectedError
 from service.http.problems import problem_answer
 from service.metrics import Metrics
+from service.traces import request_trace, server_timing
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -25,8 +27,8 @@ MAX_LOGGED_PATH = 1000
 
 
 class RequestMiddleware:
-    """Gives each request an id (the caller's X-Request-ID if it is valid), logs and counts the request, and turns an
-    unexpected exception into a plain 500.
+    """Gives each request an id (the caller's X-Request-ID if it is valid) and a trace (its `traceparent`), logs and
+    counts the request, and turns an unexpected exception into a plain 500.
 
     It also answers HEAD like GET, without the body (RFC 9110, section 9.3.2), and sends streams whole over HTTP/1.0,
     which has no chunks.
@@ -47,27 +49,39 @@ class RequestMiddleware:
         method = scope["method"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "carry.request_id": request_id}
         scope["carry.started"] = time.monotonic()
+        trace = request_trace(scope["headers"])
+        trace_id = scope["carry.trace_id"] = format_trace_id(trace.trace_id)
         if scope["http_version"] == "1.0":
             send = _unchunked(send)
         status = CLIENT_CLOSED_REQUEST
+        bytes_in = bytes_out = 0
+
+        async def read() -> Message:
+            nonlocal bytes_in
+            message = await receive()
+            bytes_in += len(message.get("body", b""))
+            return message
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers.append("Server-Timing", server_timing(trace))
             elif method == "HEAD":
                 message = {**message, "body": b""}
+            bytes_out += len(message.get("body", b""))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id, trace_id=trace_id):
             try:
-                await self._app(scope, receive, answer)
+                await self._app(scope, read, answer)
             except Exception:
                 structlog.get_logger().exception("unexpected error")
                 if status != CLIENT_CLOSED_REQUEST:  # the answer has begun
                     raise
-                await problem_answer(UnexpectedError(), scope)(scope, receive, answer)
+                await problem_answer(UnexpectedError(), scope)(scope, read, answer)
             finally:
                 if "carry.memory" in scope:
                     scope["carry.memory"].release()
@@ -83,8 +97,17 @@ class RequestMiddleware:
                     path=scope["path"][:MAX_LOGGED_PATH],
                     status=status,
                     ms=round(1000 * seconds, 2),
-                    owner=scope.get("carry.owner", "")[:8],
+                    bytes_in=bytes_in,
+                    bytes_out=bytes_out,
+                    **_caller(scope),
                 )
+
+
+def _caller(scope: Scope) -> dict[str, str]:
+    """Who calls, and which model: what is known of it."""
+    client, key, model = scope.get("client"), scope.get("carry.key"), scope.get("carry.model")
+    known = {"client": client and client[0], "key": key and key.name, "model": model}
+    return {name: value for name, value in known.items() if value}
 
 
 def _unchunked(send: Send) -> Send:

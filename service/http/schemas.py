@@ -73,6 +73,7 @@ class Problem(Answer):
     detail: str
     code: str
     request_id: str
+    trace_id: str = Field(description="Of the caller's `traceparent`, or of a new trace (W3C Trace Context).")
     errors: list[FieldError] = []
 
 
