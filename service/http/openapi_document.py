@@ -17,6 +17,7 @@ TAGS = {
     "operation": "Health and metrics.",
     "kserve": "KServe's time series API.",
     "nixtla": "The API that the `nixtla` client calls.",
+    "platforms": "The path that SageMaker and Vertex AI call.",
     "openai": "OpenAI's API for completions, as the `openai` client calls it.",
 }
 BEFORE_A_BODY = (400, 403, 413, 415, 503)

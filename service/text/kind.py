@@ -1,6 +1,6 @@
 """Text models as a kind of model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from service.engine.decode import DecodeGraph
 from service.engine.runner import GraphMismatchError, Runner, States, check_outputs
 from service.engine.sequence import SequenceState, Task
-from service.kind import FirstInput, Model, ModelCard, OpenGraphs, StateSpec
+from service.kind import FirstInput, Model, ModelCard, OpenGraphs, SessionAccuracy, StateSpec
 from service.manifest import Graph, Graphs
 from service.settings import Settings
 from service.text.decoder import TextDecoder
@@ -34,6 +34,12 @@ class TextKind:
     manifest = TextManifest
     split_invariant = True
     first_input: type[BaseModel] = FirstText
+    calls: Mapping[str, str] = {
+        "/generate": "prompt",
+        "/predict": "text",
+        "/v1/chat/completions": "messages",
+        "/v1/completions": "",
+    }
 
     def default_model(self, settings: Settings) -> str:
         """As `Kind.default_model`."""
@@ -68,6 +74,10 @@ class TextKind:
         [text] = read_texts(tokenizer, {"$.prompt": body.prompt}, "replace").tokenized
         max_bytes = predict_bytes(len(text.ids), False, 0, (), tokenizer.size)
         return FirstInput(_read_text(tokenizer, text), 1 + len(text.ids), max_bytes, "$.prompt")
+
+    def accuracy(self, manifest: TextManifest, state: SequenceState) -> SessionAccuracy | None:
+        """None: texts are not forecast."""
+        return None
 
     def listed(self, models: Sequence[Model[TextManifest]], settings: Settings) -> list[ModelCard]:
         """A card for each model; the newest version of each name has the name as its id."""
