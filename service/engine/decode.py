@@ -1,19 +1,19 @@
 """The decode batch: which rows the next call of the decode graph runs, and the states of the rows that wait.
 
-A call takes a bounded number of rows. If more rows want to decode, each group of requests has an equal share, and other
-groups use what one group does not. A row that makes room keeps its state, which is small, and continues later, with
-the same bits.
+A call takes a bounded number of rows. If more rows want to decode, each owner has an equal share, of which each of its
+groups of requests has an equal share, and others use what one does not. A row that makes room keeps its state, which is
+small, and continues later, with the same bits.
 """
 
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.fair_queue import FairQueue
+from service.engine.fair_queue import FairQueue, OwnerQueues
 from service.engine.request import Request, atomic
 from service.engine.runner import Array, Runner, States
 from service.engine.sequence import Decode, Decoder
@@ -57,7 +57,7 @@ class DecodeBatch:
 
     def __init__(self, decode_graph: DecodeGraph) -> None:
         self._runner, self._decoder = decode_graph.runner, decode_graph.decoder
-        self._waiting: FairQueue[_Row] = FairQueue()
+        self._waiting: OwnerQueues[_Row] = OwnerQueues()
         self._isolated: deque[list[_Row]] = deque()
         """The rows of a failed call, by request: each request runs alone, to find which of them is at fault."""
         self._running: list[_Row] = []
@@ -83,7 +83,7 @@ class DecodeBatch:
             for i, row in enumerate(decode.rows)
         ]
         for row in rows:
-            self._waiting.append(request.group, row)
+            self._waiting.append(request.owner, request.group, row)
 
     def run(self) -> tuple[Sequence[Array], States]:
         """Let waiting rows join, and call the graph: its outputs and the states after it. Until `advance` takes these,
@@ -143,7 +143,7 @@ class DecodeBatch:
             for row, row_states in zip(rows, states, strict=True):
                 row.states = row_states
                 if joining:
-                    self._waiting.remove(row.request.group, row)
+                    self._waiting.remove(row.request.owner, row.request.group, row)
             if not joining:
                 self.clear()
             self._joining = []
@@ -156,26 +156,30 @@ class DecodeBatch:
         with atomic(_requests_of([*rows, *self._running])):
             for row, row_states in zip(reversed(self._running), reversed(running_states), strict=True):
                 row.states = row_states
-                self._waiting.append_left(row.request.group, row)
+                self._waiting.append_left(row.request.owner, row.request.group, row)
             self._isolated.popleft()
             self._complete_join(rows, rows, states)
 
     def _join(self) -> None:
         """Let waiting rows join, and running ones make room, as `plan_batch` says."""
-        leaving, joining = plan_batch([(row.request.group, row.steps) for row in self._running], self._waiting)
+        running = [(row.request.owner, row.request.group, row.steps) for row in self._running]
+        leaving, joining = plan_batch(running, self._waiting)
         if not joining:
             return
-        self._joining = rows = [row for group, count in joining.items() for row in self._waiting.peek(group, count)]
+        self._joining = rows = [
+            row for owner, group, count in joining for row in self._waiting[owner].peek(group, count)
+        ]
         stays = np.array([i not in leaving for i in range(len(self._running))], dtype=bool)
         states = self._append_states(_select(self._states, stays) if leaving else self._states, rows)
         leaving_states = self._copy_states(leaving)
         staying = [row for row, row_stays in zip(self._running, stays, strict=True) if row_stays]
         with atomic(_requests_of([*rows, *(self._running[i] for i in leaving)])):
-            for group, count in joining.items():
-                self._waiting.drop_first(group, count)
+            for owner, group, count in joining:
+                self._waiting.drop_first(owner, group, count)
             for i, row_states in zip(leaving, leaving_states, strict=True):
-                self._running[i].states = row_states
-                self._waiting.append_left(self._running[i].request.group, self._running[i])
+                row = self._running[i]
+                row.states = row_states
+                self._waiting.append_left(row.request.owner, row.request.group, row)
             self._complete_join(rows, [*staying, *rows], states)
 
     def _append_states(self, states: States, rows: Sequence[_Row]) -> States:
@@ -209,36 +213,80 @@ class DecodeBatch:
 
 
 def plan_batch(
-    running: Sequence[tuple[Hashable, int]], waiting: FairQueue[Any]
-) -> tuple[list[int], dict[Hashable, int]]:
+    running: Sequence[tuple[str, Hashable, int]], waiting: OwnerQueues[Any]
+) -> tuple[list[int], list[tuple[str, Hashable, int]]]:
+    """Which running rows make room, as indices into `running` (each row's owner and group, and its steps since it
+    joined), and how many rows of each owner's waiting groups join.
+
+    The owners share the rows of a call, and the groups of an owner share the owner's rows, both as `share_rows` says.
+    """
+    leaving, joining = share_rows([(owner, steps) for owner, _, steps in running], waiting, MAX_ROWS)
+    indices: dict[str, list[int]] = {owner: [] for owner, _ in waiting.group_sizes()}
+    for i, (owner, _, _) in enumerate(running):
+        indices.setdefault(owner, []).append(i)
+    leaving_counts = Counter(running[i][0] for i in leaving)
+    leaving_rows: list[int] = []
+    joining_rows: list[tuple[str, Hashable, int]] = []
+    for owner, own in indices.items():
+        rows = len(own) - leaving_counts[owner] + joining.get(owner, 0)
+        queue: FairQueue[Any] = waiting[owner] if owner in waiting else FairQueue()
+        if not leaving_counts[owner] and joining.get(owner, 0) == len(queue):
+            rows = MAX_ROWS  # all of its rows fit
+        if rows:
+            leaving, joining_groups = share_rows([running[i][1:] for i in own], queue, rows)
+            leaving_rows += [own[i] for i in leaving]
+            joining_rows += [(owner, group, count) for group, count in joining_groups.items()]
+        else:
+            leaving_rows += own
+    return leaving_rows, joining_rows
+
+
+class Waiting(Protocol):
+    """Waiting rows by group, where a group is whatever has a share."""
+
+    def group_sizes(self) -> Iterator[tuple[Any, int]]:
+        """Each group that has rows, and how many; the next group first."""
+
+    def num_groups(self) -> int:
+        """The number of groups."""
+
+    def __contains__(self, group: Any) -> bool: ...
+
+
+def share_rows(
+    running: Sequence[tuple[Hashable, int]], waiting: Waiting, max_rows: int
+) -> tuple[list[int], dict[Any, int]]:
     """Which running rows make room, as indices into `running` (each row's group, and its steps since it joined), and
-    how many rows of each waiting group join.
+    how many rows of each waiting group join, so that at most `max_rows` run.
 
     Each group has an equal share of the rows, and other groups use what one group does not. If there are more groups
     than rows, each group has one row at most, and makes room after SLICE_STEPS.
     """
     counts = Counter(group for group, _ in running)
     groups = waiting.num_groups() + sum(group not in waiting for group in counts)
-    share, free = max(1, MAX_ROWS // groups), MAX_ROWS - len(running)
-    joining: dict[Hashable, int] = {}
+    share, free = max(1, max_rows // groups), max_rows - len(running)
+    joining: dict[Any, int] = {}
     wanted = 0
     for group, count in waiting.group_sizes():
-        due = min(count, share - counts[group], MAX_ROWS - wanted)
+        due = min(count, share - counts[group], max_rows - wanted)
         if due > 0:
             joining[group] = due
             wanted += due
-        if wanted == MAX_ROWS:
+        if wanted == max_rows:
             break
     leaving: list[int] = []
     for i in reversed(range(len(running))):
         if len(leaving) < wanted - free and counts[running[i][0]] > share:
             counts[running[i][0]] -= 1
             leaving.append(i)
-    if groups > MAX_ROWS:
+    if groups > max_rows:
         over_share = set(leaving)
         for i, (_, steps) in enumerate(running):
             if len(leaving) < wanted - free and steps >= SLICE_STEPS and i not in over_share:
                 leaving.append(i)
+    if len(running) - len(leaving) > max_rows:  # an owner's part may become smaller
+        staying = sorted({*range(len(running))} - {*leaving}, key=lambda i: running[i][1])
+        leaving += staying[max_rows:]
     free += len(leaving)
     for group, count in [*joining.items()]:
         joining[group] = min(count, free)

@@ -1,12 +1,12 @@
 """The prefills that wait or are under way, and which of them the next call of the graph runs, and how far."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 
-from service.engine.fair_queue import FairQueue
+from service.engine.fair_queue import OwnerQueues
 from service.engine.request import Request, atomic
 from service.engine.runner import Array, Runner, States
 from service.engine.sequence import Prefill, PrefillResult
@@ -79,7 +79,7 @@ class PrefillQueue:
         self._runner = runner
         self._split_invariant = split_invariant
         self._chunk = chunk
-        self._waiting: FairQueue[PrefillState] = FairQueue()
+        self._waiting: OwnerQueues[PrefillState] = OwnerQueues()
         self._isolated: deque[PrefillState] = deque()
         """Those of a failed call: each runs alone, to find which of them is at fault."""
         self._seconds_per_step: dict[int, float] = {}
@@ -90,14 +90,14 @@ class PrefillQueue:
 
     def add(self, prefill: PrefillState) -> None:
         """Queue a prefill."""
-        self._waiting.append(prefill.request.group, prefill)
+        self._waiting.append(prefill.request.owner, prefill.request.group, prefill)
 
     def next_batch(self, seconds: float) -> tuple[list[PrefillState], int]:
         """The prefills of the next call, and its steps, which should take about so many seconds. They stay in the queue
         until `complete`.
 
-        The first is the next group's first; the others return the same outputs and take as many steps, to a factor of
-        two, so that there is little padding.
+        The first is the first of the next group of the next owner; the others return the same outputs and take as many
+        steps, to a factor of two, so that there is little padding.
         """
         if self._isolated:
             first = self._isolated[0]
@@ -135,17 +135,24 @@ class PrefillQueue:
         before = self._seconds_per_step.get(size, seconds_per_step)
         self._seconds_per_step[size] = 0.7 * before + 0.3 * seconds_per_step
 
-    def complete(self, batch: Sequence[PrefillState]) -> None:
-        """Remove a batch that was run; prefills with steps that remain go to the end of their group's queue."""
+    def complete(self, batch: Sequence[PrefillState], lengths: Sequence[int]) -> None:
+        """Remove a batch of which `lengths` steps were run; prefills with steps that remain go to the end of their
+        group's queue."""
+        steps: Counter[str] = Counter()
+        for prefill, length in zip(batch, lengths, strict=True):
+            steps[prefill.request.owner] += length * prefill.rows
+        self._waiting.charge(steps)
         for prefill in batch:
-            group = prefill.request.group
+            owner, group = prefill.request.owner, prefill.request.group
             if self._isolated and prefill is self._isolated[0]:
                 self._isolated.popleft()
             else:
-                self._waiting.remove(group, prefill)
+                self._waiting.remove(owner, group, prefill)
             if prefill.remaining:
-                self._waiting.append(group, prefill)
-        self._waiting.rotate(batch[0].request.group)
+                self._waiting.append(owner, group, prefill)
+        first_groups = {prefill.request.owner: prefill.request.group for prefill in reversed(batch)}
+        for owner, group in first_groups.items():
+            self._waiting.rotate(owner, group)
 
     def isolate(self, batch: Sequence[PrefillState]) -> None:
         """Run each prefill of a failed batch alone, before any other.
@@ -155,7 +162,7 @@ class PrefillQueue:
         """
         with atomic([prefill.request for prefill in batch]):
             for prefill in batch:
-                self._waiting.remove(prefill.request.group, prefill)
+                self._waiting.remove(prefill.request.owner, prefill.request.group, prefill)
             self._isolated.extend(batch)
 
     def drop_finished(self) -> None:

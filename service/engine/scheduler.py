@@ -242,7 +242,7 @@ class Scheduler:
                     prefill.advance(length, outputs, {name: array[part] for name, array in batch_states.items()})
                 except Exception as error:
                     self.finish(prefill.request, error=error)
-            queue.complete(batch)
+            queue.complete(batch, lengths)
         for prefill in batch:
             try:
                 if not prefill.remaining and not prefill.request.finished:

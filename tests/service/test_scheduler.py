@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.decode import MAX_ROWS, SLICE_STEPS, DecodeGraph, plan_batch
+from service.engine.decode import MAX_ROWS, SLICE_STEPS, DecodeGraph, share_rows
 from service.engine.fair_queue import FairQueue
 from service.engine.prefill import MAX_PREFILL_ROWS
 from service.engine.request import Request
@@ -281,9 +281,8 @@ def test_each_group_gets_its_share_of_the_rows(running: list[tuple[int, int]], w
         for item in range(count):
             queue.append(group, item)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.engine.decode.MAX_ROWS", rows)
         patch.setattr("service.engine.decode.SLICE_STEPS", slice_steps)
-        leaving, joining = plan_batch(running, queue)
+        leaving, joining = share_rows(running, queue, rows)
     sizes, before = dict(queue.group_sizes()), Counter(group for group, _ in running)
     groups = sizes.keys() | before.keys()
     share = max(1, rows // max(1, len(groups)))
