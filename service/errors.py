@@ -9,6 +9,7 @@ CarryError
 ├── InvalidStateError        422  the state is damaged, not signed by this service, or of another model
 ├── IdempotencyKeyError      422  another call already used this idempotency key
 ├── UnauthorizedError        401  the API key is missing or unknown
+├── ForbiddenError           403  the API key may not make this call, or not use this model
 ├── BodyTooLargeError        413  the body exceeds the limit of the settings
 ├── BodyEncodingError        415  the body has an unsupported Content-Encoding
 ├── UnsupportedError         404  the client of another service asks for a feature that Carry lacks
@@ -28,7 +29,9 @@ CarryError
 ├── CrossOriginError         403  a web page of another origin sent the request
 ├── NotReadyError            503  no model is ready
 ├── BusyError                503  the bodies or answers in transfer take all the memory for them
-├── QueueFullError           429  the queue of the model is full: retry later
+├── RetryLaterError          429  the service may accept the call later
+│   ├── QueueFullError       429  the queue of the model is full
+│   └── StepsPerMinuteError  429  the API key has taken its steps of this minute
 ├── DeadlineExceededError    504  the request did not finish before its deadline
 ├── ModelFailedError         500  the model failed: a fault of the service, not of the caller
 └── UnexpectedError          500  any other exception: it is logged, not shown
@@ -144,15 +147,27 @@ class BusyError(CarryError):
     status = 503
 
 
-class QueueFullError(CarryError):
-    """The queue of the model is full. `retry_after`: seconds until it should have room."""
+class RetryLaterError(CarryError):
+    """The service may accept the call later: in `retry_after` seconds."""
 
-    code = "queue_full"
+    code = "retry_later"
     status = 429
 
     def __init__(self, reason: str, retry_after: int) -> None:
         super().__init__(f"{reason}; try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class QueueFullError(RetryLaterError):
+    """The queue of the model is full. `retry_after`: seconds until it should have room."""
+
+    code = "queue_full"
+
+
+class StepsPerMinuteError(RetryLaterError):
+    """The API key has taken its steps of this minute. `retry_after`: seconds until it may take these."""
+
+    code = "steps_per_minute"
 
 
 class DeadlineExceededError(CarryError):
@@ -198,6 +213,17 @@ class UnauthorizedError(CarryError):
 
     code = "unauthorized"
     status = 401
+
+
+class ForbiddenError(CarryError):
+    """The API key may not make this call, or not use this model. `scope`: the one that the call needs."""
+
+    code = "forbidden"
+    status = 403
+
+    def __init__(self, detail: str, scope: str | None = None) -> None:
+        super().__init__(detail)
+        self.scope = scope
 
 
 class SessionNotFoundError(CarryError):
