@@ -169,8 +169,8 @@ class MemoryStore:
         record_growth = record_bytes(change.record)
         growth = state_bytes(change.state) - sum(state_bytes(earlier.state) for earlier in dropped) + record_growth
         owner = change.session.owner
-        if owner and growth > 0 and self._owner_bytes[owner] + growth > self._limits.bytes_per_owner:
-            raise self._limits.owner_store_full()
+        if owner and growth > 0 and self._owner_bytes[owner] + growth > self._limits.max_bytes(owner):
+            raise self._limits.owner_store_full(owner)
         if record_growth and self._record_bytes + record_growth > self._max_bytes // 2:
             raise StoreFullError("stored answers fill their half of the session store; nothing was changed")
         if growth > 0:
@@ -192,7 +192,7 @@ class MemoryStore:
         if len(self._live) >= self._limits.sessions or len(self._live_ids.get(owner, ())) >= max_sessions:
             self._sweep(now)
         if owner and len(self._live_ids.get(owner, ())) >= max_sessions:
-            raise self._limits.too_many_sessions()
+            raise self._limits.too_many_sessions(owner)
         while len(self._live) >= self._limits.sessions:
             self._evict(next(iter(self._live.values())), now)
 

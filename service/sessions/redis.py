@@ -100,7 +100,7 @@ class RedisStore:
         self._flushes: set[asyncio.Task[None]] = set()
         constants = f"""
             local versions, max_sessions = {limits.versions}, {limits.sessions}
-            local max_sessions_per_owner, max_bytes_per_owner = {limits.sessions_per_owner}, {limits.bytes_per_owner}
+            local max_sessions_per_owner = {limits.sessions_per_owner}
             local row_bytes = {ROW_BYTES}
         """
         self._commit, self._delete, self._touch, self._versions, self._list, self._sweep = (
@@ -133,15 +133,17 @@ class RedisStore:
             session.expires_at,
             self._expires_at_ms(session.expires_at),
             now,
+            self._limits.max_sessions(session.owner),
+            self._limits.max_bytes(session.owner),
             *_record_args(change.record),
         )
         result = await self._commits.submit(args)
         if result == -1:
             raise self._limits.store_full()
         if result == -2:
-            raise self._limits.too_many_sessions()
+            raise self._limits.too_many_sessions(session.owner)
         if result == -3:
-            raise self._limits.owner_store_full()
+            raise self._limits.owner_store_full(session.owner)
         return bool(result)
 
     async def delete(self, session: Session, record: IdempotencyRecord | None, now: float) -> bool:

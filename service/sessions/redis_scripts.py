@@ -67,6 +67,7 @@ end
 """
 COMMIT = """
 local id, owner, version, change_line, metadata, state, expires_at, expires_at_ms, now = unpack(ARGV)
+local max_sessions_of_owner, max_bytes_of_owner = tonumber(ARGV[10]), tonumber(ARGV[11])
 local session, history = 'carry:session:' .. id, 'carry:history:' .. id
 local stored = redis.call('HMGET', session, 'version', 'made', 'state')
 local from, to = tonumber(stored[1] or -1), tonumber(version)
@@ -75,7 +76,7 @@ if from == to then
 elseif from > to then
   local earlier = redis.call('HGET', history, version)
   return earlier and change_line == string.match(earlier, '^[^\\n]*') and 1 or 0
-elseif from ~= to - 1 or (to > 0 and not stored[3]) or has_record(ARGV[10], ARGV[11], now) then
+elseif from ~= to - 1 or (to > 0 and not stored[3]) or has_record(ARGV[12], ARGV[13], now) then
   return 0
 end
 -- Expired sessions do not count until there are as many as the limit.
@@ -84,7 +85,7 @@ local function is_full(sessions, limit)
   return count >= 2 * limit or count >= limit and redis.call('ZCOUNT', sessions, '(' .. now, '+inf') >= limit
 end
 if to == 0 then
-  if owner ~= '' and is_full('carry:live:' .. owner, max_sessions_per_owner) then
+  if owner ~= '' and is_full('carry:live:' .. owner, max_sessions_of_owner) then
     return -2
   elseif is_full('carry:live', max_sessions) then
     return -1
@@ -111,9 +112,9 @@ if to > 0 then
     end
   end
 end
-local growth = size - (charged(owner, id) or 0) + record_size(ARGV[11], ARGV[13])
-  - (ARGV[11] and charged(ARGV[10], '\\n' .. ARGV[11]) or 0)
-if owner ~= '' and growth > 0 and (redis.call('HGET', 'carry:bytes', owner) or 0) + growth > max_bytes_per_owner then
+local growth = size - (charged(owner, id) or 0) + record_size(ARGV[13], ARGV[15])
+  - (ARGV[13] and charged(ARGV[12], '\\n' .. ARGV[13]) or 0)
+if owner ~= '' and growth > 0 and (redis.call('HGET', 'carry:bytes', owner) or 0) + growth > max_bytes_of_owner then
   return -3
 end
 redis.call('HSET', session, 'version', version, 'made', change_line, 'about', metadata, 'state', state,
@@ -128,7 +129,7 @@ for _, old in ipairs(dropped) do
 end
 charge(owner, id, size)
 set_expiry(id, owner, expires_at, expires_at_ms)
-add_record(unpack(ARGV, 10))
+add_record(unpack(ARGV, 12))
 return 1
 """
 DELETE = """

@@ -157,8 +157,8 @@ class Changes:
         limits, db, session = self.limits, self._db, change.session
         if db.execute("SELECT 1 FROM sessions WHERE id = ?", (session.id,)).fetchall():
             return None
-        if session.owner and not _has_room(db, limits.sessions_per_owner, now, session.owner):
-            raise limits.too_many_sessions()
+        if session.owner and not _has_room(db, limits.max_sessions(session.owner), now, session.owner):
+            raise limits.too_many_sessions(session.owner)
         if not _has_room(db, limits.sessions, now):
             raise limits.store_full()
         growth = state_bytes(change.state)
@@ -192,8 +192,9 @@ class Changes:
         if not owner or growth <= 0:
             return
         rows = self._db.execute("SELECT bytes FROM counts WHERE owner = ?", (owner,)).fetchall()
-        if rows and rows[0][0] + growth > self.limits.bytes_per_owner:
-            raise self.limits.owner_store_full()
+        stored = rows[0][0] if rows else 0
+        if stored + growth > self.limits.max_bytes(owner):
+            raise self.limits.owner_store_full(owner)
 
     def _has_record(self, record: IdempotencyRecord | None, now: float) -> bool:
         """Whether the record's key has a record that has not expired."""

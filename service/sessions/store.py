@@ -3,6 +3,7 @@
 All times are seconds since 1970. Callers pass them, so that all processes and tests agree on the time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,13 +88,28 @@ class Size:
     bytes: int
 
 
+class OwnerLimits(Protocol):
+    """What one owner may have; None: as much as any owner."""
+
+    @property
+    def sessions(self) -> int | None: ...
+
+    @property
+    def stored_bytes(self) -> int | None: ...
+
+
+def _as_any(owner: str) -> OwnerLimits | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a store may hold.
 
     `sessions`: live sessions in all. `sessions_per_owner`, `bytes_per_owner`: of each owner other than ""; the bytes
     are those of `state_bytes` and `record_bytes`. `versions`: earlier versions of a session. `tombstone_ttl`: seconds
-    that a tombstone is stored; the limit of live sessions is also the limit of tombstones.
+    that a tombstone is stored; the limit of live sessions is also the limit of tombstones. `of_owner`: the limits of an
+    owner that has some of its own, at this moment; any thread calls it.
     """
 
     sessions: int
@@ -101,26 +117,35 @@ class Limits:
     bytes_per_owner: int
     versions: int
     tombstone_ttl: float
+    of_owner: Callable[[str], OwnerLimits | None] = _as_any
 
     def max_sessions(self, owner: str) -> int:
         """The most live sessions of an owner, and the most tombstones."""
-        return self.sessions_per_owner if owner else self.sessions
+        if not owner:
+            return self.sessions
+        own = self.of_owner(owner)
+        return self.sessions_per_owner if own is None or own.sessions is None else own.sessions
+
+    def max_bytes(self, owner: str) -> int:
+        """The most bytes of an owner other than ""."""
+        own = self.of_owner(owner)
+        return self.bytes_per_owner if own is None or own.stored_bytes is None else own.stored_bytes
 
     def store_full(self) -> StoreFullError:
         """The error where `sessions` are reached."""
         return StoreFullError(f"the store holds {self.sessions} live sessions, the most it may; nothing was changed")
 
-    def too_many_sessions(self) -> TooManySessionsError:
-        """The error where an owner has reached `sessions_per_owner`."""
+    def too_many_sessions(self, owner: str) -> TooManySessionsError:
+        """The error where an owner has reached `max_sessions`."""
         return TooManySessionsError(
-            f"this API key has {self.sessions_per_owner} live sessions, the most it may have: delete one, or wait "
+            f"this API key has {self.max_sessions(owner)} live sessions, the most it may have: delete one, or wait "
             "until one expires; nothing was changed"
         )
 
-    def owner_store_full(self) -> OwnerStoreFullError:
-        """The error where an owner would exceed `bytes_per_owner`."""
+    def owner_store_full(self, owner: str) -> OwnerStoreFullError:
+        """The error where an owner would exceed `max_bytes`."""
         return OwnerStoreFullError(
-            f"the sessions and stored answers of this API key may take {self.bytes_per_owner} bytes, and this call "
+            f"the sessions and stored answers of this API key may take {self.max_bytes(owner)} bytes, and this call "
             "needs more: delete a session, or wait until one expires; nothing was changed"
         )
 
@@ -153,8 +178,8 @@ class Store(Protocol):
 
         Raises:
             StoreFullError: the store is full; nothing was changed.
-            TooManySessionsError: the owner has `sessions_per_owner`; nothing was changed.
-            OwnerStoreFullError: the owner would exceed `bytes_per_owner`; nothing was changed.
+            TooManySessionsError: the owner has `max_sessions`; nothing was changed.
+            OwnerStoreFullError: the owner would exceed `max_bytes`; nothing was changed.
         """
 
     async def delete(self, session: Session, record: IdempotencyRecord | None, now: float) -> bool:
