@@ -9,9 +9,10 @@ import queue
 import re
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -22,7 +23,7 @@ from service.card import pictures_of
 from service.engine.engine import Engine
 from service.engine.prefill import CHUNK
 from service.engine.runner import GraphMismatchError, int8_is_exact
-from service.errors import CarryError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
+from service.errors import CarryError, ForbiddenError, ModelNotFoundError, ModelRefusedError, WrongModelKindError
 from service.events import log
 from service.folders import model_folders, printable, reason_not_regular
 from service.kind import Kind, Model, OpenGraphs
@@ -77,11 +78,18 @@ AnyModel = TypeVar("AnyModel", Model[Any], ModelFolder[Any])
 @dataclass(frozen=True)
 class ModelSet(Generic[AnyModel]):
     """The models at one moment, by name with the newest version first, and the rejected folders. `defaults`: for each
-    kind, the name of the default model."""
+    kind, the name of the default model. `allowed`: the names of the models that the caller may use; None: all."""
 
     models: tuple[AnyModel, ...]
     rejected: tuple[RejectedModel, ...]
     defaults: Mapping[str, str]
+    allowed: Set[str] | None = None
+
+    def restricted(self, allowed: Set[str]) -> "ModelSet[AnyModel]":
+        """The models with these names: of other names, not even whether such a model exists is told."""
+        models = tuple(model for model in self.models if model.manifest.name in allowed)
+        rejected = tuple(folder for folder in self.rejected if folder.name in allowed)
+        return replace(self, models=models, rejected=rejected, allowed=allowed)
 
     def default(self, kind: Kind[Any]) -> str | None:
         """The name of the model for requests that name none: the kind's default if it is loaded, else the only model of
@@ -106,8 +114,11 @@ class ModelSet(Generic[AnyModel]):
         Raises:
             ModelNotFoundError: no model has this name and version.
             ModelRefusedError: the model was refused.
+            ForbiddenError: the caller may not use models of this name.
         """
         base_name, _, version = name.partition("@")
+        if self.allowed is not None and base_name not in self.allowed:
+            raise self._forbidden(f"the model {printable(base_name)}")
         for model in self.models:
             if model.manifest.name == base_name and version in ("", str(model.manifest.version)):
                 return model
@@ -121,10 +132,12 @@ class ModelSet(Generic[AnyModel]):
         """The model of this name and kind; without a name, the kind's default.
 
         Raises:
-            ModelNotFoundError, ModelRefusedError: as `find`.
+            ModelNotFoundError, ModelRefusedError, ForbiddenError: as `find`.
             WrongModelKindError: the model is of another kind.
         """
         name = name or self.default(kind)
+        if name is None and self.allowed is not None and not self.of_kind(kind):
+            raise self._forbidden(f"any {kind.name} model")
         if name is None:
             choices = labels(self.of_kind(kind))
             raise ModelNotFoundError(f"no default {kind.name} model; name a loaded one: {choices}", "$.model")
@@ -134,6 +147,9 @@ class ModelSet(Generic[AnyModel]):
             message = f"{model.label} is a {model.kind.name} model; the loaded {kind.name} models are: {choices}"
             raise WrongModelKindError(message, "$.model")
         return model
+
+    def _forbidden(self, what: str) -> ForbiddenError:
+        return ForbiddenError(f"this API key may not use {what}; it may use: {', '.join(sorted(self.allowed or ()))}")
 
 
 def labels(models: "Sequence[Model[Any] | ModelFolder[Any]]") -> str:
@@ -150,18 +166,13 @@ class Changes:
     rejected: tuple[RejectedModel, ...]
 
 
-class Registry:
-    """The loaded models. A reload replaces the whole `current` set, so that each thread sees either the old set or the
-    new one. Read `current` once if you need two answers from the same set."""
+class LoadedModels(ABC):
+    """The loaded models. Read `current` once if you need two answers from the same set."""
 
-    def __init__(self, settings: Settings, kinds: Kinds, metrics: Instruments, trial: Trial | None = None) -> None:
-        """`trial`: tries new folders in another process before this one opens them."""
-        self._settings = settings
-        self._kinds = kinds
-        self._metrics = metrics
-        self._trial = trial
-        self.current: ModelSet[Model[Any]] = ModelSet((), (), _defaults(settings, kinds))
-        self.reload()
+    @property
+    @abstractmethod
+    def current(self) -> ModelSet[Model[Any]]:
+        """The models at this moment."""
 
     @property
     def models(self) -> tuple[Model[Any], ...]:
@@ -181,10 +192,42 @@ class Registry:
         """`ModelSet.find_kind` in the current set."""
         return cast(Model[M], self.current.find_kind(name, kind))
 
+
+class AllowedModels(LoadedModels):
+    """The loaded models that a caller may use, by their names."""
+
+    def __init__(self, models: LoadedModels, allowed: Set[str]) -> None:
+        self._models = models
+        self._allowed = allowed
+
+    @property
+    def current(self) -> ModelSet[Model[Any]]:
+        """As in the superclass."""
+        return self._models.current.restricted(self._allowed)
+
+
+class Registry(LoadedModels):
+    """All loaded models. A reload replaces the whole `current` set, so that each thread sees either the old set or the
+    new one."""
+
+    def __init__(self, settings: Settings, kinds: Kinds, metrics: Instruments, trial: Trial | None = None) -> None:
+        """`trial`: tries new folders in another process before this one opens them."""
+        self._settings = settings
+        self._kinds = kinds
+        self._metrics = metrics
+        self._trial = trial
+        self._current: ModelSet[Model[Any]] = ModelSet((), (), _defaults(settings, kinds))
+        self.reload()
+
+    @property
+    def current(self) -> ModelSet[Model[Any]]:
+        """As in the superclass."""
+        return self._current
+
     def reload(self) -> Changes:
         """Read the folders again. A model whose folder has not changed keeps running; an unloaded model ends when no
         request holds it any more. Call it from one thread at a time."""
-        old = self.current
+        old = self._current
         models: list[Model[Any]] = []
         folders, unreadable = model_folders(self._settings.models_dirs)
         rejected = _unreadable(unreadable)
@@ -203,7 +246,7 @@ class Registry:
                 reason = f"unexpected {type(error).__name__}; the log has the details"
                 rejected.append(RejectedModel(printable(path.parent.name), printable(path.name), reason))
         models.sort(key=_newest_first)
-        self.current = ModelSet(tuple(models), tuple(rejected), old.defaults)
+        self._current = ModelSet(tuple(models), tuple(rejected), old.defaults)
         unloaded = [model for model in old.models if model not in models]
         for model in unloaded:
             _retire(model, self._settings.request_timeout)
@@ -352,7 +395,7 @@ def _load(path: Path, settings: Settings, kinds: Kinds, metrics: Instruments) ->
     folder, graphs, opened, smoke_test = _open(path, kinds, settings.precision, settings.threads)
     kind, manifest = folder.kind, folder.manifest
     engine = Engine(
-        manifest.name,
+        manifest.label,
         opened.runner,
         opened.decode_graph,
         kind.split_invariant,

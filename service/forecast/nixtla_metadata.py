@@ -70,7 +70,8 @@ async def post_model_params(app: App, body: ModelParamsBody) -> ModelParamsAnswe
 @router.get("/validate_api_key", operation_id="nixtla_validate_api_key", responses=documented(401))
 async def get_validate_api_key(app: App) -> DetailAnswer:
     """Whether the caller's key is known."""
-    return DetailAnswer(detail="the key is valid" if app.owners else "any key will do: this service asks for none")
+    is_checked = app.keys.required
+    return DetailAnswer(detail="the key is valid" if is_checked else "any key will do: this service asks for none")
 
 
 @router.post("/validate_token", operation_id="nixtla_validate_token", responses=documented(401))

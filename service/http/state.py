@@ -1,16 +1,17 @@
 """The object that all routes share. app.py makes it and puts it on the application."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
 from service.http.streaming import StreamNotifier
+from service.keys import KeyRing
 from service.kind import Kind
 from service.memory import MemoryBudget
 from service.metrics import Metrics
-from service.registry import Registry
+from service.registry import AllowedModels, LoadedModels
 from service.sessions.sessions import Sessions
 from service.settings import Settings
 from service.workers.board import Board
@@ -23,13 +24,13 @@ class AppState:
 
     kinds: Sequence[Kind[Any]]
     settings: Settings
-    registry: Registry
+    registry: LoadedModels
     metrics: Metrics
     notifier: StreamNotifier
     reloader: Reloader
     sessions: Sessions
-    owners: frozenset[str]
-    """The owner of each API key. If it is empty, requests need no API key."""
+    keys: KeyRing
+    """The API keys that are valid now."""
     board: Board
     """Shared by all processes of the machine."""
     worker_index: int
@@ -38,8 +39,17 @@ class AppState:
     """The memory that this process's requests may hold."""
 
 
+def app_state(request: Request) -> AppState:
+    """The state of the application, with the models that the caller's API key may use."""
+    app = cast(AppState, request.app.state.carry)
+    key = request.scope.get("carry.key")
+    if key is None or key.models is None:
+        return app
+    return replace(app, registry=AllowedModels(app.registry, key.models))
+
+
 async def _app_state(request: Request) -> AppState:
-    return cast(AppState, request.app.state.carry)
+    return app_state(request)
 
 
 App = Annotated[AppState, Depends(_app_state)]
