@@ -16,7 +16,7 @@ REST = "\ue000"
 """What `...` is read as: the name of a field, or an item."""
 CHANCE = re.compile(r"[0-9a-f]{32}|\d{4}-\d\d-\d\dT[\d:.]+\+00:00|(?<= in )\d+ s\b")
 """Ids, times and how long something took."""
-CHANCE_FIELDS = {"created"}
+CHANCE_FIELDS = {"created", "created_at"}
 """Fields whose numbers are times."""
 DIGITS = 6
 """Of a number that is written anew."""
