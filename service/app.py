@@ -16,12 +16,13 @@ from fastapi import FastAPI, Response
 
 from service import DISTRIBUTION
 from service.errors import CarryError
-from service.http import access, health, models, openapi_document, page, problems, sessions
+from service.http import health, models, openapi_document, page, problems, sessions
 from service.http.access import OPEN, AccessMiddleware
 from service.http.bodies import BodyMiddleware
 from service.http.requests import RequestMiddleware
 from service.http.state import AppState
 from service.http.streaming import StreamNotifier
+from service.keys import KeyRing
 from service.kind import Kind
 from service.kinds import KINDS
 from service.memory import MemoryBudget
@@ -89,8 +90,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reloader = Reloader(settings, kinds, metrics, board, worker_index, trials)
-        session_service = _sessions(settings, metrics, clock)
-        owners = frozenset(access.owner_of_key(key.get_secret_value()) for key in settings.api_keys)
+        keys = KeyRing(settings, board.allowances, worker_index, metrics.keys)
+        session_service = _sessions(settings, metrics, clock, keys)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
         state = AppState(
             kinds=kinds,
@@ -100,13 +101,13 @@ def create_app(
             notifier=StreamNotifier(),
             reloader=reloader,
             sessions=session_service,
-            owners=owners,
+            keys=keys,
             board=board,
             worker_index=worker_index,
             memory=memory,
         )
         app.state.carry = state
-        loops = [_beat(state), _sweep(session_service), collect_garbage(memory)]
+        loops = [_beat(state), keys.watch(), _sweep(session_service), collect_garbage(memory)]
         tasks = [asyncio.create_task(loop) for loop in loops]
         async with reloader.watch():
             yield
@@ -156,7 +157,7 @@ async def try_store(settings: Settings) -> None:
         await store.close()
 
 
-def _store(settings: Settings, evicted: Callable[[], None]) -> Store:
+def _store(settings: Settings, evicted: Callable[[], None], keys: KeyRing | None = None) -> Store:
     max_bytes = settings.max_session_store_bytes
     limits = Limits(
         sessions=settings.max_sessions,
@@ -164,13 +165,14 @@ def _store(settings: Settings, evicted: Callable[[], None]) -> Store:
         bytes_per_owner=settings.max_session_bytes_per_owner or max_bytes // 2,
         versions=settings.session_versions,
         tombstone_ttl=settings.session_tombstone_ttl,
+        of_owner=(lambda owner: None) if keys is None else keys.limits,
     )
     return open_store(settings.session_store, limits, max_bytes, evicted)
 
 
-def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Sessions:
+def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float], keys: KeyRing) -> Sessions:
     return Sessions(
-        _store(settings, metrics.sessions.events.labels("evicted").inc),
+        _store(settings, metrics.sessions.events.labels("evicted").inc, keys),
         metrics.sessions,
         settings.session_tombstone_ttl,
         settings.idempotency_ttl,

@@ -30,6 +30,33 @@ class SessionMetrics:
     up: Gauge
 
 
+class KeyMetrics:
+    """The instruments of API keys, by their names in CARRY_API_KEYS_FILE (`key-1`, ... of CARRY_API_KEYS)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "carry_key_requests",
+            "Requests with this key; 499 if the client left.",
+            ["key", "status"],
+            registry=registry,
+        )
+        self.refused = Counter(
+            "carry_key_refused",
+            "Requests with this key that its scopes, models or limits refused, by the code of the problem.",
+            ["key", "reason"],
+            registry=registry,
+        )
+        self.steps = Counter(
+            "carry_key_steps", "Steps that ran for this key: values and characters.", ["key"], registry=registry
+        )
+        self.last_read_successful = Gauge(
+            "carry_keys_last_read_successful",
+            "Whether the last reading of CARRY_API_KEYS_FILE succeeded in all processes: 1, or 0.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+
+
 class Metrics:
     """All instruments. `shared_metrics`: those of all processes, if there are several."""
 
@@ -86,6 +113,7 @@ class Metrics:
             registry=self._registry,
         )
 
+        self.keys = KeyMetrics(self._registry)
         self.sessions = SessionMetrics(
             live=Gauge(
                 "carry_sessions",

@@ -19,7 +19,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal ends the process.
 
     Raises:
-        StartError: the session store or the address cannot be used.
+        StartError: the keys file, the session store or the address cannot be used.
     """
     # Nothing is open yet, so end at once. An exception from a handler could be swallowed, and for process 1 of a
     # container, the system ignores SIGTERM by default.
@@ -36,6 +36,8 @@ def serve(settings: Settings) -> None:
     import structlog
 
     from service.app import try_store
+    from service.keys import check_keys
+    from service.keys_file import KeysFileError
     from service.logs import configure_logs
     from service.sessions.store import StoreError
     from service.workers.board import Board
@@ -50,6 +52,10 @@ def serve(settings: Settings) -> None:
     with ExitStack() as failed:
         failed.callback(trials.abandon)
         try:
+            num_keys = check_keys(settings)
+        except KeysFileError as error:
+            raise StartError(f"CARRY_API_KEYS_FILE: {error}") from error
+        try:
             asyncio.run(try_store(settings))
         except StoreError as error:
             raise StartError(str(error)) from error
@@ -61,7 +67,7 @@ def serve(settings: Settings) -> None:
     # Clients that connect before the models are loaded wait.
     port = sockets[0].getsockname()[1]
     page = {"page": page_address(settings.host, port)} if settings.page == "on" else {}
-    log.info("listening", host=settings.host, port=port, processes=processes, keys=len(settings.api_keys), **page)
+    log.info("listening", host=settings.host, port=port, processes=processes, keys=num_keys, **page)
 
     trials.finish()
     board, shared_metrics = Board(processes), SharedMetrics(processes)
@@ -91,5 +97,6 @@ def _warn(settings: Settings) -> None:
     cores = available_cores()
     if "processes" not in settings.model_fields_set and settings.processes < cores:
         log.warning("memory suffices for fewer processes than cores", processes=settings.processes, cores=cores)
-    if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
-        log.warning("the service needs no API key: CARRY_API_KEYS is not set", host=settings.host)
+    needs_key = settings.api_keys or settings.api_keys_file is not None
+    if not needs_key and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("the service needs no API key: CARRY_API_KEYS_FILE is not set", host=settings.host)

@@ -176,7 +176,11 @@ class Settings(BaseModel):
     api_keys: tuple[SecretStr, ...] = ()
     """API keys, separated by commas, each of at least 16 printable ASCII characters without blanks. Every call, except
     health and metrics, must then send one of them, as `Authorization: Bearer <key>`. A session belongs to the key that
-    created it. If not set, no call needs a key."""
+    created it. These keys may do all. Without these, and without CARRY_API_KEYS_FILE, no call needs a key."""
+
+    api_keys_file: Path | None = None
+    """File of API keys: names, the sha256 of each secret, scopes, limits and models; `carry keys new` writes it. The
+    service reads it again when it changes. Both settings together work: all their keys are valid."""
 
     state_key: SecretStr | None = None
     """The key that signs exported states, at least 16 characters. If not set, the session store keeps a random key, so

@@ -14,7 +14,7 @@ from service.engine.decode import DecodeGraph
 from service.engine.prefill import CHUNK
 from service.engine.request import Request
 from service.engine.runner import Runner
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Scheduler, StepCounts
 from service.engine.sequence import Answer, Task
 from service.errors import NotReadyError
 from service.events import log
@@ -56,6 +56,8 @@ class Engine:
         self._on_thread_death = on_thread_death
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         """None: close."""
+        self._unsettled: list[Request] = []
+        """Requests that ended in this iteration. How many of their steps ran is known at its end."""
         self._lock = threading.Lock()
         self._closing = False
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -84,18 +86,20 @@ class Engine:
         group: Hashable = None,
         owner: str = "",
         max_share: float = 1.0,
+        on_settled: Callable[[int], object] | None = None,
     ) -> "Future[Answer]":
         """Submit a task that takes at most `cost_steps`; cancelling the future drops it within one step.
 
         deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError. group: tasks of one
         group share one turn and one share of the queue; without a group, the task is its own. owner: the groups of one
-        owner share the turns of that owner. max_share: how much of the queue the owner may fill.
+        owner share the turns of that owner. max_share: how much of the queue the owner may fill. on_settled: called on
+        the engine's thread with the steps that did not run, once the task has ended.
 
         Raises:
             QueueFullError: too many steps wait already, in all or of the owner.
             NotReadyError: the engine is closed.
         """
-        request = Request(task, cost_steps, deadline, group, owner)
+        request = Request(task, cost_steps, deadline, group, owner, on_settled)
         with self._lock:
             if self._closing:
                 raise NotReadyError("the model is being closed")
@@ -118,6 +122,8 @@ class Engine:
         except Exception:  # once more: steps that are not counted out would block the queue for ever
             self._backlog.complete([(request, request.remaining_steps)])
         self._metrics.waiting.set(self._backlog.total)
+        if request.on_settled is not None:
+            self._unsettled.append(request)
 
     def _run(self) -> None:
         try:
@@ -165,9 +171,21 @@ class Engine:
 
     def _step(self) -> None:
         started = time.perf_counter()
-        done = self.scheduler.step()
+        done: StepCounts = []
+        try:
+            done = self.scheduler.step()
+        finally:
+            self._settle(done)
         if not done:
             return
         self._backlog.record(time.perf_counter() - started, sum(steps for _, steps in done))
         self._backlog.complete(done)
         self._metrics.waiting.set(self._backlog.total)
+
+    def _settle(self, done: StepCounts) -> None:
+        for request, steps in done:
+            request.unrun_steps = max(0, request.unrun_steps - steps)
+        ended, self._unsettled = self._unsettled, []
+        for request in ended:
+            if request.on_settled is not None:
+                request.on_settled(request.unrun_steps)

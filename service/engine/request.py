@@ -1,6 +1,6 @@
 """A request in an engine, and updates that concern several requests and must not stop halfway."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -13,14 +13,23 @@ class Request:
 
     cost_steps: how many steps the task takes at most. deadline: on time.monotonic's clock; past it, the task fails.
     group: requests of one group share one turn in the queues; without a group, the request is its own. owner: the
-    groups of one owner share the turns of that owner.
+    groups of one owner share the turns of that owner. on_settled: called with the `unrun_steps` at the end.
     """
 
     def __init__(
-        self, task: Task[Any], cost_steps: int, deadline: float, group: Hashable = None, owner: str = ""
+        self,
+        task: Task[Any],
+        cost_steps: int,
+        deadline: float,
+        group: Hashable = None,
+        owner: str = "",
+        on_settled: Callable[[int], object] | None = None,
     ) -> None:
         self.task = task
         self.remaining_steps = cost_steps
+        """Steps that count as waiting: none of a request that has ended."""
+        self.unrun_steps = cost_steps
+        self.on_settled = on_settled
         self.deadline = deadline
         self.group: Hashable = self if group is None else group
         self.owner = owner

@@ -32,6 +32,7 @@ async def run_batch(
         items.append(item)
     valid = {i: item for i, item in enumerate(items) if isinstance(item, PreparedForecast)}
     if valid:
+        call.take(sum(item.request.cost_steps for item in valid.values()))
         call.hold(sum(item.max_bytes for item in valid.values()), path, next(iter(valid.values())).model.engine)
 
     def submit(i: int) -> "Future[Forecast]":

@@ -306,6 +306,7 @@ async def _run(
         if steps > limit:
             detail = f"at most {limit} values to read and to forecast, and these are more: set num_partitions"
             raise LimitExceededError(detail, "$.series")
+    call.take(steps)
     call.hold(sum(request.max_bytes(manifest) for request in by_index.values()), "$.series", model.engine)
     start = initial_state(manifest, freq=body.season_freq(client))
 

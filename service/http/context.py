@@ -8,6 +8,7 @@ import math
 import re
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -15,7 +16,9 @@ from fastapi import Depends, Request
 from service.engine.engine import Engine
 from service.engine.sequence import Task
 from service.errors import InvalidRequestError
-from service.http.state import AppState
+from service.http.spending import Spending
+from service.http.state import AppState, app_state
+from service.keys import Key
 from service.memory import HeldMemory
 from service.sessions.sessions import Caller
 
@@ -37,6 +40,19 @@ class RequestContext:
     max_share: float = 1.0
     group: object = field(default_factory=object)
 
+    spending: Spending | None = None
+    """Of the steps of the caller's key; None: the service needs no key."""
+
+    def take(self, steps: int) -> None:
+        """Take the steps of all tasks of this call from those of its key, so that it is not refused halfway.
+
+        Raises:
+            LimitExceededError: the key may never take so many at once.
+            StepsPerMinuteError: it may take them later.
+        """
+        if self.spending is not None:
+            self.spending.take(steps)
+
     def hold(self, amount: int, path: str, engine: Engine) -> None:
         """Reserve `amount` bytes of memory until the answer is sent. `path`: the field that makes the amount large.
 
@@ -47,12 +63,18 @@ class RequestContext:
         self.memory.hold(amount, path, engine.seconds_left)
 
     def submit(self, engine: Engine, task: Task[Result], steps: int) -> "Future[Result]":
-        """Submit a task of `steps` steps, with the call's deadline and group, within the share of the caller's key."""
-        return engine.submit(task, steps, self.deadline, self.group, self.caller.owner, self.max_share)
+        """Submit a task of `steps` steps, with the call's deadline and group, within the share of the caller's key.
+
+        Raises:
+            LimitExceededError, StepsPerMinuteError: as `take`, for steps that were not taken before.
+            QueueFullError, NotReadyError: as `Engine.submit`.
+        """
+        submit = partial(engine.submit, task, steps, self.deadline, self.group, self.caller.owner, self.max_share)
+        return submit() if self.spending is None else self.spending.submit(steps, submit)
 
 
 async def _context(request: Request) -> RequestContext:
-    app: AppState = request.app.state.carry
+    app = app_state(request)
     headers = request.headers
     key, if_match, timeout = headers.get("idempotency-key"), headers.get("if-match"), headers.get("x-request-timeout")
     fingerprint = ""
@@ -64,9 +86,13 @@ async def _context(request: Request) -> RequestContext:
     caller = Caller(request.scope["carry.owner"], key, fingerprint, None if if_match is None else _versions(if_match))
     seconds = app.settings.request_timeout if timeout is None else _seconds(timeout, app.settings.request_timeout)
     memory = request.scope["carry.memory"] = HeldMemory(app.memory)
-    api_key = request.scope.get("carry.key")
-    max_share = (None if api_key is None else api_key.limits.queue_share) or 1.0
-    return RequestContext(app, caller, request.scope["carry.started"] + seconds, memory, max_share)
+    api_key: Key | None = request.scope.get("carry.key")
+    max_share, spending = 1.0, None
+    if api_key is not None:
+        max_share = api_key.limits.queue_share
+        spending = request.scope["carry.spending"] = Spending(api_key, app.metrics.keys)
+    started = request.scope["carry.started"]
+    return RequestContext(app, caller, started + seconds, memory, max_share, spending=spending)
 
 
 Context = Annotated[RequestContext, Depends(_context)]

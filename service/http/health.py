@@ -65,6 +65,8 @@ async def get_ready(
 
 def reason_not_ready(app: AppState) -> str:
     """Why this process is not ready; "" if it is."""
+    if app.keys.reason_not_ready:
+        return app.keys.reason_not_ready
     models = app.registry.models
     if not models:
         return "has no model loaded; see GET /models"

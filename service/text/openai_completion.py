@@ -118,6 +118,7 @@ class Completion:
             max_bytes += request.max_bytes(tokenizer.size, state_bytes)
             self._requests.append(request)
         self._check_limits(steps)
+        self._call.take(steps)
         self._call.hold(max_bytes, "$.logprobs" if body.logprobs else body.prompt_path, self._model.engine)
 
     def submit(self, i: int, listener: Listener | None = None) -> "Future[SequenceState]":

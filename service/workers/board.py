@@ -7,6 +7,8 @@ nothing of HTTP or models.
 import mmap
 import time
 
+from service.workers.allowances import Allowances
+
 SILENT_AFTER = 5.0
 """Seconds without a heartbeat after which a process is not ready."""
 ENDED = 2**64 - 1
@@ -21,6 +23,8 @@ class Board:
 
     def __init__(self, processes: int = 1) -> None:
         self.processes = processes
+        self.allowances = Allowances(processes)
+        """The steps that each API key may still take."""
         cells = memoryview(mmap.mmap(-1, 8 * (4 * processes + 1)))
         integers, self._beats = cells[: -8 * processes].cast("Q"), cells[-8 * processes :].cast("d")
         self._pids = integers[:processes]
