@@ -12,7 +12,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.errors import CarryError, InvalidRequestError, MalformedBodyError, QueueFullError, UnauthorizedError
+from service.errors import (
+    CarryError,
+    ForbiddenError,
+    InvalidRequestError,
+    MalformedBodyError,
+    QueueFullError,
+    RetryLaterError,
+    StepsPerMinuteError,
+    UnauthorizedError,
+)
 from service.http.methods import allowed_methods
 from service.http.schemas import Problem
 from service.validation import explain
@@ -26,7 +35,11 @@ OPENAI = "/v1/"
 """Prefix of the paths that OpenAI's clients call."""
 WITHOUT_PREFIX = frozenset({"/completions", "/chat/completions"})
 """The paths that they call if their base URL lacks the prefix."""
-_OPENAI_CODES = {UnauthorizedError.code: "invalid_api_key", QueueFullError.code: "rate_limit_exceeded"}
+_OPENAI_CODES = {
+    UnauthorizedError.code: "invalid_api_key",
+    QueueFullError.code: "rate_limit_exceeded",
+    StepsPerMinuteError.code: "rate_limit_exceeded",
+}
 
 RequestOrScope = Request | MutableMapping[str, Any]
 
@@ -34,13 +47,16 @@ RequestOrScope = Request | MutableMapping[str, Any]
 def problem_answer(error: CarryError, request: RequestOrScope) -> Response:
     """The answer to send for an error."""
     answer = _answer(problem_of(error, request), request)
-    if isinstance(error, QueueFullError) or error.status == 503:
-        seconds = error.retry_after if isinstance(error, QueueFullError) else 1
+    if isinstance(error, RetryLaterError) or error.status == 503:
+        seconds = error.retry_after if isinstance(error, RetryLaterError) else 1
         answer.headers["Retry-After"] = str(seconds)
-        # Random, or clients that were refused together would retry together.
-        answer.headers["Retry-After-Ms"] = str(round(1000 * seconds * random.uniform(0.1, 1.0)))
+        # Random, or clients that were refused together would retry together. The steps of a key do not come earlier.
+        earliest, latest = (1.0, 1.2) if isinstance(error, StepsPerMinuteError) else (0.1, 1.0)
+        answer.headers["Retry-After-Ms"] = str(round(1000 * seconds * random.uniform(earliest, latest)))
     if isinstance(error, UnauthorizedError):
         answer.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ForbiddenError) and error.scope is not None:
+        answer.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     return answer
 
 
