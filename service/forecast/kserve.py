@@ -231,7 +231,7 @@ async def post_forecast(
         raise errors[0]
     call.app.metrics.count(model.label, read, forecast)
     answer = {
-        "id": str(uuid.uuid4()),
+        "id": uuid.uuid4().hex,
         "created_at": int(time.time()),
         "status": "partial" if errors else "completed",
         "error": None,
@@ -331,7 +331,7 @@ def _output(content: list[dict[str, Any]], error: dict[str, Any] | None) -> dict
     """An `Output`."""
     return {
         "type": "time_series_forecast",
-        "id": str(uuid.uuid4()),
+        "id": uuid.uuid4().hex,
         "status": "error" if error else "completed",
         "content": content,
         "error": error,
