@@ -13,6 +13,8 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 
 from service import DISTRIBUTION
 from service.errors import CarryError
@@ -124,6 +126,7 @@ def create_app(
         version=version(DISTRIBUTION),
         description=DESCRIPTION,
         lifespan=lifespan,
+        servers=[{"url": settings.root_path or "/", "description": "This service."}],
         redirect_slashes=False,
         docs_url=None,  # FastAPI's own pages load scripts from another host
         redoc_url=None,
@@ -137,10 +140,17 @@ def create_app(
     routers += [models.create_router(kinds), health.router, page.create_router(page_files)]
     for router in routers:
         app.include_router(router)
-    app.state.routes = [route for router in routers for route in router.routes]
+    own_routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    app.state.routes = [*own_routes, *(route for router in routers for route in router.routes)]
     app.add_middleware(BodyMiddleware, settings=settings)
-    app.add_middleware(AccessMiddleware, open_paths=OPEN | page_files.keys())
-    app.add_middleware(RequestMiddleware, metrics=metrics)
+    origins = frozenset(settings.cors_origins)
+    app.add_middleware(AccessMiddleware, open_paths=OPEN | page_files.keys(), origins=origins)
+    app.add_middleware(RequestMiddleware, metrics=metrics, root_path=settings.root_path)
+    if origins:  # outermost, so that pages can read every answer, and need no key to ask whether they may call
+        methods = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=["*"]
+        )
     return app
 
 

@@ -36,6 +36,7 @@ def serve(settings: Settings) -> None:
     import structlog
 
     from service.app import try_store
+    from service.http.tls import open_certificate
     from service.keys import check_keys
     from service.keys_file import KeysFileError
     from service.logs import configure_logs
@@ -51,6 +52,11 @@ def serve(settings: Settings) -> None:
     _warn(settings)
     with ExitStack() as failed:
         failed.callback(trials.abandon)
+        if settings.tls_certificate and settings.tls_key:
+            try:
+                open_certificate(settings.tls_certificate, settings.tls_key)
+            except OSError as error:
+                raise StartError(f"cannot use CARRY_TLS_CERTIFICATE with CARRY_TLS_KEY: {error}") from error
         try:
             num_keys = check_keys(settings)
         except KeysFileError as error:
@@ -66,7 +72,8 @@ def serve(settings: Settings) -> None:
         failed.pop_all()
     # Clients that connect before the models are loaded wait.
     port = sockets[0].getsockname()[1]
-    page = {"page": page_address(settings.host, port)} if settings.page == "on" else {}
+    scheme = "https" if settings.tls_certificate else "http"
+    page = {"page": page_address(settings.host, port, scheme)} if settings.page == "on" else {}
     log.info("listening", host=settings.host, port=port, processes=processes, keys=num_keys, **page)
 
     trials.finish()
@@ -79,10 +86,10 @@ def serve(settings: Settings) -> None:
         Supervisor(sockets, board, run, settings.shutdown_grace).run()
 
 
-def page_address(host: str, port: int) -> str:
+def page_address(host: str, port: int, scheme: str = "http") -> str:
     """Where a browser on this machine finds the page of a service that listens there."""
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/"
+    return f"{scheme}://{name}:{port}/"
 
 
 def _warn(settings: Settings) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from service.machine import processes_to_run
 
 _KUBERNETES_VARIABLE = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """The variables that Kubernetes sets in each pod of a namespace with a Service named carry, or carry-something."""
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 _KEY = re.compile(r"[\x21-\x7e]+")
 _OLD_NAMES = {"CARRY_SESSION_REMEMBERED": "session_tombstone_ttl"}
 """What variables were called in version 0.1, and the fields that they still set."""
@@ -54,6 +57,24 @@ class Settings(BaseModel):
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes any free port, which the log names."""
+
+    root_path: str = ""
+    """Path below which a proxy serves Carry, such as /carry, but not the start of one of Carry's own paths. The proxy
+    may cut it off or pass it on."""
+
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses and networks of proxies, separated by commas, or *. From them, X-Forwarded-For tells the client's
+    address, for the log, and X-Forwarded-Proto whether it came by TLS."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins, separated by commas, such as https://example.com, or *. Their web pages may call this service."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the certificate and those that issued it, to serve TLS. A renewed file is read again at the next
+    connection."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's key, without a password."""
 
     models_dir: Path | None = None
     """Folder of the model folders, <name>/<version>/. If not set: `models` in the current directory, and the models
@@ -211,6 +232,39 @@ class Settings(BaseModel):
             raise ValueError("is set, but holds no key; unset it if calls need no key")
         return split
 
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split_list(cls, values: Any) -> Any:
+        if not isinstance(values, str):
+            return values
+        return tuple(value.strip() for value in values.split(",") if value.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("must be *, or origins in lower case without a path, such as https://example.com")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            if proxy != "*":
+                try:
+                    ip_network(proxy)
+                except ValueError as error:
+                    raise ValueError(f"must be *, or addresses and networks, such as 10.0.0.0/8: {error}") from None
+        return proxies
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and not _ROOT_PATH.fullmatch(path):
+            raise ValueError("must be a path such as /carry, of letters, digits and . _ ~ -")
+        return path
+
     @field_validator("api_keys")
     @classmethod
     def _check_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -263,6 +317,8 @@ class Settings(BaseModel):
     def _check_together(self) -> "Settings":
         if self.session_store == "memory://" and self.processes > 1:
             raise ValueError("CARRY_SESSION_STORE=memory:// needs CARRY_PROCESSES=1")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("CARRY_TLS_CERTIFICATE and CARRY_TLS_KEY need each other")
         if self.session_ttl > self.max_session_ttl:
             raise ValueError("CARRY_SESSION_TTL must be at most CARRY_MAX_SESSION_TTL")
         return self

@@ -44,7 +44,7 @@ from service.forecast.task import ForecastRequest, check_levels, forecast, initi
 from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
 from service.http.json_pieces import json_pieces, large_json_answer
 from service.http.json_route import JsonRoute
-from service.http.methods import check_method
+from service.http.methods import ANY_PATH, check_method
 from service.http.offload import take_turns, wait_all
 from service.http.problems import documented
 from service.kind import Model
@@ -235,7 +235,7 @@ async def post_online_anomaly_detection(
     return await _respond(call, model, _verdicts(body, intervals, [body.detection_size] * len(sizes)))
 
 
-@router.api_route("/v2/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
+@router.api_route(f"/v2{ANY_PATH}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
 async def refuse(request: Request) -> Response:
     """Rejects the client's other calls."""
     check_method(request)

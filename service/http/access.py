@@ -3,7 +3,6 @@ never a key. And no web page of another origin may call."""
 
 import math
 from collections.abc import Set
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,12 +40,13 @@ class AccessMiddleware:
     """Refuses requests without a valid API key, or with one that may not make them, and from web pages of other
     origins. It reads the headers only. It counts the requests of each key.
 
-    `open_paths`: exactly these need no key.
+    `open_paths`: exactly these need no key. `origins`: their pages may call, or all if one is `*`.
     """
 
-    def __init__(self, app: ASGIApp, open_paths: Set[str]) -> None:
+    def __init__(self, app: ASGIApp, open_paths: Set[str], origins: Set[str] = frozenset()) -> None:
         self._app = app
         self._open_paths = open_paths
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,8 +59,9 @@ class AccessMiddleware:
                 key = scope["carry.key"] = authenticate(app.keys, headers.get("authorization"))
                 scope["carry.owner"] = "" if key is None else key.owner
             origin = headers.get("origin")
-            if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != headers.get("host"):
-                raise CrossOriginError("web pages of another origin may not call this service")
+            is_own = origin is None or origin.partition("://")[2] == headers.get("host")
+            if scope["method"] != "GET" and not is_own and self._origins.isdisjoint({"*", origin}):
+                raise CrossOriginError("web pages of another origin may not call this service: see CARRY_CORS_ORIGINS")
         except CarryError as error:
             await problem_answer(error, scope)(scope, receive, send)
             return

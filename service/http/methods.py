@@ -1,4 +1,4 @@
-"""Which methods a path has (RFC 9110, section 15.5.6)."""
+"""Which methods a path has (RFC 9110, sections 9.3.7 and 15.5.6)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,17 +8,24 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
+ANY_PATH = "/{rest:path}"
+"""The end of the path of a route that refuses, in the form of a foreign API, what no other route answers."""
+
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Mapping[str, Any]) -> str:
-    """The methods of all documented routes with this path, for the header Allow; "" if no route has the path.
-    Starlette names the methods of one route only."""
+    """The methods of all routes with this path, for the header Allow; "" if no route has the path. Starlette names the
+    methods of one route only."""
     matching = [
         route
         for route in routes
-        if isinstance(route, APIRoute) and route.include_in_schema and route.matches({**scope})[0] is not Match.NONE
+        if isinstance(route, APIRoute)
+        and not route.path.endswith(ANY_PATH)
+        and route.matches({**scope})[0] is not Match.NONE
     ]
     methods = {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
-    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+    if "GET" in methods:
+        methods.add("HEAD")
+    return ", ".join(sorted(methods | {"OPTIONS"})) if methods else ""
 
 
 def check_method(request: Request) -> None:

@@ -1,7 +1,7 @@
 """Completes the OpenAPI document that FastAPI derives from the routes.
 
-The routes name their operations, schemas and statuses. This module adds what all of them share: servers, tags, the API
-key, and the errors of the middleware.
+The routes name their operations, schemas and statuses. This module adds what all of them share: tags, the API key,
+and the errors of the middleware.
 """
 
 from typing import Any
@@ -41,7 +41,6 @@ EVENTS = {
 def complete(document: dict[str, Any]) -> None:
     """Complete FastAPI's document in place."""
     document["info"]["license"] = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
-    document["servers"] = [{"url": "/", "description": "This service."}]
     document["tags"] = [{"name": name, "description": description} for name, description in TAGS.items()]
     scheme = {
         "type": "http",

@@ -152,9 +152,12 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # FastAPI raises it for a body that it cannot decode
             return problem_answer(MalformedBodyError("the body is not valid JSON in UTF-8"), request)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = allowed_methods(request.app.state.routes, request.scope)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         code = _HTTP_CODES.get(error.status_code, "http_error")
         answer = _answer(_document(error.status_code, code, HTTPStatus(error.status_code).phrase, request), request)
-        answer.headers.update(error.headers or {})
-        if error.status_code == 405:
-            answer.headers["Allow"] = allowed_methods(request.app.state.routes, request.scope)
+        answer.headers.update(headers)
         return answer

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import Any
 
 import httptools
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from service.http.tls import open_certificate
 from service.settings import Settings
 
 HEAD_BYTES = 64 * 1024
@@ -59,7 +61,24 @@ def http_options(settings: Settings) -> dict[str, Any]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections = settings.max_connections if files < 0 else min(settings.max_connections, max(1, files - OTHER_FILES))
     limits = {"max_connections": connections, "body_seconds": settings.body_timeout}
-    return {"http": type("Protocol", (LimitedProtocol,), limits), "timeout_keep_alive": settings.keep_alive}
+    return {
+        "http": type("Protocol", (LimitedProtocol,), limits),
+        "timeout_keep_alive": settings.keep_alive,
+        **_edge(settings),
+    }
+
+
+def _edge(settings: Settings) -> dict[str, Any]:
+    """The options for TLS and for the proxies whose X-Forwarded-For and -Proto are believed."""
+    proxies = [*settings.trusted_proxies]
+    for network in map(ip_network, set(proxies) - {"*"}):
+        if network.version == 4:  # as a socket of IPv6 shows its addresses
+            proxies.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    options: dict[str, Any] = {"forwarded_allow_ips": "*" if "*" in proxies else proxies}
+    if settings.tls_certificate and settings.tls_key:
+        context = open_certificate(settings.tls_certificate, settings.tls_key)
+        options["ssl_context_factory"] = lambda *_: context
+    return options
 
 
 class _Flow(FlowControl):

@@ -9,6 +9,7 @@ import uuid
 import structlog
 from opentelemetry.trace import format_trace_id
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import UnexpectedError
@@ -31,11 +32,12 @@ class RequestMiddleware:
     counts the request, and turns an unexpected exception into a plain 500.
 
     It also answers HEAD like GET, without the body (RFC 9110, section 9.3.2), and sends streams whole over HTTP/1.0,
-    which has no chunks.
+    which has no chunks. Inside, no path has the `root_path` of a proxy in front.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,6 +51,9 @@ class RequestMiddleware:
         method = scope["method"]
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "carry.request_id": request_id}
         scope["carry.started"] = time.monotonic()
+        app, scope["path"] = self._app, self._without_root_path(scope["path"])
+        if self._root_path and scope["path"] == self._root_path:
+            app = RedirectResponse(f"{self._root_path}/")  # the page's links are relative
         trace = request_trace(scope["headers"])
         trace_id = scope["carry.trace_id"] = format_trace_id(trace.trace_id)
         if scope["http_version"] == "1.0":
@@ -76,7 +81,7 @@ class RequestMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id, trace_id=trace_id):
             try:
-                await self._app(scope, read, answer)
+                await app(scope, read, answer)
             except Exception:
                 structlog.get_logger().exception("unexpected error")
                 if status != CLIENT_CLOSED_REQUEST:  # the answer has begun
@@ -102,11 +107,17 @@ class RequestMiddleware:
                     **_caller(scope),
                 )
 
+    def _without_root_path(self, path: str) -> str:
+        """A path as the routes have it, whether or not the proxy has cut off its root path."""
+        root = self._root_path
+        return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
 
 def _caller(scope: Scope) -> dict[str, str]:
     """Who calls, and which model: what is known of it."""
     client, key, model = scope.get("client"), scope.get("carry.key"), scope.get("carry.model")
-    known = {"client": client and client[0], "key": key and key.name, "model": model}
+    address = client[0].removeprefix("::ffff:") if client else ""  # IPv4, on a socket of IPv6
+    known = {"client": address, "key": key and key.name, "model": model}
     return {name: value for name, value in known.items() if value}
 
 

@@ -322,7 +322,7 @@ async def _create(call: RequestContext, payload: bytes, ttl: float) -> Response:
     header = read_header(payload)[0]
     model = (header.model, header.version, header.sha256)
     session = call.app.sessions.new(call.caller, model, header.position, ttl)
-    headers = etag(session) | {"Location": f"/sessions/{session.id}"}
+    headers = etag(session) | {"Location": f"{call.app.settings.root_path}/sessions/{session.id}"}
     reply = Reply(to_json(SessionAnswer(**_fields(session))), 201, headers)
     await call.app.sessions.create(call.caller, session, payload, reply.to_store(call))
     return reply.response()

@@ -9,7 +9,7 @@ from fastapi.openapi.models import Example
 from service.errors import UnsupportedError
 from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, json_answer
-from service.http.methods import check_method
+from service.http.methods import ANY_PATH, check_method
 from service.http.state import App
 from service.http.streaming import EventStream
 from service.kind import ModelCard
@@ -105,7 +105,7 @@ async def get_model(model: str, app: App) -> ModelCard:
 
 
 @router.api_route(
-    "/{rest:path}",
+    ANY_PATH,
     methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
     include_in_schema=False,
 )
@@ -120,8 +120,8 @@ async def refuse_other(request: Request) -> Response:
 
 @without_prefix.post("/completions")
 @without_prefix.post("/chat/completions")
-async def refuse_without_prefix(request: Request) -> Response:
+async def refuse_without_prefix(request: Request, app: App) -> Response:
     """Name the right base URL. Clients show this message and nothing else."""
     path = request.url.path
-    base = f"{request.url.scheme}://{request.url.netloc}/v1"
+    base = f"{request.url.scheme}://{request.url.netloc}{app.settings.root_path}/v1"
     raise UnsupportedError(f"POST {path} is at /v1{path} here: set the client's base_url to {base}")

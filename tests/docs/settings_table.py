@@ -15,6 +15,7 @@ PAGE = ROOT / "docs/operating.md"
 BEGIN, END = "<!-- settings, from service/settings.py: begin -->", "<!-- settings: end -->"
 GROUPS = {
     "The address and the page": ("host", "port", "page"),
+    "Proxies, browsers and TLS": ("root_path", "trusted_proxies", "cors_", "tls_"),
     "Models and processes": ("models_dir", "default_", "processes", "threads", "precision"),
     "Sessions": ("session_", "max_session", "idempotency_ttl"),
     "Keys and the log": ("api_keys", "state_key", "log_"),
@@ -54,7 +55,7 @@ def _default(setting: FieldInfo) -> str:
     default = setting.default
     if isinstance(default, float) and default.is_integer():
         default = int(default)
-    return f"`{default}`"
+    return f"`{','.join(default) if isinstance(default, tuple) else default}`"
 
 
 def _docstrings() -> dict[str, str]:

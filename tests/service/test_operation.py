@@ -122,17 +122,25 @@ def test_the_documentation_has_examples_and_problems_for_each_route(client: Test
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/sessions", "GET, HEAD, POST"),
-        ("OPTIONS", "/sessions/abc", "DELETE, GET, HEAD"),
-        ("PATCH", "/sessions/abc/state", "GET, HEAD, PUT"),
-        ("GET", "/forecast", "POST"),
-        ("PUT", "/v1/models", "GET, HEAD"),
-        ("GET", "/v2/forecast", "POST"),
+        ("DELETE", "/sessions", "GET, HEAD, OPTIONS, POST"),
+        ("PATCH", "/sessions/abc", "DELETE, GET, HEAD, OPTIONS"),
+        ("PATCH", "/sessions/abc/state", "GET, HEAD, OPTIONS, PUT"),
+        ("GET", "/forecast", "OPTIONS, POST"),
+        ("PUT", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("GET", "/v1/completions", "OPTIONS, POST"),
+        ("GET", "/v2/forecast", "OPTIONS, POST"),
+        ("POST", "/", "GET, HEAD, OPTIONS"),
+        ("POST", "/ping", "GET, HEAD, OPTIONS"),
+        ("POST", "/openapi.json", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_a_wrong_method_gets_all_methods_of_the_path(client: TestClient, method: str, path: str, allowed: str) -> None:
+def test_a_wrong_method_and_options_get_all_methods_of_the_path(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    answer = client.options(path)
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
 
 
 def test_every_route_but_probes_and_documentation_needs_a_key(models: Path) -> None:
