@@ -24,7 +24,7 @@ def anomalies(place: LocalPlace, request: Request) -> Finish:
     """As `POST /anomalies`."""
     body = read_body(AnomalyBody, request)
     start, model = place.start(request), place.model
-    prepared = prepare_anomalies(body, model, start.state, place.settings)
+    prepared = prepare_anomalies(body, model, start.state, start.returns_state, place.settings)
     pending = model.engine.submit(prepared.task(), prepared.request.cost_steps)
 
     def finish() -> Response:

@@ -3,7 +3,7 @@
 A kind is one object, in a folder of its own (`service/forecast`, `service/text`), and one line in `service/kinds.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """A sequence's state: its tensors, and the minimum and the maximum of its integers."""
+    """A sequence's state: its tensors, the minimum and the maximum of its integers, and tensors that have been `added`:
+    states of earlier releases lack them."""
 
     tensors: tuple[State, ...]
     integers: tuple[int, int]
+    added: tuple[State, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,27 @@ class ModelCard(BaseModel):
     )
 
 
+class SessionAccuracy(BaseModel):
+    """How well the one-step forecasts of a session met the values that came next. Older values count less: half after
+    100 values."""
+
+    model_config = ConfigDict(frozen=True)
+
+    values: int = Field(description="Values scored since the session began.")
+    mase: float | None = Field(
+        description="Mean absolute scaled error: of the median, divided by the mean absolute change from one value to "
+        "the next. Below 1: better than to repeat the last value. `null` if the series has not changed for very long."
+    )
+    scaled_quantile_loss: float | None = Field(
+        description="Twice the pinball loss, mean over the model's quantiles, divided likewise."
+    )
+    coverage: dict[str, float] = Field(description="The share of values inside each central interval, by its level.")
+
+
 class Kind(Protocol[M]):
     """A kind of model. `split_invariant`: whether a sequence may be cut anywhere without changing a bit. `first_input`:
-    the fields of a first input in `POST /sessions`. The first field is the input, the others are its options."""
+    the fields of a first input in `POST /sessions`. The first field is the input, the others are its options. `calls`:
+    the paths of its predictions, each with the field that only a body of this path has; "" if there is none."""
 
     @property
     def name(self) -> str: ...
@@ -78,6 +98,8 @@ class Kind(Protocol[M]):
     def split_invariant(self) -> bool: ...
     @property
     def first_input(self) -> type[BaseModel]: ...
+    @property
+    def calls(self) -> Mapping[str, str]: ...
 
     def default_model(self, settings: Settings) -> str:
         """The name of the model for requests that name none."""
@@ -106,6 +128,10 @@ class Kind(Protocol[M]):
         Raises:
             CarryError: the input is invalid.
         """
+
+    def accuracy(self, manifest: M, state: SequenceState) -> SessionAccuracy | None:
+        """How well the forecasts of a sequence met the values that came next; None if none has met one, and for kinds
+        that do not forecast."""
 
     def listed(self, models: "Sequence[Model[M]]", settings: Settings) -> list[ModelCard]:
         """The kind's entries in the `data` of `GET /models`, which clients of OpenAI's API read."""
@@ -143,4 +169,4 @@ class Model(Generic[M]):
 def codec_of(kind: Kind[M], manifest: M, graphs: Graphs) -> StateCodec:
     """Encodes and decodes the states that these graphs make."""
     spec = kind.state_spec(manifest, graphs)
-    return StateCodec(manifest.name, manifest.version, graphs.graph.sha256, spec.tensors, spec.integers)
+    return StateCodec(manifest.name, manifest.version, graphs.graph.sha256, spec.tensors, spec.integers, spec.added)

@@ -7,23 +7,37 @@ from numpy.typing import NDArray
 
 from service.engine.sequence import EMPTY_STATE, SequenceState, Task
 from service.errors import InvalidRequestError
-from service.forecast.intervals import UNBOUNDED, Bounds, Floats, interpolate, interval_to_quantiles, level_of
+from service.forecast.intervals import (
+    UNBOUNDED,
+    Bounds,
+    Floats,
+    interpolate,
+    interval_to_quantiles,
+    level_of,
+    rounding_of,
+)
 from service.forecast.manifest import ForecastManifest
-from service.forecast.task import ANSWER_BYTES, COPIES, effective_bounds, read_values, series_bytes
-
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-14, 1e-30
-"""A value so little beyond its interval is inside: the interval of a constant series is as narrow as rounding."""
+from service.forecast.online_accuracy import NO_SCORES, Scores
+from service.forecast.task import (
+    ANSWER_BYTES,
+    COPIES,
+    effective_bounds,
+    read_values,
+    score_values,
+    series_bytes,
+)
 
 
 @dataclass(frozen=True)
 class AnomalyRequest:
     """values (T, F), T > 0, NaN = missing; level: of the central interval outside of which a value is an anomaly, in
-    percent, within those of the model; bounds, future: as in `ForecastRequest`."""
+    percent, within those of the model; bounds, future, returns_state: as in `ForecastRequest`."""
 
     values: Floats
     level: float
     bounds: Bounds = UNBOUNDED
     future: Floats | None = None
+    returns_state: bool = True
 
     @property
     def steps_read(self) -> int:
@@ -46,7 +60,7 @@ class Anomalies:
     """For each value, all (T,): the interval and the median of the one-step forecast, NaN where no value precedes;
     score: the quantile level at which the value lies, from 0.001 to 0.999; outside: whether it lies outside of the
     interval. Where `judged` is false (the first value, or a missing one), score and outside mean nothing. after: the
-    state after the last value."""
+    state after the last value; without `returns_state`, nothing is scored."""
 
     lower: Floats
     upper: Floats
@@ -55,6 +69,7 @@ class Anomalies:
     outside: NDArray[np.bool_]
     judged: NDArray[np.bool_]
     after: SequenceState
+    scores: Scores = NO_SCORES
 
 
 def detect_anomalies(
@@ -68,13 +83,15 @@ def detect_anomalies(
     """
     if not len(request.values):
         raise InvalidRequestError("there is no value to judge", "$.series")
+    target, scores = request.values[:, 0], NO_SCORES
     after, past = yield from read_values(manifest, request.values, start, request.future, history=True)
+    if request.returns_state:
+        after, scores = score_values(manifest, start, after, target, past)
     known, clip = manifest.quantile_levels, effective_bounds(after, request.bounds).clip
     lower, upper = clip(interpolate(past, known, interval_to_quantiles(request.level))).T
     past = clip(past)
-    target = request.values[:, 0]
     judged = np.isfinite(target) & np.isfinite(lower)
-    tolerance = RELATIVE_TOLERANCE * np.abs(target) + ABSOLUTE_TOLERANCE
+    tolerance = rounding_of(target)
     outside = (target < lower - tolerance) | (target > upper + tolerance)
     score = level_of(target, past, known)
-    return Anomalies(lower, upper, past[:, known.index(0.5)], score, outside, judged, after)
+    return Anomalies(lower, upper, past[:, known.index(0.5)], score, outside, judged, after, scores)

@@ -44,7 +44,7 @@ async def post_anomalies(
     """Find the values of a series that lie outside of the interval forecast from the values before them. With a
     session, send only the new values; the cost does not depend on how many came before."""
     async with resume(call, body, FORECAST) as run:
-        prepared = prepare_anomalies(body, run.model, run.start, call.app.settings)
+        prepared = prepare_anomalies(body, run.model, run.start, run.returns_state, call.app.settings)
         request = prepared.request
         run.hold(prepared.max_bytes, "$.series")
         result = await run.submit(prepared.task(), request.cost_steps)

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", float, Floats)
+"""One, or an array of them."""
 
 OUTERMOST_LEVEL = 0.001
 """The lowest level, and from 1 the highest, at which quantiles are given: models see too little of rarer values."""
@@ -44,6 +47,12 @@ def interval_to_quantiles(level: float) -> tuple[float, float]:
     return round(tail, 6), round(1 - tail, 6)
 
 
+def rounding_of(values: Number) -> Number:
+    """How far rounding alone may move a forecast of these values. A value so little beyond an interval is inside: the
+    interval of a constant series is as narrow as rounding."""
+    return 1e-14 * abs(values) + 1e-30
+
+
 def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[float]) -> Floats:
     """Quantiles (..., Q) at the ascending levels `known` -> (..., L) at the ascending levels `wanted`: linear between
     known levels, and beyond the outermost along an exponential tail through the outermost two.
@@ -53,7 +62,7 @@ def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[floa
     """
     if tuple(wanted) == tuple(known):
         return quantiles
-    left, right, share = _neighbours(tuple(known), tuple(wanted))
+    left, right, share = interpolation(tuple(known), tuple(wanted))
     low, high = quantiles[..., left], quantiles[..., right]
     interpolated: Floats = low + share * (high - low)
     # Rounding must not make neighbours cross, however close together they are.
@@ -61,7 +70,7 @@ def interpolate(quantiles: Floats, known: Sequence[float], wanted: Sequence[floa
 
 
 @lru_cache(maxsize=64)
-def _neighbours(
+def interpolation(
     known: tuple[float, ...], wanted: tuple[float, ...]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
     """For each wanted level, the indices of the two known levels to interpolate between, and its share of the way from

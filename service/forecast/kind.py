@@ -1,6 +1,6 @@
 """Forecasters, as a kind of model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,21 @@ class ForecastKind:
     manifest = ForecastManifest
     split_invariant = False
     first_input: type[BaseModel] = FirstSeries
+    calls: Mapping[str, str] = {
+        "/forecast": "series",
+        "/forecast/batch": "requests",
+        "/v1/timeseries/forecast": "inputs",
+        "/anomalies": "",
+        "/cross_validation": "",
+    }
 
     def default_model(self, settings: Settings) -> str:
         """As `Kind.default_model`."""
         return settings.default_forecast_model
 
     def state_spec(self, manifest: ForecastManifest, graphs: Graphs) -> StateSpec:
-        """The graph's own state, the forecast after the last value, the seasons that it uses, and its accuracy. Integers
-        are seasons: at least 1, since the graph divides by them."""
+        """The graph's own state, the forecast after the last value, the seasons that it uses, and how accurate it has
+        been. Integers are seasons: at least 1, since the graph divides by them."""
         shape = (manifest.horizon, len(manifest.quantile_levels))
         tensors = [*graphs.state, State(name=LAST_FORECAST, output="", dtype="float64", shape=shape)]
         if manifest.outputs_seasons:
@@ -72,15 +79,7 @@ class ForecastKind:
     def accuracy(self, manifest: ForecastManifest, state: SequenceState) -> SessionAccuracy | None:
         """As `Kind.accuracy`."""
         numbers = state.states.get(ACCURACY)
-        accuracy = None if numbers is None else read_accuracy(numbers[0], manifest.quantile_levels)
-        if accuracy is None:
-            return None
-        return SessionAccuracy(
-            values=accuracy.values,
-            mase=accuracy.mase,
-            scaled_quantile_loss=accuracy.scaled_quantile_loss,
-            coverage={str(level): share for level, share in accuracy.coverage.items()},
-        )
+        return None if numbers is None else read_accuracy(numbers[0], manifest.quantile_levels)
 
     def listed(self, models: Sequence[Model[ForecastManifest]], settings: Settings) -> list[ModelCard]:
         """No entries: OpenAI's API has no forecasters."""

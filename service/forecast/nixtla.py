@@ -190,7 +190,10 @@ async def post_anomaly_detection(
     check_levels(interval_to_quantiles(body.level), manifest, "$.level")
     _check_answer(3 * len(body.series.y), settings)
     series = panel(await _series(body, manifest), manifest, settings)
-    requests = (None if _is_empty(values) else AnomalyRequest(values, body.level) for values in series.values)
+    requests = (
+        None if _is_empty(values) else AnomalyRequest(values, body.level, returns_state=False)
+        for values in series.values
+    )
     results = await _run(call, model, body, client, requests, detect_anomalies)
     counts = [size - 1 for size in body.series.sizes]
     intervals = [

@@ -140,7 +140,7 @@ class PreparedAnomalies:
 
 
 def prepare_anomalies(
-    body: AnomalyBody, model: ForecastModel, start: SequenceState, settings: Settings
+    body: AnomalyBody, model: ForecastModel, start: SequenceState, returns_state: bool, settings: Settings
 ) -> PreparedAnomalies:
     """Validate a search for anomalies, and turn its series into arrays.
 
@@ -155,7 +155,8 @@ def prepare_anomalies(
     times = timestamps(body, len(values))
     future = future_values(body.future, manifest.horizon, manifest)
     start = initial_state(manifest, body.season_length, body.freq, start)
-    return PreparedAnomalies(model, start, AnomalyRequest(values, level, value_bounds(body), future), times)
+    request = AnomalyRequest(values, level, value_bounds(body), future, returns_state)
+    return PreparedAnomalies(model, start, request, times)
 
 
 @dataclass(frozen=True)

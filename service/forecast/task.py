@@ -11,6 +11,7 @@ from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, Sequenc
 from service.errors import InvalidRequestError, NonFiniteOutputError
 from service.forecast.intervals import OUTERMOST_LEVEL, UNBOUNDED, Bounds, Floats, extrapolate_intervals, interpolate
 from service.forecast.manifest import ForecastManifest
+from service.forecast.online_accuracy import NO_SCORES, SIZE, Scores, score
 from service.forecast.timestamps import seasons_of
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ LAST_FORECAST = "quantiles"
 """A tensor that a forecaster's state has beside the graph's own: the forecast after the last value, (1, H, Q)."""
 SEASONS = "seasons"
 """Another one, if the graph outputs it: the seasons that this forecast uses, (1, 2)."""
+ACCURACY = "accuracy"
+"""Another one, if the state is stored or returned: how well its forecasts met the values that came next
+(`online_accuracy`), (1, SIZE). Releases up to 0.3.0 wrote states without it."""
+CARRIED = (LAST_FORECAST, SEASONS, ACCURACY)
 SEASON = "season"
 """The graph's state tensor that holds the seasons that the caller gave. It is set before the first value."""
 NO_SEASON = 1
@@ -74,12 +79,13 @@ class ForecastRequest:
 class Forecast:
     """quantiles (N, L) and median (N,) of the N steps from_step to horizon. history (T, L): the one-step-ahead
     quantiles of each value, NaN where no value precedes it. after: the state after the last value; without
-    `returns_state`, it holds the seasons only."""
+    `returns_state`, it holds the seasons only, and nothing is scored."""
 
     quantiles: Floats
     median: Floats
     history: Floats | None
     after: SequenceState
+    scores: Scores = NO_SCORES
 
 
 def series_bytes(values: Floats) -> int:
@@ -151,9 +157,11 @@ def forecast(
         NonFiniteOutputError: the model gives no finite numbers for these values.
     """
     known, values, future = manifest.quantile_levels, request.values, request.future
-    past = np.empty((0, len(known)))
+    one_step, scores = np.empty((0, len(known))), NO_SCORES
     if len(values):
-        after, past = yield from read_values(manifest, values, start, future, request.include_history)
+        after, one_step = yield from read_values(manifest, values, start, future, request.include_history)
+        if request.returns_state:
+            after, scores = score_values(manifest, start, after, values[:, 0], one_step)
     elif not start.position:
         raise InvalidRequestError("the sequence has read no value yet; send at least one", "$.series")
     elif future is not None and len(future):
@@ -162,14 +170,14 @@ def forecast(
         after = start
     model_quantiles = (yield from roll_out(manifest, after, request.horizon, future))[request.from_step - 1 :]
     clip = effective_bounds(after, request.bounds).clip
-    history = clip(interpolate(past, known, request.levels)) if request.include_history else None
+    history = clip(interpolate(one_step, known, request.levels)) if request.include_history else None
     median = clip(model_quantiles[:, known.index(0.5)]).copy()
     quantiles = clip(interpolate(model_quantiles, known, request.levels))
     if not request.returns_state:
         # The states of ten thousand series, views of whole batches, would take most of the memory.
         seasons = {name: array.copy() for name, array in after.states.items() if name in (SEASON, SEASONS)}
         after, quantiles = SequenceState(after.position, seasons), quantiles.copy()
-    return Forecast(quantiles, median, history, after)
+    return Forecast(quantiles, median, history, after, scores)
 
 
 PrefillTask = Generator[Prefill, PrefillResult, T]
@@ -179,23 +187,35 @@ PrefillTask = Generator[Prefill, PrefillResult, T]
 def read_values(
     manifest: ForecastManifest, values: Floats, start: SequenceState, future: Floats | None, history: bool
 ) -> PrefillTask[tuple[SequenceState, Floats]]:
-    """Read values (T, F), T > 0; `future` follows them. Returns the state after them and, if `history`, their
-    one-step-ahead quantiles (T, Q), NaN where no value precedes.
+    """Read values (T, F), T > 0; `future` follows them. Returns the state after them, and the one-step-ahead quantiles
+    of each value (T, Q) if `history`, else of the first alone (1, Q): those the state has. NaN where no value precedes.
 
     Raises:
         NonFiniteOutputError: the model gives no finite numbers for these values.
     """
-    names = ("quantiles", *([SEASONS] if manifest.outputs_seasons else []), *(["one_step"] if history else []))
+    asks = history and len(values) > 1
+    names = (LAST_FORECAST, *([SEASONS] if manifest.outputs_seasons else []), *(["one_step"] if asks else []))
     result = yield _prefill(manifest, values[None], future, names, _graph_states(start))
     outputs = result.outputs
-    _check_finite(outputs["quantiles"])
-    past = np.empty((0, len(manifest.quantile_levels)))
-    if history:
-        before = start.states[LAST_FORECAST][0, :1] if start.position else np.full((1, past.shape[1]), np.nan)
+    _check_finite(outputs[LAST_FORECAST])
+    unknown = np.full((1, len(manifest.quantile_levels)), np.nan)
+    one_step = start.states[LAST_FORECAST][0, :1] if start.position else unknown
+    if asks:
         _check_finite(outputs["one_step"])
-        past = np.concatenate([before, outputs["one_step"][0, :-1]])
+        one_step = np.concatenate([one_step, outputs["one_step"][0, :-1]])
     carried = {name: outputs[name] for name in (LAST_FORECAST, SEASONS) if name in outputs}
-    return SequenceState(start.position + len(values), {**result.states, **carried}), past
+    return SequenceState(start.position + len(values), {**result.states, **carried}), one_step
+
+
+def score_values(
+    manifest: ForecastManifest, start: SequenceState, after: SequenceState, target: Floats, one_step: Floats
+) -> tuple[SequenceState, Scores]:
+    """The state `after` the values (T,) of the target, with its accuracy, and what they scored. one_step: as
+    `read_values` returns it: it costs the graph much more to forecast each value than to read it, so that only the
+    forecasts are scored that a call has anyway."""
+    before = start.states[ACCURACY][0] if ACCURACY in start.states else np.zeros(SIZE)
+    accuracy, scores = score(before, target, one_step, manifest.quantile_levels)
+    return replace(after, states={**after.states, ACCURACY: accuracy[None]}), scores
 
 
 def effective_bounds(state: SequenceState, bounds: Bounds) -> Bounds:
@@ -243,7 +263,7 @@ def roll_out(
 
 def _graph_states(state: SequenceState) -> dict[str, Array]:
     """The graph's own state tensors."""
-    return {name: array for name, array in state.states.items() if name not in (LAST_FORECAST, SEASONS)}
+    return {name: array for name, array in state.states.items() if name not in CARRIED}
 
 
 def _check_finite(numbers: Array) -> None:

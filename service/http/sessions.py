@@ -19,7 +19,7 @@ from service.http.schemas import Answer, ModelId, ModelName, Number, SessionId
 from service.http.schemas import Body as RequestBody
 from service.http.state import AppState
 from service.http.stateful import check_name, etag, model_of_session, model_of_state, reference
-from service.kind import Kind, Model
+from service.kind import Kind, Model, SessionAccuracy
 from service.sessions.sessions import SessionUpdate
 from service.sessions.state import read_header, sign_state, verify_state
 from service.sessions.store import Session
@@ -93,6 +93,10 @@ class WholeSessionAnswer(SessionAnswer):
 
     model_loaded: bool = Field(description="Whether the session's model is loaded, so that calls can use the session.")
     versions: list[VersionAnswer] = Field(description="Earlier versions to fork or rewind to, newest first.")
+    accuracy: SessionAccuracy | None = Field(
+        description="How well its forecasts met the values that came next. `null` if none has met one yet, if the "
+        "model is not loaded, and for texts."
+    )
 
 
 class SessionsAnswer(Answer):
@@ -130,18 +134,21 @@ async def get_sessions(
     responses=documented(401, 404, 410, 412, 422, 503),
 )
 async def get_session(id: str, call: Context) -> Response:
-    """Show a session: its version and position, and the versions to fork or rewind to."""
+    """Show a session: its version and position, the versions to fork or rewind to, and how accurate its forecasts have
+    been."""
     app = call.app
-    session, _ = await app.sessions.get(call.caller, id)
+    session, payload = await app.sessions.get(call.caller, id)
     versions = [
         VersionAnswer(version=v.version, position=v.position, updated_at=_iso(v.updated_at))
         for v in await app.sessions.versions(session)
     ]
+    accuracy, loaded = None, True
     try:
-        loaded = bool(model_of_session(app, session))
+        model = model_of_session(app, session)
+        accuracy = model.kind.accuracy(model.manifest, model.codec.decode(payload))
     except CarryError:
         loaded = False
-    answer = WholeSessionAnswer(**_fields(session), model_loaded=loaded, versions=versions)
+    answer = WholeSessionAnswer(**_fields(session), model_loaded=loaded, versions=versions, accuracy=accuracy)
     return json_answer(answer, headers=etag(session))
 
 

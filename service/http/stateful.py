@@ -74,6 +74,11 @@ class ResumedSequence(Generic[M]):
         self._session = session
         self._update = update
 
+    @property
+    def updates_session(self) -> bool:
+        """Whether `commit` updates a session."""
+        return self._update is not None
+
     def hold(self, amount: int, path: str) -> None:
         """As `RequestContext.hold`."""
         self._call.hold(amount, path, self.model.engine)

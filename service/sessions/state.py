@@ -2,7 +2,8 @@
 
 The bytes are b"carry" and the format's number, the length of a JSON header (uint32), the header, and the tensors one
 after the other: little-endian, in the shapes of the model, ordered by type. Nothing in them is ever executed. Format 2
-has the end of a text in its header; format 1 has not.
+has the end of a text in its header; format 1 has not. Format 3 also has, after the others, the tensors that earlier
+releases did not write.
 """
 
 import base64
@@ -13,6 +14,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -24,6 +26,7 @@ from service.manifest import State
 _NAME = b"carry"
 _MAGIC = _NAME + b"\x01"
 _MAGIC_TEXT = _NAME + b"\x02"
+_MAGIC_ADDED = _NAME + b"\x03"
 _LENGTH = struct.Struct("<I")
 _MAC = 32
 """Bytes of HMAC-SHA256 (RFC 2104)."""
@@ -45,22 +48,20 @@ class Header:
 
 class StateCodec:
     """Encodes and decodes the states of one loaded model. `integers`: the smallest and the largest that its integer
-    tensors may hold."""
+    tensors may hold. `added`: tensors that a state of an earlier release lacks."""
 
     def __init__(
-        self, name: str, version: int, sha256: str, tensors: Sequence[State], integers: tuple[int, int]
+        self,
+        name: str,
+        version: int,
+        sha256: str,
+        tensors: Sequence[State],
+        integers: tuple[int, int],
+        added: Sequence[State] = (),
     ) -> None:
         self._header = Header(name, version, sha256, 0)
-        # Tensors of one type lie together: one check for each type finds numbers that are not finite.
-        self._tensors = sorted(
-            ((t.name, np.dtype(t.dtype).newbyteorder("<"), (1, *t.shape), math.prod(t.shape)) for t in tensors),
-            key=lambda tensor: tensor[1].str,
-        )
-        self._runs = [
-            (dtype, sum(count for *_, count in run))
-            for dtype, run in itertools.groupby(self._tensors, lambda tensor: tensor[1])
-        ]
-        self._size = sum(dtype.itemsize * count for dtype, count in self._runs)
+        self._first, self._all = _Layout(tensors), _Layout(tensors, added)
+        self._added = [tensor.name for tensor in added]
         self._integers = integers
 
     @property
@@ -79,12 +80,15 @@ class StateCodec:
         magic = _MAGIC
         if state.text_end:
             magic, fields["text_end"] = _MAGIC_TEXT, state.text_end
+        layout = self._first
+        if self._added and all(name in state.states for name in self._added):
+            magic, layout = _MAGIC_ADDED, self._all
         header = orjson.dumps(fields)
         data = b""
         if state.position:
-            arrays = (state.states[name].astype(dtype, copy=False) for name, dtype, *_ in self._tensors)
+            arrays = (state.states[name].astype(dtype, copy=False) for name, dtype, *_ in layout.tensors)
             data = b"".join(array.tobytes() for array in arrays)
-            if not self._is_finite(data):
+            if not layout.is_finite(data):
                 raise NonFiniteOutputError("the model's state is not finite after this input")
         return b"".join((magic, _LENGTH.pack(len(header)), header, data))
 
@@ -96,7 +100,8 @@ class StateCodec:
             SessionModelError: as `decode`.
         """
         state = self.decode(payload)
-        if state.position and not self._is_finite(memoryview(payload)[-self._size :]):
+        layout = self._layout_of(payload)
+        if state.position and not layout.is_finite(memoryview(payload)[-layout.size :]):
             raise InvalidStateError("the state holds numbers that are not finite")
         for name, array in state.states.items():
             if array.dtype.kind == "b":
@@ -123,18 +128,36 @@ class StateCodec:
                 f"the state is of {header.model}@{header.version}, graph {header.sha256[:12]}; the loaded model is "
                 f"{loaded.model}@{loaded.version}, graph {loaded.sha256[:12]}"
             )
-        data = memoryview(payload)[start:]
-        if len(data) != (self._size if header.position else 0):
+        data, layout = memoryview(payload)[start:], self._layout_of(payload)
+        if len(data) != (layout.size if header.position else 0):
             raise InvalidStateError("the state is incomplete")
         if not header.position:
             return SequenceState(0, {})
         states, offset = {}, 0
-        for name, dtype, shape, count in self._tensors:
+        for name, dtype, shape, count in layout.tensors:
             states[name] = np.frombuffer(data, dtype, count, offset).reshape(shape)
             offset += count * dtype.itemsize
         return SequenceState(header.position, states, header.text_end)
 
-    def _is_finite(self, data: bytes | memoryview) -> bool:
+    def _layout_of(self, payload: bytes) -> "_Layout":
+        return self._all if payload.startswith(_MAGIC_ADDED) else self._first
+
+
+class _Layout:
+    """Where the tensors of a state are in its bytes: one after the other, `added` after the others. tensors: their
+    names, types, shapes and how many numbers they have; size: bytes."""
+
+    def __init__(self, tensors: Sequence[State], added: Sequence[State] = ()) -> None:
+        # Tensors of one type lie together: one check for each type finds numbers that are not finite.
+        self.tensors = [*_by_type(tensors), *_by_type(added)]
+        self._runs = [
+            (dtype, sum(count for *_, count in run))
+            for dtype, run in itertools.groupby(self.tensors, lambda tensor: tensor[1])
+        ]
+        self.size = sum(dtype.itemsize * count for dtype, count in self._runs)
+
+    def is_finite(self, data: bytes | memoryview) -> bool:
+        """Whether all numbers of the tensors in `data` are finite."""
         offset = 0
         for dtype, count in self._runs:
             numbers = np.frombuffer(data, dtype, count, offset)
@@ -142,6 +165,11 @@ class StateCodec:
             if dtype.kind == "f" and not np.isfinite(numbers).all():
                 return False
         return True
+
+
+def _by_type(tensors: Sequence[State]) -> list[tuple[str, np.dtype[Any], tuple[int, ...], int]]:
+    described = [(t.name, np.dtype(t.dtype).newbyteorder("<"), (1, *t.shape), math.prod(t.shape)) for t in tensors]
+    return sorted(described, key=lambda tensor: tensor[1].str)
 
 
 def sign_state(payload: bytes, key: bytes) -> str:
@@ -184,7 +212,7 @@ def read_header(payload: bytes) -> tuple[Header, int]:
         InvalidStateError: the bytes are incomplete, or of an unknown format.
     """
     start = len(_MAGIC) + _LENGTH.size
-    if not payload.startswith((_MAGIC, _MAGIC_TEXT)):
+    if not payload.startswith((_MAGIC, _MAGIC_TEXT, _MAGIC_ADDED)):
         raise InvalidStateError("this version of the service does not know the format of the state")
     try:
         end = start + _LENGTH.unpack_from(payload, len(_MAGIC))[0]

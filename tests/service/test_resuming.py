@@ -169,7 +169,7 @@ def test_a_state_of_the_first_format_is_read() -> None:
     assert state.position == after.position
     assert all(np.array_equal(state.states[name], array) for name, array in after.states.items())
     with pytest.raises(InvalidStateError, match="format"):
-        codec.decode(b"carry\x03" + payload[6:])
+        codec.decode(b"carry\x04" + payload[6:])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
