@@ -42,8 +42,9 @@ def serve(settings: Settings) -> None:
     from service.logs import configure_logs
     from service.sessions.store import StoreError
     from service.workers.board import Board
+    from service.workers.listeners import listen
     from service.workers.shared_metrics import SharedMetrics
-    from service.workers.supervisor import CAN_FORK, Supervisor, listen
+    from service.workers.supervisor import CAN_FORK, Supervisor
     from service.workers.worker import run_worker
 
     processes = settings.processes if CAN_FORK else 1
@@ -83,7 +84,7 @@ def serve(settings: Settings) -> None:
         board.enter(0, os.getpid())
         run(sockets[0], 0)
     else:
-        Supervisor(sockets, board, run, settings.shutdown_grace).run()
+        Supervisor(sockets, board, run, settings.drain_seconds, settings.shutdown_grace).run()
 
 
 def page_address(host: str, port: int, scheme: str = "http") -> str:

@@ -157,8 +157,13 @@ class Settings(BaseModel):
     request_timeout: float = Field(default=300.0, gt=0)
     """Seconds until a request fails with 504. The header X-Request-Timeout can lower it for a request."""
 
+    drain_seconds: float = Field(default=0.0, ge=0, le=3600)
+    """Seconds after SIGTERM in which the service says that it is not ready, but accepts connections, so that load
+    balancers take it out of use. Set a few seconds more than they need to notice, and more than they keep an idle
+    connection. SIGINT (Ctrl-C) does not wait."""
+
     shutdown_grace: int = Field(default=30, ge=1)
-    """Seconds in which running requests may finish after SIGTERM."""
+    """Seconds in which running requests may finish, after SIGTERM and the drain."""
 
     session_store: str = "sqlite:///carry.db"
     """Where to store sessions. sqlite:///FILE (relative; four slashes: absolute): shared by the processes of a machine.

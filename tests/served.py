@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from service.app import create_app
 from service.http.protocol import http_options
 from service.settings import Settings
-from service.workers.supervisor import listen
+from service.workers.listeners import listen
 
 KEY = "a-key-of-this-test"
 

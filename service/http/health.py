@@ -65,6 +65,8 @@ async def get_ready(
 
 def reason_not_ready(app: AppState) -> str:
     """Why this process is not ready; "" if it is."""
+    if app.board.end_of_drain(app.worker_index) is not None:
+        return "is ending"
     if app.keys.reason_not_ready:
         return app.keys.reason_not_ready
     models = app.registry.models

@@ -1,14 +1,17 @@
 """uvicorn's HTTP/1.1 (by httptools) with limits: bytes of a head, pipelined requests, connections, seconds until a
-request has arrived, seconds until the client reads an answer. Knows nothing of routes.
+request has arrived, seconds until the client reads an answer. And connections that end without losing a request. Knows
+nothing of routes.
 
 docs/decisions says why it is not uvicorn's h11. tests/service/test_protocol.py checks what it relies on in uvicorn.
 """
 
 import asyncio
 import resource
+import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_network
 from typing import Any
@@ -37,6 +40,8 @@ OTHER_FILES = 100
 """Open files other than connections: models, the store, pipes, listening sockets."""
 STUCK_SECONDS = 45.0
 """Seconds after which the connection of a client that reads nothing of its answer is closed."""
+IDLE_SECONDS = 1.0
+"""When the service ends, it closes a connection that was idle for this long. Until then, a request may be arriving."""
 
 _STATUS = {
     400: "Bad Request",
@@ -50,8 +55,9 @@ class _BadHeadError(Exception):
     """The head is not a valid HTTP request."""
 
 
-def http_options(settings: Settings) -> dict[str, Any]:
-    """The options of uvicorn's `Config` that apply the limits of the settings.
+def http_options(settings: Settings, is_draining: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """The options of uvicorn's `Config` that apply the limits of the settings. While the service `is_draining`, answers
+    carry `Connection: close`.
 
     Raises this process's limit of open files as far as the system allows; it also limits the connections.
     """
@@ -60,12 +66,13 @@ def http_options(settings: Settings) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections = settings.max_connections if files < 0 else min(settings.max_connections, max(1, files - OTHER_FILES))
-    limits = {"max_connections": connections, "body_seconds": settings.body_timeout}
-    return {
-        "http": type("Protocol", (LimitedProtocol,), limits),
-        "timeout_keep_alive": settings.keep_alive,
-        **_edge(settings),
+    attributes = {
+        "max_connections": connections,
+        "body_seconds": settings.body_timeout,
+        "is_draining": staticmethod(is_draining),
     }
+    protocol = type("Protocol", (LimitedProtocol,), attributes)
+    return {"http": protocol, "timeout_keep_alive": settings.keep_alive, **_edge(settings)}
 
 
 def _edge(settings: Settings) -> dict[str, Any]:
@@ -98,6 +105,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     max_connections = 1000
     body_seconds = 60.0
+    is_draining: Callable[[], bool] = staticmethod(lambda: False)
     _last_full_warning = 0.0
     """time.monotonic() of the last warning about too many connections."""
 
@@ -105,6 +113,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._begun = False
+        """Whether a part of a request has arrived, and its end has not."""
         self._head_bytes = 0
         """Bytes of the current head, rounded up to a piece."""
         self._in_head = True
@@ -113,11 +123,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._arrival: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
+        self._last: RequestResponseCycle | None = None
+        """The request whose answer will carry `Connection: close`."""
+        self._leaving = False
+        self._idle_since = 0.0
+        self._leave: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse the connection if there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
+        self._idle_since = self.loop.time()
         if len(self.connections) > self.max_connections:
             now = time.monotonic()
             if now - LimitedProtocol._last_full_warning > 1:
@@ -130,10 +146,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the running request that its client disconnected; uvicorn tells only the newest one."""
-        for timer in (self._arrival, self._stuck):
+        for timer in (self._arrival, self._stuck, self._leave):
             if timer is not None:
                 timer.cancel()
-        self._arrival = self._stuck = None
+        self._arrival = self._stuck = self._leave = None
         self._unparsed = b""
         self.pipeline.clear()
         if self._running is not None and not self._running.response_complete:
@@ -199,6 +215,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A head begins."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
+        self._begun = True
         self._await_arrival(HEAD_SECONDS)
 
     def on_headers_complete(self) -> None:
@@ -210,12 +227,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._await_arrival(self.body_seconds)
         super().on_headers_complete()
+        if self._leaving or self.is_draining():
+            self.close_after_answer()
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
         if self.parser.should_upgrade():
             return
         self._in_head, self._head_bytes = True, 0
+        self._begun = False
         self._await_arrival(None)
         super().on_message_complete()
 
@@ -252,6 +272,52 @@ class LimitedProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self._parse(self._unparsed)
             self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self._leaving:
+            self._close_if_idle()
+
+    def close_after_answer(self) -> None:
+        """Answer the newest request with `Connection: close`, unless its answer has begun."""
+        if self._last is not None and not self._last.response_started:
+            self._last.keep_alive = True  # another request follows it
+        self._last = None
+        newest = self.cycle
+        if newest is not None and newest.keep_alive and not newest.response_started and not self._unparsed:
+            newest.keep_alive = False
+            self._last = newest
+
+    def leave(self) -> None:
+        """The service ends: close the connection after the answers to its requests, and to one that is arriving."""
+        self._leaving = True
+        self.close_after_answer()
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._busy or self._begun or self.transport.is_closing():
+            return
+        seconds = self._idle_since + IDLE_SECONDS - self.loop.time()
+        if seconds > 0:
+            if self._leave is not None:
+                self._leave.cancel()
+            self._leave = self.loop.call_later(seconds, self._close_if_idle)
+            return
+        # A request may have arrived that the event loop has not read yet.
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        if not poll.poll(0):
+            self.transport.close()
+
+    def cut(self) -> None:
+        """The grace period is over: close the connection, with a problem if the answer has not begun."""
+        running = self._running
+        if self._busy and running is not None:
+            running.disconnected = True  # the route learns it, and what it sends is dropped
+            running.message_event.set()
+            if running.response_started:
+                self.transport.abort()
+            else:
+                self._write_problem(503, "not_ready", "the service is ending, and its grace period is over")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read its answer: close the connection if that lasts."""
@@ -291,6 +357,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.flow.held = True
             return
+        self._write_problem(status, code, detail)
+        self.transport.close()
+
+    def _write_problem(self, status: int, code: str, detail: str) -> None:
         problem = {"type": "about:blank", "title": _STATUS[status], "status": status, "detail": detail, "code": code}
         body = orjson.dumps(problem)
         head = (
@@ -298,4 +368,3 @@ class LimitedProtocol(HttpToolsProtocol):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()

@@ -18,10 +18,10 @@ from types import FrameType
 
 import structlog
 
+from service.workers import listeners
 from service.workers.board import Board
 
 CAN_FORK = hasattr(os, "fork")
-BACKLOG = 2048
 CHECK_SECONDS = 1.0
 """Seconds between two checks of the heartbeats."""
 FROZEN_AFTER = 30
@@ -30,45 +30,11 @@ paused, its processes and their supervisor are late alike."""
 STARTING_FOR = 600
 """Checks without a first heartbeat after which a process is killed. It loads its models before the first one."""
 KILL_AFTER = 5.0
-"""Seconds after the grace period until the remaining processes are killed."""
+"""Seconds after the drain and the grace period until the remaining processes are killed."""
 EARLY_DEATH = 1.0
 """Seconds. A process that lived shorter, or died before its first heartbeat, counts as a failed start."""
 MAX_PAUSE = 30.0
 """Maximum seconds before the next start, after failed starts."""
-
-
-def listen(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` listening sockets on one port. The system spreads the connections over them; if it cannot, one socket.
-
-    Raises:
-        OSError: the address is not available.
-    """
-    first = _bound(host, port, shared=False)
-    first.listen(BACKLOG)
-    if count == 1 or sys.platform != "linux":  # only Linux balances
-        return [first]
-    # While this socket listens without SO_REUSEPORT, no other service has the port. Now our own sockets may share it.
-    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sockets = [_bound(host, first.getsockname()[1], shared=True) for _ in range(count)]
-    for listener in sockets:
-        listener.listen(BACKLOG)
-    first.close()
-    return sockets
-
-
-def _bound(host: str, port: int, shared: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    listener.set_inheritable(True)
-    return listener
 
 
 @dataclass
@@ -84,21 +50,30 @@ class Supervisor:
 
     `serve` takes a listening socket and the process's index. The supervisor replaces a process that dies, or whose
     event loop hangs; new connections wait on its socket meanwhile. SIGHUP reloads the models. If the supervisor is
-    killed, all processes end. `grace`: seconds in which running requests may finish after SIGTERM.
+    killed, all processes end. `drain`: seconds after SIGTERM in which the processes are not ready, but accept
+    connections; after SIGINT there are none. `grace`: seconds after that, in which running requests may finish. A
+    second signal ends all at once.
     """
 
     def __init__(
-        self, sockets: list[socket.socket], board: Board, serve: Callable[[socket.socket, int], None], grace: float
+        self,
+        sockets: list[socket.socket],
+        board: Board,
+        serve: Callable[[socket.socket, int], None],
+        drain: float,
+        grace: float,
     ) -> None:
         self._sockets = sockets
         self._board = board
         self._serve = serve
+        self._drain = drain
         self._grace = grace
         self._log = structlog.get_logger()
         self._workers: dict[int, _Worker] = {}
         self._due: dict[int, float] = {}  # index -> when its process starts
         self._failed_starts = [0] * board.processes
-        self._kill_at: float | None = None  # set once the processes are to end
+        self._drain_end: float | None = None  # set by the first signal that ends the service
+        self._kill_at: float | None = None  # set at the end of the drain
         self._read_end, self._write_end = os.pipe()  # the system closes the write end when the supervisor dies
 
     def run(self) -> None:
@@ -116,10 +91,15 @@ class Supervisor:
             now = time.monotonic()
             for index in [index for index, due in self._due.items() if due <= now]:
                 self._start(index)
-            wait = min([next_check, *self._due.values()]) - now
+            moments = [next_check, *self._due.values()]
+            if self._drain_end is not None and self._kill_at is None:
+                moments.append(self._drain_end)
+            wait = min(moments) - now
             if select.select([reader], [], [], max(0.0, wait))[0]:
                 for number in os.read(reader, 4096):
                     self._on_signal(number)
+            if self._drain_end is not None and self._kill_at is None and time.monotonic() >= self._drain_end:
+                self._end_drain()
             self._reap()
             if time.monotonic() >= next_check:
                 self._check_workers()
@@ -129,7 +109,7 @@ class Supervisor:
     def _start(self, index: int) -> None:
         del self._due[index]
         listener = self._sockets[index % len(self._sockets)]
-        listener.listen(BACKLOG)  # its last process may have shut it down
+        listeners.resume(listener)  # its last process may have stopped it
         self._board.enter(index, 0)
         # Block signals until the child has replaced the supervisor's handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
@@ -155,7 +135,7 @@ class Supervisor:
                 if other is not listener:
                     other.close()
             self._board.enter(index, os.getpid())
-            threading.Thread(target=_end_with_supervisor, args=(self._read_end, self._grace), daemon=True).start()
+            threading.Thread(target=self._end_with_supervisor, args=[index], daemon=True).start()
             self._serve(listener, index)
             status = 0
         except SystemExit as end:
@@ -164,6 +144,15 @@ class Supervisor:
             self._log.exception("a process failed")
         os._exit(status)
 
+    def _end_with_supervisor(self, index: int) -> None:
+        """In the child, on a thread: wait until the supervisor has died, which closes the pipe; then end this
+        process."""
+        os.read(self._read_end, 1)
+        self._board.drain(index, time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self._grace + KILL_AFTER)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def _on_signal(self, signum: int) -> None:
         if signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             return
@@ -171,15 +160,25 @@ class Supervisor:
         if signum == signal.SIGHUP and not sys.stderr.isatty():
             self._log.info("reload requested", signal="SIGHUP")
             self._board.request_reload()
-        elif self._kill_at is None:
-            self._log.info("ending", signal=signal.Signals(signum).name, grace=self._grace)
-            self._kill_at = time.monotonic() + self._grace + KILL_AFTER
-            self._due.clear()
-            for listener in self._sockets:
-                listener.close()
+        elif self._drain_end is None:
+            serving = any(self._board.last_beat(worker.index) for worker in self._workers.values())
+            drain = self._drain if serving and signum != signal.SIGINT else 0.0
+            self._log.info("ending", signal=signal.Signals(signum).name, drain=drain, grace=self._grace)
+            self._drain_end = time.monotonic() + drain
+            self._board.drain(self._board.processes, self._drain_end)
             self._send_to_all(signal.SIGTERM)
-        elif signum == signal.SIGINT:  # the second one: do not wait for running requests
+        else:
+            self._log.info("ending at once", signal=signal.Signals(signum).name)
+            self._drain_end = time.monotonic()
+            self._board.drain(self._board.processes, self._drain_end)
             self._send_to_all(signal.SIGINT)
+
+    def _end_drain(self) -> None:
+        """The processes stop their sockets and finish their requests. Start none again."""
+        self._kill_at = time.monotonic() + self._grace + KILL_AFTER
+        self._due.clear()
+        for listener in self._sockets:
+            listener.close()
 
     def _send_to_all(self, signum: int) -> None:
         for pid in self._workers:
@@ -194,12 +193,19 @@ class Supervisor:
                     return
                 # As process 1 of a container, the supervisor also inherits orphans of other processes.
                 worker = self._workers.pop(pid, None)
-                if worker is not None and self._kill_at is None:
-                    self._replace(pid, worker, os.waitstatus_to_exitcode(status))
+                if worker is not None:
+                    self._on_death(pid, worker, os.waitstatus_to_exitcode(status))
+
+    def _on_death(self, pid: int, worker: _Worker, status: int) -> None:
+        if self._drain_end is None or (self._kill_at is None and status != 0):
+            self._replace(pid, worker, status)
+        elif status not in (0, -signal.SIGTERM) and time.monotonic() < (self._kill_at or 0):
+            self._log.error("a process died while it was ending; its requests are lost", process=pid, status=status)
 
     def _replace(self, pid: int, worker: _Worker, status: int) -> None:
         self._log.error("a process died; it is started again", process=pid, status=status)
         index = worker.index
+        self._board.count_restart()
         self._board.report(index, "died; it is started again")
         early = self._board.last_beat(index) == 0.0 or time.monotonic() - worker.started < EARLY_DEATH
         failed_starts = self._failed_starts[index] + 1 if early else 0
@@ -237,11 +243,3 @@ _NOT_FOR_WORKERS = {signal.Signals[name] for name in ("SIGHUP", "SIGUSR1", "SIGU
 
 def _ignore(signum: int, _: FrameType | None) -> None:
     """Python writes a signal's byte to the pipe only if the signal has a handler in Python."""
-
-
-def _end_with_supervisor(read_end: int, grace: float) -> None:
-    """Wait until the supervisor has died, which closes the pipe; then end this process."""
-    os.read(read_end, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace + KILL_AFTER)
-    os.kill(os.getpid(), signal.SIGKILL)

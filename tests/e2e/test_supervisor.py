@@ -208,7 +208,7 @@ def test_a_draining_service_refuses_new_connections_at_once(models: Path, store:
         with one_call_under_way(service.url):
             os.kill(service.pid, signal.SIGTERM)
             for _ in range(2):
-                service.line("draining")
+                service.line("finishing")
             for _ in range(20):
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection((url.hostname or "", url.port or 0), timeout=PATIENCE)
@@ -221,7 +221,7 @@ def test_a_draining_process_takes_no_new_connection(models: Path, store: str) ->
         with one_call_under_way(service.url) as port:
             (busy,) = [pid for pid in service.processes if port in peer_ports(pid)]
             os.kill(busy, signal.SIGTERM)
-            service.line("draining")
+            service.line("finishing")
             for _ in range(20):  # all go to the other process
                 assert httpx2.get(f"{service.url}/health/live", timeout=PATIENCE).status_code == 200
             assert Path(f"/proc/{busy}").exists()
@@ -247,7 +247,8 @@ def test_many_deaths_leave_no_file_and_no_metric_behind(
             until(lambda: is_ready(service.url))
         after = metrics(service.url)
         assert {name for name in after if "/health" not in name} == {name for name in before if "/health" not in name}
-        forecasts = 'carry_requests_total{method="POST",route="/forecast",status="200"}'
+        labels = 'method="POST",route="/forecast",model="forecast",version="1",status="200"'
+        forecasts = f"carry_http_requests_total{{{labels}}}"
         assert after[forecasts] == before[forecasts] == 12
         assert not list(temporary.iterdir())
         service.errors.clear()
@@ -289,7 +290,7 @@ def test_signals_mean_the_same_as_to_other_services(models: Path, store: str) ->
         service.stop(signal.SIGQUIT)
     with Service(models, store, processes=2) as service:
         service.stop()
-        assert [service.line(event)["event"] for event in ("ending", "draining", "drained", "ended")]
+        assert [service.line(event)["event"] for event in ("ending", "draining", "finishing", "drained", "ended")]
 
 
 def test_every_log_line_is_json_and_of_no_higher_level_than_warning(
