@@ -7,7 +7,7 @@ INSTALL := bin/pip install --quiet --disable-pip-version-check
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint bench bench-sessions bench-forecast bench-million bench-page screenshots consistency soak abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint image bench bench-sessions bench-forecast bench-million bench-page screenshots consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -73,6 +73,12 @@ models: $(DEV)/installed
 
 footprint: $(SERVICE)/installed
 	$(PYTHON) -m benchmarks.footprint $(SERVICE)
+
+# The image, built and run; about five minutes. It needs buildah and podman. Where no registry of images is in reach, run
+# deploy/image/base.sh before, and say BUILD=--pull-never. PODMAN is podman with its global options.
+image: $(DEV)/installed
+	buildah build --layers --format docker $(BUILD) --tag carry .
+	$(DEV)/bin/python -m benchmarks.image --podman "$${PODMAN:-podman}"
 
 # About fifteen minutes on two idle cores; the peers' environments are made on the way.
 bench: $(SERVICE)/installed $(DEV)/installed
