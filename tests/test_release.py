@@ -30,7 +30,8 @@ def test_releases_stand_newest_first_each_once() -> None:
 
 
 def test_the_papers_name_no_wheel_of_another_version() -> None:
-    papers = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("deploy/*")]
+    deployed = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
+    papers = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *deployed]
     named = [wheel for paper in papers for wheel in re.findall(r"carry_rnn-(\d[\w.]*)-py3", paper.read_text())]
     assert set(named) <= {VERSION}
 
