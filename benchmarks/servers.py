@@ -29,6 +29,7 @@ class Server:
 
     command: its first word is looked up in the environment; {port} is filled in.
     environment: the folder with `bin`; None is ours. envelope: the field of a list around each body.
+    key: the API key that it wants.
     The variables PORT and ENDPOINT (generate, stream, forecast) are always set.
     """
 
@@ -39,6 +40,7 @@ class Server:
     requirements: str | None = None
     variables: dict[str, str] = field(default_factory=dict)
     envelope: str | None = None
+    key: str = ""
     streams: bool = False
     whole: bool = True
     """Whether one start of it serves all endpoints, so that whole and streamed texts can be asked at the same time."""
@@ -196,7 +198,8 @@ def _warm_up(running: Running, endpoint: str) -> None:
     request = forecasts(1)[0] if endpoint == "forecast" else texts(1, stream=endpoint == "stream")[0]
     content = running.http(request)
     with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
-        connection.sendall(content.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        headers = f"\r\nConnection: close\r\nAuthorization: Bearer {running.server.key}\r\n"
+        connection.sendall(content.replace(b"\r\n", headers.encode(), 1))
         head = connection.recv(65536)
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise RuntimeError(f"{running.server.name} answered {head[:500]!r}")

@@ -20,6 +20,9 @@ from service.engine.sequence import Decode, Decoder
 
 MAX_ROWS = 128
 """Rows of one call: more of them cost as much each, and delay the rows that join."""
+SHARED_ROWS = 8
+"""Rows of one call while several owners use the engine, or one for each owner: more of them gain a fifth, and delay the
+other owners' rows."""
 SLICE_STEPS = 64
 """If there are more groups than rows, a row makes room for a waiting group after so many steps."""
 
@@ -85,9 +88,9 @@ class DecodeBatch:
         for row in rows:
             self._waiting.append(request.owner, request.group, row)
 
-    def run(self) -> tuple[Sequence[Array], States]:
+    def run(self, shared: bool = False) -> tuple[Sequence[Array], States]:
         """Let waiting rows join, and call the graph: its outputs and the states after it. Until `advance` takes these,
-        the call can be repeated.
+        the call can be repeated. `shared`: several owners use the engine.
 
         Raises:
             PartialUpdateError: the update of the rows broke off.
@@ -96,7 +99,7 @@ class DecodeBatch:
         if self._isolated:
             self._run_next_isolated()
         elif self._waiting:
-            self._join()
+            self._join(shared)
         return self._runner.run(self._decoder.inputs(self._decoder_rows), self._states, self._decoder.output_names)
 
     def advance(self, outputs: Sequence[Array], states: States) -> Outcome:
@@ -160,10 +163,10 @@ class DecodeBatch:
             self._isolated.popleft()
             self._complete_join(rows, rows, states)
 
-    def _join(self) -> None:
+    def _join(self, shared: bool) -> None:
         """Let waiting rows join, and running ones make room, as `plan_batch` says."""
         running = [(row.request.owner, row.request.group, row.steps) for row in self._running]
-        leaving, joining = plan_batch(running, self._waiting)
+        leaving, joining = plan_batch(running, self._waiting, shared)
         if not joining:
             return
         self._joining = rows = [
@@ -213,17 +216,19 @@ class DecodeBatch:
 
 
 def plan_batch(
-    running: Sequence[tuple[str, Hashable, int]], waiting: OwnerQueues[Any]
+    running: Sequence[tuple[str, Hashable, int]], waiting: OwnerQueues[Any], shared: bool = False
 ) -> tuple[list[int], list[tuple[str, Hashable, int]]]:
     """Which running rows make room, as indices into `running` (each row's owner and group, and its steps since it
     joined), and how many rows of each owner's waiting groups join.
 
     The owners share the rows of a call, and the groups of an owner share the owner's rows, both as `share_rows` says.
+    `shared`: several owners use the engine.
     """
-    leaving, joining = share_rows([(owner, steps) for owner, _, steps in running], waiting, MAX_ROWS)
     indices: dict[str, list[int]] = {owner: [] for owner, _ in waiting.group_sizes()}
     for i, (owner, _, _) in enumerate(running):
         indices.setdefault(owner, []).append(i)
+    max_rows = min(MAX_ROWS, max(SHARED_ROWS, len(indices))) if shared or len(indices) > 1 else MAX_ROWS
+    leaving, joining = share_rows([(owner, steps) for owner, _, steps in running], waiting, max_rows)
     leaving_counts = Counter(running[i][0] for i in leaving)
     leaving_rows: list[int] = []
     joining_rows: list[tuple[str, Hashable, int]] = []
@@ -231,7 +236,7 @@ def plan_batch(
         rows = len(own) - leaving_counts[owner] + joining.get(owner, 0)
         queue: FairQueue[Any] = waiting[owner] if owner in waiting else FairQueue()
         if not leaving_counts[owner] and joining.get(owner, 0) == len(queue):
-            rows = MAX_ROWS  # all of its rows fit
+            rows = max_rows  # all of its rows fit
         if rows:
             leaving, joining_groups = share_rows([running[i][1:] for i in own], queue, rows)
             leaving_rows += [own[i] for i in leaving]

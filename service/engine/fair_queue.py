@@ -91,9 +91,11 @@ class FairQueue(Generic[Item]):
 class OwnerQueues(Generic[Item]):
     """A fair queue for each owner: the owners share the steps of the graph equally, whatever each has waiting.
 
-    The owner with the fewest steps comes first, as clients do in Sheng et al., "Fairness in serving large language
-    models" (OSDI 2024). That is deficit round robin (Shreedhar and Varghese, SIGCOMM 1995) for costs that are known
-    only after the turn. An owner that had nothing waiting starts level with the others, so that nobody saves up turns.
+    The owner with the fewest steps comes first, as in start-time fair queueing (Goyal et al., SIGCOMM 1996), which
+    Sheng et al. use for language models ("Fairness in serving large language models", OSDI 2024). That is deficit round
+    robin (Shreedhar and Varghese, SIGCOMM 1995) for costs that are known only after the turn. An owner that had nothing
+    waiting starts level with the one that was served last, before its turn: nobody saves up turns, and the newcomer is
+    the next.
     """
 
     def __init__(self) -> None:
@@ -101,6 +103,8 @@ class OwnerQueues(Generic[Item]):
         """No queue is empty; of owners with equally many steps, the first is served first."""
         self._steps: dict[str, int] = {}
         """The steps that each owner was charged with, or a larger number for one that had nothing waiting."""
+        self._level = 0
+        """The fewest steps of an owner before the last charge."""
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -157,8 +161,13 @@ class OwnerQueues(Generic[Item]):
         else:
             del self._queues[owner]
 
+    def is_due(self, owner: str, other: str, steps: int) -> bool:
+        """Whether an owner's turn comes before the next turn of another, which is about to have so many steps."""
+        return self._steps[owner] <= self._steps[other] + steps
+
     def charge(self, steps: Mapping[str, int]) -> None:
         """Charge owners with the steps that were run for them; those with items stay at most MAX_CLAIM apart."""
+        self._level = min((self._steps[owner] for owner in self._queues), default=0)
         for owner, count in steps.items():
             self._steps[owner] = self._steps.get(owner, 0) + count
         floor = max((self._steps[owner] for owner in steps), default=0) - MAX_CLAIM
@@ -181,10 +190,9 @@ class OwnerQueues(Generic[Item]):
         queue: FairQueue[Item] = FairQueue()
         queue.append(group, item)
         if self._queues:
-            level = min(self._steps[other] for other in self._queues)
-            self._steps[owner] = max(level, self._steps.get(owner, level))
+            self._steps[owner] = max(self._level, self._steps.get(owner, 0))
         else:
-            self._steps = {owner: 0}
+            self._steps, self._level = {owner: 0}, 0
         self._queues[owner] = queue
 
 

@@ -23,6 +23,11 @@ PREFILL_SECONDS = 0.02
 """How long one call may take while no rows decode; while some do, it may take as long as a decode call."""
 MAX_CANDIDATES = 256
 """How many waiting prefills are considered for one call."""
+SHARED_STEPS = 800
+"""Rows times steps of one call, if it has several rows, while several owners use the engine: so another owner's request
+waits for a quarter of a usual call. Smaller batches take up to a third longer for each row."""
+SHARED_SECONDS = PREFILL_SECONDS / 4
+"""How long one call may take while several owners use the engine."""
 
 
 class PrefillState:
@@ -92,30 +97,42 @@ class PrefillQueue:
         """Queue a prefill."""
         self._waiting.append(prefill.request.owner, prefill.request.group, prefill)
 
-    def next_batch(self, seconds: float) -> tuple[list[PrefillState], int]:
+    def next_batch(self, seconds: float, shared: bool = False) -> tuple[list[PrefillState], int]:
         """The prefills of the next call, and its steps, which should take about so many seconds. They stay in the queue
-        until `complete`.
+        until `complete`. `shared`: several owners use the engine.
 
         The first is the first of the next group of the next owner; the others return the same outputs and take as many
-        steps, to a factor of two, so that there is little padding.
+        steps, to a factor of two, so that there is little padding. Those of other owners must be due, and get no more
+        steps than the first owner: the call should not take much longer because of them.
         """
         if self._isolated:
             first = self._isolated[0]
             return [first], min(self._max_steps(first, first.rows, seconds), first.remaining)
         head = [*islice(self._waiting, MAX_PREFILL_ROWS)]
         first = head[0]
-        max_rows = max(first.rows, min(MAX_PREFILL_ROWS, sum(prefill.rows for prefill in head)))
+        if shared:
+            seconds = min(seconds, SHARED_SECONDS)
+        max_rows = max(first.rows, min(MAX_PREFILL_ROWS, _fair_rows(head)))
         steps = min(self._max_steps(first, max_rows, seconds), first.remaining)
+        if shared:
+            max_rows = max(first.rows, min(max_rows, SHARED_STEPS // steps))
         batch: list[PrefillState] = []
         rows = 0
+        owner_steps: Counter[str] = Counter()
         for prefill in islice(self._waiting, MAX_CANDIDATES):
             remaining = prefill.remaining
             if not self._split_invariant:
                 remaining = min(remaining, self._chunk_of(prefill))
             fits = rows + prefill.rows <= max_rows and prefill.output_names == first.output_names
+            owner = prefill.request.owner
+            owner_after = owner_steps[owner] + min(steps, prefill.remaining) * prefill.rows
+            if owner != first.request.owner:
+                fits &= owner_after <= owner_steps[first.request.owner]
+                fits &= self._waiting.is_due(owner, first.request.owner, steps)
             if fits and 2 * remaining >= steps and (self._split_invariant or remaining <= steps):
                 batch.append(prefill)
                 rows += prefill.rows
+                owner_steps[owner] = owner_after
                 if rows == max_rows:
                     break
         return batch, steps
@@ -194,6 +211,14 @@ class PrefillQueue:
         if smaller is not None:
             return self._seconds_per_step[smaller] * float(2 ** (size - smaller))
         return max(self._seconds_per_step.values(), default=PREFILL_SECONDS / MIN_CHUNK)
+
+
+def _fair_rows(head: Sequence[PrefillState]) -> int:
+    """The rows of these prefills, if no owner has more of them than the first one's owner."""
+    rows: Counter[str] = Counter()
+    for prefill in head:
+        rows[prefill.request.owner] += prefill.rows
+    return sum(min(count, rows[head[0].request.owner]) for count in rows.values())
 
 
 def _pad(batch: Sequence[PrefillState], name: str, lengths: Sequence[int], steps: int) -> Array:

@@ -26,6 +26,9 @@ from service.events import log
 if TYPE_CHECKING:
     from service.metrics import EngineMetrics
 
+SHARED_SECONDS = 10.0
+"""How long an engine counts as used by several owners after a request of another owner than the one before it."""
+
 StepCounts = list[tuple[Request, int]]
 """Steps of rows that were done, by request; a request may occur more than once."""
 
@@ -59,6 +62,9 @@ class Scheduler:
         self._first_deadline = math.inf
         """Of the requests, or an earlier time."""
         self._decode_seconds = 0.0
+        self._last_owner: str | None = None
+        self._shared_until = 0.0
+        """On time.monotonic's clock; see SHARED_SECONDS."""
         self._any_dropped = False
         """Whether a request finished while the prefill queue or the decode batch held it."""
         self.failed = False
@@ -70,9 +76,18 @@ class Scheduler:
         """Whether there are unfinished requests."""
         return bool(self._requests)
 
+    @property
+    def _shared(self) -> bool:
+        """Whether several owners use the engine."""
+        return monotonic() < self._shared_until
+
     def add(self, request: Request) -> None:
         """Start a request at the next step."""
         self._requests.add(request)
+        if request.owner != self._last_owner:
+            if self._last_owner is not None:
+                self._shared_until = monotonic() + SHARED_SECONDS
+            self._last_owner = request.owner
         try:
             self._first_deadline = min(self._first_deadline, request.deadline)
             request.future.add_done_callback(self._note_cancellation)
@@ -178,7 +193,7 @@ class Scheduler:
             return []
         started = perf_counter()
         try:
-            outputs, states = batch.run()
+            outputs, states = batch.run(self._shared)
         except PartialUpdateError:
             raise
         except Exception as error:
@@ -217,7 +232,7 @@ class Scheduler:
         queue = self.prefill_queue
         if not queue:
             return []
-        batch, steps = queue.next_batch(self._decode_seconds or PREFILL_SECONDS)
+        batch, steps = queue.next_batch(self._decode_seconds or PREFILL_SECONDS, self._shared)
         lengths = [min(steps, prefill.remaining) for prefill in batch]
         started = perf_counter()
         try:
