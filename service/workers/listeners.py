@@ -64,11 +64,12 @@ def pause(listener: socket.socket) -> None:
     """Let no new connection begin. Those that exist wait to be accepted, as do those whose handshake goes on.
 
     A socket that stops listening resets the connections that wait to be accepted. Without this pause, one could arrive
-    between the last accept and the stop. Only Linux can pause.
+    between the last accept and the stop. Only Linux can pause, and some systems let root alone do it.
     """
     if _LINUX:
         program = struct.pack("HP", len(_NO_NEW_CONNECTIONS) // 8, ctypes.addressof(_NO_NEW_CONNECTIONS))
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        with suppress(PermissionError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def has_waiting(listener: socket.socket) -> bool:
@@ -87,6 +88,6 @@ def stop(listener: socket.socket) -> None:
 def resume(listener: socket.socket) -> None:
     """Listen again after `pause` and `stop`."""
     if _LINUX:
-        with suppress(FileNotFoundError):  # it was not paused
+        with suppress(FileNotFoundError, PermissionError):  # it was not paused
             listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
     listener.listen(BACKLOG)
