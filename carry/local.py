@@ -134,6 +134,9 @@ class _Unmeasured:
     def set(self, value: float) -> None:
         """Record nothing."""
 
+    def observe(self, amount: float) -> None:
+        """Record nothing."""
+
 
 class LocalPlace:
     """Answers requests by one model, whose graph may be opening yet."""

@@ -94,7 +94,8 @@ def create_app(
         reloader = Reloader(settings, kinds, metrics, board, worker_index, trials)
         keys = KeyRing(settings, board.allowances, worker_index, metrics.keys)
         session_service = _sessions(settings, metrics, clock, keys)
-        memory = MemoryBudget(settings.max_waiting_bytes, metrics.held)
+        memory = MemoryBudget(settings.max_waiting_bytes, metrics.memory.held)
+        metrics.memory.max_held.set(settings.max_waiting_bytes)
         state = AppState(
             kinds=kinds,
             settings=settings,

@@ -49,10 +49,12 @@ class Engine:
         smoke_test: Callable[[], object] = lambda: None,
         on_thread_death: Callable[[str], object] = end_process,
     ) -> None:
+        self.name = name
         self.runner = runner
         self.scheduler = Scheduler(runner, decode_graph, split_invariant, metrics, self._on_finished, chunk, smoke_test)
         self._backlog = Backlog(max_waiting_steps)
         self._metrics = metrics
+        metrics.max_waiting.set(max_waiting_steps)
         self._on_thread_death = on_thread_death
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         """None: close."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 from service.engine.sequence import Task
@@ -34,6 +35,9 @@ class Request:
         self.group: Hashable = self if group is None else group
         self.owner = owner
         self.future: Future[Any] = Future()
+        self.submitted = perf_counter()
+        self.has_begun = False
+        """Whether it has taken part in a call of the graph."""
         self.unfinished_rows = 0
         """Decoding rows that have not ended."""
         self.queued = False

@@ -54,6 +54,7 @@ class Scheduler:
         self.prefill_queue = PrefillQueue(runner, split_invariant, chunk)
         self.decode_batch = None if decode_graph is None else DecodeBatch(decode_graph)
         self._metrics = metrics
+        metrics.up.set(1)
         self._on_finished = on_finished
         self._smoke_test = smoke_test
         self._requests: set[Request] = set()
@@ -141,6 +142,7 @@ class Scheduler:
             with suppress(Exception):
                 log().info("the model passes its smoke test again")
         self.failed = failed
+        self._metrics.up.set(not failed)
 
     def _run_task(self, request: Request, result: PrefillResult | None) -> None:
         """Run a task up to its next prefill or decode, or to its end. The caller finishes the request if this fails."""
@@ -160,6 +162,13 @@ class Scheduler:
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         for request in requests:
             self.finish(request, error=error)
+
+    def _measure_wait(self, requests: Sequence[Request], started: float) -> None:
+        """The requests took part in a call of the graph that started then (perf_counter)."""
+        for request in requests:
+            if not request.has_begun:
+                request.has_begun = True
+                self._metrics.queue_wait_seconds.observe(started - request.submitted)
 
     def _note_cancellation(self, future: Future[Any]) -> None:
         if future.cancelled():
@@ -207,6 +216,7 @@ class Scheduler:
                 self._fail(requests, error)
             return []
         requests = batch.requests
+        self._measure_wait(requests, started)
         try:
             outcome = batch.advance(outputs, states)
         except Exception as error:
@@ -223,7 +233,8 @@ class Scheduler:
                 except Exception as error:
                     self.finish(request, error=error)
         self._decode_seconds = perf_counter() - started
-        self._metrics.decode_calls.inc()
+        self._metrics.decode_seconds.inc(self._decode_seconds)
+        self._metrics.decode_rows.observe(len(outcome.steps))
         self._metrics.decode_steps.inc(sum(steps for _, steps in outcome.steps))
         return outcome.steps
 
@@ -245,7 +256,10 @@ class Scheduler:
                 self._fail([prefill.request for prefill in batch], error)
             return []
         rows: int = sum(prefill.rows for prefill in batch)
-        queue.record(rows, (perf_counter() - started) / steps)
+        seconds = perf_counter() - started
+        queue.record(rows, seconds / steps)
+        self._metrics.prefill_seconds.inc(seconds)
+        self._measure_wait([prefill.request for prefill in batch], started)
         done: StepCounts = [(p.request, length * p.rows) for p, length in zip(batch, lengths, strict=True)]
         start = 0
         with atomic([prefill.request for prefill in batch]):
@@ -264,7 +278,7 @@ class Scheduler:
                     self._run_task(prefill.request, prefill.result())
             except Exception as error:
                 self.finish(prefill.request, error=error)
-        self._metrics.prefill_calls.inc()
+        self._metrics.prefill_rows.observe(rows)
         self._metrics.prefill_steps.inc(sum(steps for _, steps in done))
         return done
 

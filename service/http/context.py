@@ -12,6 +12,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from starlette.types import Scope
 
 from service.engine.engine import Engine
 from service.engine.sequence import Task
@@ -39,6 +40,7 @@ class RequestContext:
     memory: HeldMemory
     max_share: float = 1.0
     group: object = field(default_factory=object)
+    scope: Scope = field(default_factory=dict)
 
     spending: Spending | None = None
     """Of the steps of the caller's key; None: the service needs no key."""
@@ -69,6 +71,7 @@ class RequestContext:
             LimitExceededError, StepsPerMinuteError: as `take`, for steps that were not taken before.
             QueueFullError, NotReadyError: as `Engine.submit`.
         """
+        self.scope["carry.model"] = engine.name
         submit = partial(engine.submit, task, steps, self.deadline, self.group, self.caller.owner, self.max_share)
         return submit() if self.spending is None else self.spending.submit(steps, submit)
 
@@ -92,7 +95,7 @@ async def _context(request: Request) -> RequestContext:
         max_share = api_key.limits.queue_share
         spending = request.scope["carry.spending"] = Spending(api_key, app.metrics.keys)
     started = request.scope["carry.started"]
-    return RequestContext(app, caller, started + seconds, memory, max_share, spending=spending)
+    return RequestContext(app, caller, started + seconds, memory, max_share, scope=request.scope, spending=spending)
 
 
 Context = Annotated[RequestContext, Depends(_context)]

@@ -1,11 +1,13 @@
 """GET /health/live, GET /health/ready, GET /version and GET /metrics, for operators and orchestrators."""
 
+import asyncio
 import os
+import platform
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
 from service import DISTRIBUTION
@@ -13,6 +15,7 @@ from service.errors import CarryError, NotReadyError
 from service.http.problems import documented
 from service.http.schemas import Answer
 from service.http.state import App, AppState
+from service.metrics import LoadedModel, Moment
 
 router = APIRouter(tags=["operation"])
 
@@ -91,10 +94,30 @@ async def get_version() -> Version:
 
 
 @router.get(
-    "/metrics", operation_id="get_metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    "/metrics",
+    operation_id="get_metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
 )
-async def get_metrics(app: App) -> Response:
-    """Counters and histograms for Prometheus."""
+async def get_metrics(app: App, accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+    """The metrics of all processes of the machine, in Prometheus' text format, or as OpenMetrics if `Accept` asks for
+    it."""
     with suppress(CarryError):  # the store is down: show its last figures
         await app.sessions.measure()
-    return Response(app.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    # With thousands of series, it takes tens of milliseconds, in which other requests must not wait.
+    content, content_type = await asyncio.to_thread(app.metrics.exposition, _moment(app), accept)
+    return Response(content, headers={"Content-Type": content_type})
+
+
+def _moment(app: AppState) -> Moment:
+    board, manifests = app.board, [(model.manifest, model.precision) for model in app.registry.models]
+    not_ready = board.others_not_ready(app.worker_index) + [reason for reason in [reason_not_ready(app)] if reason]
+    pids = {str(index): pid for index, pid in enumerate(board.pids) if pid} | {str(app.worker_index): os.getpid()}
+    return Moment(
+        models=[LoadedModel(each.name, str(each.version), each.kind, precision) for each, precision in manifests],
+        build={"version": version(DISTRIBUTION), "python": platform.python_version()},
+        processes=board.processes,
+        ready=board.processes - len(not_ready),
+        restarts=board.restarts,
+        pids=pids | ({"supervisor": os.getppid()} if board.processes > 1 else {}),
+    )

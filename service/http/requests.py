@@ -13,7 +13,8 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import UnexpectedError
-from service.http.problems import problem_answer
+from service.http.measuring import Measurement
+from service.http.problems import problem_answer, problem_codes
 from service.metrics import Metrics
 from service.traces import request_trace, server_timing
 
@@ -38,13 +39,13 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, metrics: Metrics, root_path: str = "") -> None:
         self._app = app
         self._root_path = root_path
-        self._metrics = metrics
+        self._metrics = metrics.http
+        self._metrics.expect_problems(problem_codes())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
         request_id = Headers(scope=scope).get("x-request-id", "")
         if not _VALID_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex
@@ -59,6 +60,7 @@ class RequestMiddleware:
         if scope["http_version"] == "1.0":
             send = _unchunked(send)
         status = CLIENT_CLOSED_REQUEST
+        measurement = Measurement(self._metrics, scope, method)
         bytes_in = bytes_out = 0
 
         async def read() -> Message:
@@ -78,6 +80,7 @@ class RequestMiddleware:
                 message = {**message, "body": b""}
             bytes_out += len(message.get("body", b""))
             await send(message)
+            measurement.sent(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id, trace_id=trace_id):
             try:
@@ -90,10 +93,8 @@ class RequestMiddleware:
             finally:
                 if "carry.memory" in scope:
                     scope["carry.memory"].release()
-                seconds = time.perf_counter() - started
-                route = getattr(scope.get("route"), "path", "unmatched")
-                self._metrics.requests.labels(method, route, status).inc()
-                self._metrics.seconds.labels(route).observe(seconds)
+                seconds = measurement.end(status)
+                route = getattr(scope.get("route"), "path", "")
                 structlog.get_logger().log(
                     # Probes and scrapes come every few seconds: keep them out of the log.
                     logging.DEBUG if route in PROBES and status < 500 else logging.INFO,

@@ -19,6 +19,7 @@ from service.http.problems import openai_error, problem_of
 from service.http.state import AppState
 from service.http.streaming import as_carry_error, sse_event
 from service.kind import Model
+from service.metrics import StreamedSteps
 from service.registry import labels
 from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, json_list
 from service.text.decoder import FinishReason, Listener, Row
@@ -135,7 +136,9 @@ class Completion:
         items = sum(len(rows) for rows in self._rows)
         items += self._candidates * sum(len(row.echo) + len(row.tokens) for row in self._all_rows())
         choices = await offload_if_large(items > INLINE_ITEMS, self._choices)
-        return self._head | {"choices": choices, "usage": self._count_usage()}
+        usage = self._usage()
+        self._call.app.metrics.count(self._model.label, usage["prompt_tokens"], usage["completion_tokens"])
+        return self._head | {"choices": choices, "usage": usage}
 
     async def frames(self, request: Request) -> AsyncGenerator[Any, None]:
         """The headers of a stream, once nothing can be refused any more; then its frames."""
@@ -151,15 +154,16 @@ class Completion:
                 for choice in self._opening_choices(len(rows)):
                     yield self._frame(choice)
                 updates = stream_updates(notifier, self._tokenizer, rows, self._candidates, pending)
+                steps = StreamedSteps(self._call.app.metrics, self._model.label)
                 async with aclosing(updates):
                     async for delta in updates:
                         for choice in self._delta_choices(delta, offsets[delta.index]):
                             yield self._frame(choice)
                         offsets[delta.index] += len(delta.text)
+                        steps.count(sum(self._lengths), sum(len(row.tokens) for row in rows))
                 self._raise_failure(pending)
-                usage = self._count_usage()
                 if options is not None and options.include_usage:
-                    yield sse_event(self._head | {"choices": [], "usage": usage})
+                    yield sse_event(self._head | {"choices": [], "usage": self._usage()})
                 yield DONE
             except Exception as error:
                 yield sse_event(openai_error(problem_of(as_carry_error(error), request)))
@@ -248,12 +252,6 @@ class Completion:
         return CompletionUsage(
             prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
         ).model_dump()
-
-    def _count_usage(self) -> dict[str, int]:
-        """The final `CompletionUsage`; adds it to the metrics."""
-        usage = self._usage()
-        self._call.app.metrics.count(self._model.label, usage["prompt_tokens"], usage["completion_tokens"])
-        return usage
 
 
 def _completion_choice(index: int, text: str, logprobs: Any, reason: FinishReason | None) -> dict[str, Any]:

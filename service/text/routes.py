@@ -15,6 +15,7 @@ from service.http.problems import documented, problem_of
 from service.http.replies import Reply, stateful
 from service.http.stateful import ResumedSequence, resume
 from service.http.streaming import EventStream, as_carry_error, sse_event
+from service.metrics import StreamedSteps
 from service.sessions.sessions import ReplayedError
 from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, logprob_dicts
 from service.text.decoder import Listener
@@ -99,13 +100,14 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
     """The headers of a stream, once nothing can be refused any more; then its events. If another process updates the
     session meanwhile, the stream ends with an error: it cannot take back the text that it sent."""
     headers = {"Cache-Control": "no-store"}
-    notifier, metrics = call.app.notifier, call.app.metrics
+    notifier = call.app.notifier
     try:
         async with resume(call, body, TEXT, cached=False) as run:
             prepared = await _prepare_generation(body, run, notifier)
             pending = run.begin(prepared.task, prepared.steps)
             repeatable = body.session_id is not None and body.commit and call.caller.key is not None
             sent, last = bytearray(), b""
+            steps = StreamedSteps(call.app.metrics, run.model.label)
             try:
                 yield headers
                 tokenizer = run.model.manifest.tokenizer
@@ -118,8 +120,8 @@ async def _events(body: GenerateBody, call: RequestContext, request: Request) ->
                             if repeatable:
                                 sent += event
                             yield event
+                        steps.count(prepared.num_read, prepared.num_generated)
                 ending = run.ending(await asyncio.wrap_future(pending))
-                metrics.count(run.model.label, prepared.num_read, prepared.num_generated)
                 last = sse_event(prepared.summary() | ending.fields)
                 await run.commit(ending, bytes(sent + last))
             except Exception as error:

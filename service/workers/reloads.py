@@ -90,6 +90,7 @@ class Reloader:
                     self._board.completed[self._worker_index] = target
                 except Exception:
                     self._failed = target
+                    self._metrics.models.last_reload_successful.set(0)
                     structlog.get_logger().exception("reload failed")
 
     def _report(self, changes: Changes) -> None:
@@ -103,5 +104,8 @@ class Reloader:
         current = self.registry.current
         if not current.models:
             log.warning("no model is loaded", models_dirs=list(map(str, self._settings.models_dirs)))
-        self._metrics.models.labels("loaded").set(len(current.models))
-        self._metrics.models.labels("refused").set(len(current.rejected))
+        metrics = self._metrics.models
+        metrics.count.labels("loaded").set(len(current.models))
+        metrics.count.labels("refused").set(len(current.rejected))
+        metrics.last_reload_successful.set(1)
+        metrics.last_reload_seconds.set(time.time())

@@ -35,7 +35,7 @@ def answered_forecasts(url: str) -> float:
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as page:
         families = text_string_to_metric_families(page.read().decode())
     samples = (sample for family in families for sample in family.samples)
-    return sum(s.value for s in samples if s.name == "carry_requests_total" and s.labels["route"] == "/forecast")
+    return sum(s.value for s in samples if s.name == "carry_http_requests_total" and s.labels["route"] == "/forecast")
 
 
 def test_all_processes_give_the_same_answers_and_metrics_count_all(models: Path, store: str) -> None:

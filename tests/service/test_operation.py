@@ -58,11 +58,11 @@ def test_metrics_count_requests_and_steps(client: TestClient) -> None:
         samples = (sample for family in families for sample in family.samples)
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
-    before = value("carry_steps_predicted_total", model="forecast@1")
-    requests = value("carry_requests_total", route="/forecast", status="200")
+    before = value("carry_steps_predicted_total", model="forecast", version="1")
+    requests = value("carry_http_requests_total", route="/forecast", model="forecast", status="200")
     client.post("/forecast", json={"series": [1, 2, 3], "horizon": 7})
-    assert value("carry_steps_predicted_total", model="forecast@1") == before + 7
-    assert value("carry_requests_total", route="/forecast", status="200") == requests + 1
+    assert value("carry_steps_predicted_total", model="forecast", version="1") == before + 7
+    assert value("carry_http_requests_total", route="/forecast", model="forecast", status="200") == requests + 1
     assert value("carry_models", status="loaded") == 3
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service.metrics import Metrics, Moment
 from service.workers import shared_metrics
 from service.workers.shared_metrics import SharedMetrics
 
@@ -86,10 +86,11 @@ def test_the_newest_value_of_a_gauge_counts() -> None:
     first = Metrics(shared)
     shared.count_here(1)
     second = Metrics(shared)
-    second.models.labels("loaded").set(7)
-    first.models.labels("loaded").set(8)
-    assert shown(first.exposition())["carry_models", frozenset({("status", "loaded")})] == 8
-    assert first.exposition() == second.exposition()
+    second.models.count.labels("loaded").set(7)
+    first.models.count.labels("loaded").set(8)
+    moment = Moment(models=(), build={}, processes=2, ready=2, restarts=0, pids={})
+    assert shown(first.exposition(moment)[0])["carry_models", frozenset({("status", "loaded")})] == 8
+    assert first.exposition(moment) == second.exposition(moment)
 
 
 def test_a_full_region_shares_no_new_metrics_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
