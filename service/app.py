@@ -21,6 +21,7 @@ from service.errors import CarryError
 from service.http import health, models, openapi_document, page, problems, sessions
 from service.http.access import OPEN, AccessMiddleware
 from service.http.bodies import BodyMiddleware
+from service.http.metrics_port import MetricsPortMiddleware
 from service.http.requests import RequestMiddleware
 from service.http.state import AppState
 from service.http.streaming import StreamNotifier
@@ -146,6 +147,8 @@ def create_app(
     app.add_middleware(BodyMiddleware, settings=settings)
     origins = frozenset(settings.cors_origins)
     app.add_middleware(AccessMiddleware, open_paths=OPEN | page_files.keys(), origins=origins)
+    if settings.metrics_port is not None:
+        app.add_middleware(MetricsPortMiddleware, port=settings.metrics_port)
     app.add_middleware(RequestMiddleware, metrics=metrics, root_path=settings.root_path)
     if origins:  # outermost, so that pages can read every answer, and need no key to ask whether they may call
         methods = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")

@@ -28,6 +28,7 @@ CarryError
 ├── StoreUnavailableError    503  the session store does not answer
 ├── CrossOriginError         403  a web page of another origin sent the request
 ├── NotReadyError            503  no model is ready
+├── RouteNotFoundError       404  no such path
 ├── BusyError                503  the bodies or answers in transfer take all the memory for them
 ├── RetryLaterError          429  the service may accept the call later
 │   ├── QueueFullError       429  the queue of the model is full
@@ -116,6 +117,13 @@ class PictureNotFoundError(CarryError):
     """The model has no picture of this name."""
 
     code = "picture_not_found"
+    status = 404
+
+
+class RouteNotFoundError(CarryError):
+    """The service has no such path, or not on this port."""
+
+    code = "route_not_found"
     status = 404
 
 

@@ -4,6 +4,7 @@ the command line that calls it."""
 import asyncio
 import os
 import signal
+import socket
 from contextlib import ExitStack
 from functools import partial
 
@@ -70,16 +71,25 @@ def serve(settings: Settings) -> None:
             sockets = listen(settings.host, settings.port, processes)
         except OSError as error:
             raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        metrics_sockets: list[socket.socket] = []
+        if settings.metrics_port is not None:
+            try:
+                metrics_sockets = listen(settings.host, settings.metrics_port, processes)
+            except OSError as error:
+                address = f"{settings.host}:{settings.metrics_port}"
+                raise StartError(f"cannot listen on {address} (CARRY_METRICS_PORT): {error.strerror}") from error
+            settings = settings.model_copy(update={"metrics_port": metrics_sockets[0].getsockname()[1]})
         failed.pop_all()
     # Clients that connect before the models are loaded wait.
     port = sockets[0].getsockname()[1]
     scheme = "https" if settings.tls_certificate else "http"
     page = {"page": page_address(settings.host, port, scheme)} if settings.page == "on" else {}
-    log.info("listening", host=settings.host, port=port, processes=processes, keys=num_keys, **page)
+    metrics = {} if settings.metrics_port is None else {"metrics_port": settings.metrics_port}
+    log.info("listening", host=settings.host, port=port, processes=processes, keys=num_keys, **metrics, **page)
 
     trials.finish()
     board, shared_metrics = Board(processes), SharedMetrics(processes)
-    run = partial(run_worker, settings, board, shared_metrics, trials)
+    run = partial(run_worker, settings, board, shared_metrics, trials, metrics_sockets)
     if processes == 1:
         board.enter(0, os.getpid())
         run(sockets[0], 0)

@@ -58,6 +58,10 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes any free port, which the log names."""
 
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port for /metrics, /health/live and /health/ready alone, so that no client of the other port sees the metrics. 0
+    takes any free port, which the log names. If not set, /metrics is on the port of all other calls."""
+
     root_path: str = ""
     """Path below which a proxy serves Carry, such as /carry, but not the start of one of Carry's own paths. The proxy
     may cut it off or pass it on."""

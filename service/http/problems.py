@@ -19,6 +19,7 @@ from service.errors import (
     MalformedBodyError,
     QueueFullError,
     RetryLaterError,
+    RouteNotFoundError,
     StepsPerMinuteError,
     UnauthorizedError,
 )
@@ -28,7 +29,7 @@ from service.validation import explain
 
 PROBLEM = "application/problem+json"
 
-_HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
+_HTTP_CODES = {404: RouteNotFoundError.code, 405: "method_not_allowed"}
 
 
 OPENAI = "/v1/"

@@ -144,10 +144,11 @@ def run_worker(
     board: Board,
     shared_metrics: SharedMetrics,
     trials: Trials,
+    metrics_sockets: list[socket.socket],
     listener: socket.socket,
     worker_index: int,
 ) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM. `metrics_sockets`: those of all processes, if the metrics have a port of their own."""
     shared_metrics.count_here(worker_index)
     # Between two calls of the graph, the engine's thread needs the interpreter at once, not after the default 5 ms.
     sys.setswitchinterval(0.0005)
@@ -165,4 +166,17 @@ def run_worker(
     # So would a search among the objects of large requests: app.py searches when none is running.
     gc.set_threshold(*gc.get_threshold()[:2], 2**30)
     server = Server(config, board, worker_index, settings.drain_seconds, settings.shutdown_grace)
-    server.run(sockets=[listener])
+    server.run(sockets=[listener, *_of_this_process(metrics_sockets, worker_index)])
+
+
+def _of_this_process(sockets: list[socket.socket], worker_index: int) -> list[socket.socket]:
+    """The socket of this process. The others are closed: if their processes die, connections must not wait on our
+    copies."""
+    mine = sockets[worker_index % len(sockets)] if sockets else None
+    for other in sockets:
+        if other is not mine:
+            other.close()
+    if mine is None:
+        return []
+    listeners.resume(mine)  # its last process may have stopped it
+    return [mine]

@@ -14,7 +14,7 @@ from tests.docs.blocks import ROOT
 PAGE = ROOT / "docs/operating.md"
 BEGIN, END = "<!-- settings, from service/settings.py: begin -->", "<!-- settings: end -->"
 GROUPS = {
-    "The address and the page": ("host", "port", "page"),
+    "The address and the page": ("host", "port", "metrics_port", "page"),
     "Proxies, browsers and TLS": ("root_path", "trusted_proxies", "cors_", "tls_"),
     "Models and processes": ("models_dir", "default_", "processes", "threads", "precision"),
     "Sessions": ("session_", "max_session", "idempotency_ttl"),

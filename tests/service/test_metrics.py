@@ -181,3 +181,15 @@ def test_a_scrape_is_made_beside_the_event_loop(client: TestClient, monkeypatch:
     client.get("/metrics")
     assert len(threads) == 1
     assert threads[0].startswith("asyncio_")
+
+
+def test_the_metrics_may_have_a_port_of_their_own(models: Path) -> None:
+    settings = Settings(models_dir=models, session_store="memory://", metrics_port=9)
+    with TestClient(create_app(settings)) as outside:
+        inside = TestClient(outside.app, base_url="http://testserver:9")
+        assert [inside.get(path).status_code for path in ("/metrics", "/health/live", "/health/ready")] == [200] * 3
+        assert outside.get("/health/ready").status_code == 200
+        for client, path in [(outside, "/metrics"), (inside, "/models"), (inside, "/")]:
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (404, "route_not_found")
+        assert inside.post("/forecast", json={"series": [1, 2]}).status_code == 404
