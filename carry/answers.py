@@ -86,6 +86,24 @@ class Anomalies:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How well the one-step forecasts of a session met the values that came next; older values count less, half after
+    100 values.
+
+    values: how many were scored since the session began; mase: mean absolute error of the median, divided by the mean
+    absolute change from one value to the next: below 1, it is better than to repeat the last value;
+    scaled_quantile_loss: twice the pinball loss, mean over the model's quantiles, divided likewise; both NaN if the
+    series has not changed for very long. coverage: the share of values inside each central interval, by its level in
+    percent: 50, 80 and 95.
+    """
+
+    values: int
+    mase: float
+    scaled_quantile_loss: float
+    coverage: Mapping[int, float]
+
+
+@dataclass(frozen=True)
 class Window:
     """A window of a backtest: its forecast from the first `cutoff` values, and the actual values, NaN where missing.
     median, actual (N,); quantiles: (N,) by level."""
@@ -204,6 +222,19 @@ def anomalies(body: Mapping[str, Any]) -> Anomalies:
     )
 
 
+def accuracy(body: Mapping[str, Any]) -> Accuracy | None:
+    """The accuracy in the answer of `GET /sessions/{id}`, if it has one."""
+    measured = body.get("accuracy")  # services up to 0.3.0 do not measure it
+    if measured is None:
+        return None
+    return Accuracy(
+        values=measured["values"],
+        mase=_or_nan(measured["mase"]),
+        scaled_quantile_loss=_or_nan(measured["scaled_quantile_loss"]),
+        coverage={int(level): share for level, share in measured["coverage"].items()},
+    )
+
+
 def backtest(body: Mapping[str, Any]) -> Backtest:
     """The answer of `POST /cross_validation`."""
     windows = [
@@ -253,6 +284,10 @@ def prediction(body: Mapping[str, Any]) -> Prediction:
 
 def _level(item: tuple[str, Any]) -> float:
     return float(item[0])
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number
 
 
 def label(body: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from carry import answers
-from carry.answers import Anomalies, Answers, Forecast, Generation, Prediction
+from carry.answers import Accuracy, Anomalies, Answers, Forecast, Generation, Prediction
 from carry.values import is_number, is_plain, is_several, json_series, number_of, python_of
 from service.errors import CarryError, InvalidRequestError
 
@@ -304,6 +304,11 @@ class SessionCalls:
             **_levels({"levels": levels, "quantiles": quantiles}),
         }
         return answers.forecast((yield from self._moved("/forecast", body)))
+
+    def accuracy(self) -> Call[Accuracy | None]:
+        """How accurate the session's forecasts have been; None if no value came yet that it had forecast."""
+        [response] = yield [self._request("GET", f"/sessions/{self.id}", None)]
+        return answers.accuracy(_body(response))
 
     def generate_request(
         self, prompt: str = "", max_length: int = 200, *, stream: bool = False, **options: Any

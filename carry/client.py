@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, Self, Unpack, overload
 
 from carry import calls
-from carry.answers import Anomalies, Forecast, Generation, Prediction
+from carry.answers import Accuracy, Anomalies, Forecast, Generation, Prediction
 from carry.calls import (
     AnomalyOptions,
     BacktestOptions,
@@ -244,6 +244,10 @@ class AsyncSession(SessionFacts):
     ) -> Forecast:
         """As `Session.forecast`."""
         return await self._http.run(self._calls.forecast(horizon, levels=levels, quantiles=quantiles))
+
+    async def accuracy(self) -> Accuracy | None:
+        """As `Session.accuracy`."""
+        return await self._http.run(self._calls.accuracy())
 
     @overload
     async def generate(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from carry import calls
-from carry.answers import Anomalies, Forecast, Generation, Prediction
+from carry.answers import Accuracy, Anomalies, Forecast, Generation, Prediction
 from carry.calls import (
     AnomalyOptions,
     BacktestOptions,
@@ -257,6 +257,15 @@ class Session(SessionFacts):
             CarryError: an option is refused, or the session has read nothing.
         """
         return self._place.run(self._calls.forecast(horizon, levels=levels, quantiles=quantiles))
+
+    def accuracy(self) -> Accuracy | None:
+        """How accurate the session's forecasts have been, one value ahead. None if no value has come yet that it had
+        forecast, and of a text. Scored are the first value of each `observe`, and all values of `anomalies`.
+
+        Raises:
+            CarryError: another caller has changed the session, or it has ended.
+        """
+        return self._place.run(self._calls.accuracy())
 
     @overload
     def generate(

@@ -228,7 +228,7 @@ class LocalPlace:
             case ["sessions"]:
                 return self._create(request)
             case ["sessions", *_]:
-                answer = self._sessions.answer(request, self.model.codec)
+                answer = self._sessions.answer(request, self.model)
             case ["models", *name]:
                 answer = self._describe(*name)
             case [route]:

@@ -19,6 +19,7 @@ from service.errors import (
     VersionMismatchError,
     VersionNotKeptError,
 )
+from service.kind import Model
 from service.manifest import Manifest
 from service.sessions.state import StateCodec, read_header, sign_state, split_signed
 from service.settings import Settings
@@ -108,7 +109,7 @@ class LocalSessions:
         self._sessions[session.id] = session
         return self._fields(session)
 
-    def answer(self, request: Request, codec: StateCodec) -> dict[str, Any]:
+    def answer(self, request: Request, model: Model[Any]) -> dict[str, Any]:
         """Answer a request about one session.
 
         Raises:
@@ -120,7 +121,11 @@ class LocalSessions:
             session = self._find(id, request.headers)
             match request.method, *rest:
                 case ["GET"]:
-                    return self._fields(session) | {"versions": [{"version": version} for version in session.earlier]}
+                    accuracy = model.kind.accuracy(model.manifest, model.codec.decode(session.state))
+                    return self._fields(session) | {
+                        "versions": [{"version": version} for version in session.earlier],
+                        "accuracy": None if accuracy is None else accuracy.model_dump(),
+                    }
                 case ["DELETE"]:
                     del self._sessions[id]
                     return {}
@@ -129,7 +134,7 @@ class LocalSessions:
                 case ["POST", "fork"]:
                     return self.create(session.state)
                 case ["PUT", "state"]:
-                    self._commit(session, self.payload(body["state"], codec))
+                    self._commit(session, self.payload(body["state"], model.codec))
                 case ["POST", "rewind"]:
                     self._commit(session, self._state_at(session, body["version"]))
                 case _:

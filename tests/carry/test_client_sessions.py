@@ -159,6 +159,7 @@ def test_an_asynchronous_session_does_as_a_synchronous_one(service: str, direct:
             await fork.restore(await session.export())
             forecasts = [(await each.forecast(2)).median.tolist() for each in (session, fork, copy)]
             attached = await client.attach(session.id)
+            assert await session.accuracy() == await copy.accuracy()
             await fork.close()
             await copy.close()
             return [*forecasts, attached.version, session.position, session.model, fork.version]

@@ -174,6 +174,7 @@ def test_a_session_is_equal_to_the_bit_in_both_places_after_the_same_calls(
                 case "rewind" if session.version:
                     outcome(session.rewind)
         assert ahead(sessions[0]) == ahead(sessions[1])
+        assert sessions[0].accuracy() == sessions[1].accuracy()
     assert sessions[0].position == sessions[1].position
     for session in sessions:
         session.close()
@@ -226,6 +227,29 @@ def test_a_session_judges_new_values_as_the_whole_series_is_judged(places: Place
         assert verdicts == whole.anomaly[30:]
         with face.session([1.0, 2.0]) as session:
             assert session.anomalies(3.0).level == 99
+
+
+def test_a_session_says_how_accurate_its_forecasts_were(places: Places) -> None:
+    for face in faces(places, "forecast"):
+        with face.session([20.0, 21.0]) as session:
+            assert session.accuracy() is None
+            session.observe(23.0)
+            before = session.accuracy()
+            assert before is not None
+            assert (before.values, [*before.coverage]) == (1, [50, 80, 95])
+            assert before.mase >= 0
+            assert before.scaled_quantile_loss > 0
+            session.anomalies([22.0, 25.0, None])
+            after = session.accuracy()
+            assert after is not None
+            assert after.values == 3
+            with session.fork() as fork, face.session(state=session.export()) as copy:
+                assert fork.accuracy() == copy.accuracy() == after
+            session.rewind()
+            assert session.accuracy() == before
+    for face in faces(places, "text"):
+        with face.session("abc", model="text") as text:
+            assert text.accuracy() is None
 
 
 def test_a_fork_leaves_its_session_as_it_is(places: Places) -> None:

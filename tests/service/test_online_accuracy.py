@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
+from service.app import create_app
 from service.engine.request import Request
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import EMPTY_STATE, SequenceState, Task
 from service.forecast.anomalies import AnomalyRequest, detect_anomalies
 from service.forecast.intervals import Floats
+from service.forecast.kind import FORECAST
 from service.forecast.manifest import ForecastManifest
 from service.forecast.online_accuracy import HALF_LIFE, INTERVALS, NO_SCORES, SIZE, read_accuracy, score
 from service.forecast.task import ACCURACY, ForecastRequest, forecast
+from service.kind import codec_of
+from service.sessions.state import sign_state, verify_state
+from service.settings import Settings
 from tests.builders import forecaster, new_scheduler, open_graphs, run, write_model
 
 LEVELS = (0.05, 0.1, 0.5, 0.9)
@@ -248,3 +255,96 @@ def test_one_more_value_asks_the_graph_for_nothing_more(opened: tuple[ForecastMa
         detect_anomalies(manifest, AnomalyRequest(value, 99.0), start),
     ]
     assert {next(task).output_names for task in tasks} == {("quantiles", "seasons")}
+
+
+STATE_KEY = "a-state-key-of-this-test"
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[TestClient]:
+    chosen = Settings.model_validate({"models_dir": folder.parent.parent, "state_key": STATE_KEY})
+    with TestClient(create_app(chosen)) as opened:
+        yield opened
+
+
+def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    response = client.post(path, json=body)
+    assert response.status_code < 300, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def accuracy(client: TestClient, id: str) -> Any:
+    return client.get(f"/sessions/{id}").json()["accuracy"]
+
+
+def test_a_session_shows_its_accuracy(client: TestClient) -> None:
+    id = post(client, "/sessions", series=[20, 21])["id"]
+    assert accuracy(client, id) is None
+    answer = post(client, "/forecast", session_id=id, series=[], horizon=1, quantiles=[0.1, 0.5, 0.9])
+    low, median, high = (answer["quantiles"][level][0] for level in ("0.1", "0.5", "0.9"))
+    value = high + 100 * (high - low)
+    post(client, "/forecast", session_id=id, series=[value], horizon=1, include_history=True)
+    loss = 2 * (0.1 * (value - low) + 0.5 * (value - median) + 0.9 * (value - high)) / 3
+    assert accuracy(client, id) == {
+        "values": 1,
+        "mase": pytest.approx((value - median) / abs(value - 21)),
+        "scaled_quantile_loss": pytest.approx(loss / abs(value - 21)),
+        "coverage": {"50": 0, "80": 0, "95": 0},
+    }
+    post(client, "/forecast", session_id=id, series=[None], horizon=1)
+    assert accuracy(client, id)["values"] == 1
+    post(client, "/anomalies", session_id=id, series=[22, 23])
+    assert accuracy(client, id)["values"] == 3
+
+
+def test_calls_that_change_nothing_and_refused_calls_score_nothing(client: TestClient) -> None:
+    id = post(client, "/sessions", series=[20, 21])["id"]
+    post(client, "/forecast", session_id=id, series=[22], horizon=1, commit=False)
+    post(client, "/anomalies", session_id=id, series=[22], commit=False)
+    assert client.post("/forecast", json={"session_id": id, "series": [22], "horizon": -1}).status_code == 422
+    assert accuracy(client, id) is None
+
+
+def test_accuracy_goes_with_forks_rewinds_exports_and_imports(client: TestClient) -> None:
+    id = post(client, "/sessions", series=[20, 21])["id"]
+    history = []
+    for value in (23, 20, 26):
+        post(client, "/forecast", session_id=id, series=[value], horizon=1)
+        history.append(accuracy(client, id))
+    assert [each["values"] for each in history] == [1, 2, 3]
+    fork = post(client, f"/sessions/{id}/fork", version=2)["id"]
+    assert accuracy(client, fork) == history[1]
+    state = client.get(f"/sessions/{id}/state").json()["state"]
+    assert accuracy(client, post(client, "/sessions", state=state)["id"]) == history[2]
+    post(client, f"/sessions/{id}/rewind", version=1)
+    assert accuracy(client, id) == history[0]
+    assert client.put(f"/sessions/{id}/state", json={"state": state}).status_code == 200
+    assert accuracy(client, id) == history[2]
+
+
+def test_a_state_of_the_caller_has_its_accuracy(client: TestClient) -> None:
+    state = ""
+    for value in (20, 21, 23):
+        state = post(client, "/forecast", state=state, series=[value], horizon=1)["state"]
+    assert accuracy(client, post(client, "/sessions", state=state)["id"])["values"] == 2
+
+
+def test_a_state_of_an_earlier_release_is_scored_from_its_second_value_on(client: TestClient, folder: Path) -> None:
+    """It has neither an accuracy nor the last value. The first value after it has nothing to be compared with."""
+    manifest, *_ = open_graphs(folder)
+    assert isinstance(manifest, ForecastManifest)
+    codec = codec_of(FORECAST, manifest, manifest.graphs("float32"))
+    state = post(client, "/forecast", state="", series=[20, 21, 19], horizon=1)["state"]
+    after = codec.decode(verify_state(state, STATE_KEY.encode())[0])
+    tensors = {name: array for name, array in after.states.items() if name != ACCURACY}
+    payload = codec.encode(SequenceState(after.position, tensors))
+    assert payload.startswith(b"carry\x01")
+    id = post(client, "/sessions", state=sign_state(payload, STATE_KEY.encode()))["id"]
+    expected = post(client, "/forecast", state=state, series=[22], horizon=3)
+    assert accuracy(client, id) is None
+    answer = post(client, "/forecast", session_id=id, series=[22], horizon=3)
+    assert answer["quantiles"] == expected["quantiles"]
+    assert accuracy(client, id) is None
+    post(client, "/forecast", session_id=id, series=[21], horizon=1)
+    assert accuracy(client, id)["values"] == 1
