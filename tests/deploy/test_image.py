@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import threading
 import tomllib
 from collections.abc import Iterator
+from configparser import ConfigParser
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import requires
@@ -25,6 +27,7 @@ from packaging.utils import canonicalize_name
 from service.settings import Settings, unknown_settings
 from service.workers.supervisor import KILL_AFTER
 from tests.conftest import SHIPPED
+from tests.service.test_proxies import write_certificate
 
 ROOT = SHIPPED.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -178,19 +181,37 @@ def answers() -> Iterator[HTTPServer]:
     server.server_close()
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_the_health_check_succeeds_only_if_the_service_says_that_it_is_ready(answers: HTTPServer) -> None:
-    def ready() -> int:
-        environment = {"CARRY_HOST": "0.0.0.0", "CARRY_PORT": str(answers.server_port), "PATH": os.environ["PATH"]}
-        return subprocess.run(["bash", str(READY)], env=environment, capture_output=True, check=False).returncode
+def ready(server: HTTPServer, **settings: str) -> bool:
+    """Whether the health check succeeds in a container with these settings."""
+    environment = {
+        "CARRY_HOST": "0.0.0.0",
+        "CARRY_PORT": str(server.server_port),
+        "PATH": os.environ["PATH"],
+    } | settings
+    return subprocess.run(["bash", str(READY)], env=environment, capture_output=True, check=False).returncode == 0
 
-    assert ready() == 0
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_health_check_succeeds_only_if_the_service_says_that_it_is_ready(
+    tls: bool, answers: HTTPServer, tmp_path: Path
+) -> None:
+    settings = {}
+    if tls:
+        if shutil.which("openssl") is None:
+            pytest.skip("openssl is not installed")
+        certificate, key = write_certificate(tmp_path, "ready")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        answers.socket = context.wrap_socket(answers.socket, server_side=True)
+        settings = {"CARRY_TLS_CERTIFICATE": str(certificate)}
+    assert ready(answers, **settings)
     assert answers.asked == ["/health/ready"]  # type: ignore[attr-defined]
     answers.status = 503  # type: ignore[attr-defined]
-    assert ready() != 0
+    assert not ready(answers, **settings)
     answers.shutdown()
     answers.server_close()
-    assert ready() != 0
+    assert not ready(answers, **settings)
 
 
 class Loader(yaml.SafeLoader):
@@ -264,7 +285,10 @@ def test_replicas_run_without_those_who_watch_them_but_not_the_other_way_round()
     for name in services.keys() - watching:
         assert not watching & set(services[name].get("depends_on", ())), name
     assert services["replica"]["deploy"]["replicas"] == 2
-    assert "server replica:8000 " in (ROOT / "deploy/nginx.conf").read_text()
+    nginx = (ROOT / "deploy/nginx.conf").read_text()
+    assert "server replica:8000 " in nginx
+    [kept] = re.findall(r"keepalive_timeout (\d+)s;", nginx)
+    assert int(kept) < float(services["replica"]["environment"]["CARRY_DRAIN_SECONDS"])
 
 
 @pytest.mark.parametrize("name", COMPOSE)
@@ -298,3 +322,15 @@ def test_the_scripts_are_bash(script: Path) -> None:
     assert script.read_text().startswith("#!/bin/bash\n")
     checked = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_unit_of_systemd_gives_the_service_time_to_end_and_a_folder_to_write_to() -> None:
+    unit = ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their capitals
+    unit.read(ROOT / "deploy/carry.service")
+    service = unit["Service"]
+    defaults = Settings()
+    assert int(service["TimeoutStopSec"]) > defaults.drain_seconds + defaults.shutdown_grace + KILL_AFTER
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
+    assert service["ExecStart"].endswith("/carry serve")
+    assert service["ExecReload"].startswith("kill -HUP ")

@@ -10,7 +10,7 @@ from service.workers import listeners
 class Unprivileged(socket.socket):
     """A socket of a user who may set no filter."""
 
-    def setsockopt(self, *arguments: object) -> None:  # type: ignore[override]  # socket has three forms of it
+    def setsockopt(self, *arguments: object) -> None:
         """Refuse."""
         raise PermissionError(1, "Operation not permitted")
 
