@@ -286,6 +286,39 @@ class SessionMetrics:
         )
 
 
+class AccuracyMetrics:
+    """The instruments of how well the forecasts of sessions met the values that came next."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.scored = Counter(
+            "carry_session_scored_values",
+            "Values that came to a session and were compared with the forecast that it had made.",
+            MODEL_LABELS,
+            registry=registry,
+        )
+        self.scaled_error = Counter(
+            "carry_session_scaled_error",
+            "Sum of their absolute errors, each divided by the mean absolute change of its session's values.",
+            MODEL_LABELS,
+            registry=registry,
+        )
+        self.inside = Counter(
+            "carry_session_values_inside",
+            "Those of them that were inside the central interval of so many percent.",
+            [*MODEL_LABELS, "interval"],
+            registry=registry,
+        )
+
+    def count(self, model: str, values: int, scaled_error: float, inside: Mapping[int, int]) -> None:
+        """Count the values that a call scored, which its session has stored; `model`: its label. inside: how many were
+        inside each interval."""
+        labels = model_labels(model)
+        self.scored.labels(*labels).inc(values)
+        self.scaled_error.labels(*labels).inc(scaled_error)
+        for interval, number in inside.items():
+            self.inside.labels(*labels, str(interval)).inc(number)
+
+
 # --- API keys ---------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +420,7 @@ class Metrics:
         self.models = ModelMetrics(registry)
         self.memory = MemoryMetrics(registry)
         self.sessions = SessionMetrics(registry)
+        self.accuracy = AccuracyMetrics(registry)
         self.keys = KeyMetrics(registry)
 
     def engine(self, model: str) -> EngineMetrics:

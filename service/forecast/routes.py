@@ -67,4 +67,8 @@ async def post_forecast(
         call.app.metrics.count(run.model.label, request.steps_read, request.horizon)
         answer = await json_fragments(prepared.answer(result), call.deadline)
         ending = run.ending(result.after)
-        return await run.commit(ending, to_json({**answer, **ending.fields}))
+        response = await run.commit(ending, to_json({**answer, **ending.fields}))
+        if run.updates_session and result.scores.values:
+            scores = result.scores
+            call.app.metrics.accuracy.count(run.model.label, scores.values, scores.scaled_error, scores.inside)
+        return response

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import create_app
@@ -348,3 +349,41 @@ def test_a_state_of_an_earlier_release_is_scored_from_its_second_value_on(client
     assert accuracy(client, id) is None
     post(client, "/forecast", session_id=id, series=[21], horizon=1)
     assert accuracy(client, id)["values"] == 1
+
+
+INSIDE = "carry_session_values_inside_total"
+
+
+def counted(client: TestClient) -> dict[tuple[str, str], float]:
+    """The counters of accuracy in /metrics, by name and interval."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    names = ("carry_session_scored_values_total", "carry_session_scaled_error_total", INSIDE)
+    return {
+        (sample.name, sample.labels.get("interval", "")): sample.value
+        for sample in samples
+        if sample.name in names and (sample.labels["model"], sample.labels["version"]) == ("forecast", "1")
+    }
+
+
+def test_metrics_count_each_value_that_a_session_stored_once(folder: Path) -> None:
+    chosen = Settings.model_validate({"models_dir": folder.parent.parent, "state_key": STATE_KEY})
+    with TestClient(create_app(chosen)) as client:
+        id = post(client, "/sessions", series=[20, 21])["id"]
+        post(client, "/forecast", session_id=id, series=[25], horizon=1, commit=False)
+        state = post(client, "/forecast", state="", series=[20, 21], horizon=1)["state"]
+        post(client, "/forecast", state=state, series=[25], horizon=1)
+        assert counted(client) == {}
+        body, key = {"session_id": id, "series": [25], "horizon": 1}, {"Idempotency-Key": "once"}
+        first = client.post("/forecast", json=body, headers=key)
+        again = client.post("/forecast", json=body, headers=key)
+        assert again.json() == first.json()
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert client.post("/forecast", json=body, headers={"If-Match": '"0"'}).status_code == 412
+        after_one, measured = counted(client), accuracy(client, id)
+        assert after_one["carry_session_scored_values_total", ""] == 1
+        assert after_one["carry_session_scaled_error_total", ""] == pytest.approx(measured["mase"])
+        for level, share in measured["coverage"].items():
+            assert after_one[INSIDE, level] == share
+        post(client, "/anomalies", session_id=id, series=[24, None, 22])
+        assert counted(client)["carry_session_scored_values_total", ""] == 3
