@@ -210,6 +210,8 @@ async def _sweep(sessions: Sessions) -> None:
 async def _beat(state: AppState) -> None:
     """Tell the other processes and the supervisor that the event loop runs, and whether this process is ready."""
     while True:
+        for model in state.registry.models:
+            model.engine.look()
         state.board.beat(state.worker_index)
         state.board.report(state.worker_index, health.reason_not_ready(state))
         await asyncio.sleep(BEAT_SECONDS)

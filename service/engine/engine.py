@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 SMOKE_TEST_SECONDS = 0.5
 """How often a model that failed its smoke test gets another."""
+IDLE_TEST_SECONDS = 30.0
+"""A model without requests runs its smoke test this often, so that its health is that of a real step."""
+STUCK_LOOKS = 10
+"""After so many looks (see `Engine.look`) within one step, the model has failed. A step takes tens of milliseconds."""
+DEAD_LOOKS = 60
+"""After so many, the thread counts as dead."""
 MAX_FAILURES = 3
 """How many iterations in a row may fail because of our own code before the thread ends."""
 
@@ -60,6 +66,9 @@ class Engine:
         """None: close."""
         self._unsettled: list[Request] = []
         """Requests that ended in this iteration. How many of their steps ran is known at its end."""
+        self._phase = 0
+        """Grows at the begin and at the end of each step: odd within one."""
+        self._last_phase, self._looks = 0, 0
         self._lock = threading.Lock()
         self._closing = False
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -67,8 +76,8 @@ class Engine:
 
     @property
     def failed(self) -> bool:
-        """Whether the model fails its smoke test, or the thread has ended."""
-        return self.scheduler.failed or not self.thread.is_alive()
+        """Whether the model fails its smoke test, a step of it does not end, or the thread has ended."""
+        return self.scheduler.failed or self._looks >= STUCK_LOOKS or not self.thread.is_alive()
 
     @property
     def seconds_left(self) -> int:
@@ -110,6 +119,17 @@ class Engine:
         self._metrics.waiting.set(self._backlog.total)
         return request.future
 
+    def look(self) -> None:
+        """Look whether a step does not end. Call it once a second, on one thread: looks are counted and not seconds, so
+        that a process that was stopped for a while goes on."""
+        phase = self._phase
+        self._looks = self._looks + 1 if phase % 2 and phase == self._last_phase else 0
+        self._last_phase = phase
+        if self._looks == STUCK_LOOKS:
+            log().error("a step does not end", engine=self.name)
+        elif self._looks == DEAD_LOOKS:
+            self._on_thread_death(f"a step of the engine {self.name} does not end")
+
     def close(self) -> None:
         """Finish all accepted requests, then end the thread."""
         with self._lock:
@@ -138,15 +158,18 @@ class Engine:
     def _loop(self) -> None:
         """Iterate until the engine is closed and idle. After one error of our own, the next iteration just tries again;
         after the next errors it fails all requests; after MAX_FAILURES it gives up."""
-        failures, next_smoke_test, closing = 0, 0.0, False
+        failures, last_step, closing = 0, time.monotonic(), False
         while not closing or self.scheduler.busy:
             try:
                 if not closing:
                     closing = self._receive()
-                if self.scheduler.failed and time.monotonic() >= next_smoke_test:
+                self._phase |= 1
+                seconds = SMOKE_TEST_SECONDS if self.scheduler.failed else IDLE_TEST_SECONDS
+                if time.monotonic() >= last_step + seconds:
                     self.scheduler.run_smoke_test()
-                    next_smoke_test = time.monotonic() + SMOKE_TEST_SECONDS
-                self._step()
+                    last_step = time.monotonic()
+                if self._step() and not self.scheduler.failed:
+                    last_step = time.monotonic()
                 failures = 0
             except Exception as error:
                 failures += 1
@@ -156,22 +179,28 @@ class Engine:
                     log().exception("the engine failed", engine=self.thread.name)
                 if failures > 1:
                     self.scheduler.fail_all(error)
+            finally:
+                self._phase += self._phase & 1
 
     def _receive(self) -> bool:
         """Start all requests in the inbox; if idle, wait for one. Returns whether to close."""
         with suppress(queue.Empty):
             while True:
                 idle = not self.scheduler.busy
-                request = self._inbox.get(block=idle, timeout=SMOKE_TEST_SECONDS if self.scheduler.failed else None)
+                self._phase += self._phase & 1
+                seconds = SMOKE_TEST_SECONDS if self.scheduler.failed else IDLE_TEST_SECONDS
+                request = self._inbox.get(block=idle, timeout=seconds)
                 if request is None:
                     return True
                 try:
+                    self._phase |= 1
                     self.scheduler.add(request)
                 except Exception as error:
                     self.scheduler.finish(request, error=error)
         return False
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Returns whether there was something to do."""
         started = time.perf_counter()
         done: StepCounts = []
         try:
@@ -179,10 +208,11 @@ class Engine:
         finally:
             self._settle(done)
         if not done:
-            return
+            return False
         self._backlog.record(time.perf_counter() - started, sum(steps for _, steps in done))
         self._backlog.complete(done)
         self._metrics.waiting.set(self._backlog.total)
+        return True
 
     def _settle(self, done: StepCounts) -> None:
         for request, steps in done:

@@ -33,7 +33,7 @@ class Version(Answer):
 
 
 class Ready(Answer):
-    """Every process has models, and each passes its smoke test."""
+    """Every process has models, and the last step of each, at most half a minute ago, was good."""
 
     status: Literal["ready"] = "ready"
     models: int
@@ -53,8 +53,9 @@ async def get_ready(
     app: App,
     store: Annotated[bool, Query(description="Answer 503 also while the session store is down.")] = False,
 ) -> Ready:
-    """Whether every process of the machine has loaded its models, and each model passes its smoke test. A failed step
-    starts smoke tests, until one passes."""
+    """Whether every process of the machine has loaded its models, and each model runs: its last step was good, and none
+    hangs. A model without requests runs a smoke test every half minute, and after a failed step twice a second, until
+    one passes. While the service ends, it is not ready."""
     reason = reason_not_ready(app)
     reasons = [f"process {os.getpid()} {reason}"] if reason else []
     reasons += app.board.others_not_ready(app.worker_index)
@@ -76,7 +77,7 @@ def reason_not_ready(app: AppState) -> str:
     if not models:
         return "has no model loaded; see GET /models"
     failed = [model.label for model in models if model.engine.failed]
-    return f"has models that fail their smoke test: {', '.join(failed)}" if failed else ""
+    return f"has models that fail their smoke test, or hang: {', '.join(failed)}" if failed else ""
 
 
 @router.get("/health", include_in_schema=False)

@@ -20,67 +20,46 @@ export function onKeyNeeded(ask) {
 
 /** The key of this tab's session, or null. It is never stored longer than the tab lives. */
 export const savedKey = () => sessionStorage.getItem(KEY);
-
-export function saveKey(key) {
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
-}
+export const saveKey = (key) => sessionStorage.setItem(KEY, key);
 
 async function refusalOf(answer) {
   const problem = await answer.json().catch(() => ({}));
-  const detail = problem.detail || `The service answered ${answer.status} ${answer.statusText}`.trim() + ".";
-  return new Refusal({ ...problem, detail, status: answer.status });
+  return new Refusal({ detail: `The service answered ${answer.status}.`, ...problem, status: answer.status });
 }
 
-async function send(method, path, { body, headers = {}, signal } = {}, isRetry = false) {
+async function send(method, path, body, { headers, signal } = {}, isRetry = false) {
   const key = savedKey();
-  const request = { method, signal, headers: { ...headers }, cache: "no-store" };
-  if (key) request.headers.Authorization = `Bearer ${key}`;
-  if (body !== undefined) {
-    request.headers["Content-Type"] = "application/json";
-    request.body = JSON.stringify(body);
-  }
+  const all = { ...headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  if (body !== undefined) all["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(path.replace(/^\/?/, "./").replace(/^\.\/\.\//, "./"), request);
+    answer = await fetch(`./${path}`, { method, signal, headers: all, cache: "no-store", body: JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refusal({ code: "no_answer", detail: "The service does not answer." });
   }
   if (answer.ok) return answer;
   const refusal = await refusalOf(answer);
-  const isKeyWanted = answer.status === 401 || (answer.status === 403 && refusal.code !== "cross_origin");
-  if (isKeyWanted && askForKey && !isRetry) {
-    // Another call may have asked meanwhile.
-    if (savedKey() !== key || (await askForKey(refusal))) return send(method, path, { body, headers, signal }, true);
-  }
+  if (answer.status !== 401 || !askForKey || isRetry) throw refusal;
+  const isNew = savedKey() !== key; // another call has asked meanwhile
+  if (isNew || (await askForKey(refusal))) return send(method, path, body, { headers, signal }, true);
   throw refusal;
 }
 
-async function parsed(answer) {
-  const text = await answer.text();
-  return { body: text ? JSON.parse(text) : null, headers: answer.headers };
-}
+const parsed = async (answer) => ({ body: answer.status === 204 ? null : await answer.json() });
 
 /** The data of each server-sent event, parsed. `[DONE]` ends the stream; an event `error` is thrown as a Refusal. */
 async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
   try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      buffer += value.replaceAll("\r", "");
-      for (let end; (end = buffer.indexOf("\n\n")) >= 0; buffer = buffer.slice(end + 2)) {
-        const lines = buffer.slice(0, end).split("\n");
-        const field = (name) =>
-          lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trimStart());
-        const data = field("data").join("\n");
-        if (!data) continue;
+    for (let buffer = "", read; !(read = await reader.read()).done; ) {
+      const parts = (buffer + read.value.replaceAll("\r", "")).split("\n\n");
+      buffer = parts.pop();
+      for (const part of parts) {
+        const [data] = /(?<=^data: ?).*/m.exec(part) ?? [];
         if (data === "[DONE]") return;
-        const event = JSON.parse(data);
-        if (field("event")[0] === "error") throw new Refusal(event);
-        yield event;
+        if (/^event: ?error$/m.test(part)) throw new Refusal(JSON.parse(data));
+        if (data) yield JSON.parse(data);
       }
     }
   } finally {
@@ -89,32 +68,38 @@ async function* events(answer) {
 }
 
 export const api = {
-  get: async (path, options) => parsed(await send("GET", path, options)),
-  post: async (path, body, options) => parsed(await send("POST", path, { ...options, body })),
-  put: async (path, body, options) => parsed(await send("PUT", path, { ...options, body })),
-  delete: async (path, options) => parsed(await send("DELETE", path, options)),
-  text: async (path, options) => (await send("GET", path, options)).text(),
+  get: async (path, options) => parsed(await send("GET", path, undefined, options)),
+  post: async (path, body, options) => parsed(await send("POST", path, body, options)),
+  delete: async (path, options) => parsed(await send("DELETE", path, undefined, options)),
+  text: async (path, options) => (await send("GET", path, undefined, options)).text(),
   /** The address of an answer's content, for an image: an <img> itself sends no key. */
   dataUrl: async (path, options) => {
-    const content = await (await send("GET", path, options)).blob();
-    return new Promise((resolve, reject) => {
-      const reader = new FileReader();
-      reader.onload = () => resolve(reader.result);
-      reader.onerror = () => reject(reader.error);
-      reader.readAsDataURL(content);
-    });
+    const reader = new FileReader();
+    const ended = new Promise((...ends) => { [reader.onload, reader.onerror] = ends; });
+    reader.readAsDataURL(await (await send("GET", path, undefined, options)).blob());
+    return ended.then(() => reader.result);
   },
   stream: async function* (path, body, options) {
-    yield* events(await send("POST", path, { ...options, body }));
+    yield* events(await send("POST", path, body, options));
   },
 };
 
-/** How a program elsewhere calls this service: its address, and the key if one is in use, as curl, Python and the
- *  clients in Python write them. The key itself stays here: they read it from the environment. */
+/** How a program elsewhere calls this service: its address, and the key if one is in use, as Python's clients write
+ * them. The key itself stays here: they read it from the environment. */
 export function elsewhere() {
   const url = new URL(".", document.baseURI).href.replace(/\/$/, "");
-  if (!savedKey()) return { url, header: "", load: "", carryKey: "", apiKey: '"any"' };
-  const apiKey = 'os.environ["CARRY_API_KEY"]';
-  const header = ' -H "Authorization: Bearer $CARRY_API_KEY"';
-  return { url, header, load: "import os\n", carryKey: `, api_key=${apiKey}`, apiKey };
+  if (!savedKey()) return { url, load: "", apiKey: '"any"' };
+  return { url, load: "import os\n", apiKey: 'os.environ["CARRY_API_KEY"]' };
+}
+
+/** A request as curl sends it; `data` is its body as a shell writes it. */
+export function curlOf(path, body, data = `'${JSON.stringify(body).replaceAll("'", "'\\''")}'`) {
+  const key = savedKey() ? ' -H "Authorization: Bearer $CARRY_API_KEY"' : "";
+  return `curl -s ${elsewhere().url}/${path}${key} -H 'Content-Type: application/json' -d ${data}`;
+}
+
+/** Lines of Python that use Carry's `client`. */
+export function pythonOf(lines, imports = "") {
+  const { url, load, apiKey } = elsewhere();
+  return `${imports}${load}import carry\n\nclient = carry.Client("${url}"${load && `, api_key=${apiKey}`})\n${lines}`;
 }

@@ -3,51 +3,29 @@
 
 import { FanChart, dateFormat, formatNumber } from "./chart.js";
 import { CsvError, readCsv } from "./csv.js";
-import { ANOMALY_LEVEL, askAnomalies, askForecast, forecastAll, rivalOf } from "./series.js";
-import { callsOf } from "./snippets.js";
-import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useMemo, useRef, useState } from "./ui.js";
+import { ANOMALY_LEVEL, INLINE, askAnomalies, askForecast, bodyOf, callsOf, forecastAll } from "./series.js";
+import { Choice, Elsewhere, Field, Figures, Problem, Slider, percent, plural, save, useAnswer, useTask } from "./ui.js";
+import { html, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 
 const SAMPLES = [
-  { value: "co2", label: "CO₂ over Mauna Loa, monthly" },
-  { value: "requests", label: "A server's requests, hourly (invented)" },
-  { value: "demand", label: "A shop's demand, daily (invented)" },
-  { value: "own", label: "Your own" },
+  ["co2", "CO₂ over Mauna Loa, monthly"], ["requests", "A server's requests, hourly (invented)"],
+  ["demand", "A shop's demand, daily (invented)"], ["own", "Your own"],
 ];
+const EXAMPLE = "date,sales\n2026-01-01,112\n2026-01-02,118";
 const UNITS = {
   Y: "year", Q: "quarter", M: "month", W: "week", D: "day", B: "weekday", H: "hour", min: "minute", S: "second",
 };
 const HORIZONS = { Y: 6, Q: 8, M: 24, W: 26, D: 28, B: 20, H: 48 };
-const MAX_HORIZON = 200;
 const SHOWN_TEXT = 200000; // characters; a longer text is read, but not written into the field
-const DEBOUNCE_MS = 150;
 const SHOWN_NOTES = 6;
 const NONE = [];
 
-const unitOf = (series) => UNITS[series.freq] ?? "value";
-const plural = (count, unit) => `${count} ${unit}${count === 1 ? "" : "s"}`;
-const counted = (count) => count.toLocaleString("en");
-const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
-const secondsOf = (timestamp) => Date.parse(timestamp.length > 10 ? `${timestamp}Z` : timestamp) / 1000;
+const unitOf = (series) => UNITS[series?.freq] ?? "value";
+const rounded = (value) => formatNumber(Number(value.toPrecision(5)));
 
-/** Writes numbers to a thousandth of the range of these. */
-function roundFor(values) {
-  const [low, high] = values.reduce(([least, most], value) =>
-    (value === null ? [least, most] : [Math.min(least, value), Math.max(most, value)]), [Infinity, -Infinity]);
-  const digits = high > low ? Math.max(0, 3 - Math.floor(Math.log10(high - low))) : 9;
-  return (value) => formatNumber(digits > 9 ? value : Number(value.toFixed(digits)));
-}
-
-function save(name, content, type) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([content], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-/** The text as series, or the error that says why not. */
+/** The text as {series, notes}, or the error that says why not. */
 function read(text) {
-  if (text === null) return {};
+  if (!text.trim()) return {};
   try {
     return readCsv(text);
   } catch (error) {
@@ -56,94 +34,34 @@ function read(text) {
   }
 }
 
-/** What a delayed call answers for `inputs`: {answer, error, busy}. New inputs abort the call before. */
-function useAnswer(call, inputs) {
-  const [state, setState] = useState({ answer: null, error: null, busy: false });
-  useEffect(() => {
-    if (!call) return setState({ answer: null, error: null, busy: false });
-    const abort = new AbortController();
-    setState((last) => ({ ...last, busy: true }));
-    const timer = setTimeout(async () => {
-      try {
-        const answer = await call(abort.signal);
-        if (!abort.signal.aborted) setState({ answer, error: null, busy: false });
-      } catch (error) {
-        if (!abort.signal.aborted) setState({ answer: null, error, busy: false });
-      }
-    }, DEBOUNCE_MS);
-    return () => {
-      clearTimeout(timer);
-      abort.abort();
-    };
-  }, inputs);
-  return state;
-}
-
-/** Whether there is no room beside the controls: then the forecast comes first. */
-function useNarrow() {
-  const query = useMemo(() => matchMedia("(max-width: 900px)"), []);
-  const [narrow, setNarrow] = useState(query.matches);
-  useEffect(() => {
-    const follow = () => setNarrow(query.matches);
-    query.addEventListener("change", follow);
-    return () => query.removeEventListener("change", follow);
-  }, []);
-  return narrow;
-}
-
-/** The times of a result, of its history and ahead; and how to write one. */
-function timesOf({ series, cutoff, median, timestamps }) {
-  const { timestamps: past } = series;
-  if (!past) {
-    const count = (list, from) => list.map((_, i) => from + i + 1);
-    return { past: count(series.values, 0), ahead: count(median, cutoff), write: String };
-  }
-  const step = past.length > 1 ? past.at(-1) - past.at(-2) : 1;
-  return { past, ahead: timestamps.map(secondsOf), write: dateFormat(step) };
-}
-
-/** A series without a forecast, as a result. */
-function historyOf(series) {
-  return { series, cutoff: series.values.length, median: NONE, timestamps: NONE, bands: NONE, actual: null };
-}
-
-function chartOf(result, rival, anomalies, narrow) {
-  const { series, cutoff, median, bands, actual } = result;
-  const { past, ahead } = timesOf(result);
+/** What is drawn of a result; without one, of the series alone. `times` are those ahead, `write` writes a time. */
+function chartOf(series, result, anomalies) {
+  const { cutoff = series.values.length, median = NONE, bands = NONE, actual, rival, timestamps } = result ?? {};
+  const values = series.values.slice(0, cutoff);
+  const isTime = series.timestamps !== null;
+  const past = (series.timestamps ?? series.values.map((_, i) => i + 1)).slice(0, cutoff);
+  const seconds = (text) => Date.parse(text.length > 10 ? `${text}Z` : text) / 1000;
+  const ahead = median.map((_, i) => (isTime ? seconds(timestamps[i]) : cutoff + i + 1));
   return {
-    time: series.timestamps !== null,
-    history: { x: past.slice(0, cutoff), y: series.values.slice(0, cutoff) },
-    forecast: median.length ? { x: ahead, median, bands } : null,
-    truth: actual && { x: ahead, y: actual },
-    naive: rival && { x: ahead, y: rival.forecast },
+    isTime, past, ahead, values, median, bands, naive: rival?.forecast, truthName: "True value",
+    truth: actual && [...Array(cutoff - 1).fill(null), values.at(-1), ...actual],
     anomalies: anomalies.filter((index) => index < cutoff),
-    recent: narrow ? Math.max(3 * median.length, 60) : Math.max(8 * median.length, 150),
+    write: isTime ? dateFormat(past.length > 1 ? past.at(-1) - past.at(-2) : 1) : String,
   };
 }
 
-function seasonText({ seasons, series }) {
-  if (!seasons) return "Not used";
-  if (seasons[0] > 1) return `${seasons.join(" and ")} ${unitOf(series)}s`;
-  return seasons.length > 1 ? `None, or ${seasons[1]} ${unitOf(series)}s` : "None";
-}
-
-const figure = (name, value) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
-
-function Summary({ result, anomalies }) {
-  const { series, cutoff, median, bands, options } = result;
-  const { ahead, write } = timesOf(result);
-  const [{ lower, upper }] = bands;
+function Summary({ result: { series, cutoff, median, bands, options, seasons }, anomalies, chart: { ahead, write } }) {
+  const unit = unitOf(series);
   const last = median.length - 1;
-  const round = roundFor(series.values);
-  const among = anomalies?.from ? `, in the newest ${counted(cutoff - anomalies.from)}` : "";
-  return html`<p role="status">The next ${plural(last + 1, unitOf(series))}. For ${series.timestamps ? "" : "value "}
-      ${write(ahead[last])} Carry expects ${round(median[last])}, and with ${options.level} % probability between
-      ${" "}${round(lower[last])} and ${round(upper[last])}.</p>
-    <dl class="figures">
-      ${figure("Values read", counted(cutoff))}
-      ${figure("Season that weighed most", seasonText(result))}
-      ${anomalies && figure(`Anomalies, outside of ${ANOMALY_LEVEL} %${among}`, anomalies.found.length)}
-    </dl>`;
+  const [{ lower, upper }] = bands;
+  const among = anomalies?.from ? `, in the newest ${(cutoff - anomalies.from).toLocaleString("en")}` : "";
+  const season = !seasons ? "Not used" : seasons[0] > 1 ? `${seasons.join(" and ")} ${unit}s`
+    : seasons.length > 1 ? `None, or ${seasons[1]} ${unit}s` : "None";
+  return html`<p role="status">The next ${plural(last + 1, unit)}. For ${series.timestamps ? "" : "value "}
+      ${write(ahead[last])} Carry expects ${rounded(median[last])}, and with ${options.level} % probability between
+      ${" "}${rounded(lower[last])} and ${rounded(upper[last])}.</p>
+    <${Figures} of=${[["Values read", cutoff.toLocaleString("en")], ["Season that weighed most", season],
+      ...(anomalies ? [[`Anomalies, outside of ${ANOMALY_LEVEL} %${among}`, anomalies.found.length]] : [])]} />`;
 }
 
 /** Which of two MASE is better, in words; `repeated` is what the seasonal naive forecast repeats. */
@@ -156,201 +74,137 @@ function verdictOf(ours, theirs, repeated) {
 }
 
 /** How good the forecast of the held-out values was, beside the naive one. */
-function HoldOut({ result: { metrics, options, median, series }, rival }) {
+function HoldOut({ result: { metrics, options, median, series, rival } }) {
   const unit = unitOf(series);
-  const [ours, theirs] = [metrics.mase, rival.mase];
   const unseen = median.length > 1 ? plural(median.length, unit) : unit;
   const repeated = rival.season > 1 ? `the last ${plural(rival.season, unit)}` : "the last value";
   const mase = (value) => (value === null ? "–" : value.toFixed(2));
-  return html`<p role="status">Carry did not see the last ${unseen}. ${verdictOf(ours, theirs, repeated)}</p>
-    <dl class="figures">
-      ${figure("MASE of Carry", mase(ours))}
-      ${figure("MASE of the seasonal naive", mase(theirs))}
-      ${figure(`True values in the ${options.level} % interval`, percent(metrics.coverage[String(options.level)]))}
-      ${figure("In the interval of the naive", percent(rival.coverage))}
-    </dl>
+  return html`<p role="status">Carry did not see the last ${unseen}. ${
+      verdictOf(metrics.mase, rival.mase, repeated)}</p>
+    <${Figures} of=${[["MASE of Carry", mase(metrics.mase)], ["MASE of the seasonal naive", mase(rival.mase)],
+      [`True values in the ${options.level} % interval`, percent(metrics.coverage[options.level])],
+      ["In the interval of the naive", percent(rival.coverage)]]} />
     <p class="hint">MASE: the mean error, over the mean change from one season to the next; 0 is perfect.</p>`;
 }
 
-function Values({ result, rival }) {
-  const { median, bands, actual, options } = result;
-  const { ahead, write } = timesOf(result);
-  const [{ lower, upper }] = bands;
+function Values({ result: { median, bands: [{ lower, upper }], actual, rival, options }, chart: { ahead, write } }) {
   const columns = [["Median", median], [`${options.level} % from`, lower], ["to", upper],
     ...(actual ? [["True value", actual], ["Seasonal naive", rival.forecast]] : [])];
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of the forecast"
-    style=${{ maxHeight: "420px", overflowY: "auto" }}><table>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of the forecast"><table>
     <thead><tr><th>Time</th>${columns.map(([name]) => html`<th class="number">${name}</th>`)}</tr></thead>
     <tbody>${ahead.map((time, i) => html`<tr key=${i}><th scope="row">${write(time)}</th>
       ${columns.map(([, numbers]) => html`<td class="number">${formatNumber(numbers[i])}</td>`)}</tr>`)}</tbody>
   </table></div>`;
 }
 
-function Check({ label, checked, onChange }) {
-  return html`<label class="row" style=${{ flexWrap: "nowrap" }}>
-    <input type="checkbox" checked=${checked} onChange=${(event) => onChange(event.target.checked)} />
-    ${" "}${label}</label>`;
-}
+const Check = ({ label, checked, onChange }) => html`<label class="check"><input type="checkbox" checked=${checked}
+  onChange=${(event) => onChange(event.target.checked)} />${" "}${label}</label>`;
 
-function Notes({ notes, ignored }) {
-  const lines = [...notes, ...ignored.map((line) => `Left out: ${line}`)];
-  if (!lines.length) return null;
-  return html`<ul class="hint" aria-label="How the text was read">
-    ${lines.slice(0, SHOWN_NOTES).map((line) => html`<li>${line}</li>`)}
-    ${lines.length > SHOWN_NOTES && html`<li>And ${lines.length - SHOWN_NOTES} more.</li>`}
-  </ul>`;
+const List = ({ label, lines = NONE }) => lines.length > 0 && html`<ul class="hint" aria-label=${label}>
+  ${lines.slice(0, SHOWN_NOTES).map((line) => html`<li>${line}</li>`)}
+  ${lines.length > SHOWN_NOTES && html`<li>And ${lines.length - SHOWN_NOTES} more.</li>`}</ul>`;
+
+/** What the series are read from: a sample, a text, a file; and which one is shown. */
+function Source({ source: { sample, text, name }, table, at, setAt, onSample, onText, onFile, error }) {
+  const file = useRef();
+  return html`<section class="card stack" aria-label="Series to forecast">
+    <h2>What comes next?</h2>
+    <${Choice} label="Data" value=${sample} options=${SAMPLES} onChange=${onSample} />
+    <${Field} label="CSV" tag="textarea" class="mono" rows="5" spellcheck=${false}
+      placeholder=${name ? `${name} is read. Paste here to replace it.` : EXAMPLE}
+      value=${text.length > SHOWN_TEXT ? "" : text} onInput=${(event) => onText(event.target.value)}
+      hint=${html`Paste, edit or drop it: one series a column, or a column that names the series. The
+        ${" "}command <code>carry forecast</code> reads Excel and harder tables.`} />
+    <div><button type="button" class="small" onClick=${() => file.current.click()}>Choose a file</button></div>
+    <input type="file" ref=${file} accept=".csv,.tsv,.txt" hidden aria-label="CSV file"
+      onChange=${(event) => onFile(event.target.files[0])} />
+    <${Problem} error=${error ?? table.error} />
+    <${List} label="How the text was read" lines=${table.notes} />
+    ${table.series?.length > 1 && html`<${Choice} label="Show" value=${at} onChange=${(value) => setAt(Number(value))}
+      options=${table.series.map(({ id }, i) => [i, id])} />`}
+  </section>`;
 }
 
 export function Tab({ api, active }) {
-  const [started, setStarted] = useState(false); // nothing is asked before the tab was seen
-  const [sample, setSample] = useState("co2");
-  const [source, setSource] = useState({ text: null, name: "" });
+  const started = useRef(false); // nothing is asked before the tab was seen
+  started.current ||= active;
+  const [source, setSource] = useState({ sample: "co2", text: "" });
   const [at, setAt] = useState(0);
-  const [newest, setNewest] = useState(Infinity);
   const [options, setOptions] = useState({ horizon: 24, level: 95, holdOut: false });
   const [marks, setMarks] = useState(true);
-  const [loading, setLoading] = useState(null);
-  const [out, setOut] = useState({});
-  const narrow = useNarrow();
-  const file = useRef(null);
-
-  const table = useMemo(() => read(source.text), [source]);
-  const whole = table.series?.[at] ?? null;
-  const series = useMemo(() => whole && {
-    ...whole, values: whole.values.slice(-newest), timestamps: whole.timestamps?.slice(-newest) ?? null,
-  }, [whole, newest]);
+  const [saving, runSaving] = useTask();
   const set = (change) => setOptions((last) => ({ ...last, ...change }));
 
-  const take = (text, name) => {
-    setSource({ text, name });
+  const take = (text, sample = "own", name = "") => {
+    setSource({ sample, text, name });
     setAt(0);
-    setNewest(Infinity);
-    setOut({});
     const first = read(text).series?.[0];
     if (first) set({ horizon: Math.max(1, Math.min(HORIZONS[first.freq] ?? 24, Math.floor(first.values.length / 3))) });
   };
+  const { sample } = source;
+  const isOwn = sample === "own";
+  const loaded = useAnswer(started.current && !isOwn && (() => api.text(`page/samples/${sample}.csv`)),
+    [sample, started.current]);
   useEffect(() => {
-    if (active) setStarted(true);
-  }, [active]);
-  useEffect(() => {
-    if (!started || sample === "own") return;
-    api.text(`page/samples/${sample}.csv`).then((text) => take(text, sample), setLoading);
-  }, [sample, started]);
-  const drop = async (file) => {
-    if (!file) return;
-    setSample("own");
-    take(await file.text(), file.name);
+    if (loaded.answer) take(loaded.answer, sample);
+  }, [loaded.answer]);
+  const onSample = (value) => {
+    if (value === "own") take("");
+    else if (value !== sample) setSource({ sample: value, text: "" });
   };
+  const onFile = async (file) => file && take(await file.text(), "own", file.name);
 
-  const tooShort = series && options.holdOut && series.values.length <= options.horizon;
+  const table = useMemo(() => read(source.text), [source.text]);
+  const series = table.series?.[at];
   const { answer, error, busy } = useAnswer(
-    series && !tooShort && ((signal) => askForecast(api, series, options, signal)), [series, options],
-  );
+    series && ((signal) => askForecast(api, series, options, signal)), [series, options], 150);
   const result = answer?.series === series ? answer : null;
-  const judged = useAnswer(
-    result && marks && ((signal) => askAnomalies(api, series, signal)), [result?.series, marks],
-  );
+  const judged = useAnswer(result && marks && ((signal) => askAnomalies(api, series, signal)), [result?.series, marks]);
   const anomalies = marks && judged.answer?.series === series ? judged.answer : null;
-  const rival = useMemo(() => result && rivalOf(result), [result]);
-  const chart = useMemo(
-    () => series && chartOf(result ?? historyOf(series), rival, anomalies?.found ?? NONE, narrow),
-    [series, result, rival, anomalies, narrow],
-  );
-  const refused = (field) => (error?.errors?.[0]?.path.startsWith(`$.${field}`) ? error : null);
-  const elsewhere = error && !refused("horizon") && !refused("levels") && !refused("series") ? error : null;
-  const calls = useMemo(() => result && callsOf(result.series, result.options), [result]);
-
-  const saveAll = async () => {
-    setOut({ text: "Forecasting …" });
-    try {
-      const { csv, count, failed } = await forecastAll(api, table.series, options);
-      if (count) save("forecast.csv", csv, "text/csv");
-      setOut({ text: `${count} of ${table.series.length} series are in the file.`, failed });
-    } catch (problem) {
-      setOut({ error: problem });
-    }
-  };
-  const fewer = series && 10 ** Math.floor(Math.log10(series.values.length - 1));
-
-  const drawn = series && `${series.id}: history and forecast. The table below has the numbers.`;
-  const example = "date,sales\n2026-01-01,112\n2026-01-02,118";
-  const blank = source.name ? `${source.name} is read. Paste here to replace it.` : example;
-  const choose = (value) => {
-    setSample(value);
-    if (value === "own") take("", "");
-  };
-  const type = (event) => {
-    setSample("own");
-    take(event.target.value, "pasted text");
-  };
-  const controls = html`<div key="controls" class="stack">
-      <section class="card stack" aria-label="Series to forecast">
-        <h2>What comes next?</h2>
-        <${Choice} label="Data" value=${sample} options=${SAMPLES} onChange=${choose} />
-        <${Field} label="CSV" hint=${html`Paste, edit or drop it: one series a column, or a column that
-          ${" "}names the series. The command <code>carry forecast</code> reads Excel and harder tables.`}>
-          <textarea class="mono" rows="5" spellcheck=${false} placeholder=${blank} onInput=${type}
-            value=${source.text?.length > SHOWN_TEXT ? "" : source.text ?? ""}></textarea>
-        <//>
-        <div class="row">
-          <button type="button" class="small" onClick=${() => file.current.click()}>Choose a file</button>
-          <input type="file" ref=${file} accept=".csv,.tsv,.txt" hidden aria-label="CSV file"
-            onChange=${(event) => drop(event.target.files[0])} />
-        </div>
-        ${source.text?.trim() && html`<${Problem} error=${table.error} />`}
-        <${Problem} error=${loading ?? refused("series")} />
-        ${refused("series")?.code === "limit_exceeded" && html`<button type="button" onClick=${() => setNewest(fewer)}>
-          Forecast from the newest ${counted(fewer)} values</button>`}
-        ${table.series && html`<${Notes} ...${table} />`}
-        ${table.series?.length > 1 && html`<${Choice} label="Show" value=${at}
-          onChange=${(value) => setAt(Number(value))}
-          options=${table.series.map(({ id }, i) => ({ value: i, label: id }))} />`}
-      </section>
+  const chart = useMemo(() => series && chartOf(series, result, anomalies?.found ?? NONE), [series, result, anomalies]);
+  const saveAll = () => runSaving(async () => {
+    const { csv, ...rest } = await forecastAll(api, table.series, options);
+    if (rest.count) save("forecast.csv", csv);
+    return rest;
+  });
+  const label = series && `${series.id}: history and forecast. The table below has the numbers.`;
+  const recent = Math.max((innerWidth < 900 ? 3 : 8) * (result?.median.length ?? 0), innerWidth < 900 ? 60 : 150);
+  return html`<div class="split" onDragOver=${(event) => event.preventDefault()}
+      onDrop=${(event) => { event.preventDefault(); onFile(event.dataTransfer.files[0]); }}>
+    <div class="stack">
+      <${Source} ...${{ source, table, at, setAt, onSample, onText: take, onFile, error: loaded.error }} />
       <section class="card stack" aria-label="Forecast settings">
-        <${Slider} label="Horizon" value=${options.horizon} min=${1} max=${MAX_HORIZON}
-          format=${(value) => plural(value, series ? unitOf(series) : "value")}
-          onInput=${(horizon) => set({ horizon })} />
-        <${Problem} error=${refused("horizon")} />
+        <${Slider} label="Horizon" value=${options.horizon} min=${1} max=${200}
+          format=${(value) => plural(value, unitOf(series))} onInput=${(horizon) => set({ horizon })} />
         <${Slider} label="Outermost interval" value=${options.level} min=${50} max=${99}
           format=${(value) => `${value} %`} onInput=${(level) => set({ level })} />
-        <${Problem} error=${refused("levels")} />
         <${Check} label="Hold out the last ${options.horizon} and compare" checked=${options.holdOut}
           onChange=${(holdOut) => set({ holdOut })} />
-        ${tooShort && html`<p role="alert" class="problem">To hold out ${plural(options.horizon, "value")}, the series
-          ${" "}needs at least ${options.horizon + 1}; it has ${series.values.length}.</p>`}
         <${Check} label="Mark anomalies" checked=${marks} onChange=${setMarks} />
       </section>
-    </div>`;
-  const outcome = html`<div key="outcome" class="stack" aria-busy=${busy}>
+    </div>
+    <div class="stack first" aria-busy=${busy}>
       <section class="card stack result" aria-label="Result">
         <h2>${series?.id ?? "No series yet"}</h2>
         <div class="stack words">
-          <${Problem} error=${elsewhere} />
-          <${Problem} error=${judged.error} />
+          <${Problem} error=${error ?? judged.error} />
           ${busy && !result && html`<p role="status">Forecasting …</p>`}
-          ${result && (rival ? html`<${HoldOut} result=${result} rival=${rival} />`
-            : html`<${Summary} result=${result} anomalies=${anomalies} />`)}
+          ${result && html`<${result.rival ? HoldOut : Summary} ...${{ result, anomalies, chart }} />`}
         </div>
-        ${chart && html`<${FanChart} ...${chart} label=${drawn} />`}
+        ${chart && html`<${FanChart} data=${chart} recent=${recent} label=${label} />`}
       </section>
       ${result && html`<section class="card stack" aria-label="Take away">
-        <details><summary>Table</summary><${Values} result=${result} rival=${rival} /></details>
-        <details><summary>The same as curl, Python, nixtla</summary><div class="stack">
-          ${calls.file && html`<div><button type="button"
-            onClick=${() => save("request.json", calls.file, "application/json")}>Save request.json</button></div>`}
-          ${["curl", "Python", "nixtla"].map((name) => html`<${CopyBlock} key=${name} label=${name}
-            text=${calls[name]} />`)}
-        </div></details>
+        <details><summary>Table</summary><${Values} ...${{ result, chart }} /></details>
+        <${Elsewhere} title="The same as curl, Python, nixtla" calls=${() => callsOf(series, result.options)}>
+          ${series.values.length > INLINE && html`<div><button type="button" onClick=${() =>
+            save("request.json", JSON.stringify(bodyOf(series, result.options)))}>Save request.json</button></div>`}<//>
         <div class="row"><button type="button" onClick=${saveAll}>
           Save ${table.series.length > 1 ? `all ${table.series.length} forecasts` : "the forecast"} as CSV</button>
-          <span role="status">${out.text}</span></div>
-        <${Problem} error=${out.error} />
-        ${out.failed?.length > 0 && html`<ul aria-label="Series without a forecast">
-          ${out.failed.map((line) => html`<li>${line}</li>`)}</ul>`}
+          <span role="status">${saving.busy ? "Forecasting …"
+            : saving.answer && `${saving.answer.count} of ${table.series.length} series are in the file.`}</span></div>
+        <${Problem} error=${saving.error} />
+        <${List} label="Series without a forecast" lines=${saving.answer?.failed} />
       </section>`}
-    </div>`;
-  return html`<div class="split" onDragOver=${(event) => event.preventDefault()}
-      onDrop=${(event) => { event.preventDefault(); drop(event.dataTransfer.files[0]); }}>
-    ${narrow ? [outcome, controls] : [controls, outcome]}
+    </div>
   </div>`;
 }

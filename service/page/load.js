@@ -1,12 +1,17 @@
 // The tab "Load": the service's own figures of the last fifteen minutes, from its metrics (Prometheus' text format).
 
-import { html, Problem, useEffect, useRef, useState } from "./ui.js";
-import uPlot from "./vendor/uplot.js";
+import { axis, colour, usePlot } from "./chart.js";
+import { Problem } from "./ui.js";
+import { html, useEffect, useState } from "./vendor/preact.js";
 
 const POLL = 5; // seconds
 const KEPT = 15 * 60; // seconds of the charts
 const SMOOTHED = 30; // seconds that a rate, a latency or a batch is the mean of
 const OWN = /^\/(health.*|metrics|ping|version|openapi\.json|docs|redoc|page\/.*|)$/; // probes, and the page itself
+const ABSENT = {
+  403: "This key may not read the metrics: it has not the scope “metrics”.",
+  404: "The service shows its metrics on a port of their own (CARRY_METRICS_PORT), which this page cannot read.",
+};
 
 /** Samples, each {name, labels, key, value}; `key` is the name with the labels. */
 export function parseMetrics(text) {
@@ -39,23 +44,26 @@ const since = (samples, earlier) =>
 
 /** The figures of one moment, from the samples and those of `seconds` before. */
 function point(at, samples, earlier, seconds) {
-  const named = (name, from = samples) => from.filter((each) => each.name === name && !OWN.test(each.labels.route));
   const recent = earlier ? since(samples, earlier) : [];
-  const rate = (name) => (earlier ? sum(named(name, recent)) / seconds : null);
-  const phase = (name, phase) => sum(named(name, recent).filter(({ labels }) => labels.phase === phase));
-  const batch = (name) => phase("carry_engine_steps_total", name) / phase("carry_engine_calls_total", name) || null;
-  const latency = named("carry_request_seconds_bucket", recent);
+  const named = (name, labels = {}, from = recent) => from.filter((each) => each.name === name
+    && !OWN.test(each.labels.route) && Object.entries(labels).every(([label, value]) => each.labels[label] === value));
+  const rate = (samples) => (earlier ? sum(samples) / seconds : null);
+  const requests = named("carry_http_requests_total");
+  const latency = named("carry_http_request_duration_seconds_bucket");
+  const [read, decoded] = ["prefill", "decode"].map((phase) => named("carry_engine_steps_total", { phase }));
+  const [reads, decodes] = ["prefill", "decode"].map((phase) => named("carry_engine_batch_rows_count", { phase }));
   return {
     at,
-    requests: rate("carry_requests_total"),
+    requests: rate(requests.filter(({ labels }) => labels.status < 400)),
+    refused: rate(requests.filter(({ labels }) => labels.status >= 400)),
     p50: quantile(latency, 0.5),
     p95: quantile(latency, 0.95),
-    waiting: sum(named("carry_engine_waiting_steps")),
-    read: rate("carry_steps_read_total"),
-    predicted: rate("carry_steps_predicted_total"),
-    reading: batch("read"),
-    decoding: batch("decode"),
-    sessions: sum(named("carry_sessions")),
+    waiting: sum(named("carry_engine_waiting_steps", {}, samples)),
+    read: rate(read),
+    predicted: rate([...decoded, ...named("carry_forecast_values_total")]),
+    reading: sum(read) / sum(reads) || null,
+    decoding: sum(decoded) / sum(decodes) || null,
+    sessions: sum(named("carry_sessions", {}, samples)),
   };
 }
 
@@ -65,111 +73,70 @@ const inUnit = (value) => (value < 1 ? `${count(1000 * value)} ms` : `${count(va
 const time = (value) => (value === null ? "–" : inUnit(value));
 
 const CHARTS = [
-  { title: "Requests a second", lines: { requests: "" }, format: count },
+  { title: "Requests a second", lines: { requests: "answered", refused: "refused or failed" }, format: count },
   { title: "Latency", lines: { p50: "half within", p95: "95 % within" }, format: time },
-  { title: "Waiting steps", lines: { waiting: "" }, format: count },
+  { title: "Waiting steps", lines: { waiting: "queued for the models" }, format: count },
   { title: "Steps a second", lines: { read: "read", predicted: "predicted" }, format: count },
   { title: "Batch: steps in one call of a model", lines: { reading: "reading", decoding: "decoding" }, format: count },
   { title: "Sessions", lines: { sessions: "in the store" }, format: count },
 ];
 const COLOURS = ["--chart-median", "--chart-naive"];
-const colour = (name) => () => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const HEIGHT = 130;
 
 /** Lines over the last fifteen minutes, with the newest figures in words above. */
 function Chart({ title, lines, format, points }) {
-  const box = useRef();
-  const plot = useRef();
   const names = Object.keys(lines);
   const columns = [points.map(({ at }) => at), ...names.map((name) => points.map((each) => each[name]))];
-  useEffect(() => {
-    const axis = { stroke: colour("--chart-text"), ticks: { show: false }, font: "12px system-ui, sans-serif" };
-    const grid = { stroke: colour("--chart-grid"), width: 1 };
-    const past = { size: 26, grid, splits: (u, i, low, high) => [0, 300, 600, 900].map((ago) => high - ago) };
-    plot.current = new uPlot({
-      width: 320, height: HEIGHT, legend: { show: false }, cursor: { show: false }, padding: [6, 22, 0, 0],
-      scales: {
-        x: { range: (u, low, high) => [high - KEPT, high] },
-        y: { range: (u, low, high) => [0, 1.1 * high || 1] },
-      },
-      axes: [
-        { ...axis, ...past, values: () => ["now", "5 min", "10 min", "15 min ago"] },
-        { ...axis, grid, size: 58, space: 34, values: (u, at) => at.map(format) },
-      ],
-      series: [{}, ...names.map((name, i) => ({ stroke: colour(COLOURS[i]), width: 2, points: { show: false } }))],
-    }, columns, box.current);
-    const resize = new ResizeObserver(([{ contentRect: { width } }]) =>
-      width && plot.current.setSize({ width, height: HEIGHT }));
-    resize.observe(box.current);
-    return () => resize.disconnect() ?? plot.current.destroy();
-  }, []);
+  const [box, plot] = usePlot({
+    height: 130, legend: { show: false }, cursor: { show: false }, padding: [6, 22, 0, 0],
+    scales: {
+      x: { range: (u, low, high) => [high - KEPT, high] }, y: { range: (u, low, high) => [0, 1.1 * high || 1] },
+    },
+    axes: [
+      axis({ size: 26, splits: (u, i, low, high) => [0, 300, 600, 900].map((ago) => high - ago),
+        values: () => ["now", "5 min", "10 min", "15 min ago"] }),
+      axis({ size: 58, space: 34, values: (u, at) => at.map(format) }),
+    ],
+    series: [{}, ...names.map((name, i) => ({ stroke: colour(COLOURS[i]), width: 2, points: { show: false } }))],
+  }, columns);
   useEffect(() => plot.current.setData(columns), [points]);
-  const newest = points.at(-1);
   return html`<figure class="card stack">
-    <figcaption>
-      <h3>${title}</h3>
+    <figcaption><h3>${title}</h3>
       <p class="row">${names.map((name, i) => html`<span class="muted newest">
-        <b style=${{ color: `var(${COLOURS[i]})` }}>${format(newest[name])}</b> ${lines[name]}</span>`)}</p>
+        <b style=${{ color: `var(${COLOURS[i]})` }}>${format(points.at(-1)[name])}</b> ${lines[name]}</span>`)}</p>
     </figcaption>
     <div class="chart" aria-hidden="true" ref=${box}></div>
   </figure>`;
 }
 
-/** Each route with its answers by status, and its latency, since the service started. */
-function Routes({ samples }) {
-  const answered = samples.filter(({ name, labels }) => name === "carry_requests_total" && !OWN.test(labels.route));
-  const routes = [...new Set(answered.map(({ labels }) => `${labels.method} ${labels.route}`))].sort();
-  const rows = routes.map((name) => {
-    const [method, route] = name.split(" ");
-    const mine = answered.filter(({ labels }) => labels.method === method && labels.route === route);
-    const timed = samples.filter((each) => each.name === "carry_request_seconds_bucket");
-    const buckets = timed.filter(({ labels }) => labels.route === route);
-    return { name, mine, latency: [0.5, 0.95].map((q) => time(quantile(buckets, q))) };
-  });
-  if (!rows.length) return html`<p class="muted">No request yet. Forecast something, and look again.</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Requests by route"><table>
-    <thead><tr><th>Route</th><th class="number">Requests</th><th>By status</th>
-      <th class="number">Half within</th><th class="number">95 % within</th></tr></thead>
-    <tbody>${rows.map(({ name, mine, latency }) => html`<tr key=${name}>
-      <td><code>${name}</code></td><td class="number">${sum(mine).toLocaleString("en")}</td>
-      <td><span class="row">${mine.map(({ labels: { status }, value }) => html`<span class="pill"
-        data-state=${status < 400 ? "good" : status < 500 ? "" : "bad"}>${status}: ${count(value)}</span>`)}</span></td>
-      ${latency.map((each) => html`<td class="number">${each}</td>`)}</tr>`)}</tbody>
-  </table></div>`;
-}
-
 export function Tab({ api, active }) {
-  const [{ samples, points }, setState] = useState({ samples: [], points: [] });
+  const [points, setPoints] = useState([]);
   const [error, setError] = useState(null);
   useEffect(() => {
     const answers = []; // the newest first: {at, values}
     const poll = async () => {
-      try {
-        const samples = parseMetrics(await api.text("metrics"));
-        const at = Date.now() / 1000;
-        const before = answers.find((each) => at - each.at >= SMOOTHED - 1) ?? answers.at(-1);
-        answers.unshift({ at, values: new Map(samples.map(({ key, value }) => [key, value])) });
-        answers.splice(2 + SMOOTHED / POLL);
-        const newest = point(at, samples, before?.values, before && at - before.at);
-        setState((old) => ({ samples, points: [...old.points.filter((each) => at - each.at <= KEPT), newest] }));
-        setError(null);
-      } catch (problem) {
-        setError(problem);
-      }
+      const samples = parseMetrics(await api.text("metrics"));
+      const at = Date.now() / 1000;
+      const before = answers.find((each) => at - each.at >= SMOOTHED - 1) ?? answers.at(-1);
+      answers.unshift({ at, values: new Map(samples.map(({ key, value }) => [key, value])) });
+      answers.splice(2 + SMOOTHED / POLL);
+      const newest = point(at, samples, before?.values, before && at - before.at);
+      setPoints((old) => [...old.filter((each) => at - each.at <= KEPT), newest]);
+      setError(null);
     };
-    poll();
-    const timer = setInterval(poll, 1000 * POLL);
+    const explain = ({ status, message, ...more }) => setError({ ...more, status, message: ABSENT[status] ?? message });
+    const look = () => poll().catch(explain);
+    look();
+    const timer = setInterval(look, 1000 * POLL);
     return () => clearInterval(timer);
   }, []);
   return html`<div class="stack">
-    <div>
-      <h2>Load</h2>
+    <div><h2>Load</h2>
       <p class="muted">All processes of this machine, while this page is open. Rates, latencies and batches are those of
-        the last ${SMOOTHED} seconds; probes and the page's own files are not counted.</p>
+        the last ${SMOOTHED} seconds; probes and the page's own files are not counted. A step is a value that a model
+        reads or writes, or a character.</p>
     </div>
     <${Problem} error=${error} />
     ${active && points.length > 0 && html`<div class="grid">
-      ${CHARTS.map((chart) => html`<${Chart} key=${chart.title} ...${chart} points=${points} />`)}</div>
-      <div class="card stack"><h3>Requests since the service started</h3><${Routes} samples=${samples} /></div>`}
+      ${CHARTS.map((chart) => html`<${Chart} key=${chart.title} ...${chart} points=${points} />`)}</div>`}
   </div>`;
 }

@@ -1,6 +1,7 @@
 // The tab "Models": what each loaded model is, how good it is, its pictures; what was refused and why; the reload.
 
-import { html, Problem, useEffect, useRef, useState } from "./ui.js";
+import { Figures, Problem, useAnswer, useTask } from "./ui.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 
 const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const percent = (share) => `${number.format(100 * share)} %`;
@@ -21,21 +22,14 @@ const MEASURES = {
 const FREQUENCIES = { Y: "yearly", Q: "quarterly", M: "monthly", W: "weekly", D: "daily", H: "hourly", O: "other" };
 const HEADLINES = ["bits_per_character", "mase", "coverage_80", "smape", "mae"];
 
-/** A metric's key, read: {measure, where}, or the key itself as the measure. */
-function meaning(key) {
-  if (MEASURES[key]) return { measure: key, where: "" };
-  const [, name, frequency, measure] = key.match(/^(.+)_([A-Z]|all)_(.+)$/) ?? [];
-  if (!MEASURES[measure]) return { measure: key, where: "" };
-  const collection = name.replace(/-train$/, "").replace(/^(m\d|nn\d)$/, (each) => each.toUpperCase());
-  return { measure, where: `${collection}, ${FREQUENCIES[frequency] ?? frequency}` };
-}
-
-function figuresOf(metrics) {
-  return Object.entries(metrics).map(([key, value]) => {
-    const { measure, where } = meaning(key);
-    const [name, explained = () => "", write = number.format] = MEASURES[measure] ?? [measure.replaceAll("_", " ")];
-    return { key, measure, where, name, value: write(value), explained: explained(value) };
-  });
+/** A metric in words. Its key ends with the measure; before it may stand a collection of series and its frequency. */
+function figureOf([key, value]) {
+  const [, collection, frequency, end] = /^(?:(.+)_([A-Z]|all)_)?(.+)$/.exec(key);
+  const measure = MEASURES[end] ? end : key;
+  const [name, explained = () => "", write = number.format] = MEASURES[measure] ?? [key.replaceAll("_", " ")];
+  const series = collection?.replace(/-train$/, "").replace(/^(m\d|nn\d)$/, (each) => each.toUpperCase());
+  const where = measure === end && series ? `${series}, ${FREQUENCIES[frequency] ?? frequency}` : "";
+  return { key, measure, where, name, value: write(value), explained: explained(value) };
 }
 
 /** At most two figures that say most: of all series together, where there are several collections. */
@@ -48,18 +42,13 @@ function headlines(figures) {
 
 /** A picture of a card. It is fetched once it is near the screen, and shown large at a click. */
 function Picture({ api, label, name, caption }) {
-  const [source, setSource] = useState(null);
-  const [error, setError] = useState(null);
-  const button = useRef();
-  const dialog = useRef();
+  const [seen, setSeen] = useState(false);
+  const [button, dialog] = [useRef(), useRef()];
+  const { answer: source, error } = useAnswer(seen && (() => api.dataUrl(`models/${label}/pictures/${name}`)), [seen]);
   useEffect(() => {
-    const seen = new IntersectionObserver(([entry]) => {
-      if (!entry.isIntersecting) return;
-      seen.disconnect();
-      api.dataUrl(`models/${label}/pictures/${name}`).then(setSource, setError);
-    }, { rootMargin: "200px" });
-    seen.observe(button.current);
-    return () => seen.disconnect();
+    const near = new IntersectionObserver(([entry]) => entry.isIntersecting && setSeen(true), { rootMargin: "200px" });
+    near.observe(button.current);
+    return () => near.disconnect();
   }, []);
   return html`<button type="button" class="picture" ref=${button} title=${caption} aria-label="Enlarge: ${caption}"
       onClick=${() => dialog.current.showModal()}>${source && html`<img src=${source} alt="" />`}</button>
@@ -70,45 +59,22 @@ function Picture({ api, label, name, caption }) {
     </dialog>`;
 }
 
-/** How the model was made, asked for when it is opened. */
-function Provenance({ api, label }) {
-  const [manifest, setManifest] = useState(null);
-  const [error, setError] = useState(null);
-  const look = ({ target }) => {
-    if (target.open && !manifest) api.get(`models/${label}`).then(({ body }) => setManifest(body.manifest), setError);
-  };
-  const made = manifest?.provenance;
-  return html`<details onToggle=${look}>
-    <summary>How it was made</summary>
-    <${Problem} error=${error} />
-    ${made && html`<p class="hint">${made.cell === "elman" ? "Elman" : made.cell.toUpperCase()},
-      ${" "}${made.layers} ${made.layers === 1 ? "layer" : "layers"} of ${made.hidden} units,
-      ${" "}${made.parameters.toLocaleString("en")} parameters. Trained on
-      ${" "}${made.data.length} ${made.data.length === 1 ? "file" : "files"}
-      ${" "}in ${number.format(made.duration_seconds)} s, seed ${made.seed},
-      ${" "}${new Date(made.created_at).toLocaleDateString("en-GB", { dateStyle: "long" })}, by</p>
-      <pre class="command" tabindex="0" aria-label="Command">${made.command}</pre>`}
-  </details>`;
-}
-
-function Card({ api, model }) {
-  const { name, version, kind, precision, description, metrics, pictures } = model;
+function Card({ api, model: { name, version, kind, precision, description, metrics, pictures, ...model } }) {
   const label = `${name}@${version}`;
-  const figures = figuresOf(metrics);
+  const figures = Object.entries(metrics).map(figureOf);
+  const means = precision === "int8" ? "Weights of 8 bits: faster, a little less exact" : "Full precision, as trained";
   return html`<article class="card stack" aria-label=${label}>
     <div class="row apart"><h3>${name} <span class="muted">version ${version}</span></h3>
       <span class="row">${model.default && html`<span class="pill accent">default</span>`}
-        <span class="pill">${kind}</span><span class="pill">${precision}</span></span></div>
+        <span class="pill">${kind}</span><span class="pill" title=${means}>${precision}</span></span></div>
     <p>${description || "It has no description."}</p>
-    <dl class="figures">${headlines(figures).map((each) => html`<div key=${each.key}>
-      <dt>${each.name}${each.where && `, ${each.where}`}${each.explained && html`<br />${each.explained}`}</dt>
-      <dd>${each.value}</dd></div>`)}</dl>
+    <${Figures} of=${headlines(figures).map((each) => [html`${each.name}${each.where && `, ${each.where}`}${
+      each.explained && html`<br />${each.explained}`}`, each.value])} />
     ${pictures.length > 0 && html`<div class="pictures">${pictures.map((picture) => html`<${Picture}
       key=${label + picture.name} api=${api} label=${label} ...${picture} />`)}</div>`}
     ${figures.length > 0 && html`<details><summary>All figures</summary><div class="scroll"><table><tbody>
       ${figures.map((each) => html`<tr key=${each.key}><td>${each.name}</td><td class="muted">${each.where}</td>
         <td class="number">${each.value}</td></tr>`)}</tbody></table></div></details>`}
-    <${Provenance} key=${label} api=${api} label=${label} />
   </article>`;
 }
 
@@ -117,27 +83,22 @@ const changes = ({ loaded, unloaded }) =>
     .filter(Boolean).join(" ") || "Nothing has changed.";
 
 export function Tab({ api, models, refused, onModels }) {
-  const [state, setState] = useState({ text: "", busy: false, error: null });
-  const reload = async () => {
-    setState({ text: "Reading the model folders.", busy: true, error: null });
-    try {
-      const { body } = await api.post("models/reload", {});
-      onModels(body);
-      setState({ text: changes(body), busy: false, error: null });
-    } catch (error) {
-      setState({ text: "", busy: false, error });
-    }
-  };
+  const [{ answer, error, busy }, run] = useTask();
+  const reload = () => run(async () => {
+    const { body } = await api.post("models/reload", {});
+    onModels(body);
+    return changes(body);
+  });
   const shown = [...models].sort((a, b) => b.default - a.default);
   return html`<div class="stack">
     <div class="row apart">
       <div><h2>Models</h2>
         <p class="muted">${models.length} loaded. Figures are of the test part, which the model has not seen.</p>
-        <p role="status">${state.text}</p></div>
-      <button type="button" disabled=${state.busy} onClick=${reload}
+        <p role="status">${busy ? "Reading the model folders." : answer}</p></div>
+      <button type="button" disabled=${busy} onClick=${reload}
         title="Read the model folders again, in all processes">Reload</button>
     </div>
-    <${Problem} error=${state.error} />
+    <${Problem} error=${error} />
     ${refused.length > 0 && html`<div class="problem"><h3>Refused</h3><ul>${refused.map((each) => html`
       <li><b>${each.name}@${each.version}</b>: ${each.reason}</li>`)}</ul></div>`}
     <div class="grid">${shown.map((model) => html`<${Card} key=${`${model.name}@${model.version}`} api=${api}

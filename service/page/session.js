@@ -1,51 +1,79 @@
-// The tab "Live session": values that arrive one by one, typed or replayed, and a copy of the session for "what if".
-// It knows nothing of the service's calls (live.js), nor of what a session looks like (branch.js).
+// The tab "Live session": values arrive one by one, typed or replayed, and the forecast moves with them; a copy asks
+// "what if". What is shown of a session is what the service says of it; the page only remembers its values.
 
-import { elsewhere } from "./api.js";
-import { Branch, isGone } from "./branch.js";
+import { curlOf, pythonOf } from "./api.js";
+import { FanChart, formatNumber } from "./chart.js";
 import { readCsv } from "./csv.js";
-import { HORIZON, Live } from "./live.js";
-import { Choice, CopyBlock, Field, Problem, Slider, html, useEffect, useReducer, useRef, useState } from "./ui.js";
+import { bandsOf } from "./series.js";
+import { Choice, Elsewhere, Field, Figures, Problem, Slider, percent, plural, save, useAnswer } from "./ui.js";
+import { html, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 
-const STORED = "carry-sessions";
-const SOURCES = [{ value: "requests", label: "Requests to a web server" }, { value: "own", label: "My own values" }];
-const SPEEDS = [
-  { value: 2, label: "2 a second" }, { value: 10, label: "10 a second" }, { value: 1000, label: "As it answers" },
-];
-const FIRST = { source: SOURCES[0].value, values: [], notes: "", at: 0, speed: SPEEDS[1].value };
-const ENDS = { alignItems: "end", gap: "12px 16px" };
-const WHOLE = { flexBasis: "100%" };
-const COLUMNS = { gridTemplateColumns: "repeat(auto-fit, minmax(min(100%, 420px), 1fr))" };
+const SAMPLES = [["requests", "Requests to a web server"], ["co2", "CO₂ in the air"], ["demand", "Bread sold a day"]];
+const SPEEDS = [[2, "2 a second"], [10, "10 a second"], [1000, "As it answers"]];
+const LEVELS = [95, 80, 50];
+const ASKED = { horizon: 24, levels: LEVELS };
+const MAX_TIMES = 500;
+const NEW = { values: [], known: {}, times: [], left: { from: 0, values: [] } };
 
-const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
-const address = (path) => new URL(path, document.baseURI).href.replace(/[#/]+$/, "");
+const ifMatch = ({ version }) => ({ headers: { "If-Match": `"${version}"` } });
+const rounded = (value) => formatNumber(Number(value.toPrecision(4)));
+const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 
-/** The call as a command. The service knows it by its key: it answers as before, and nothing happens twice. */
-function curlOf({ method, path, headers, body }) {
-  const all = Object.entries({ ...headers, ...(body && { "Content-Type": "application/json" }) });
-  const lines = all.map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`);
-  const { header } = elsewhere();
-  if (header) lines.push(header.trim());
-  if (body) lines.push(`-d ${quoted(JSON.stringify(body))}`);
-  return [`curl -X ${method.toUpperCase()} ${quoted(address(path))}`, ...lines].join(" \\\n  ");
+/** A session as the service has it now. `values`: all that the page knows; those of another client stay null.
+ * `answer`: the forecast after the newest value, if it is at hand. */
+async function look(api, live, values = live.values, answer = null) {
+  const { version, position, versions, accuracy } = (await api.get(`sessions/${live.id}`)).body;
+  const read = { session_id: live.id, series: [], commit: false, ...ASKED };
+  const forecast = answer ?? (position > 0 ? (await api.post("forecast", read)).body : null);
+  const all = Array.from({ length: position }, (_, i) => values[i] ?? null);
+  const known = { ...live.known, [version]: all }; // by version, to show them again after a rewind
+  return { ...live, version, position, versions, accuracy, forecast, values: all, known };
 }
 
-function pythonOf({ kind, id, body, steps }) {
-  const literal = (value) => JSON.stringify(value).replaceAll("null", "None");
-  const { url, load, carryKey } = elsewhere();
-  const line = {
-    begin: () => `session = client.session(${body.series ? literal(body.series) : `model=${literal(body.model)}`})`,
-    import: () => `session = client.session(state=${literal(body.state)})`,
-    send: () => `session.observe(${literal(body.series)})\n` +
-      `print(session.forecast(${HORIZON}, levels=[50, 80, 95]).median)`,
-    rewind: () => `session.rewind(${steps})`,
-    restore: () => `session.restore(${literal(body.state)})`,
-    fork: () => "what_if = session.fork()",
-    export: () => "state = session.export()",
-    end: () => "session.close()",
-  }[kind]();
-  const attach = id ? `session = client.attach(${literal(id)})\n` : "";
-  return `${load && `${load}\n`}import carry\n\nclient = carry.Client(${literal(url)}${carryKey})\n${attach}${line}`;
+async function begin(api, name, body, values = []) {
+  const { id } = (await api.post("sessions", body)).body;
+  return look(api, { ...NEW, id, name }, values);
+}
+
+async function send(api, live, series) {
+  const start = performance.now();
+  const body = { session_id: live.id, series, include_history: true, ...ASKED }; // so that each value is scored
+  const { body: answer } = await api.post("forecast", body, ifMatch(live));
+  const times = [...live.times, performance.now() - start].slice(-MAX_TIMES);
+  return look(api, { ...live, times }, [...live.values, ...series], answer);
+}
+
+async function rewind(api, live, { version, position }) {
+  await api.post(`sessions/${live.id}/rewind`, { version }, ifMatch(live));
+  const values = [live.values, live.left.values].find((each) => each.length > position) ?? [];
+  const left = { from: position, values, name: "Before the rewind" };
+  return look(api, { ...live, left }, live.known[version]);
+}
+
+async function fork(api, live) {
+  const { id } = (await api.post(`sessions/${live.id}/fork`, {}, ifMatch(live))).body;
+  return look(api, { ...NEW, id, name: "What if", left: { from: live.position, values: [] } }, live.values);
+}
+
+/** The sessions, at most two, and `act`: one action on them after the other. */
+function useSessions(api) {
+  const [lives, setLives] = useState([]);
+  const [error, setError] = useState(null);
+  const newest = useRef({ lives: [], turn: Promise.resolve() }).current;
+  const put = (all) => setLives((newest.lives = all.slice(-2)));
+  /** `action(lives)` resolves to the sessions after it. This resolves to whether it did; a refusal is shown. */
+  const act = (action) => (newest.turn = newest.turn.then(async () => {
+    try {
+      put(await action(newest.lives));
+      setError(null);
+      return true;
+    } catch (problem) {
+      setError(problem); // another client may have changed a session
+      put(await Promise.all(newest.lives.map((live) => look(api, live).catch(() => live))));
+      return false;
+    }
+  }));
+  return { lives, error, act };
 }
 
 /** Typed numbers, `null` where one is missing. Throws an Error in words. */
@@ -55,207 +83,194 @@ const readTyped = (text) => text.split(/[\s;]+/).filter(Boolean).map((word) => {
   throw new Error(`“${word}” is no number. Write 12.5, with blanks between values, and null for a missing one.`);
 });
 
-function download(name, text) {
-  const href = URL.createObjectURL(new Blob([text]));
-  const link = Object.assign(document.createElement("a"), { download: name, href });
-  link.click();
-  URL.revokeObjectURL(href);
+function inWords({ position, values, forecast }) {
+  if (!forecast) return "No value yet.";
+  const [{ lower, upper }] = bandsOf(forecast.quantiles, [80]);
+  const value = values.at(-1) === null ? "unknown" : formatNumber(values.at(-1));
+  return `Value ${position} is ${value}. The next: ${rounded(forecast.median[0])}, with 80 % probability ${
+    rounded(lower[0])} to ${rounded(upper[0])}.`;
 }
 
-/** The sessions of this tab, at most two, and what can be done with them. `kept`: from before a reload. */
-function useSessions(api, model, kept, attempt) {
-  const [, redraw] = useReducer((count) => count + 1, 0);
-  const [lives, setLives] = useState(() => kept.map((fields) => new Live(api, redraw, fields)));
-  const [opening, ended] = [useRef(null), useRef(null)];
-  useEffect(() => lives.forEach((live) => live.resume()), []);
-
-  /** Begins a session in the place of `replaced`, or beside the others. */
-  const begin = async (name, body, snapshot, replaced) => {
-    const live = await Live.begin(api, redraw, name, body, snapshot);
-    setLives((all) => (replaced ? all.map((each) => (each === replaced ? live : each)) : [...all, live].slice(-2)));
-    return live;
-  };
-  const first = async () => {
-    opening.current ??= begin("Session", { model }).finally(() => { opening.current = null; });
-    return [await opening.current];
-  };
+/** `left`: values that went another way, from a position on. */
+function chartOf({ values, position, forecast }, left) {
+  const past = values.map((_, i) => i + 1);
+  const ahead = forecast ? forecast.median.map((_, i) => position + 1 + i) : [];
+  const truth = [...past, ...ahead].map((number) => (number < left.from ? null : left.values[number - 1] ?? null));
   return {
-    lives,
-    /** The newest call of all, also of a session that has ended. */
-    call: [ended.current, ...lives.map((live) => live.call)].filter(Boolean).sort((a, b) => a.time - b.time).at(-1),
-    /** Sends values to the session with the id `target`, or to all: to the second one those that are `changed`. */
-    feed: (values, target, changed = values) => attempt(async () => {
-      const chosen = lives.filter(({ id }) => id === target);
-      const to = lives.length === 0 ? await first() : chosen.length === 0 ? lives : chosen;
-      const sent = await Promise.all(to.map((live) => live.send(live === lives[1] ? changed : values)));
-      return sent.every(Boolean);
-    }),
-    fork: async (live) => {
-      const copy = await live.fork();
-      if (copy) setLives([live, copy]);
-    },
-    save: async (live) => {
-      const exported = await live.export();
-      if (exported) download(`session-${live.now.position}-values.json`, JSON.stringify(exported));
-    },
-    end: async (live) => {
-      await live.end();
-      ended.current = live.call;
-      if (!live.error || isGone(live)) setLives((all) => all.filter((each) => each !== live));
-    },
-    again: (live) => attempt(() => begin(live.name, { series: live.now.values }, live.now, live)),
-    take: (file) => attempt(async () => {
-      const { state, page } = await file.text().then(JSON.parse).catch(() => ({}));
-      if (!state) throw new Error(`“${file.name}” holds no session. Choose a file that “Export” has made.`);
-      await begin(lives.length ? "Imported" : "Session", { state }, page);
-    }),
+    past, ahead, values, median: forecast?.median, bands: forecast ? bandsOf(forecast.quantiles, LEVELS) : [],
+    truth: left.values.length > left.from ? truth : null, truthName: left.name, anomalies: [], isTime: false,
   };
 }
 
-/** A series that is replayed at some speed by `sendOne(value)`, which resolves to whether it was taken. */
-function useReplay(kept, sendOne, attempt) {
-  const [replay, setReplay] = useState(kept);
-  const [playing, play] = useState(false);
-  const newest = useRef({ replay });
-  newest.current.sendOne = sendOne;
-  const [steps, due] = [useRef(Promise.resolve()), useRef(0)];
-  const set = (more) => setReplay((newest.current.replay = { ...newest.current.replay, ...more }));
-  const step = () => (steps.current = steps.current.then(async () => {
-    const { values, at } = newest.current.replay;
-    if (await newest.current.sendOne(values[at])) set({ at: at + 1 });
-    else play(false);
-  }));
-  const choose = (source, text) => attempt(async () => {
-    play(false);
-    set({ source, values: [], at: 0, notes: "" });
-    text ??= source === "own" ? "" : await (await fetch(`page/samples/${source}.csv`)).text();
-    if (!text) return;
-    const { series: [{ id, values }, ...others], notes, ignored } = readCsv(text);
-    const left = others.length ? [`Of ${others.length + 1} series, the first is taken: ${id}.`] : [];
-    set({ values, notes: [...notes, ...left, ...ignored].join(" ") });
-  });
-  const isOver = replay.at >= replay.values.length;
-  useEffect(() => {
-    if (!replay.values.length) choose(replay.source);
-  }, []);
-  useEffect(() => {
-    if (!playing || isOver) return play(false);
-    due.current = Math.max(performance.now(), due.current + 1000 / replay.speed);
-    const timer = setTimeout(step, due.current - performance.now());
-    return () => clearTimeout(timer);
-  }, [playing, replay.at]);
-  const toggle = () => {
-    if (isOver) set({ at: 0 });
-    play(!playing);
-  };
-  return { replay, set, playing, isOver, pause: () => play(false), toggle, step, choose };
+/** The newest value, sent by a program. */
+const callsOf = ({ id, values }) => ({
+  curl: curlOf("forecast", { session_id: id, series: values.slice(-1), ...ASKED }),
+  Python: pythonOf(`session = client.attach("${id}")
+session.observe([${values.at(-1) ?? "None"}])
+print(session.forecast(24, levels=[${LEVELS}]).median)`),
+});
+
+/** How the forecast of each next value met it, as the service counts it. */
+const Accuracy = ({ accuracy }) => html`<section class="stack"><h3>How good each forecast was</h3>
+  ${!accuracy && html`<p class="hint">From the third value on.</p>`}
+  ${accuracy && html`
+    <${Figures} of=${[["values met", accuracy.values], ["MASE", accuracy.mase?.toFixed(2) ?? "–"]]} />
+    <p class="hint">MASE: its mean error, over that of repeating the last value.</p>
+    ${Object.entries(accuracy.coverage).map(([level, share]) => html`<label key=${level} class="stack">
+      <span>The ${level} % interval held ${percent(share)}</span><progress value=${share} max="1" /></label>`)}
+    <p class="hint">The newest hundred values count most.</p>`}
+</section>`;
+
+/** The milliseconds of each call, as a line: it stays flat. */
+function Cost({ times, position }) {
+  const top = 3 * median(times);
+  const line = times.map((time, i) => `${i},${40 - (40 * Math.min(time, top)) / top}`).join(" ");
+  const [first, now] = [times.slice(0, 50), times.slice(-50)].map((part) => `${median(part)?.toFixed(1)} ms`);
+  const words = times.length < 100 ? `A call takes ${now}.` : `A call took ${first} at first, and takes ${now} now.`;
+  return html`<section class="stack"><h3>What a value costs</h3>
+    <p>${plural(position, "value")} seen. ${times.length > 0 && words}</p>
+    <svg role="img" aria-label="Milliseconds of each call" viewBox="0 0 ${Math.max(1, times.length - 1)} 40"
+      preserveAspectRatio="none"><polyline points=${line} vector-effect="non-scaling-stroke" /></svg></section>`;
 }
 
-/** The replay: start and pause, the series, its speed. */
-function Player({ ready, player: { replay, set, playing, isOver, toggle, step, choose } }) {
-  const hint = replay.notes || "Numbers, one a line or with blanks between them, or a CSV.";
-  return html`<button type="button" class="primary" disabled=${!ready || !replay.values.length} onClick=${toggle}>
-      ${playing ? "Pause" : replay.at && !isOver ? "Go on" : "Start the replay"}</button>
-    <button type="button" disabled=${!ready || playing || isOver} onClick=${step}>Step</button>
-    <${Choice} label="Series" value=${replay.source} options=${SOURCES} onChange=${(source) => choose(source)} />
-    <${Choice} label="Speed" value=${replay.speed} options=${SPEEDS}
-      onChange=${(speed) => set({ speed: Number(speed) })} />
-    ${replay.source === "own" && html`<div style=${{ ...WHOLE, order: 1 }}>
-      <${Field} label="Values to replay" hint=${hint}>
-        <textarea rows="3" onChange=${(event) => choose("own", event.target.value)} />
-      <//></div>`}`;
-}
-
-/** Values that a person types. `onSend(values)` resolves to whether they were taken. */
-function Typing({ ready, onSend, attempt }) {
-  const [text, setText] = useState("");
-  const send = (event) => {
-    event.preventDefault();
-    attempt(async () => (await onSend(readTyped(text))) && setText(""));
-  };
-  return html`<form class="row" style=${{ ...ENDS, flex: "1 1 260px", flexWrap: "nowrap" }} onSubmit=${send}>
-    <div style=${{ flex: 1, minWidth: 0 }}><${Field} label="Or type new values">
-      <input value=${text} autocomplete="off" placeholder="12.5 13 null"
-        onInput=${(event) => setText(event.target.value)} />
-    <//></div>
-    <button type="submit" disabled=${!ready}>Send</button>
-  </form>`;
+/** A session: its forecast, its versions to go back to, and how good and how dear each forecast was. */
+function Session({ live, left, isPlaying, onBack, actions }) {
+  const chart = useMemo(() => chartOf(live, left), [live, left.values, left.from]);
+  const words = inWords(live);
+  const versions = [...live.versions.toReversed(), live];
+  return html`<article class="card stack" aria-label=${live.name}>
+    <div class="row apart"><h3>${live.name} <span class="pill">version ${live.version}</span></h3>
+      <div class="row">${actions.map(([name, act]) => html`<button key=${name} type="button" class="small"
+        onClick=${act}>${name}</button>`)}</div></div>
+    <div class="row wide">
+      <div class="stack">
+        <${FanChart} data=${chart} recent=${150} height=${300} label="${live.name}: ${words}" />
+        <p role="status" aria-live=${isPlaying ? "off" : "polite"}>${words}</p>
+        <div class="row" role="group" aria-label="Versions to go back to"><span class="hint">Go back to value</span>
+          ${versions.map((each) => html`<button key=${each.version} type="button" class="small"
+            aria-label="Version ${each.version}, after ${plural(each.position, "value")}" disabled=${each === live}
+            onClick=${() => onBack(each)}>${each.position}</button>`)}</div>
+      </div>
+      <div class="stack"><${Accuracy} ...${live} /><${Cost} ...${live} /></div>
+    </div>
+    <${Elsewhere} title="Send it values with curl, Python" calls=${() => callsOf(live)} />
+  </article>`;
 }
 
 export function Tab({ api, models }) {
-  const kept = useRef(null);
-  kept.current ??= JSON.parse(sessionStorage.getItem(STORED) ?? "null") ?? { lives: [], replay: FIRST };
-  const [error, setError] = useState(null);
+  const { lives, error, act } = useSessions(api);
+  const [source, setSource] = useState({ sample: SAMPLES[0][0] });
+  const [speed, setSpeed] = useState(10);
+  const [playing, play] = useState(false);
+  const [text, setText] = useState("");
   const [target, setTarget] = useState("all");
   const [shift, setShift] = useState(0);
-  /** Runs what a person asked for. Resolves to its result; a refusal is shown. */
-  const attempt = async (action) => {
-    setError(null);
-    try {
-      return await action();
-    } catch (refusal) {
-      setError(refusal);
-      return false;
-    }
-  };
+  const next = useRef({ at: 0, due: 0 }).current;
   const model = models.find((each) => each.kind === "forecast" && each.default)?.name;
-  const sessions = useSessions(api, model, kept.current.lives, attempt);
-  const { lives, call } = sessions;
-  const changed = (value) => (value === null ? null : value * (1 + shift / 100));
-  const sendOne = (value) => sessions.feed([value], target, [changed(value)]);
-  const player = useReplay(kept.current.replay, sendOne, attempt);
+  const { sample, file } = source;
+  const loaded = useAnswer(async () =>
+    readCsv(await (file ? file.text() : api.text(`page/samples/${sample}.csv`))).series[0].values, [source]);
+  const values = loaded.answer ?? [];
+  const isOver = next.at >= values.length;
 
-  kept.current = { lives, replay: player.replay };
+  /** Sends the values of `read()` to the chosen sessions, or to all; to the second one `factor` times as much. */
+  const feed = (read, factor = 1) => act(async (all) => {
+    const series = read();
+    const to = all.length ? all : [await begin(api, "Session", { model })];
+    const isChosen = ({ id }) => id === target || !to.some((each) => each.id === target);
+    const changed = series.map((value) => (value === null ? null : value * factor));
+    return Promise.all(to.map((live, i) => (isChosen(live) ? send(api, live, i ? changed : series) : live)));
+  });
+  const step = async () => {
+    const value = values[next.at++];
+    if (await feed(() => [value], 1 + shift / 100)) return;
+    next.at -= 1;
+    play(false);
+  };
   useEffect(() => {
-    const plain = (live) => ({ ...live, error: null });
-    const keep = () =>
-      sessionStorage.setItem(STORED, JSON.stringify({ ...kept.current, lives: kept.current.lives.map(plain) }));
-    addEventListener("pagehide", keep);
-    return () => removeEventListener("pagehide", keep);
-  }, []);
-  useEffect(() => {
-    if (!player.playing) for (const live of lives) live.refresh();
-  }, [player.playing]);
-
-  const read = async (file) =>
-    file.name.endsWith(".csv") ? player.choose("own", await file.text()) : sessions.take(file);
+    if (!playing || isOver) return play(false);
+    next.due = Math.max(performance.now(), next.due + 1000 / speed);
+    const timer = setTimeout(step, next.due - performance.now());
+    return () => clearTimeout(timer);
+  }, [playing, lives]);
+  const replay = (chosen) => {
+    play(false);
+    next.at = 0;
+    setSource(chosen);
+  };
+  const toggle = () => {
+    if (isOver) next.at = 0;
+    play(!playing);
+  };
+  const type = async (event) => {
+    event.preventDefault();
+    if (await feed(() => readTyped(text))) setText("");
+  };
+  const bring = (chosen) => (/\.json$/i.test(chosen.name) ? act(async (all) => {
+    const { state, values: known } = await chosen.text().then(JSON.parse).catch(() => ({}));
+    if (!state) throw new Error(`“${chosen.name}” holds no session. Choose a file that “Export” has made.`);
+    return [...all, await begin(api, all.length ? "Imported" : "Session", { state }, known)];
+  }) : replay({ file: chosen }));
+  /** `action(live, lives)` on a session as it is by then. */
+  const on = ({ id }, action) => act(async (all) => {
+    const live = all.find((each) => each.id === id);
+    return live ? action(live, all) : all;
+  });
+  const actionsOf = (session) => [
+    lives.length < 2 && ["What if …", () => on(session, async (live, all) => [...all, await fork(api, live)])],
+    ["Export", () => on(session, async (live, all) => {
+      const { state } = (await api.get(`sessions/${live.id}/state`)).body;
+      save(`session-${live.position}-values.json`, JSON.stringify({ state, values: live.values }));
+      return all;
+    })],
+    ["End", () => on(session, async (live, all) => {
+      await api.delete(`sessions/${live.id}`).catch((problem) => {
+        if (![404, 410].includes(problem.status)) throw problem; // it has ended already
+      });
+      return all.filter((each) => each !== live);
+    })],
+  ].filter(Boolean);
+  const onBack = (session) => (version) => {
+    play(false);
+    on(session, async (live, all) => {
+      const after = await rewind(api, live, version);
+      return all.map((each) => (each === live ? after : each));
+    });
+  };
   const onDrop = (event) => {
     event.preventDefault();
-    for (const file of [...event.dataTransfer.files].slice(0, 1)) read(file);
-  };
-  const onBack = (go) => {
-    player.pause();
-    go();
+    bring(event.dataTransfer.files[0]);
   };
   return html`<div class="stack" onDragOver=${(event) => event.preventDefault()} onDrop=${onDrop}>
     <div><h2>Live session</h2><p class="muted">A session is the memory of one series, kept by the service: you send only
       each new value, and its forecast costs as little after a million values as after ten.</p></div>
-    <div class="card row" style=${ENDS}>
-      <${Player} ready=${Boolean(model)} player=${player} />
-      <${Typing} ready=${Boolean(model)} onSend=${(values) => sessions.feed(values, target)} attempt=${attempt} />
-      <button type="button" onClick=${(event) => event.currentTarget.nextElementSibling.click()}>Import</button>
-      <input type="file" accept=".json" hidden aria-label="Import a session"
-        onChange=${({ target: input }) => sessions.take(input.files[0]).then(() => { input.value = ""; })} />
-      ${lives.length > 1 && html`<div class="row" style=${{ ...WHOLE, columnGap: "24px" }}>
+    <div class="card row bottom">
+      <button type="button" class="primary" disabled=${!model || !values.length} onClick=${toggle}>
+        ${playing ? "Pause" : next.at && !isOver ? "Go on" : "Start the replay"}</button>
+      <button type="button" disabled=${!model || playing || isOver} onClick=${step}>Step</button>
+      <${Choice} label="Series" value=${sample ?? "own"} onChange=${(value) => replay({ sample: value })}
+        options=${[...SAMPLES, ...(file ? [["own", file.name]] : [])]} />
+      <${Choice} label="Speed" value=${speed} options=${SPEEDS} onChange=${(value) => setSpeed(Number(value))} />
+      <form class="row bottom grow" onSubmit=${type}>
+        <${Field} label="Or type new values" value=${text} autocomplete="off" placeholder="12.5 13 null"
+          onInput=${(event) => setText(event.target.value)} />
+        <button type="submit" disabled=${!model}>Send</button></form>
+      <button type="button" title="A session that was exported, or a CSV to replay"
+        onClick=${(event) => event.currentTarget.nextElementSibling.click()}>Import</button>
+      <input type="file" accept=".json,.csv" hidden aria-label="Import a session or a CSV"
+        onClick=${(event) => { event.target.value = ""; }} onChange=${(event) => bring(event.target.files[0])} />
+      ${lives.length > 1 && html`<div class="row line">
         <${Choice} label="Values go to" value=${target} onChange=${setTarget}
-          options=${[{ value: "all", label: "Both" }, ...lives.map(({ id, name }) => ({ value: id, label: name }))]} />
-        <div style=${{ width: "min(320px, 100%)" }}><${Slider} label="The replay for “${lives[1].name}” is changed by"
-          min=${-50} max=${50} value=${shift} onInput=${setShift} format=${(value) => `${value} %`} /></div></div>`}
+          options=${[["all", "Both"], ...lives.map(({ id, name }) => [id, name])]} />
+        <${Slider} label="The replay for “${lives[1].name}” is changed by" min=${-50} max=${50} value=${shift}
+          onInput=${setShift} format=${(value) => `${value} %`} /></div>`}
     </div>
-    <${Problem} error=${error} />
+    <${Problem} error=${error ?? loaded.error} />
     ${!lives.length && html`<p class="card muted">Start the replay, or type a value: here the forecast moves with each
       value that arrives. Then go back to an earlier version, ask “what if” in a copy, or export the session and go on
       with it elsewhere.</p>`}
-    <div class="grid" style=${COLUMNS}>
-      ${lives.map((live, i) => html`<${Branch} key=${live.id} live=${live} origin=${i ? lives[0] : null}
-        onBack=${onBack} onFork=${lives.length < 2 && (() => sessions.fork(live))}
-        onExport=${() => sessions.save(live)} onEnd=${() => sessions.end(live)}
-        onAgain=${() => sessions.again(live)} />`)}
-    </div>
-    ${call && html`<details class="card"><summary>The last call, the same with curl and Python</summary>
-      <div class="stack">
-        <${CopyBlock} label="curl" text=${curlOf(call)} />
-        <${CopyBlock} label="Python" text=${pythonOf(call)} />
-      </div></details>`}
+    <div class="grid wide">${lives.map((live, i) => html`<${Session} key=${live.id} live=${live} isPlaying=${playing}
+      left=${i ? { ...live.left, values: lives[0].values, name: lives[0].name } : live.left}
+      onBack=${onBack(live)} actions=${actionsOf(live)} />`)}</div>
   </div>`;
 }

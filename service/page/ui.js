@@ -1,109 +1,113 @@
-// What all tabs share: the library, and small parts of a form. It knows nothing of the service.
+// What all tabs share: parts of a form, calls that answer later, text to take away. It knows nothing of the service.
 
-import { html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useReducer, useRef, useState,
-} from "./vendor/preact.js";
-
-export {
-  html, render, useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useReducer, useRef, useState,
-};
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 
 let ids = 0;
 /** An id of this component, the same for its whole life. */
-export function useId(prefix = "id") {
-  return useState(() => `${prefix}-${++ids}`)[0];
+export const useId = (prefix) => useState(() => `${prefix}-${++ids}`)[0];
+
+export const percent = (share, digits = 0) => (share === null ? "–" : `${(100 * share).toFixed(digits)} %`);
+export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+/** What `call(signal)` answers: {answer, error, busy}. New inputs abort the call before, and call after `wait` ms. */
+export function useAnswer(call, inputs, wait = 0) {
+  const [state, setState] = useState({});
+  useEffect(() => {
+    if (!call) return setState({});
+    const calling = new AbortController();
+    const set = (more) => calling.signal.aborted || setState(more);
+    setState((last) => ({ ...last, busy: true }));
+    const ask = () => call(calling.signal).then((answer) => set({ answer }), (error) => set({ error }));
+    const timer = setTimeout(ask, wait);
+    return () => {
+      clearTimeout(timer);
+      calling.abort();
+    };
+  }, inputs);
+  return state;
 }
 
-/** A labelled control: `children` holds one input, select or textarea. The hint is read with it. */
-export function Field({ label, hint, children }) {
+/** Runs what a person asks for: [{answer, error, busy}, run(action)]. */
+export function useTask() {
+  const [state, setState] = useState({});
+  const run = (action) => {
+    setState({ busy: true });
+    return action().then((answer) => setState({ answer }), (error) => setState({ error }));
+  };
+  return [state, run];
+}
+
+/** A labelled control: `tag`, with all other properties. The hint is read with it. */
+export function Field({ label, hint, tag = "input", children, ...control }) {
   const id = useId("field");
-  const field = useRef();
-  useLayoutEffect(() => {
-    const control = field.current.querySelector("input, select, textarea");
-    control.id = id;
-    if (hint) control.setAttribute("aria-describedby", `${id}-hint`);
-  });
-  return html`<div class="field" ref=${field}>
+  return html`<div class="field">
     <label for=${id}>${label}</label>
-    ${children}
+    <${tag} id=${id} aria-describedby=${hint && `${id}-hint`} ...${control}>${children}<//>
     ${hint && html`<p class="hint" id="${id}-hint">${hint}</p>`}
   </div>`;
 }
 
-/** A number to choose by dragging. `onInput` gets the number; `format` writes it. */
-export function Slider({ label, value, min, max, step = 1, onInput, format = String }) {
-  const id = useId("slider");
-  return html`<div class="field slider">
-    <label for=${id}>${label}</label>
-    <output for=${id}>${format(value)}</output>
-    <input id=${id} type="range" min=${min} max=${max} step=${step} value=${value}
-      aria-valuetext=${format(value)} onInput=${(event) => onInput(Number(event.target.value))} />
-  </div>`;
+/** One of several options, each [value, label]. `onChange` gets the value as a text. */
+export function Choice({ value, options, onChange, ...field }) {
+  return html`<${Field} tag="select" ...${field} onChange=${(event) => onChange(event.target.value)}>
+    ${options.map(([each, label]) => html`<option key=${each} value=${each} selected=${String(each) === String(value)}>
+      ${label}</option>`)}<//>`;
 }
 
-/** One of several options, each a text or {value, label}. `onChange` gets the value as a text. */
-export function Choice({ label, value, options, onChange, hint }) {
-  return html`<${Field} label=${label} hint=${hint}>
-    <select onChange=${(event) => onChange(event.target.value)}>
-      ${options.map((option) => {
-        const { value: own, label: text } = typeof option === "object" ? option : { value: option, label: option };
-        return html`<option key=${own} value=${own} selected=${String(own) === String(value)}>${text}</option>`;
-      })}
-    </select>
-  <//>`;
+/** A slider with its value beside the label; `format` writes it. */
+export function Slider({ label, value, onInput, format = String, ...range }) {
+  const id = useId("slider");
+  return html`<div class="field slider">
+    <label for=${id}>${label}</label><output for=${id}>${format(value)}</output>
+    <input id=${id} type="range" ...${range} value=${value} aria-valuetext=${format(value)}
+      onInput=${(event) => onInput(Number(event.target.value))} />
+  </div>`;
 }
 
 /** An error in words: what was refused, and at which fields. Shows nothing without an error. */
 export function Problem({ error }) {
   if (!error) return null;
-  const { detail, message, status, code, errors = [], request_id: id } = error;
-  const fields = errors.filter((each) => !(detail || "").includes(each.message));
-  return html`<div class="problem" role="alert">
-    <p>${detail || message || String(error)}</p>
-    ${fields.length > 0 &&
-    html`<ul>${fields.map((each) => html`<li><code>${each.path}</code> ${each.message}</li>`)}</ul>`}
-    ${status > 0 && html`<p class="hint">${status} ${code}${id && `, request ${id}`}</p>`}
-  </div>`;
+  const { message, status, code, errors = [], request_id: id } = error;
+  const fields = errors.filter((each) => !message.includes(each.message));
+  return html`<div class="problem" role="alert"><p>${message}</p>
+    ${fields.map((each) => html`<p><code>${each.path}</code> ${each.message}</p>`)}
+    ${status > 0 && html`<p class="hint">${status} ${code}${id && `, request ${id}`}</p>`}</div>`;
 }
 
+/** Figures, each [name, value, what it means]. */
+export const Figures = ({ of }) => html`<dl class="figures">${of.map(([name, value, title]) => html`<div key=${name}
+  title=${title}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+
 /** Text to take away, with a button that copies it. */
-export function CopyBlock({ text, label }) {
+function CopyBlock({ text, label }) {
   const [state, setState] = useState("");
   const block = useRef();
-  const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-      setState("Copied");
-    } catch {
-      // Without https a browser gives no clipboard: select the text instead.
-      getSelection().selectAllChildren(block.current);
-      setState("Selected: press Ctrl+C");
-    }
+  const select = () => { // without https a browser gives no clipboard
+    getSelection().selectAllChildren(block.current);
+    setState("Selected: press Ctrl+C");
   };
+  const copy = () => (async () => navigator.clipboard.writeText(text))().then(() => setState("Copied"), select);
   return html`<div class="copy">
-    <div class="copy-head">
-      <span>${label}</span><span role="status">${state}</span>
-      <button type="button" class="small" aria-label="Copy ${label}" onClick=${copy}>Copy</button>
-    </div>
+    <div class="row"><b>${label}</b><span role="status">${state}</span>
+      <button type="button" class="small" aria-label="Copy ${label}" onClick=${copy}>Copy</button></div>
     <pre tabindex="0" aria-label=${label} ref=${block}>${text}</pre>
   </div>`;
 }
 
-/** A list of tabs, each {id, title}. Arrow keys, Home and End move; the panel of a tab has the id `panel-<id>`. */
-export function Tabs({ label, tabs, selected, onSelect }) {
-  const move = (event) => {
-    const at = tabs.findIndex((tab) => tab.id === selected);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    const { id } = tabs[(to + tabs.length) % tabs.length];
-    onSelect(id);
-    document.getElementById(`tab-${id}`).focus();
-  };
-  return html`<div class="tabs" role="tablist" aria-label=${label} onKeyDown=${move}>
-    ${tabs.map(
-      ({ id, title }) => html`<button key=${id} type="button" role="tab" id="tab-${id}" aria-controls="panel-${id}"
-        aria-selected=${id === selected ? "true" : "false"} tabindex=${id === selected ? 0 : -1}
-        onClick=${() => onSelect(id)}>${title}</button>`,
-    )}
-  </div>`;
+/** The same request elsewhere: `calls()` gives each way's text by its name, once a person looks. */
+export function Elsewhere({ calls, title, children }) {
+  const [isOpen, setOpen] = useState(false);
+  return html`<details onToggle=${(event) => setOpen(event.target.open)}>
+    <summary>${title}</summary>
+    ${isOpen && html`<div class="stack">${children}${Object.entries(calls()).map(([label, text]) =>
+      html`<${CopyBlock} key=${label} label=${label} text=${text} />`)}</div>`}
+  </details>`;
+}
+
+/** Offers a text as a file. */
+export function save(name, text) {
+  const href = URL.createObjectURL(new Blob([text]));
+  const link = Object.assign(document.createElement("a"), { download: name, href });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(href), 10000);
 }

@@ -17,7 +17,7 @@ import pytest
 
 from service.engine.backlog import Backlog
 from service.engine.decode import DecodeGraph
-from service.engine.engine import Engine
+from service.engine.engine import DEAD_LOOKS, STUCK_LOOKS, Engine
 from service.engine.request import Request
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, Prefill, PrefillResult, Task
@@ -360,3 +360,38 @@ def test_steps_that_are_done_do_not_count_as_waiting() -> None:
         model.text(length=60).result(30)
         assert waiting == [61, 45, 29, 13]
         assert model.engine.waiting_steps == 0
+
+
+def test_a_step_that_does_not_end_is_a_failure_and_later_a_death() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def task() -> Task[str]:
+        begun.set()
+        assert go_on.wait(60)
+        yield from ()
+        return "done"
+
+    with open_engine() as model:
+        answer = model.engine.submit(task(), 1)
+        assert begun.wait(30)
+        for _ in range(STUCK_LOOKS):
+            assert not model.engine.failed
+            model.engine.look()
+        model.engine.look()
+        assert model.engine.failed
+        assert not model.died.is_set()
+        for _ in range(DEAD_LOOKS):
+            model.engine.look()
+        assert model.died.is_set()
+        go_on.set()
+        assert answer.result(30) == "done"
+        wait_until(lambda: not model.engine.failed or bool(model.engine.look()))
+        model.died.clear()
+
+
+def test_a_model_without_requests_runs_its_smoke_test_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engine.engine.IDLE_TEST_SECONDS", 0.01)
+    tested = threading.Semaphore(0)
+    with open_engine(tested.release):
+        for _ in range(3):
+            assert tested.acquire(timeout=30)
