@@ -7,12 +7,12 @@ INSTALL := bin/pip install --quiet --disable-pip-version-check
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test docs wheel faults fuzz clients redis java chromium lint models footprint image bench bench-sessions bench-forecast bench-million bench-page screenshots consistency soak abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page screenshots consistency soak abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
-test: redis java chromium $(SERVICE)/installed
+test: redis java chromium prometheus $(SERVICE)/installed
 	@# Side by side: neither mypy nor an installation uses more than one core.
 	$(MAKE) --no-print-directory --jobs=2 lint $(CLUSTERS)/packages
 	$(MAKE) --no-print-directory $(CLUSTERS)/installed
@@ -45,6 +45,12 @@ redis:
 	@command -v redis-server > /dev/null \
 		|| { test "$$(id -u)" = 0 && { apt-get install -y redis-server || { apt-get update && apt-get install -y redis-server; }; }; } \
 		|| { echo "the tests need redis-server (Redis or Valkey) on the PATH: install it, and try again" >&2; exit 1; }
+
+# The rules and dashboards of deploy/ are tested with it; where nobody has installed it, root may.
+prometheus:
+	@{ command -v prometheus && command -v promtool; } > /dev/null \
+		|| { test "$$(id -u)" = 0 && { apt-get install -y prometheus || { apt-get update && apt-get install -y prometheus; }; }; } \
+		|| echo "no Prometheus on the PATH: THE RULES AND DASHBOARDS ARE NOT TESTED; install prometheus and promtool" >&2
 
 # Spark runs on it, in the tests of docs/batch.md; where nobody has installed it, root may.
 java:
@@ -89,6 +95,10 @@ bench: $(SERVICE)/installed $(DEV)/installed
 # About fourteen minutes.
 bench-sessions: redis $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.sessions
+
+# Single requests of one key beside batches of another; about six minutes.
+bench-fair: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.fair
 
 # Under ten minutes, nearly all of them the peer's.
 bench-forecast: $(DEV)/installed

@@ -149,8 +149,8 @@ def figures(work: str, beside: str, milliseconds: list[float], answered: int = 0
     """What the times say."""
     ordered = sorted(milliseconds)
     p95 = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
-    numbers = [round(number, 2) for number in (statistics.median(ordered), p95, ordered[-1])]
-    return Times(work, beside, len(ordered), *numbers, answered)
+    median, p95, longest = (round(number, 2) for number in (statistics.median(ordered), p95, ordered[-1]))
+    return Times(work, beside, len(ordered), median, p95, longest, answered)
 
 
 def compare(server: Running, work: str, seconds: float) -> Iterator[Times]:

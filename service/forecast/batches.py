@@ -24,7 +24,7 @@ async def run_batch(
         LimitExceededError: together they exceed a limit.
         CarryError: one failed for a reason that the others share, such as the deadline.
     """
-    limits = _Limits(call.app.settings, path)
+    limits = _Limits(call.app.settings, call.max_share, path)
     items: Items = []
     async for item in take_turns(prepared, call.deadline):
         if isinstance(item, PreparedForecast):
@@ -49,8 +49,9 @@ async def run_batch(
 class _Limits:
     """Limits on all items together: the size of the answer, and the steps to queue."""
 
-    def __init__(self, settings: Settings, path: str) -> None:
+    def __init__(self, settings: Settings, max_share: float, path: str) -> None:
         self._settings = settings
+        self._max_steps = int(max_share * settings.max_waiting_steps)
         self._path = path
         self._quantiles = 0
         self._steps = 0
@@ -66,6 +67,6 @@ class _Limits:
         limit = self._settings.max_batch_answer_items
         if self._quantiles > limit:
             raise LimitExceededError(f"at most {limit} quantiles in one answer, and these are more", self._path)
-        limit = self._settings.max_waiting_steps
+        limit = self._max_steps
         if self._steps > limit:
             raise LimitExceededError(f"at most {limit} values to read and to forecast, and these are more", self._path)

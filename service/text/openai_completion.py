@@ -182,7 +182,7 @@ class Completion:
     def _check_limits(self, steps: int) -> None:
         """`steps`: the most that all texts take."""
         body, app, lengths = self._body, self._call.app, self._lengths
-        limit = app.settings.max_waiting_steps
+        limit = int(self._call.max_share * app.settings.max_waiting_steps)
         if len(lengths) > 1 and steps > limit:
             raise LimitExceededError(
                 f"at most {limit} tokens to read and to write, and these are {steps}", body.prompt_path

@@ -70,13 +70,15 @@ PREDICT = st.tuples(st.text("abc \n", min_size=1, max_size=90), st.booleans())
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a request asks, at which step it arrives, and after how many it is cancelled or expires, if at all."""
+    """What a request asks, at which step it arrives, and after how many it is cancelled or expires, if at all. Requests
+    of one group may have several owners, which the service never sends."""
 
     content: Any
     step: int = 0
     steps_until_end: int | None = None
     end: Literal["cancelled", "expired"] = "cancelled"
     group: str | None = None
+    owner: str = ""
 
 
 def schedules(contents: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Arrival]]:
@@ -87,6 +89,7 @@ def schedules(contents: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Arriva
         st.one_of(st.none(), st.none(), st.integers(0, 30)),
         st.sampled_from(["cancelled", "expired"]),
         st.sampled_from([None, "a", "b"]),
+        st.sampled_from(["", "", "c", "d"]),
     )
     return st.lists(arrival, min_size=2, max_size=10)
 
@@ -102,7 +105,7 @@ def play(scheduler: Scheduler, arrivals: list[Arrival], make_task: Callable[[Any
                 end = math.inf if arrival.steps_until_end is None else arrival.step + arrival.steps_until_end
                 if arrival.step == step:
                     deadline = end - 0.5 if arrival.end == "expired" else math.inf
-                    requests[i] = Request(make_task(arrival.content), 1, deadline, arrival.group)
+                    requests[i] = Request(make_task(arrival.content), 1, deadline, arrival.group, arrival.owner)
                     scheduler.add(requests[i])
                 if arrival.end == "cancelled" and step >= end:
                     requests[i].future.cancel()
