@@ -32,6 +32,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/anomalies",
     operation_id="detect_anomalies",
+    summary="Find the anomalies of a series",
     response_model=AnomalyAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),

@@ -28,6 +28,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/cross_validation",
     operation_id="cross_validate",
+    summary="Compare forecasts with what followed",
     response_model=CrossValidationAnswer,
     openapi_extra=TIMEOUT_HEADERS,
     responses=documented(400, 401, 404, 409, 413, 422, 429, 503, 504),

@@ -34,6 +34,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/forecast/batch",
     operation_id="forecast_batch",
+    summary="Forecast many series",
     response_model=ForecastBatchAnswer,
     openapi_extra=TIMEOUT_HEADERS,
     responses=documented(400, 401, 413, 422, 429, 503, 504),

@@ -194,6 +194,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 @router.post(
     "/forecast",
     operation_id="kserve_forecast",
+    summary="Forecast many series, as KServe asks",
     response_model=ForecastResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=_errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
@@ -242,7 +243,9 @@ async def post_forecast(
     return await large_json_answer(json_pieces(answer), call.deadline)
 
 
-@router.get("/models", operation_id="kserve_list_models", responses=_errors(401))
+@router.get(
+    "/models", operation_id="kserve_list_models", summary="List the forecasters, as KServe asks", responses=_errors(401)
+)
 async def get_models(app: App) -> list[str]:
     """The names of the forecasters."""
     return sorted({model.manifest.name for model in app.registry.current.of_kind(FORECAST)})

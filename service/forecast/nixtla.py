@@ -79,6 +79,7 @@ PROBLEMS = documented(400, 401, 404, 409, 413, 415, 422, 429, 503, 504)
 @router.post(
     "/v2/forecast",
     operation_id="nixtla_forecast",
+    summary="Nixtla: forecast many series",
     response_model=ForecastResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
@@ -105,6 +106,7 @@ async def post_forecast(
 @router.post(
     "/v2/cross_validation",
     operation_id="nixtla_cross_validation",
+    summary="Nixtla: compare forecasts with what followed",
     response_model=PanelResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
@@ -142,6 +144,7 @@ async def post_cross_validation(
 @router.post(
     "/v2/historic_forecast",
     operation_id="nixtla_historic_forecast",
+    summary="Nixtla: forecast each value of the past",
     response_model=PanelResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
@@ -177,6 +180,7 @@ async def _history(body: HistoryPayload | CrossValidationPayload, call: RequestC
 @router.post(
     "/v2/anomaly_detection",
     operation_id="nixtla_anomaly_detection",
+    summary="Nixtla: find anomalies",
     response_model=AnomalyResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,
@@ -206,6 +210,7 @@ async def post_anomaly_detection(
 @router.post(
     "/v2/online_anomaly_detection",
     operation_id="nixtla_online_anomaly_detection",
+    summary="Nixtla: find anomalies in the newest values",
     response_model=AnomalyResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=PROBLEMS,

@@ -44,7 +44,12 @@ class ModelParamsBody(Body):
     freq: Freq = None
 
 
-@router.get("/model_params", operation_id="nixtla_model_params", responses=documented(401, 404, 409, 422))
+@router.get(
+    "/model_params",
+    operation_id="nixtla_model_params",
+    summary="Nixtla: a model's horizon and input size",
+    responses=documented(401, 404, 409, 422),
+)
 async def get_model_params(
     app: App,
     model: Annotated[str | None, Query(max_length=80)] = None,
@@ -61,39 +66,61 @@ async def get_model_params(
     return ModelParamsAnswer(detail=ModelParams(input_size=input_size, horizon=manifest.horizon))
 
 
-@router.post("/model_params", operation_id="nixtla_model_params_of_r", responses=documented(401, 404, 409, 422))
+@router.post(
+    "/model_params",
+    operation_id="nixtla_model_params_of_r",
+    summary="Nixtla: a model's horizon, for R",
+    responses=documented(401, 404, 409, 422),
+)
 async def post_model_params(app: App, body: ModelParamsBody) -> ModelParamsAnswer:
     """The same, for R's client."""
     return _params_of_old_clients(forecaster(body.model, app).manifest, body.freq)
 
 
-@router.get("/validate_api_key", operation_id="nixtla_validate_api_key", responses=documented(401))
+@router.get(
+    "/validate_api_key",
+    operation_id="nixtla_validate_api_key",
+    summary="Nixtla: is the key known?",
+    responses=documented(401),
+)
 async def get_validate_api_key(app: App) -> DetailAnswer:
     """Whether the caller's key is known."""
     is_checked = app.keys.required
     return DetailAnswer(detail="the key is valid" if is_checked else "any key will do: this service asks for none")
 
 
-@router.post("/validate_token", operation_id="nixtla_validate_token", responses=documented(401))
+@router.post(
+    "/validate_token",
+    operation_id="nixtla_validate_token",
+    summary="Nixtla: is the key known? For R",
+    responses=documented(401),
+)
 async def post_validate_token(app: App) -> DetailAnswer:
     """The same, for R's client."""
     return await get_validate_api_key(app)
 
 
-@router.get("/v2/models", operation_id="nixtla_list_models", responses=documented(401))
+@router.get(
+    "/v2/models", operation_id="nixtla_list_models", summary="Nixtla: list the forecasters", responses=documented(401)
+)
 async def get_models(app: App) -> ModelNames:
     """The names of the forecasters."""
     names = {model.manifest.name for model in app.registry.current.of_kind(FORECAST)}
     return ModelNames(models=[ModelName(name=name) for name in sorted(names)])
 
 
-@router.get("/usage", operation_id="nixtla_usage", responses=documented(401))
+@router.get("/usage", operation_id="nixtla_usage", summary="Nixtla: usage of the key", responses=documented(401))
 async def get_usage() -> UsageAnswer:
     """Always 0: Carry bills nothing, and has no monthly limits."""
     return UsageAnswer(minute={"used": 0}, month={"used": 0})
 
 
-@router.get("/v2/finetuned_models", operation_id="nixtla_finetuned_models", responses=documented(401))
+@router.get(
+    "/v2/finetuned_models",
+    operation_id="nixtla_finetuned_models",
+    summary="Nixtla: list finetuned models",
+    responses=documented(401),
+)
 async def get_finetuned_models() -> FinetunedModels:
     """An empty list: calls do not tune models here."""
     return FinetunedModels(finetuned_models=[])

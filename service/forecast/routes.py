@@ -49,6 +49,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/forecast",
     operation_id="forecast",
+    summary="Forecast a series",
     response_model=ForecastAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),

@@ -42,13 +42,15 @@ class Ready(Answer):
     )
 
 
-@router.get("/health/live", operation_id="health_live")
+@router.get("/health/live", operation_id="health_live", summary="Does the process answer?")
 async def get_live() -> Live:
     """Whether the process answers."""
     return Live()
 
 
-@router.get("/health/ready", operation_id="health_ready", responses=documented(422, 503))
+@router.get(
+    "/health/ready", operation_id="health_ready", summary="Can the service take calls?", responses=documented(422, 503)
+)
 async def get_ready(
     app: App,
     store: Annotated[bool, Query(description="Answer 503 also while the session store is down.")] = False,
@@ -88,7 +90,7 @@ async def get_health(app: App) -> Response:
     return Response()
 
 
-@router.get("/version", operation_id="get_version")
+@router.get("/version", operation_id="get_version", summary="Show the version of the service")
 async def get_version() -> Version:
     """The version of the service."""
     return Version(version=version(DISTRIBUTION))
@@ -97,6 +99,7 @@ async def get_version() -> Version:
 @router.get(
     "/metrics",
     operation_id="get_metrics",
+    summary="Metrics for Prometheus",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
 )

@@ -95,6 +95,7 @@ def create_router(kinds: Sequence[Kind[Any]], settings: Settings) -> APIRouter:
     router.post(
         "/invocations",
         operation_id="invoke",
+        summary="Predict, as SageMaker and Vertex AI ask",
         response_model=dict[str, Any],
         openapi_extra=TIMEOUT_HEADERS,
         responses=documented(400, 401, 404, 409, 410, 413, 422, 429, 503, 504, 507),

@@ -128,10 +128,13 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     models = GenericAlias(list, _narrow(LoadedModel, kind=kind_name))
     manifest = reduce(operator.or_, (kind.manifest for kind in kinds))
     router = APIRouter(prefix="/models", tags=["models"])
-    router.get("", operation_id="list_models", response_model=_narrow(ModelsAnswer, models=models))(get_models)
+    router.get(
+        "", operation_id="list_models", summary="List the models", response_model=_narrow(ModelsAnswer, models=models)
+    )(get_models)
     router.post(
         "/reload",
         operation_id="reload_models",
+        summary="Read the model folders again",
         response_model=_narrow(ReloadAnswer, models=models),
         openapi_extra=TIMEOUT_HEADERS,
         responses=documented(422, 504),
@@ -139,12 +142,14 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     router.get(
         "/{name}",
         operation_id="get_model",
+        summary="Show a model",
         response_model=_narrow(ModelAnswer, manifest=manifest),
         responses=documented(404, 409, 422),
     )(get_model)
     router.get(
         "/{name}/pictures/{picture}",
         operation_id="get_picture",
+        summary="Show a picture of a model's card",
         response_class=Response,
         responses={**documented(404, 409, 422), 200: {"content": {"image/png": {}}}},
     )(get_picture)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.openapi.models import Example
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from service.engine.sequence import EMPTY_STATE, SequenceState
 from service.errors import CarryError, InvalidRequestError, InvalidStateError, LimitExceededError
@@ -88,8 +88,30 @@ class VersionAnswer(Answer):
     updated_at: str
 
 
+SESSION_EXAMPLE = {
+    "id": "aa74fcd5bf3a317a7e36ff5e42448b3e",
+    "model": {"name": "forecast", "version": 2},
+    "version": 24,
+    "position": 120,
+    "created_at": "2026-11-28T09:57:29.012+00:00",
+    "updated_at": "2026-11-28T10:31:30.066+00:00",
+    "expires_at": "2026-11-29T10:31:30.066+00:00",
+    "ttl": 86400.0,
+    "model_loaded": True,
+    "versions": [{"version": 23, "position": 119, "updated_at": "2026-11-28T10:31:29.436+00:00"}],
+    "accuracy": {
+        "values": 24,
+        "mase": 0.26,
+        "scaled_quantile_loss": 0.144,
+        "coverage": {"50": 0.59, "80": 0.837, "95": 1.0},
+    },
+}
+
+
 class WholeSessionAnswer(SessionAnswer):
     """A session, and whether and from which versions it can continue."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [SESSION_EXAMPLE]})
 
     model_loaded: bool = Field(description="Whether the session's model is loaded, so that calls can use the session.")
     versions: list[VersionAnswer] = Field(description="Earlier versions to fork or rewind to, newest first.")
@@ -114,7 +136,13 @@ class StateAnswer(Answer):
     state: str = Field(description="Opaque and signed. Only this very model accepts it, from any caller.")
 
 
-@router.get("", operation_id="list_sessions", response_model=SessionsAnswer, responses=documented(401, 422, 503))
+@router.get(
+    "",
+    operation_id="list_sessions",
+    summary="List the sessions",
+    response_model=SessionsAnswer,
+    responses=documented(401, 422, 503),
+)
 async def get_sessions(
     call: Context,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -129,6 +157,7 @@ async def get_sessions(
 @router.get(
     "/{id}",
     operation_id="get_session",
+    summary="Show a session, and how accurate it has been",
     response_model=WholeSessionAnswer,
     openapi_extra=READ_HEADERS,
     responses=documented(401, 404, 410, 412, 422, 503),
@@ -155,6 +184,7 @@ async def get_session(id: str, call: Context) -> Response:
 @router.delete(
     "/{id}",
     operation_id="delete_session",
+    summary="Delete a session",
     status_code=204,
     openapi_extra=WRITE_HEADERS,
     responses=documented(401, 404, 409, 410, 412, 422, 503, 504, 507),
@@ -171,6 +201,7 @@ async def delete_session(id: str, call: Context) -> Response:
 @router.post(
     "/{id}/fork",
     operation_id="fork_session",
+    summary="Copy a session",
     status_code=201,
     response_model=SessionAnswer,
     openapi_extra=WRITE_HEADERS,
@@ -191,6 +222,7 @@ async def post_fork(id: str, call: Context, body: ForkBody | None = None) -> Res
 @router.post(
     "/{id}/rewind",
     operation_id="rewind_session",
+    summary="Go back to an earlier version",
     response_model=SessionAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 504, 507),
@@ -208,6 +240,7 @@ async def post_rewind(id: str, body: RewindBody, call: Context) -> Response:
 @router.get(
     "/{id}/state",
     operation_id="get_session_state",
+    summary="Export a session's state",
     response_model=StateAnswer,
     openapi_extra=READ_HEADERS,
     responses=documented(401, 404, 410, 412, 422, 503),
@@ -223,6 +256,7 @@ async def get_state(id: str, call: Context) -> Response:
 @router.put(
     "/{id}/state",
     operation_id="put_session_state",
+    summary="Import a state into a session",
     response_model=SessionAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 422, 503, 504, 507),
@@ -275,6 +309,7 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     creating.post(
         "",
         operation_id="create_session",
+        summary="Create a session",
         status_code=201,
         response_model=SessionAnswer,
         openapi_extra=CREATE_HEADERS,

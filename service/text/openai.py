@@ -56,6 +56,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 @router.post(
     "/completions",
     operation_id="openai_create_completion",
+    summary="Complete a text, as OpenAI's API does",
     response_model=CompletionAnswer,
     openapi_extra=TIMEOUT_HEADERS,
     responses=STREAM | _errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
@@ -71,6 +72,7 @@ async def post_completions(
 @router.post(
     "/chat/completions",
     operation_id="openai_create_chat_completion",
+    summary="Continue a chat, as OpenAI's API does",
     response_model=ChatAnswer,
     openapi_extra=TIMEOUT_HEADERS,
     responses=STREAM | _errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
@@ -92,13 +94,23 @@ async def _answer(completion: Completion, stream: bool, call: RequestContext, re
 
 
 @router.get("/models/", include_in_schema=False)
-@router.get("/models", operation_id="openai_list_models", responses=_errors(401))
+@router.get(
+    "/models",
+    operation_id="openai_list_models",
+    summary="List the text models, as OpenAI's API does",
+    responses=_errors(401),
+)
 async def get_models(app: App) -> ModelList:
     """List the text models."""
     return ModelList(data=model_cards(app.registry.current.of_kind(TEXT), app.settings))
 
 
-@router.get("/models/{model}", operation_id="openai_get_model", responses=_errors(401, 404, 409))
+@router.get(
+    "/models/{model}",
+    operation_id="openai_get_model",
+    summary="Show a text model, as OpenAI's API does",
+    responses=_errors(401, 404, 409),
+)
 async def get_model(model: str, app: App) -> ModelCard:
     """Describe one text model, by `name` or `name@version`."""
     return model_card(find_text_model(model, app), model, app.settings)

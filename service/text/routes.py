@@ -68,6 +68,7 @@ PREDICT_EXAMPLES: dict[str, Example] = {
 @router.post(
     "/generate",
     operation_id="generate",
+    summary="Continue a text",
     response_model=GenerateAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=STREAM | documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
@@ -149,6 +150,7 @@ async def _prepare_generation(
 @router.post(
     "/predict",
     operation_id="predict",
+    summary="Show what may come next in a text",
     response_model=PredictAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),

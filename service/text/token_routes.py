@@ -74,6 +74,7 @@ class TokenizerInfo(Answer):
 @router.post(
     "/tokenize",
     operation_id="tokenize",
+    summary="Turn a text into tokens",
     response_model=TokenizeAnswer,
     responses=documented(400, 401, 404, 409, 413, 415, 422),
 )
@@ -101,6 +102,7 @@ async def post_tokenize(body: TokenizeBody, app: App) -> Response:
 @router.post(
     "/detokenize",
     operation_id="detokenize",
+    summary="Turn tokens into a text",
     response_model=DetokenizeAnswer,
     responses=documented(400, 401, 404, 409, 413, 415, 422),
 )
@@ -112,7 +114,12 @@ async def post_detokenize(body: DetokenizeBody, app: App) -> Response:
     return json_answer({"prompt": detokenize(body.tokens, tokenizer, "$.tokens")})
 
 
-@router.get("/tokenizer_info", operation_id="tokenizer_info", responses=documented(401, 404, 409, 422))
+@router.get(
+    "/tokenizer_info",
+    operation_id="tokenizer_info",
+    summary="Show a model's tokenizer",
+    responses=documented(401, 404, 409, 422),
+)
 async def get_tokenizer_info(
     app: App,
     model: Annotated[

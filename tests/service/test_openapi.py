@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.http.sessions import WholeSessionAnswer
 from service.kinds import KINDS
 
 Operation = tuple[str, str, dict[str, Any]]
@@ -33,6 +34,20 @@ def test_operations_are_named_as_a_person_would_name_them(operations: list[Opera
         assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+){0,4}", name)
         # FastAPI's own names end in the path and the method.
         assert not name.endswith(f"_{method}"), path
+
+
+def test_every_operation_has_a_summary_of_its_own_that_is_short(operations: list[Operation]) -> None:
+    summaries = [operation["summary"] for _, _, operation in operations]
+    assert len(set(summaries)) == len(summaries)
+    for summary in summaries:
+        assert len(summary) <= 50, summary
+        # FastAPI makes one of the function's name.
+        assert not re.match(r"(Get|Post|Put|Delete) ", summary), summary
+
+
+def test_a_session_is_documented_with_an_example_that_has_its_form(document: dict[str, Any]) -> None:
+    [example] = document["components"]["schemas"]["WholeSessionAnswer"]["examples"]
+    assert WholeSessionAnswer.model_validate(example).model_dump(mode="json") == example
 
 
 def test_every_operation_has_a_tag_that_is_described(document: dict[str, Any], operations: list[Operation]) -> None:
