@@ -32,7 +32,7 @@ def serve(settings: Settings) -> None:
     from service.workers.trials import Trials
 
     trials = Trials(settings)
-    trials.begin()  # during the imports
+    folders = trials.begin()  # during the imports
 
     import structlog
 
@@ -86,6 +86,7 @@ def serve(settings: Settings) -> None:
     page = {"page": page_address(settings.host, port, scheme)} if settings.page == "on" else {}
     metrics = {} if settings.metrics_port is None else {"metrics_port": settings.metrics_port}
     log.info("listening", host=settings.host, port=port, processes=processes, keys=num_keys, **metrics, **page)
+    log.info("loading", models=[f"{folder.parent.name}@{folder.name}" for folder in folders])
 
     trials.finish()
     board, shared_metrics = Board(processes), SharedMetrics(processes)

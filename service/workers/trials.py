@@ -39,11 +39,12 @@ class Trials:
         self._started: list[Path] = []
         self._results: dict[tuple[Path, str], str | None] = {}
 
-    def begin(self) -> None:
-        """Start to try all folders, in the background."""
+    def begin(self) -> Sequence[Path]:
+        """Start to try all folders, in the background. Returns the folders."""
         self._started = model_folders(self._settings.models_dirs)[0]
         if self._started:
             self._start(self._started)
+        return self._started
 
     def finish(self) -> None:
         """Wait for the results of `begin`."""
