@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 
 from service import DISTRIBUTION
 from service.errors import CarryError
-from service.http import health, models, openapi_document, page, problems, sessions
+from service.http import health, invocations, models, openapi_document, page, problems, sessions
 from service.http.access import OPEN, AccessMiddleware
 from service.http.bodies import BodyMiddleware
 from service.http.metrics_port import MetricsPortMiddleware
@@ -137,7 +137,8 @@ def create_app(
     page_files = page.page_files() if settings.page == "on" else {}
     # Routes are tried in this order, so those of the kinds themselves come before their foreign interfaces.
     own_routers, *other_routers = zip_longest(*(kind.routers() for kind in kinds))
-    routers = [*own_routers, sessions.create_router(kinds)]
+    # A platform may call paths that begin with /v1/, and the last route of OpenAI's API takes all of these.
+    routers = [invocations.create_router(kinds, settings), *own_routers, sessions.create_router(kinds)]
     routers += [router for group in other_routers for router in group if router is not None]
     routers += [models.create_router(kinds), health.router, page.create_router(page_files)]
     for router in routers:
@@ -146,7 +147,8 @@ def create_app(
     app.state.routes = [*own_routes, *(route for router in routers for route in router.routes)]
     app.add_middleware(BodyMiddleware, settings=settings)
     origins = frozenset(settings.cors_origins)
-    app.add_middleware(AccessMiddleware, open_paths=OPEN | page_files.keys(), origins=origins)
+    open_paths = OPEN | page_files.keys() | {settings.health_route}
+    app.add_middleware(AccessMiddleware, open_paths=open_paths, origins=origins)
     if settings.metrics_port is not None:
         app.add_middleware(MetricsPortMiddleware, port=settings.metrics_port)
     app.add_middleware(RequestMiddleware, metrics=metrics, root_path=settings.root_path)
@@ -177,9 +179,9 @@ def _store(settings: Settings, evicted: Callable[[], None], keys: KeyRing | None
         sessions=settings.max_sessions,
         sessions_per_owner=settings.max_sessions_per_owner,
         bytes_per_owner=settings.max_session_bytes_per_owner or max_bytes // 2,
+        of_owner=(lambda owner: None) if keys is None else keys.limits,
         versions=settings.session_versions,
         tombstone_ttl=settings.session_tombstone_ttl,
-        of_owner=(lambda owner: None) if keys is None else keys.limits,
     )
     return open_store(settings.session_store, limits, max_bytes, evicted)
 

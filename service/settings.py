@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -15,11 +15,15 @@ from service.machine import processes_to_run
 
 _KUBERNETES_VARIABLE = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """The variables that Kubernetes sets in each pod of a namespace with a Service named carry, or carry-something."""
+_PATH = r"^/[\x21-\x7e]*$"
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
+_REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 _KEY = re.compile(r"[\x21-\x7e]+")
 _OLD_NAMES = {"CARRY_SESSION_REMEMBERED": "session_tombstone_ttl"}
 """What variables were called in version 0.1, and the fields that they still set."""
+_VERTEX_AI = {"AIP_HTTP_PORT": "port", "AIP_HEALTH_ROUTE": "health_route", "AIP_PREDICT_ROUTE": "predict_route"}
+"""The variables by which Vertex AI tells a container where it calls. They win over those of an image."""
 
 
 def unknown_settings(environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -171,8 +175,8 @@ class Settings(BaseModel):
 
     session_store: str = "sqlite:///carry.db"
     """Where to store sessions. sqlite:///FILE (relative; four slashes: absolute): shared by the processes of a machine.
-    redis://HOST:PORT/DB (rediss: with TLS): shared by any number of machines. memory://: for one process, lost at its
-    end."""
+    redis://HOST:PORT/DB (rediss: with TLS), or redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB: shared by any number of
+    machines. memory://: for one process, lost at its end."""
 
     session_ttl: float = Field(default=86_400.0, ge=1)
     """Seconds from a session's last use to its end, unless its creator sets `ttl`."""
@@ -211,6 +215,12 @@ class Settings(BaseModel):
     api_keys_file: Path | None = None
     """File of API keys: names, the sha256 of each secret, scopes, limits and models; `carry keys new` writes it. The
     service reads it again when it changes. Both settings together work: all their keys are valid."""
+
+    predict_route: Annotated[str | None, Field(pattern=_PATH)] = None
+    """One more path of POST /invocations, for a platform that calls its own. Vertex AI sets it by AIP_PREDICT_ROUTE."""
+
+    health_route: Annotated[str | None, Field(pattern=_PATH)] = None
+    """One more path of GET /health/ready. Vertex AI sets it by AIP_HEALTH_ROUTE."""
 
     state_key: SecretStr | None = None
     """The key that signs exported states, at least 16 characters. If not set, the session store keeps a random key, so
@@ -294,9 +304,11 @@ class Settings(BaseModel):
     @classmethod
     def _check_store(cls, url: str) -> str:
         file = url.removeprefix("sqlite:///")
-        if url == "memory://" or (file and file != url) or url.startswith(("redis://", "rediss://", "unix://")):
+        if url == "memory://" or (file and file != url) or url.startswith(_REDIS):
             return url
-        raise ValueError("must be memory://, sqlite:///FILE, or redis://HOST:PORT/DB")
+        raise ValueError(
+            "must be memory://, sqlite:///FILE, redis://HOST:PORT/DB, or redis+sentinel://HOST:PORT/MASTER/DB"
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -319,7 +331,7 @@ class Settings(BaseModel):
     @classmethod
     def _read_environment(cls, given: Any) -> Any:
         environment = {name.upper(): value for name, value in os.environ.items()}
-        variables = _OLD_NAMES | {_variable(name): name for name in cls.model_fields}
+        variables = _OLD_NAMES | {_variable(name): name for name in cls.model_fields} | _VERTEX_AI
         return {variables[name]: environment[name] for name in variables if name in environment} | given
 
     @model_validator(mode="after")

@@ -41,7 +41,6 @@ class RequestContext:
     max_share: float = 1.0
     group: object = field(default_factory=object)
     scope: Scope = field(default_factory=dict)
-
     spending: Spending | None = None
     """Of the steps of the caller's key; None: the service needs no key."""
 
