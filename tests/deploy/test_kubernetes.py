@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from service.settings import Settings, unknown_settings
 from service.workers.supervisor import KILL_AFTER
 from tests.conftest import SHIPPED
+from tests.deploy import write
 
 ROOT = SHIPPED.parent
 FOLDER = ROOT / "deploy/kubernetes"
@@ -88,6 +90,7 @@ def read(path: Path) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
+@cache
 def build(overlay: str) -> dict[str, Manifest]:
     """The manifests of an overlay as kustomize makes them, by kind."""
     command = [["kubectl", "kustomize"], ["kustomize", "build"]]
@@ -264,6 +267,11 @@ def test_the_autoscaler_alone_sets_the_number_of_pods_by_a_metric_of_the_service
     source = (ROOT / "service/metrics.py").read_text()
     assert f'"{name}"' in source
     assert f"seriesQuery: '{name}{{" in (FOLDER / "monitored/scaling.yaml").read_text()
+
+
+def test_the_rules_are_those_of_prometheus() -> None:
+    assert write.MANIFEST.read_text() == write.prometheus_rule(), "python -m tests.deploy.write"
+    assert read(write.MANIFEST)[0]["spec"] == yaml.safe_load(write.RULES.read_text())
 
 
 def test_one_pod_keeps_its_file_on_the_volume_and_ends_before_the_next_begins() -> None:

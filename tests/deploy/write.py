@@ -19,9 +19,20 @@ spec:
 """
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes a text of several lines as lines."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def prometheus_rule(rules: Path = RULES) -> str:
     """The manifest that holds the rules."""
-    lines = yaml.safe_dump(yaml.safe_load(rules.read_text()), sort_keys=False, width=1000).splitlines()
+    lines = yaml.dump(yaml.safe_load(rules.read_text()), Dumper=_Dumper, sort_keys=False, width=1000).splitlines()
     return HEAD + "".join(f"  {line}\n" for line in lines)
 
 
