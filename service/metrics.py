@@ -282,7 +282,7 @@ class SessionMetrics:
             "carry_session_store_up",
             "Whether the store answers: 1, or 0.",
             registry=registry,
-            multiprocess_mode="livemin",
+            multiprocess_mode="mostrecent",  # a process that is not asked does not look
         )
 
 

@@ -90,6 +90,8 @@ def test_the_newest_value_of_a_gauge_counts() -> None:
     first.models.count.labels("loaded").set(8)
     moment = Moment(models=(), build={}, processes=2, ready=2, restarts=0, pids={})
     assert shown(first.exposition(moment)[0])["carry_models", frozenset({("status", "loaded")})] == 8
+    second.sessions.up.set(1)  # the first process was not asked
+    assert shown(first.exposition(moment)[0])["carry_session_store_up", frozenset()] == 1
     assert first.exposition(moment) == second.exposition(moment)
 
 
