@@ -36,6 +36,7 @@ MAX_REASONS = 10
 """Series that fail of which the reason is printed."""
 TABLES = (".csv", ".parquet")
 """Ends of the names of files for --out; a name without an end is a folder."""
+STANDARD_INPUT = Path("-")
 FOLDER = "A table of any size, into a folder"
 
 
@@ -102,6 +103,8 @@ def forecast(
     season = None if season_length is None else _season_length(season_length)
     percentages = None if levels is None else _percentages(levels)
     settings = settings_with(models_dir=models_dir)
+    if file != STANDARD_INPUT and not file.exists():  # before an import that may fail
+        raise CarryError(f"{file}: no such file")
     if out is not None and _is_folder(out):
         only_in_memory = {"dates": dates, "decimal": decimal, "missing": missing, "sheet": sheet, "picture": picture}
         _refuse(only_in_memory | {"json": as_json}, f"not with a folder for --out, and {out} is one")
@@ -195,7 +198,7 @@ def _only_id(names: list[str] | None) -> str | None:
 @contextmanager
 def _file_or_standard_input(path: Path) -> Iterator[Path]:
     """The file; for "-" a copy of standard input, as CSV."""
-    if path != Path("-"):
+    if path != STANDARD_INPUT:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def test_a_file_that_cannot_be_forecast_gives_one_line_of_error(
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_file_that_is_missing_is_said_to_be_before_an_extra_is(tmp_path: Path) -> None:
+    (tmp_path / "there.csv").touch()
+    program = "import sys; sys.modules['pandas'] = sys.modules['pyarrow'] = None; from carry.cli import main; main()"
+
+    def errors(*arguments: str) -> str:
+        command = [sys.executable, "-c", program, "forecast", *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout) == (2, "")
+        return result.stderr
+
+    for out in ([], ["--out", "folder/"]):
+        assert errors("nowhere.csv", *out) == "carry: nowhere.csv: no such file\n"
+        assert "pip install 'carry-rnn[files]'" in errors("there.csv", *out)
 
 
 def test_one_bad_series_does_not_fail_the_others(tmp_path: Path, carry: Run) -> None:
