@@ -7,12 +7,12 @@ INSTALL := bin/pip install --quiet --disable-pip-version-check
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test docs wheel faults fuzz clients redis java chromium prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page screenshots consistency soak abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium nginx prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page screenshots consistency soak rolling abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
 
-test: redis java chromium prometheus $(SERVICE)/installed
+test: redis java chromium nginx prometheus $(SERVICE)/installed
 	@# Side by side: neither mypy nor an installation uses more than one core.
 	$(MAKE) --no-print-directory --jobs=2 lint $(CLUSTERS)/packages
 	$(MAKE) --no-print-directory $(CLUSTERS)/installed
@@ -51,6 +51,12 @@ prometheus:
 	@{ command -v prometheus && command -v promtool; } > /dev/null \
 		|| { test "$$(id -u)" = 0 && { apt-get install -y prometheus || { apt-get update && apt-get install -y prometheus; }; }; } \
 		|| echo "no Prometheus on the PATH: THE RULES AND DASHBOARDS ARE NOT TESTED; install prometheus and promtool" >&2
+
+# Replicas restart behind it, in tests and in `make rolling`; where nobody has installed it, root may.
+nginx:
+	@command -v nginx > /dev/null \
+		|| { test "$$(id -u)" = 0 && { apt-get install -y nginx-light || { apt-get update && apt-get install -y nginx-light; }; }; } \
+		|| echo "no nginx on the PATH: THE ROLLING RESTART BEHIND IT IS NOT TESTED; install nginx" >&2
 
 # Spark runs on it, in the tests of docs/batch.md; where nobody has installed it, root may.
 java:
@@ -116,6 +122,11 @@ bench-page: chromium $(SERVICE)/installed $(DEV)/installed
 # Half an hour of mixed load: memory, descriptors and threads must stay flat, and every answer be right.
 soak: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.soak
+
+# Two replicas restart in turn under sixteen clients that never retry, 20,000 requests in each of three ways: none may
+# fail. About fifteen minutes.
+rolling: redis nginx $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.rolling
 
 # What one caller can do to the others; about ten minutes.
 abuse: $(DEV)/installed

@@ -70,7 +70,7 @@ MAX_CACHED = 1000
 """Sessions that a process caches: a few megabytes."""
 PING_SECONDS = 5.0
 """How long the outcome of a ping is reused."""
-PING_TIMEOUT = 1.0
+PING_TIMEOUT = 0.5
 """Seconds after which a store that does not answer counts as down."""
 
 
