@@ -127,7 +127,7 @@ class Replica:
     def _read(self) -> None:
         assert self._process.stderr is not None
         for text in self._process.stderr:
-            line = json.loads(text) if text.startswith("{") else {"event": text, "level": "error"}
+            line: dict[str, Any] = json.loads(text) if text.startswith("{") else {"event": text, "level": "error"}
             if line["event"] == "listening":
                 self.port = line["port"]
             elif line["event"] == "process started":

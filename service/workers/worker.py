@@ -29,7 +29,7 @@ HANDSHAKE_SECONDS = 0.05
 """Seconds for connections that are being made when the process stops to accept new ones."""
 MAX_PAUSES = 40
 """How many such pauses to make at most, while connections wait to be accepted."""
-CUT_SECONDS = 2.0
+CUT_SECONDS = 2
 """Seconds after the grace period in which requests that were cut may end."""
 
 
