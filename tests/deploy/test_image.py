@@ -282,6 +282,7 @@ def test_a_port_of_the_machine_is_published_once_and_volumes_are_named(name: str
 def test_replicas_run_without_those_who_watch_them_but_not_the_other_way_round() -> None:
     services = compose("docker-compose.replicas.yml")["services"]
     watching = {name for name, service in services.items() if service.get("profiles") == ["monitored"]}
+    assert watching == {"prometheus", "grafana"}
     for name in services.keys() - watching:
         assert not watching & set(services[name].get("depends_on", ())), name
     assert services["replica"]["deploy"]["replicas"] == 2
