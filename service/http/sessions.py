@@ -88,7 +88,7 @@ class VersionAnswer(Answer):
     updated_at: str
 
 
-SESSION_EXAMPLE = {
+SESSION_EXAMPLE: dict[str, Any] = {
     "id": "aa74fcd5bf3a317a7e36ff5e42448b3e",
     "model": {"name": "forecast", "version": 2},
     "version": 24,
