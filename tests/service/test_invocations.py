@@ -80,22 +80,14 @@ def test_a_stream_is_a_stream(client: TestClient) -> None:
 def test_instances_are_answered_in_order_with_their_parameters(client: TestClient) -> None:
     """An instance's own field wins over the parameter; kinds may be mixed; more than run at once are answered."""
     series = [[*SERIES, i] for i in range(100)]
-    body = {"instances": [{"series": values} for values in series], "parameters": {"horizon": 2}}
-    body["instances"][7] = {"series": series[7], "horizon": 5}
-    body["instances"][8] = {"prompt": "a", "max_length": 4, "seed": 1, "horizon": None}
-    del body["instances"][8]["horizon"]
-    body["parameters"] = {}
-    for instance in body["instances"]:
-        if "series" in instance:
-            instance.setdefault("horizon", 2)
-    predictions = answer(client, "/invocations", body)["predictions"]
-    assert predictions[8] == answer(client, "/generate", body["instances"][8])
-    assert [len(prediction["median"]) for prediction in predictions if "median" in prediction] == [2] * 7 + [5] + [
-        2
-    ] * 91
+    instances: list[dict[str, Any]] = [{"series": values} for values in series]
+    instances[7]["horizon"] = 5
+    predictions = answer(client, "/invocations", {"instances": instances, "parameters": {"horizon": 2}})["predictions"]
+    assert [prediction["horizon"] for prediction in predictions] == [2] * 7 + [5] + [2] * 92
     assert predictions[99] == answer(client, "/forecast", {"series": series[99], "horizon": 2})
-    shared = {"instances": [{"series": SERIES}, {"series": SERIES, "horizon": 5}], "parameters": {"horizon": 2}}
-    assert [item["horizon"] for item in answer(client, "/invocations", shared)["predictions"]] == [2, 5]
+    mixed: list[dict[str, Any]] = [{"series": SERIES}, {"prompt": "a", "max_length": 4, "seed": 1}]
+    predictions = answer(client, "/invocations", {"instances": mixed})["predictions"]
+    assert predictions == [answer(client, "/forecast", mixed[0]), answer(client, "/generate", mixed[1])]
 
 
 @pytest.mark.parametrize(
