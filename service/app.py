@@ -21,6 +21,7 @@ from service.errors import CarryError
 from service.http import health, invocations, models, openapi_document, page, problems, sessions
 from service.http.access import OPEN, AccessMiddleware
 from service.http.bodies import BodyMiddleware
+from service.http.compression import CompressionMiddleware
 from service.http.metrics_port import MetricsPortMiddleware
 from service.http.requests import RequestMiddleware
 from service.http.state import AppState
@@ -145,6 +146,7 @@ def create_app(
         app.include_router(router)
     own_routes = [route for route in app.routes if isinstance(route, APIRoute)]
     app.state.routes = [*own_routes, *(route for router in routers for route in router.routes)]
+    app.add_middleware(CompressionMiddleware)  # innermost: the limits of answers in transfer count what is sent
     app.add_middleware(BodyMiddleware, settings=settings)
     origins = frozenset(settings.cors_origins)
     open_paths = OPEN | page_files.keys() | {settings.health_route}

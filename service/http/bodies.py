@@ -1,7 +1,11 @@
 """BodyMiddleware: reads and decompresses a request's whole body within limits, and sends large answers in pieces."""
 
 import asyncio
+import gzip
+import math
+import zlib
 from collections.abc import Callable
+from io import BytesIO
 
 import zstandard
 from starlette.datastructures import Headers
@@ -23,7 +27,7 @@ ANSWER_PIECE = 256 * 1024
 """Bytes of an answer to send at once; the next bytes wait until the connection accepts these."""
 MAX_ZSTD_WINDOW = 8 * 2**20
 """Bytes of the largest window of a zstd body (RFC 9659)."""
-ZSTD_PIECE = 2**20
+DECOMPRESSED_PIECE = 2**20
 """Bytes to decompress at once; the limits are checked after each piece."""
 BUDGET_BODIES = 8
 """One process holds at most the bytes of so many of the largest bodies, and as many bytes of answers in transfer."""
@@ -129,8 +133,8 @@ class BodyMiddleware:
     async def _body(self, headers: Headers, receive: Receive, hold: Callable[[int], None]) -> bytes | None:
         """The whole body; None if the client disconnected. Calls `hold` with the bytes so far, before it reads more."""
         encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "zstd"):
-            raise BodyEncodingError("send the body without Content-Encoding, or with Content-Encoding: zstd")
+        if encoding not in ("identity", "gzip", "x-gzip", "zstd"):
+            raise BodyEncodingError("send the body without Content-Encoding, or with Content-Encoding: gzip or zstd")
         length = headers.get("content-length", "").lstrip("0")
         if length.isdecimal() and (len(length) > 18 or int(length) > self._max_bytes):
             raise self._too_large()
@@ -147,8 +151,8 @@ class BodyMiddleware:
             hold(len(body))
         whole = bytes(body)
         del body
-        if encoding == "zstd":
-            whole = await self._decompressed(whole, hold)
+        if encoding != "identity":
+            whole = await self._decompressed(whole, encoding, hold)
             hold(len(whole))
         items = 0
         async for start in take_turns(range(0, len(whole), COUNT_PIECE)):
@@ -162,22 +166,29 @@ class BodyMiddleware:
                 )
         return whole
 
-    async def _decompressed(self, compressed: bytes, hold: Callable[[int], None]) -> bytes:
+    async def _decompressed(self, compressed: bytes, encoding: str, hold: Callable[[int], None]) -> bytes:
         body = bytearray()
+        expected = 1.0
         try:
-            expected = zstandard.frame_content_size(compressed)
-            reader = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).stream_reader(
-                compressed, read_across_frames=True
-            )
-            while piece := await asyncio.to_thread(reader.read, ZSTD_PIECE):
+            if encoding == "zstd":
+                expected = max(1, zstandard.frame_content_size(compressed))
+                decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
+                read = decompressor.stream_reader(compressed, read_across_frames=True).read
+            else:
+                read = gzip.GzipFile(fileobj=BytesIO(compressed)).read
+            while piece := await asyncio.to_thread(read, DECOMPRESSED_PIECE):
                 body += piece
                 if len(body) > self._max_bytes:
                     raise self._too_large()
                 hold(len(compressed) + len(body))
         except zstandard.ZstdError:
             raise MalformedBodyError("the body is not valid zstd, or needs a window of more than 8 MiB") from None
-        if len(body) < max(1, expected):
-            raise MalformedBodyError("the zstd body is incomplete")
+        except (gzip.BadGzipFile, zlib.error):
+            raise MalformedBodyError("the body is not valid gzip") from None
+        except EOFError:
+            expected = math.inf
+        if len(body) < expected:
+            raise MalformedBodyError(f"the {encoding} body is incomplete")
         return bytes(body)
 
     def _too_large(self) -> BodyTooLargeError:

@@ -3,7 +3,6 @@ nothing in them asks another host. Knows nothing of what the page shows."""
 
 import gzip
 import hashlib
-import re
 from asyncio import to_thread
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from service import DISTRIBUTION
+from service.http.compression import best_coding
 from service.http.json_route import json_answer
 
 FOLDER = Path(__file__).resolve().parent.parent / "page"
@@ -113,7 +113,8 @@ async def _answer(path: Path, request: Request, policy: Mapping[str, str]) -> Re
         "Vary": "Accept-Encoding",
         "X-Content-Type-Options": "nosniff",
     }
-    if file.compressed is not None and _accepts_gzip(request.headers.get("accept-encoding", "")):
+    accepted = best_coding(request.headers.get("accept-encoding", ""), ("gzip",))
+    if file.compressed is not None and accepted is not None:
         content, etag = file.compressed, f'"{file.etag}-gzip"'
         headers["Content-Encoding"] = "gzip"
     headers["ETag"] = etag
@@ -121,15 +122,6 @@ async def _answer(path: Path, request: Request, policy: Mapping[str, str]) -> Re
         headers.pop("Content-Encoding", None)
         return Response(status_code=304, headers=headers)
     return Response(content, headers=headers | {"Content-Type": file.media_type})
-
-
-def _accepts_gzip(accept_encoding: str) -> bool:
-    """Whether a header Accept-Encoding names gzip, and not with the weight 0 (RFC 9110, section 12.5.3)."""
-    for coding in accept_encoding.lower().split(","):
-        name, _, weight = coding.partition(";")
-        if name.strip() == "gzip":
-            return not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", weight)
-    return False
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

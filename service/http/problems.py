@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.errors import (
+    BodyEncodingError,
     CarryError,
     ForbiddenError,
     InvalidRequestError,
@@ -54,6 +55,8 @@ def problem_answer(error: CarryError, request: RequestOrScope) -> Response:
         # Random, or clients that were refused together would retry together. The steps of a key do not come earlier.
         earliest, latest = (1.0, 1.2) if isinstance(error, StepsPerMinuteError) else (0.1, 1.0)
         answer.headers["Retry-After-Ms"] = str(round(1000 * seconds * random.uniform(earliest, latest)))
+    if isinstance(error, BodyEncodingError):
+        answer.headers["Accept-Encoding"] = "gzip, zstd"  # RFC 9110, section 15.5.16
     if isinstance(error, UnauthorizedError):
         answer.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, ForbiddenError) and error.scope is not None:

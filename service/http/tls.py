@@ -30,7 +30,7 @@ def open_certificate(certificate: Path, key: Path) -> ssl.SSLContext:
         connection.context = current
 
     context = _load(certificate, key)
-    context.sni_callback = renew  # type: ignore[assignment]  # it is called without SNI, too, and with the name None
+    context.sni_callback = renew  # called without a name, too
     return context
 
 

@@ -1,5 +1,6 @@
 """The unmodified `nixtla` client against the real application, with data frames; and the bodies that it sends."""
 
+import gzip
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -543,5 +544,11 @@ def test_a_compressed_body_counts_as_what_it_holds(client: TestClient) -> None:
     assert post(zstandard.compress(b" " * 2**24)) == (413, "body_too_large")
     for broken in (b"", packed[:3], packed[:-5], streamed[:-5], packed + b"more", body):
         assert post(broken) == (400, "malformed_body")
-    assert post(body, "gzip") == (415, "unsupported_encoding")
+    packed = gzip.compress(body)
+    for whole in (packed, gzip.compress(body[:9]) + gzip.compress(body[9:])):
+        assert post(whole, "gzip") == post(whole, "x-gzip") == (200, "")
+    assert post(gzip.compress(b" " * 2**24), "gzip") == (413, "body_too_large")
+    for broken in (b"", packed[:3], packed[:-5], packed + b"more", packed[:-8] + bytes(8), body):
+        assert post(broken, "gzip") == (400, "malformed_body")
+    assert post(body, "br") == (415, "unsupported_encoding")
     assert post(body, "identity") == (200, "")

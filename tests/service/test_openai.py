@@ -445,7 +445,7 @@ def test_errors_raised_before_the_route_have_openais_form_too(client: TestClient
     answers = {
         400: client.post("/v1/completions", content=b"{", headers=as_json),
         413: client.post("/v1/completions", content=b" " * 100_001, headers=as_json),
-        415: client.post("/v1/completions", content=b"{}", headers={**as_json, "Content-Encoding": "gzip"}),
+        415: client.post("/v1/completions", content=b"{}", headers={**as_json, "Content-Encoding": "br"}),
         404: client.get("/v1/nothing"),
     }
     for status, answer in answers.items():

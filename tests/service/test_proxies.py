@@ -203,7 +203,18 @@ def test_lists_and_the_root_path_are_read_leniently(monkeypatch: pytest.MonkeyPa
 def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """A new certificate of 127.0.0.1 and its key, with `name` in its subject."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "2",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]
     extension = ["-addext", "subjectAltName=IP:127.0.0.1", "-subj", f"/CN={name}"]
     subprocess.run([*command, *extension, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     return certificate, key
@@ -267,8 +278,8 @@ def test_a_wrong_certificate_is_an_error(tmp_path: Path, files: tuple[Path, Path
         _, key = write_certificate(tmp_path / "other", "other")
     else:
         encrypted = tmp_path / "encrypted.pem"
-        command = ["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", key, "-out", encrypted]
-        subprocess.run(command, check=True, capture_output=True)
+        encrypt = ["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", str(key), "-out", str(encrypted)]
+        subprocess.run(encrypt, check=True, capture_output=True)
         key = encrypted
     with pytest.raises(OSError, match=fault if fault == "password" else ""):
         open_certificate(certificate, key)

@@ -457,7 +457,7 @@ def test_a_session_is_visible_to_its_owner_only(owned: TestClient) -> None:
         theirs = owned.request(method, f"/sessions/{session}{path}", json=body, headers=SECOND)
         nobodys = owned.request(method, f"/sessions/{'0' * 32}{path}", json=body, headers=SECOND)
         assert theirs.status_code == nobodys.status_code == 404
-        problems = [{**answer.json(), "request_id": ""} for answer in (theirs, nobodys)]
+        problems = [{**answer.json(), "request_id": "", "trace_id": ""} for answer in (theirs, nobodys)]
         assert problems[0] == problems[1]
     for headers, status in ((SECOND, 404), (FIRST, 200)):
         assert generate(owned, "a", session_id=session, headers=headers).status_code == status
