@@ -63,7 +63,7 @@ class Replica:
         """The worker processes, if there are several."""
         self.errors: list[str] = []
         """Log lines of level error."""
-        self.exits: Counter[int] = Counter()
+        self.exits: Counter[str] = Counter()
 
     def start(self) -> None:
         """Start it. Returns when it is ready."""
@@ -81,7 +81,7 @@ class Replica:
         """End it by SIGTERM. Returns when it has ended."""
         with self._process as process:
             process.send_signal(signal.SIGTERM)
-            self.exits[process.wait(PATIENCE)] += 1
+            self.exits[str(process.wait(PATIENCE))] += 1
             self._reader.join(PATIENCE)
 
     def kill(self) -> None:
@@ -450,7 +450,7 @@ def measure(way: str, requests: int, clients: int, restarts: int, **settings: ob
         "sessions": dict(tally.sessions),
         "restarts": len(rolled),
         "seconds_per_restart": round(float(np.mean(rolled)), 1),
-        "exit_statuses": {str(status): count for replica in replicas for status, count in replica.exits.items()},
+        "exit_statuses": dict(sum((replica.exits for replica in replicas), Counter())),
         "errors_in_logs": [error for replica in replicas for error in replica.errors],
         "seconds": round(seconds, 1),
         "clients": clients,
