@@ -119,7 +119,7 @@ bench-million: $(DEV)/installed
 bench-page: chromium $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.page
 
-# Half an hour of mixed load: memory, descriptors and threads must stay flat, and every answer be right.
+# An hour of mixed load at two thirds of the capacity: memory, descriptors and threads must stay flat, and every answer be right.
 soak: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.soak
 
