@@ -18,8 +18,9 @@ import structlog
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-REGION_BYTES = 2**20
-"""Bytes of the region of one process: about five thousand samples. The system allocates only what is written."""
+REGION_BYTES = 2**24
+"""Bytes of the region of one process: about sixty thousand samples, of all models that were ever loaded. The system
+allocates only what is written."""
 _START = 8  # a region begins with the number of bytes in use
 _LENGTH = struct.Struct("<Q")
 

@@ -250,6 +250,8 @@ def test_many_deaths_leave_no_file_and_no_metric_behind(
         labels = 'method="POST",route="/forecast",model="forecast",version="1",status="200"'
         forecasts = f"carry_http_requests_total{{{labels}}}"
         assert after[forecasts] == before[forecasts] == 12
+        restarts = "carry_process_restarts_total"
+        assert (before[restarts], after[restarts]) == (0, STARTS)
         assert not list(temporary.iterdir())
         service.errors.clear()
 
