@@ -17,6 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from carry.forecast_verb import forecast
+from carry.keys_verb import keys
 from carry.options import ModelOption, ModelsDir, settings_with
 from service import DISTRIBUTION
 from service.errors import CarryError
@@ -48,7 +49,7 @@ def carry(version: Version = False) -> None:
 
 def main() -> None:
     """Run the command line."""
-    needs_training = sys.argv[1:2] not in (["serve"], ["models"], ["generate"], ["forecast"])
+    needs_training = sys.argv[1:2] not in (["serve"], ["models"], ["generate"], ["forecast"], ["keys"])
     if needs_training:
         from training.cli import evaluate, train
 
@@ -178,6 +179,7 @@ def generate(
 
 
 app.command()(forecast)
+app.add_typer(keys, name="keys")
 
 
 def _fail(message: str) -> NoReturn:

@@ -53,7 +53,7 @@ class KeyEntry(BaseModel):
     sha256: Annotated[
         tuple[_Sha256, ...],
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-        Field(min_length=1, max_length=MAX_SECRETS),
+        Field(min_length=1, max_length=MAX_SECRETS, strict=False),
     ]
     owner: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
     scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({"use"})

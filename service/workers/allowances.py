@@ -54,7 +54,7 @@ class Allowances:
         """Whether the tag has the slot."""
         return self._tags[slot] == tag
 
-    def cells(self, slot: int) -> tuple[memoryview, memoryview]:
+    def cells(self, slot: int) -> "tuple[memoryview[float], memoryview[float]]":
         """By process: the seconds that it took from the bucket, and the lowest balance that it has seen."""
         start, size = 2 * self._processes * slot, self._processes
         return self._cells[start : start + size], self._cells[start + size : start + 2 * size]
