@@ -98,9 +98,9 @@ def page(visit: Visit, served: Service) -> Iterator[Page]:
 def open_tab(page: Page, name: str) -> Locator:
     """Open a tab by its address, and return its panel once it is shown. `name`: a key of TABS."""
     page.goto(f"./#{name}")
-    tab = page.get_by_role("tab", name=TABS[name], exact=True)
-    expect(tab).to_have_attribute("aria-selected", "true")
-    panel = page.get_by_role("tabpanel", name=TABS[name], exact=True)
+    link = page.get_by_role("link", name=TABS[name], exact=True)
+    expect(link).to_have_attribute("aria-current", "page")
+    panel = page.get_by_role("region", name=TABS[name], exact=True)
     expect(panel).to_be_visible()
     return panel
 

@@ -84,7 +84,7 @@ def show_text(page: Page) -> None:
 def show_models(page: Page) -> None:
     """The cards of the models, with their pictures."""
     use_models(page)
-    for picture in page.get_by_role("tabpanel", name="Models").get_by_role("button", name="Enlarge").all():
+    for picture in page.get_by_role("region", name="Models").get_by_role("button", name="Enlarge").all():
         box = picture.bounding_box()
         if box is not None and box["y"] < SIZE[1]:
             expect(picture.locator("img")).to_be_visible()

@@ -1,6 +1,7 @@
 """The tab Load: what the page makes of the service's metrics."""
 
 import math
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -19,17 +20,25 @@ def call(page: Page, function: str, *arguments: object) -> Any:
     return page.evaluate(script, list(arguments))
 
 
-def test_requests_are_counted_by_route_and_status(page: Page, served: Service) -> None:
+def test_each_chart_has_a_line_and_its_newest_figure(page: Page, served: Service) -> None:
     panel = open_tab(page, "load")
     post(f"{served.url}/forecast", {"series": [1, 2, 3], "horizon": 1})
     with pytest.raises(urllib.error.HTTPError):
         post(f"{served.url}/forecast", {"series": "none"})
-    row = panel.get_by_role("row", name="POST /forecast", exact=False).filter(has_text="422: ")
-    expect(row).to_contain_text("200: ")
-    expect(row).to_contain_text("ms")
-    expect(panel.get_by_role("row", name="/metrics")).to_have_count(0)
-    for title in ("Requests a second", "Latency", "Waiting steps", "Steps a second", "Sessions"):
+    for title in ("Requests a second", "Latency", "Waiting steps", "Steps a second", "Batch", "Sessions"):
         expect(panel.get_by_role("figure").filter(has_text=title).locator("canvas")).to_be_visible()
+    figures = panel.get_by_role("figure").filter(has_text="Requests a second")
+    expect(figures).to_contain_text(re.compile(r"[1-9]\S* answered.*[1-9]\S* refused or failed"))
+    expect(panel.get_by_role("figure").filter(has_text="Batch")).to_contain_text(re.compile(r"\d reading"))
+
+
+@pytest.mark.parametrize(("status", "words"), [(403, "has not the scope “metrics”"), (404, "CARRY_METRICS_PORT")])
+def test_where_the_metrics_cannot_be_read_the_tab_says_why(page: Page, status: int, words: str) -> None:
+    problem = {"status": status, "code": "forbidden", "detail": "No."}
+    page.route("**/metrics", lambda route: route.fulfill(status=status, json=problem))
+    panel = open_tab(page, "load")
+    expect(panel.get_by_role("alert")).to_contain_text(words)
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_figure_in_words_stands_above_each_chart(page: Page, served: Service) -> None:

@@ -1,6 +1,5 @@
 """The tab Models: what a person reads of each model, its pictures, what was refused, and the reload."""
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.conftest import SHIPPED
 from tests.e2e.serving import Service
 from tests.page.conftest import KEY, Visit, open_tab
 
@@ -29,14 +27,6 @@ def test_each_model_has_a_card_in_words(page: Page) -> None:
     expect(forecast.get_by_text("MASE, M3, all")).to_be_visible()
     forecast.get_by_text("All figures").click()
     expect(forecast.get_by_role("row", name="sMAPE, % Hourly, hourly 8.3")).to_be_visible()
-
-
-def test_how_a_model_was_made_is_told_when_asked(page: Page) -> None:
-    card = open_tab(page, "models").get_by_role("article", name="sine@1")
-    card.get_by_text("How it was made").click()
-    manifest = json.loads((SHIPPED / "sine/1/manifest.json").read_text())
-    expect(card.get_by_label("Command")).to_have_text(manifest["provenance"]["command"])
-    expect(card.get_by_text(f"{manifest['provenance']['parameters']:,} parameters")).to_be_visible()
 
 
 def test_a_picture_is_shown_large_with_its_caption(page: Page) -> None:

@@ -171,29 +171,13 @@ def test_typing_shows_what_comes_next_and_sends_only_the_last_word(page: Page, t
     expect_map(branch(text), served, f"So {words}li")
 
 
-def test_tab_and_a_click_take_a_character(text: Locator, served: Service) -> None:
+def test_a_click_takes_a_character(text: Locator, served: Service) -> None:
     field(text).fill("She opened the do")
     expect_map(branch(text), served, "She opened the do")
-    field(text).press("Tab")
-    expect(field(text)).to_have_value("She opened the doo")
-    expect_map(branch(text), served, "She opened the doo")
-    expect(field(text)).to_be_focused()
-    taken = predict(served, "She opened the doo")["next"][1]["character"]
+    taken = predict(served, "She opened the do")["next"][1]["character"]
     bars(text).nth(1).click()
-    expect(field(text)).to_have_value("She opened the doo" + taken)
-
-
-def test_the_keyboard_passes_the_field(page: Page, text: Locator) -> None:
-    words = field(text).input_value()
-    text.get_by_role("button", name="New seed").focus()
-    for _ in range(2):
-        page.keyboard.press("Tab")
-    expect(text.get_by_role("button", name="Write on")).to_be_focused()
-    field(text).press_sequentially("x")
-    field(text).press("Escape")
-    page.keyboard.press("Tab")
-    expect(text.get_by_role("button", name="Write on")).to_be_focused()
-    assert len(field(text).input_value()) == len(words) + 1
+    expect(field(text)).to_have_value("She opened the do" + taken)
+    expect_map(branch(text), served, "She opened the do" + taken)
 
 
 def test_a_newer_text_aborts_the_request_of_an_older_one(page: Page, text: Locator, served: Service) -> None:
@@ -423,6 +407,21 @@ def test_the_same_request_runs_elsewhere_as_it_is_copied(page: Page, text: Locat
         code = page.evaluate("navigator.clipboard.readText()")
         assert code == text.get_by_label(label, exact=True).inner_text()
         assert run(label, code) == written
+
+
+def test_the_code_is_that_of_the_text_on_screen_whatever_the_sliders_say_now(text: Locator) -> None:
+    words = field(text).input_value()
+    set_length(text, 30)
+    press(text, "Write on")
+    expect(ending(text)).to_contain_text("Wrote 30")
+    text.get_by_label("Temperature").fill("0.1")
+    text.get_by_text("The same as curl, Python, openai").click()
+    code = text.get_by_label("curl", exact=True)
+    expect(code).to_contain_text('"temperature":0.8')
+    expect(code).to_contain_text(words)
+    field(text).fill("Another text")
+    expect(code).to_contain_text('"prompt":"Another text"')
+    expect(code).to_contain_text('"temperature":0.1')
 
 
 def test_with_a_key_all_works_and_the_code_has_none(visit: Visit, served_with_key: Service) -> None:
