@@ -17,6 +17,7 @@ from service.errors import (
     BusyError,
     CarryError,
     DeadlineExceededError,
+    ForbiddenError,
     IdempotencyKeyError,
     InvalidRequestError,
     InvalidStateError,
@@ -29,10 +30,12 @@ from service.errors import (
     NotReadyError,
     OwnerStoreFullError,
     QueueFullError,
+    RetryLaterError,
     SessionConflictError,
     SessionExpiredError,
     SessionModelError,
     SessionNotFoundError,
+    StepsPerMinuteError,
     StoreFullError,
     StoreUnavailableError,
     TooManySessionsError,
@@ -48,6 +51,7 @@ __all__ = [
     "BusyError",
     "CarryError",
     "DeadlineExceededError",
+    "ForbiddenError",
     "IdempotencyKeyError",
     "InvalidRequestError",
     "InvalidStateError",
@@ -60,11 +64,13 @@ __all__ = [
     "NotReadyError",
     "OwnerStoreFullError",
     "QueueFullError",
+    "RetryLaterError",
     "ServiceError",
     "SessionConflictError",
     "SessionExpiredError",
     "SessionModelError",
     "SessionNotFoundError",
+    "StepsPerMinuteError",
     "StoreFullError",
     "StoreUnavailableError",
     "TooManySessionsError",
@@ -108,7 +114,7 @@ class UnexpectedAnswerError(CarryError):
 def error_of_problem(problem: Mapping[str, Any], retry_after: float = 0.0) -> CarryError:
     """The error of a problem document (RFC 9457): of its code's class, with its path and request id.
 
-    retry_after: seconds that the service asks to wait, for a `QueueFullError`.
+    retry_after: seconds that the service asks to wait, for a `RetryLaterError`.
     """
     code, errors = str(problem["code"]), problem.get("errors") or [{}]
     error_class = {each.code: each for each in _subclasses(CarryError)}.get(code, ServiceError)
@@ -117,7 +123,7 @@ def error_of_problem(problem: Mapping[str, Any], retry_after: float = 0.0) -> Ca
     CarryError.__init__(error, str(problem.get("detail", "")), errors[0].get("path"))
     error.code, error.status = code, int(problem["status"])
     error.request_id = str(problem.get("request_id") or "") or None
-    if isinstance(error, QueueFullError):
+    if isinstance(error, RetryLaterError):
         error.retry_after = round(retry_after)
     about = [f"field: {error.path}"] if error.path else []
     about += [f"code: {code}", f"status: {error.status}"]

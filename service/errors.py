@@ -228,6 +228,7 @@ class ForbiddenError(CarryError):
 
     code = "forbidden"
     status = 403
+    scope: str | None = None
 
     def __init__(self, detail: str, scope: str | None = None) -> None:
         super().__init__(detail)

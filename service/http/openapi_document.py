@@ -6,7 +6,7 @@ and the errors of the middleware.
 
 from typing import Any
 
-from service.http.access import OPEN
+from service.http.access import METRICS, OPEN, scope_of
 from service.http.problems import OPENAI, PROBLEM, documented
 
 TAGS = {
@@ -45,24 +45,26 @@ def complete(document: dict[str, Any]) -> None:
     scheme = {
         "type": "http",
         "scheme": "bearer",
-        "description": "One of `CARRY_API_KEYS`, if the service has any.",
+        "description": "An API key of the service, if it has any. An operation that names a scope needs a key with it.",
     }
     document["components"]["securitySchemes"] = {"key": scheme}
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            _complete_operation(path, operation)
+        for method, operation in operations.items():
+            _complete_operation(method, path, operation)
     # Schemas of FastAPI's errors: our routes answer with problems.
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
 
 
-def _complete_operation(path: str, operation: dict[str, Any]) -> None:
+def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> None:
     answers = operation["responses"]
-    if path in OPEN:
+    if path in OPEN - {METRICS}:
         operation["security"] = []
     else:
-        operation["security"] = [{"key": []}, {}]
-        _add(answers, path, 401)
+        scope = scope_of(method.upper(), path)
+        operation["security"] = [{"key": [] if scope is None else [scope]}, {}]
+        for status in (401, 403):
+            _add(answers, path, status)
     if "requestBody" in operation:
         for status in BEFORE_A_BODY:
             _add(answers, path, status)
