@@ -1,9 +1,11 @@
-"""Sessions in one Redis or Valkey server, which any number of machines share.
+"""Sessions in one Redis or Valkey server, or the master that Sentinels name, which any number of machines share.
 
-A change is a script, which the server runs completely or not at all. The script recognises a change that it made
-before, so a call whose connection broke is sent again. A session is a hash with its state, and a hash of its earlier
-states. Sorted sets hold the expiry of live sessions, in all and by owner, and of tombstones. The server's own expiry
-only removes keys that no process swept. Redis Cluster is not supported: the scripts build the names of their keys.
+A change is a script, which the server runs completely or not at all. The script compares the session's version, and
+recognises a change that it made before. So a call whose connection broke, or whose server became a replica, is sent
+again: it is done once, whether the new master has its first run or not. A session is a hash with its state, and a hash
+of its earlier states. Sorted sets hold the expiry of live sessions, in all and by owner, and of tombstones. The
+server's own expiry only removes keys that no process swept. Redis Cluster is not supported: the scripts build the names
+of their keys.
 """
 
 import asyncio
@@ -16,12 +18,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import structlog
-from redis.asyncio import ConnectionPool, Redis, SSLConnection
+from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
@@ -39,6 +41,7 @@ from redis.exceptions import TimeoutError as SocketTimeoutError
 from service.errors import CarryError, StoreFullError, StoreUnavailableError
 from service.sessions.group_commit import Batch, GroupCommit, resolve
 from service.sessions.redis_scripts import COMMIT, COMMON, DELETE, LIST, SWEEP, TOUCH, VERSIONS
+from service.sessions.redis_url import open_pool
 from service.sessions.store import (
     ROW_BYTES,
     Change,
@@ -81,14 +84,13 @@ class RedisStore:
         # Retry after 0.1, 0.2, 0.4 and 0.8 s when a connection breaks or cannot be opened.
         retry = Retry(ExponentialBackoff(cap=0.8, base=0.05), 4, supported_errors=(ConnectionError,))
         try:
-            self._pool = ConnectionPool.from_url(
+            self._pool = open_pool(
                 url,
                 max_connections=_CONNECTIONS,
                 retry=retry,
                 socket_timeout=SOCKET_TIMEOUT,
                 socket_connect_timeout=SOCKET_TIMEOUT,
             )
-            _check_database(url)
         except ValueError as error:
             raise StoreError(f"the session store's URL does not name a Redis server: {error}") from error
         self._semaphore = asyncio.Semaphore(_CONNECTIONS)
@@ -195,6 +197,8 @@ class RedisStore:
     async def close(self) -> None:
         await asyncio.gather(*self._flushes)
         await self._redis.aclose()
+        if isinstance(self._pool, SentinelConnectionPool):
+            await self._pool.sentinel_manager.aclose()
 
     def _flush(self, batch: Batch[tuple[Any, ...]]) -> None:
         task = asyncio.create_task(self._commit_batch(batch))
@@ -311,13 +315,6 @@ class RedisStore:
                     "the session store may lose sessions: set its maxmemory-policy to noeviction", policy=policy
                 )
         self._policy_checked = True
-
-
-def _check_database(url: str) -> None:
-    """Reject a database that is no number: the client would use database 0."""
-    path = urlsplit(url).path.strip("/")
-    if not url.startswith("unix:") and path and not path.isdecimal():
-        raise ValueError(f"it must end in the number of a database, not in {path!r}")
 
 
 def _is_of_a_replica(error: Exception) -> bool:

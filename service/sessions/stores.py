@@ -12,8 +12,8 @@ SYNCED = "synchronous=full"
 
 
 def open_store(url: str, limits: Limits, max_bytes: int, on_evicted: Callable[[], None]) -> Store:
-    """Open the store of memory://, sqlite:///FILE, or redis://HOST:PORT/DB. Call in a running event loop, after any
-    fork.
+    """Open the store of memory://, sqlite:///FILE, redis://HOST:PORT/DB, or redis+sentinel://HOST:PORT/MASTER/DB. Call
+    in a running event loop, after any fork.
 
     max_bytes: of the SQLite file, or in memory. on_evicted: called for each session that the memory drops to make room.
 
