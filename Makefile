@@ -149,7 +149,7 @@ $(SERVICE)/installed: pyproject.toml setup.py constraints.txt
 $(DEV)/installed: pyproject.toml setup.py constraints.txt constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Carry needs Python 3.11 or newer; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/$(INSTALL) --constraint constraints.txt --constraint constraints-dev.txt --editable '.[redis,training,dev]'
+	$(DEV)/$(INSTALL) --constraint constraints.txt --constraint constraints-dev.txt --editable '.[otel,redis,training,dev]'
 	@# Its task files need data sets and metrics that do not go with ours; the tests give it tasks as data.
 	$(DEV)/$(INSTALL) --no-deps lm-eval==0.4.13
 	touch $@

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from service import DISTRIBUTION
 from service.errors import CarryError
@@ -23,7 +24,7 @@ from service.http.access import OPEN, AccessMiddleware
 from service.http.bodies import BodyMiddleware
 from service.http.compression import CompressionMiddleware
 from service.http.metrics_port import MetricsPortMiddleware
-from service.http.requests import RequestMiddleware
+from service.http.requests import PROBES, RequestMiddleware
 from service.http.state import AppState
 from service.http.streaming import StreamNotifier
 from service.keys import KeyRing
@@ -35,10 +36,14 @@ from service.sessions.sessions import Sessions
 from service.sessions.store import Limits, Store
 from service.sessions.stores import open_store
 from service.settings import Settings
+from service.traces import close_exporter, open_exporter
 from service.workers.board import Board
 from service.workers.reloads import Reloader
 from service.workers.shared_metrics import SharedMetrics
 from service.workers.trials import Trials
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 DESCRIPTION = (
     "Forecasts of series and continuations of text, by recurrent networks. Errors are problem+json (RFC 9457)."
@@ -89,13 +94,15 @@ def create_app(
     there are any; `worker_index`: this process's index in them. `trials`: tries models before they are opened.
     """
     metrics = Metrics(shared_metrics)
+    exporter = _exporter(settings)
+    tracer = NoOpTracer() if exporter is None else exporter.get_tracer("carry")
     board = board or Board()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reloader = Reloader(settings, kinds, metrics, board, worker_index, trials)
         keys = KeyRing(settings, board.allowances, worker_index, metrics.keys)
-        session_service = _sessions(settings, metrics, clock, keys)
+        session_service = _sessions(settings, metrics, clock, keys, tracer)
         memory = MemoryBudget(settings.max_waiting_bytes, metrics.memory.held)
         metrics.memory.max_held.set(settings.max_waiting_bytes)
         state = AppState(
@@ -109,6 +116,7 @@ def create_app(
             keys=keys,
             board=board,
             worker_index=worker_index,
+            tracer=tracer,
             memory=memory,
         )
         app.state.carry = state
@@ -123,6 +131,8 @@ def create_app(
                 await asyncio.wait([task], timeout=0.2)
         reloader.registry.close()
         await session_service.close()
+        if exporter is not None:
+            await asyncio.to_thread(close_exporter, exporter)
 
     app = _Application(
         title="Carry",
@@ -130,6 +140,15 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         servers=[{"url": settings.root_path or "/", "description": "This service."}],
+        telemetry={
+            "tracing": exporter is not None,
+            "tracer_provider": exporter,
+            "exclude": lambda scope: scope["path"].removeprefix(settings.root_path) in PROBES,
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },
         redirect_slashes=False,
         docs_url=None,  # FastAPI's own pages load scripts from another host
         redoc_url=None,
@@ -188,7 +207,9 @@ def _store(settings: Settings, evicted: Callable[[], None], keys: KeyRing | None
     return open_store(settings.session_store, limits, max_bytes, evicted)
 
 
-def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float], keys: KeyRing) -> Sessions:
+def _sessions(
+    settings: Settings, metrics: Metrics, clock: Callable[[], float], keys: KeyRing, tracer: Tracer
+) -> Sessions:
     return Sessions(
         _store(settings, metrics.sessions.events.labels("evicted").inc, keys),
         metrics.sessions,
@@ -196,7 +217,20 @@ def _sessions(settings: Settings, metrics: Metrics, clock: Callable[[], float], 
         settings.idempotency_ttl,
         settings.state_key.get_secret_value().encode() if settings.state_key else None,
         clock,
+        tracer,
     )
+
+
+def _exporter(settings: Settings) -> "TracerProvider | None":
+    """The exporter of spans, if the settings name a collector."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        return open_exporter(settings.otlp_endpoint)
+    except ImportError:  # what serves can do without it
+        log = structlog.get_logger()
+        log.warning("no spans are exported: pip install 'carry-rnn[otel]'", endpoint=settings.otlp_endpoint)
+        return None
 
 
 async def _sweep(sessions: Sessions) -> None:

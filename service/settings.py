@@ -17,11 +17,14 @@ _KUBERNETES_VARIABLE = re.compile(r"CARRY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+
 """The variables that Kubernetes sets in each pod of a namespace with a Service named carry, or carry-something."""
 _PATH = r"^/[\x21-\x7e]*$"
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 _REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 _KEY = re.compile(r"[\x21-\x7e]+")
 _OLD_NAMES = {"CARRY_SESSION_REMEMBERED": "session_tombstone_ttl"}
 """What variables were called in version 0.1, and the fields that they still set."""
+_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT": "otlp_endpoint"}
+"""The variable by which clusters tell their programs where the collector is."""
 _VERTEX_AI = {"AIP_HTTP_PORT": "port", "AIP_HEALTH_ROUTE": "health_route", "AIP_PREDICT_ROUTE": "predict_route"}
 """The variables by which Vertex AI tells a container where it calls. They win over those of an image."""
 
@@ -233,6 +236,10 @@ class Settings(BaseModel):
     log_format: Literal["auto", "json", "console"] = "auto"
     """json: one object a line. console: for people. auto: console on a terminal, else json."""
 
+    otlp_endpoint: str | None = None
+    """URL of a collector of OpenTelemetry, such as http://localhost:4318, which gets spans of requests by OTLP/HTTP; it
+    needs `carry-rnn[otel]`. OTEL_EXPORTER_OTLP_ENDPOINT sets it, too."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the log lines to write."""
 
@@ -275,6 +282,13 @@ class Settings(BaseModel):
                 except ValueError as error:
                     raise ValueError(f"must be *, or addresses and networks, such as 10.0.0.0/8: {error}") from None
         return proxies
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not _HTTP_URL.fullmatch(url):
+            raise ValueError("must be an http or https URL, such as http://localhost:4318")
+        return url
 
     @field_validator("root_path")
     @classmethod
@@ -331,7 +345,7 @@ class Settings(BaseModel):
     @classmethod
     def _read_environment(cls, given: Any) -> Any:
         environment = {name.upper(): value for name, value in os.environ.items()}
-        variables = _OLD_NAMES | {_variable(name): name for name in cls.model_fields} | _VERTEX_AI
+        variables = _OLD_NAMES | _OPENTELEMETRY | {_variable(name): name for name in cls.model_fields} | _VERTEX_AI
         return {variables[name]: environment[name] for name in variables if name in environment} | given
 
     @model_validator(mode="after")

@@ -98,19 +98,21 @@ class Engine:
         owner: str = "",
         max_share: float = 1.0,
         on_settled: Callable[[int], object] | None = None,
+        on_begin: Callable[[float], object] | None = None,
     ) -> "Future[Answer]":
         """Submit a task that takes at most `cost_steps`; cancelling the future drops it within one step.
 
         deadline: on time.monotonic's clock; past it, the task fails with DeadlineExceededError. group: tasks of one
         group share one turn and one share of the queue; without a group, the task is its own. owner: the groups of one
         owner share the turns of that owner. max_share: how much of the queue the owner may fill. on_settled: called on
-        the engine's thread with the steps that did not run, once the task has ended.
+        the engine's thread with the steps that did not run, once the task has ended. on_begin: called on the engine's
+        thread with the time.perf_counter() of the first call of the graph that the task takes part in.
 
         Raises:
             QueueFullError: too many steps wait already, in all or of the owner.
             NotReadyError: the engine is closed.
         """
-        request = Request(task, cost_steps, deadline, group, owner, on_settled)
+        request = Request(task, cost_steps, deadline, group, owner, on_settled, on_begin)
         with self._lock:
             if self._closing:
                 raise NotReadyError("the model is being closed")

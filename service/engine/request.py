@@ -14,7 +14,8 @@ class Request:
 
     cost_steps: how many steps the task takes at most. deadline: on time.monotonic's clock; past it, the task fails.
     group: requests of one group share one turn in the queues; without a group, the request is its own. owner: the
-    groups of one owner share the turns of that owner. on_settled: called with the `unrun_steps` at the end.
+    groups of one owner share the turns of that owner. on_settled: called with the `unrun_steps` at the end. on_begin:
+    called with the time.perf_counter() of the first call of the graph that it takes part in.
     """
 
     def __init__(
@@ -25,12 +26,14 @@ class Request:
         group: Hashable = None,
         owner: str = "",
         on_settled: Callable[[int], object] | None = None,
+        on_begin: Callable[[float], object] | None = None,
     ) -> None:
         self.task = task
         self.remaining_steps = cost_steps
         """Steps that count as waiting: none of a request that has ended."""
         self.unrun_steps = cost_steps
         self.on_settled = on_settled
+        self.on_begin = on_begin
         self.deadline = deadline
         self.group: Hashable = self if group is None else group
         self.owner = owner

@@ -169,6 +169,8 @@ class Scheduler:
             if not request.has_begun:
                 request.has_begun = True
                 self._metrics.queue_wait_seconds.observe(started - request.submitted)
+                if request.on_begin is not None:
+                    request.on_begin(started)
 
     def _note_cancellation(self, future: Future[Any]) -> None:
         if future.cancelled():

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from opentelemetry.trace import get_current_span
 from starlette.types import Scope
 
 from service.engine.engine import Engine
@@ -22,6 +23,7 @@ from service.http.state import AppState, app_state
 from service.keys import Key
 from service.memory import HeldMemory
 from service.sessions.sessions import Caller
+from service.traces import TaskSpans
 
 Result = TypeVar("Result")
 
@@ -72,7 +74,20 @@ class RequestContext:
         """
         self.scope["carry.model"] = engine.name
         submit = partial(engine.submit, task, steps, self.deadline, self.group, self.caller.owner, self.max_share)
-        return submit() if self.spending is None else self.spending.submit(steps, submit)
+        spans = self._spans(engine.name)
+        if spans is not None:
+            submit = partial(submit, on_begin=spans.begin)
+        future: Future[Result] = submit() if self.spending is None else self.spending.submit(steps, submit)
+        if spans is not None:
+            spans.add(future, steps)
+        return future
+
+    def _spans(self, model: str) -> TaskSpans | None:
+        """The spans of the call's tasks, if the request has a span that is recorded."""
+        if "carry.spans" not in self.scope and get_current_span().is_recording():
+            self.scope["carry.spans"] = TaskSpans(self.app.tracer, model)
+        spans: TaskSpans | None = self.scope.get("carry.spans")
+        return spans
 
 
 async def _context(request: Request) -> RequestContext:

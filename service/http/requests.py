@@ -91,6 +91,8 @@ class RequestMiddleware:
                     raise
                 await problem_answer(UnexpectedError(), scope)(scope, read, answer)
             finally:
+                if "carry.spans" in scope:
+                    scope["carry.spans"].end()
                 if "carry.memory" in scope:
                     scope["carry.memory"].release()
                 seconds = measurement.end(status)

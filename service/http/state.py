@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
+from opentelemetry.trace import Tracer
 
 from service.http.streaming import StreamNotifier
 from service.keys import KeyRing
@@ -35,6 +36,8 @@ class AppState:
     """Shared by all processes of the machine."""
     worker_index: int
     """The index of this process on the board."""
+    tracer: Tracer
+    """Makes spans, if there is a collector."""
     memory: MemoryBudget
     """The memory that this process's requests may hold."""
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 from weakref import WeakValueDictionary
 
+from opentelemetry.trace import NoOpTracer, Tracer
+
 from service.errors import (
     CarryError,
     DeadlineExceededError,
@@ -31,7 +33,7 @@ from service.errors import (
 from service.metrics import SessionMetrics
 from service.sessions import answers
 from service.sessions.steady_clock import SteadyClock
-from service.sessions.store import Change, IdempotencyRecord, Session, Store, Version
+from service.sessions.store import Change, IdempotencyRecord, LoadResult, Session, Store, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class Sessions:
         idempotency_ttl: float,
         state_key: bytes | None,
         clock: Callable[[], float] = time.time,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer or NoOpTracer()
         self._store = store
         self._metrics = metrics
         self._tombstone_ttl = tombstone_ttl
@@ -114,7 +118,7 @@ class Sessions:
             SessionNotFoundError, SessionExpiredError, VersionMismatchError.
         """
         _check_id(id)
-        loaded = await self._store.load(id, caller.owner, None)
+        loaded = await self._read(id, caller.owner, None)
         return self._checked(caller, loaded.session, loaded.state)
 
     async def get_and_touch(self, caller: Caller, id: str) -> tuple[Session, bytes]:
@@ -179,7 +183,7 @@ class Sessions:
             IdempotencyKeyError: its key was used for another call.
         """
         if caller.key is not None:
-            await self._check_replay(caller, (await self._store.load("", caller.owner, caller.key)).record)
+            await self._check_replay(caller, (await self._read("", caller.owner, caller.key)).record)
 
     def new(self, caller: Caller, model: tuple[str, int, str], position: int, ttl: float) -> Session:
         """A session of a model (name, version, sha256), not stored yet."""
@@ -271,7 +275,7 @@ class Sessions:
 
     async def _load(self, caller: Caller, id: str) -> "SessionUpdate":
         """Begin an update of the stored session."""
-        loaded = await self._store.load(id, caller.owner, caller.key)
+        loaded = await self._read(id, caller.owner, caller.key)
         await self._check_replay(caller, loaded.record)
         session, state = self._checked(caller, loaded.session, loaded.state)
         cached = self._cache.get(id)
@@ -313,9 +317,14 @@ class Sessions:
         data = await answers.compress(answer)
         return IdempotencyRecord(caller.owner, caller.key, caller.fingerprint, data, now + self._idempotency_ttl)
 
+    async def _read(self, id: str, owner: str, key: str | None) -> LoadResult:
+        with self._tracer.start_as_current_span("store read"):
+            return await self._store.load(id, owner, key)
+
     async def _commit(self, change: Change, now: float) -> bool:
         started = time.perf_counter()
-        accepted = await self._store.commit(change, now)
+        with self._tracer.start_as_current_span("store commit"):
+            accepted = await self._store.commit(change, now)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         return accepted
 

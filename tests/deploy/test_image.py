@@ -137,7 +137,8 @@ def test_the_pinned_versions_are_all_that_the_service_needs() -> None:
         canonicalize_name(name): version
         for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     }
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["redis"]]
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["otel"], *extras["redis"]]
     reached: set[str] = set()
     while wanted:
         requirement = Requirement(wanted.pop())

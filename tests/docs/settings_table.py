@@ -18,7 +18,7 @@ GROUPS = {
     "Proxies, browsers and TLS": ("root_path", "trusted_proxies", "cors_", "tls_"),
     "Models and processes": ("models_dir", "default_", "processes", "threads", "precision"),
     "Sessions": ("session_", "max_session", "idempotency_ttl"),
-    "Keys and the log": ("api_keys", "state_key", "log_"),
+    "Keys, the log and traces": ("api_keys", "state_key", "log_", "otlp_"),
     "Limits": ("",),
 }
 """Headings, each with the beginnings of the names below it. A setting is below the first heading that fits."""
