@@ -5,6 +5,7 @@ JSON, and draws the answers where the JSON puts the panels. Grafana is not neede
 """
 
 import json
+import math
 import re
 import sys
 import tempfile
@@ -67,7 +68,7 @@ def series_of(
 
 def draw_panel(axes: Axes, panel: dict[str, Any], lines: list[tuple[str, Any, list[float]]]) -> None:
     """Draw a panel: of many series, the largest."""
-    lines = sorted(lines, key=lambda line: -max(line[2], default=0.0))[:LEGENDS]
+    lines = sorted(lines, key=lambda line: -max((v for v in line[2] if math.isfinite(v)), default=0.0))[:LEGENDS]
     unit = panel["fieldConfig"]["defaults"]["unit"]
     axes.set_facecolor(CARD)
     axes.set_title(panel["title"], loc="left", color=TEXT, fontsize=9, fontweight="bold")
@@ -76,8 +77,11 @@ def draw_panel(axes: Axes, panel: dict[str, Any], lines: list[tuple[str, Any, li
     if panel["type"] == "stat":
         axes.set_xticks([])
         axes.set_yticks([])
-        shown = formatted(lines[0][2][-1], unit) if lines else "no data"
-        axes.text(0.5, 0.45, shown, color=COLOURS[0], fontsize=20, ha="center", va="center", transform=axes.transAxes)
+        value = lines[0][2][-1]
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        colour = [step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1]
+        style = {"color": COLOURS[0] if colour == "green" else COLOURS[4], "ha": "center", "va": "center"}
+        axes.text(0.5, 0.45, formatted(value, unit), fontsize=20, transform=axes.transAxes, **style)
         return
     if "stacking" in panel["fieldConfig"]["defaults"]["custom"] and lines:
         times = sorted({at for line in lines for at in line[1]})
