@@ -168,7 +168,7 @@ def create_app(
     app.add_middleware(CompressionMiddleware)  # innermost: the limits of answers in transfer count what is sent
     app.add_middleware(BodyMiddleware, settings=settings)
     origins = frozenset(settings.cors_origins)
-    open_paths = OPEN | page_files.keys() | {settings.health_route}
+    open_paths = OPEN | page_files.keys() | ({settings.health_route} if settings.health_route else set())
     app.add_middleware(AccessMiddleware, open_paths=open_paths, origins=origins)
     if settings.metrics_port is not None:
         app.add_middleware(MetricsPortMiddleware, port=settings.metrics_port)
