@@ -1,6 +1,6 @@
 """What sessions cost, measured on the real service over HTTP, with the shipped models.
 
-Usage: python -m benchmarks.sessions [--quick] [--only length,overhead,many,conversations]
+Usage: python -m benchmarks.sessions [--quick] [--only length,overhead,accuracy,many,conversations]
 
 What is compared takes turns, in blocks of calls, in one run of one server; ratios are medians over neighbouring blocks.
 Writes benchmarks/results/sessions.json and docs/images/sessions.png; a quick run or a part of it,
@@ -36,10 +36,10 @@ from benchmarks import report, workload
 from benchmarks.bench import chosen
 from benchmarks.load import Connection
 from benchmarks.process_tree import resident_mib, tree
-from benchmarks.servers import SERVERS, Running, install, started
+from benchmarks.servers import SERVERS, Running, Server, install, started
 from benchmarks.workload import HORIZON, Request
 
-PARTS = ("length", "overhead", "many", "conversations")
+PARTS = ("length", "overhead", "accuracy", "many", "conversations")
 PIECE = 200_000
 """Values and characters of one call that feeds a long session."""
 CLIENTS = 8
@@ -49,6 +49,17 @@ NEW_CHARACTERS = 50
 GENERATED = 20
 SHORT_PROMPT = 10
 _CARRY = next(server for server in SERVERS if server.name == "carry")
+_UNSCORED = replace(
+    _CARRY,
+    command=(
+        "python",
+        "-c",
+        "import sys; from service.forecast import task; "
+        "task.score_values = lambda manifest, start, after, *_: (after, task.NO_SCORES); "
+        "from carry.cli import main; sys.argv = ['carry', 'serve']; main()",
+    ),
+)
+"""The service without what it does for the accuracy of sessions."""
 _TORCH = next(server for server in SERVERS if server.name == "torch")
 
 Figures = dict[str, Any]
@@ -115,12 +126,12 @@ def store(kind: str) -> Iterator[Store]:
 
 
 @contextmanager
-def carry(kept: Store, **settings: object) -> Iterator[Running]:
+def carry(kept: Store, server: Server = _CARRY, **settings: object) -> Iterator[Running]:
     """The service on a store. It takes a text of any length in one call, so that it can also be given all at once."""
     longest = {"MAX_SERIES_LENGTH": 10**7, "MAX_TEXT_LENGTH": 10**7, "MAX_BODY_BYTES": 10**9}
     given = longest | {"SESSION_STORE": kept.url} | {name.upper(): value for name, value in settings.items()}
     variables = {f"CARRY_{name}": str(value) for name, value in given.items()}
-    with started(replace(_CARRY, variables=variables), "generate") as running:
+    with started(replace(server, variables=variables), "generate") as running:
         yield running
 
 
@@ -398,6 +409,26 @@ async def overhead(plan: Plan, found: Findings) -> None:
             found.note(what.format("state of the caller's"), quotient(subjects["state"].cpu, plain.cpu))
 
 
+async def accuracy(plan: Plan, found: Findings) -> None:
+    """What it costs that a session scores its forecast of the value that a call brings."""
+    with (
+        store("memory") as one_store,
+        store("memory") as other_store,
+        carry(one_store, processes=1) as scoring,
+        carry(other_store, _UNSCORED, processes=1) as silent,
+    ):
+        subjects = {}
+        for name, running, kept in (("scored", scoring, one_store), ("unscored", silent, other_store)):
+            ids = await created(running, beginnings("forecast", 1))
+            subjects[name] = Subject(
+                running, still([Client(running.port, repeating(one_value(), ids))]), plan.calls, kept
+            )
+        await take_turns([*subjects.values()], 2 * plan.blocks)
+    found.figures["accuracy"] = {name: subject.figures() for name, subject in subjects.items()}
+    ratio = quotient(subjects["scored"].cpu, subjects["unscored"].cpu)
+    found.note("forecast, memory session, with its score / without: CPU", ratio, most=1.03)
+
+
 async def many(plan: Plan, found: Findings) -> None:
     """A hundred thousand live sessions beside a hundred: two services, the same load in turn."""
     for kind in ("sqlite", "redis"):
@@ -549,7 +580,13 @@ def main() -> None:
     plan, parts, found = QUICK if given.quick else Plan(), chosen(given.only, PARTS), Findings()
     console = Console(width=140)
     install(_CARRY)
-    measures = {"length": length, "overhead": overhead, "many": many, "conversations": conversations}
+    measures = {
+        "length": length,
+        "overhead": overhead,
+        "accuracy": accuracy,
+        "many": many,
+        "conversations": conversations,
+    }
     for part in parts:
         began = time.perf_counter()
         uvloop.run(measures[part](plan, found))
