@@ -95,6 +95,10 @@ class RedisStore:
             raise StoreError(f"the session store's URL does not name a Redis server: {error}") from error
         self._semaphore = asyncio.Semaphore(_CONNECTIONS)
         self._redis = Redis.from_pool(self._pool)
+        self._passing: tuple[type[RedisError], ...] = (SocketTimeoutError,)
+        """Errors after which a call is sent again. Sentinels may name another master by then."""
+        if isinstance(self._pool, SentinelConnectionPool):
+            self._passing = (SocketTimeoutError, ConnectionError)
         self._limits = limits
         self._policy_checked = False
         self._secret: tuple[float, bytes] | None = None
@@ -245,7 +249,7 @@ class RedisStore:
                     try:
                         return await self._call_once(function, *args)
                     except RedisError as error:
-                        if not (isinstance(error, SocketTimeoutError) or _is_of_a_replica(error)):
+                        if not (isinstance(error, self._passing) or _is_of_a_replica(error)):
                             raise
                         await self._drop_connections(error)
                     await asyncio.sleep(pause)

@@ -15,7 +15,7 @@ from service.errors import StoreUnavailableError
 from service.sessions import redis as redis_store
 from service.sessions.redis import RedisStore
 from service.sessions.store import StoreError
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, free_port
 from tests.stores import LIMITS, NOW, change, client_of, new, stored, updated
 
 
@@ -28,6 +28,12 @@ async def verify(url: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:  # Valkey as a Python package has no TLS
+        yield running
+
+
+@pytest.fixture(scope="module")
 def second() -> Iterator[RedisServer]:
     with RedisServer() as running:
         yield running
@@ -37,12 +43,8 @@ def second() -> Iterator[RedisServer]:
 def port(server: RedisServer) -> Iterator[int]:
     """A TCP port of the server."""
     with client_of(server) as client:
-        for port in range(20_000, 60_000, 77):
-            try:
-                client.config_set("port", port)
-                break
-            except Exception:
-                continue
+        port = free_port()
+        client.config_set("port", port)
         yield port
         client.config_set("port", 0)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from service.errors import StoreFullError, TooManySessionsError
 from service.sessions.store import Change, IdempotencyRecord, LoadResult, Session, Store, StoreError, Version
 from service.sessions.stores import open_store
+from tests.redis_server import PROGRAMS
 from tests.stores import LIMITS, NOW, StoreKind, change, count_up, new, record, stored, updated
 
 # Examples, for every store.
@@ -312,7 +313,7 @@ def test_the_secret_is_the_same_for_all_processes_and_after_a_restart(kind: Stor
     assert len(secrets.pop()) == 32
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "synced", "redis"], indirect=True)
+@pytest.mark.parametrize("kind", ["sqlite", "synced", *PROGRAMS], indirect=True)
 def test_acknowledged_changes_are_there_after_reopening(kind: StoreKind) -> None:
     async def before(store: Store) -> None:
         assert await store.commit(change(new(), b"0"), NOW)
