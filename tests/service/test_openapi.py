@@ -61,11 +61,14 @@ def test_the_document_names_the_server_and_the_licence(document: dict[str, Any])
     assert document["info"]["license"]["identifier"] == "Apache-2.0"
 
 
-def test_every_operation_says_whether_it_needs_a_key(operations: list[Operation]) -> None:
-    for _, path, operation in operations:
-        is_open = path in ("/health/live", "/health/ready", "/metrics", "/version")
-        assert operation["security"] == ([] if is_open else [{"key": []}, {}])
-        assert ("401" in operation["responses"]) is not is_open
+def test_every_operation_says_whether_it_needs_a_key_and_which_scope(operations: list[Operation]) -> None:
+    scopes = {("get", "/metrics"): ["metrics"], ("post", "/models/reload"): ["admin"]}
+    scopes |= {("get", path): [] for _, path, _ in operations if re.match("/models(/{name}|$)", path)}
+    for method, path, operation in operations:
+        is_open = path in ("/health/live", "/health/ready", "/version", "/ping")
+        key = {"key": scopes.get((method, path), ["use"])}
+        assert operation["security"] == ([] if is_open else [key, {}]), path
+        assert ({"401", "403"} <= operation["responses"].keys()) is not is_open
 
 
 def test_every_operation_with_a_body_documents_the_errors_of_bodies(operations: list[Operation]) -> None:
