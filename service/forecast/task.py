@@ -215,7 +215,7 @@ def score_values(
     forecasts are scored that a call has anyway."""
     before = start.states[ACCURACY][0] if ACCURACY in start.states else np.zeros(SIZE)
     accuracy, scores = score(before, target, one_step, manifest.quantile_levels)
-    return replace(after, states={**after.states, ACCURACY: accuracy[None]}), scores
+    return SequenceState(after.position, {**after.states, ACCURACY: accuracy[None]}), scores
 
 
 def effective_bounds(state: SequenceState, bounds: Bounds) -> Bounds:
