@@ -59,8 +59,9 @@ def series_of(
         for name, value in VARIABLES.items():
             expression = expression.replace(name, value)
         for series in server.get("query_range", query=expression, start=start, end=end, step=STEP)["result"]:
-            labels = series["metric"]
-            legend = re.sub(r"{{(\w+)}}", lambda match, labels=labels: labels.get(match[1], ""), target["legendFormat"])
+            legend = target["legendFormat"]
+            for name in re.findall(r"{{(\w+)}}", legend):
+                legend = legend.replace(f"{{{{{name}}}}}", series["metric"].get(name, ""))
             times = [datetime.fromtimestamp(at, UTC) for at, _ in series["values"]]
             lines.append((legend, times, [float(value) for _, value in series["values"]]))
     return lines
@@ -80,7 +81,11 @@ def draw_panel(axes: Axes, panel: dict[str, Any], lines: list[tuple[str, Any, li
         value = lines[0][2][-1]
         steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
         colour = [step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1]
-        style = {"color": COLOURS[0] if colour == "green" else COLOURS[4], "ha": "center", "va": "center"}
+        style: dict[str, Any] = {
+            "color": COLOURS[0] if colour == "green" else COLOURS[4],
+            "ha": "center",
+            "va": "center",
+        }
         axes.text(0.5, 0.45, formatted(value, unit), fontsize=20, transform=axes.transAxes, **style)
         return
     if "stacking" in panel["fieldConfig"]["defaults"]["custom"] and lines:
@@ -94,8 +99,8 @@ def draw_panel(axes: Axes, panel: dict[str, Any], lines: list[tuple[str, Any, li
     axes.set_ylim(bottom=0, top=1.35 * axes.get_ylim()[1])  # room for the legend
     axes.grid(color=GRID, linewidth=0.5)
     axes.tick_params(colors=TEXT, labelsize=7, length=0)
-    axes.xaxis.set_major_locator(matplotlib.dates.SecondLocator(bysecond=[0, 30]))
-    axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M:%S"))
+    axes.xaxis.set_major_locator(matplotlib.dates.SecondLocator([0, 30]))  # type: ignore[no-untyped-call]  # has no types
+    axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call]  # has no types
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatted(value, unit)))
     if any(legend for legend, _, _ in lines):
         axes.legend(fontsize=6, labelcolor=TEXT, frameon=False, loc="upper left", ncols=3, columnspacing=1)

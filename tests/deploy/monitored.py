@@ -31,7 +31,9 @@ def program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         reason = f"no {name} on the PATH: `make prometheus` installs it"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     return path
 
 
@@ -41,7 +43,7 @@ class Prometheus:
 
     url: str
 
-    def get(self, path: str, **parameters: object) -> Any:
+    def get(self, path: str, **parameters: str | float) -> Any:
         """The data of an answer."""
         answer = httpx2.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=PATIENCE)
         assert answer.status_code == 200, f"{parameters}: {answer.text}"
@@ -89,7 +91,7 @@ def prometheus(target: str, folder: Path, seconds: int = 1) -> Iterator[Promethe
 
 
 @contextmanager
-def service(models: Path | None, processes: int = 2, **settings: object) -> Iterator[tuple[Service, int]]:
+def service(models: Path | None, processes: int = 2, **settings: Any) -> Iterator[tuple[Service, int]]:
     """The service with two API keys, one of them with few steps a minute, and the port of its metrics."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,14 +101,13 @@ def service(models: Path | None, processes: int = 2, **settings: object) -> Iter
         ]
         (folder / "keys.json").write_text(json.dumps({"keys": keys}))
         (folder / "keys.json").chmod(0o600)
-        shown = {} if models is None else {"models_dir": models}
         with Service(
             models or ROOT / "models",
             f"sqlite:///{folder}/sessions.db",
             processes=processes,
             api_keys_file=folder / "keys.json",
             metrics_port=0,
-            **shown | settings,
+            **settings,
         ) as running:
             [listening] = [line for line in running.all_lines if line["event"] == "listening"]
             yield running, listening["metrics_port"]
