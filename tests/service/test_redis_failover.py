@@ -287,6 +287,6 @@ def test_connections_that_a_firewall_forgot_cost_one_slow_call(monkeypatch: pyte
 
 def test_idle_connections_are_probed_so_that_a_firewall_remembers_them() -> None:
     for url in ("redis://host/0", "rediss://host/0", "redis+sentinel://host/main/0"):
-        connection = open_pool(url).make_connection()
+        connection = open_pool(url).make_connection()  # type: ignore[no-untyped-call]  # theirs
         assert connection.socket_keepalive
         assert connection.socket_keepalive_options[socket.TCP_KEEPIDLE] <= 60
