@@ -114,7 +114,7 @@ function Bars({ label, options, taken, onTake }) {
   return html`<div role="group" aria-label=${label} class="bars">${options.map((option) => html`<button type="button"
       key=${option.character} class="small" style=${{ background: bar(option.probability) }} aria-label=${named(option)}
       disabled=${option.character === taken} onClick=${() => onTake(option.character)}>
-    <span class="mono">${glyph(option.character)}</span><span>${shareOf(option.probability)}</span></button>`)}</div>`;
+    <span class="mono">${glyph(option.character)} </span><span>${shareOf(option.probability)}</span></button>`)}</div>`;
 }
 
 /** A text, each token the darker the more probable it was. Pointing at one or the arrow keys show its alternatives. */
@@ -155,7 +155,7 @@ function HeatMap({ cells, mark, onFork }) {
           : `${shareOf(cell.probability)}, ${(-Math.log2(cell.probability)).toFixed(1)} bits`}${
           cell.isUnknown && ", unknown to the model"}${cell.options.length > 0 && ". Go on with another:"}</p>
         <${Bars} label="Alternatives" options=${cell.options} taken=${cell.character}
-          onTake=${(token) => onFork(at.index, token)} /></div>`}
+          onTake=${(token) => setAt(null) ?? onFork(at.index, token)} /></div>`}
   </div>`;
 }
 

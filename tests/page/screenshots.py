@@ -96,7 +96,7 @@ def show_models(page: Page) -> None:
 def show_load(page: Page) -> None:
     """What the traffic until now did."""
     panel = open_tab(page, "load")
-    expect(panel.get_by_role("row").filter(has_text="POST /forecast")).to_be_visible()
+    expect(panel.get_by_role("figure").filter(has_text="Latency")).to_contain_text("ms half within")
 
 
 @contextmanager
