@@ -37,8 +37,9 @@ def test_a_new_key_prints_its_secret_and_writes_only_its_hash(carry: Run, file: 
     assert first != second
     assert first not in file.read_text()
     app, ops = read_keys(file)
-    assert (app.name, app.sha256, app.scopes) == ("app", (hash_of_secret(first),), {"use"})
-    assert (ops.scopes, ops.models, ops.sha256) == ({"admin", "metrics"}, {"text"}, (hash_of_secret(second),))
+    assert (app.name, app.sha256, app.scopes) == ("app", (hash_of_secret(first),), frozenset({"use"}))
+    assert (ops.scopes, ops.models) == (frozenset({"admin", "metrics"}), frozenset({"text"}))
+    assert ops.sha256 == (hash_of_secret(second),)
     assert ops.limits.model_dump() == {
         "steps_per_minute": 600,
         "queue_share": 0.5,

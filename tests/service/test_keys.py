@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from httpx2 import Response
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -25,7 +26,7 @@ from starlette.types import Message
 from service import keys as keys_module
 from service.app import create_app
 from service.http.access import OPEN, scope_of
-from service.keys import Key, KeyRing
+from service.keys import ALL_SCOPES, Key, KeyRing
 from service.keys_file import KeyEntry, KeyLimits, KeysFileError, hash_of_secret, owner_of_hash, read_keys, write_keys
 from service.settings import Settings
 from service.workers import allowances
@@ -114,9 +115,9 @@ def test_the_file_says_who_may_do_what(file: Path) -> None:
     app, ops = found.find(secret_of("app")), found.find(secret_of("ops"))
     assert app is not None
     assert ops is not None
-    assert (app.name, app.scopes, app.models) == ("app", {"use"}, {"forecast"})
+    assert (app.name, app.scopes, app.models) == ("app", frozenset({"use"}), frozenset({"forecast"}))
     assert app.limits == KeyLimits(steps_per_minute=1000, queue_share=0.25, sessions=3, stored_bytes=4096)
-    assert (ops.scopes, ops.models, ops.limits, ops.allowance) == ({"admin", "metrics"}, None, KeyLimits(), None)
+    assert ops == Key("ops", owner_of_hash(hash_of_secret(secret_of("ops"))), frozenset({"admin", "metrics"}))
     assert found.find("secret-of-nobody") is None
     assert found.find("") is None
     assert found.find(hash_of_secret(secret_of("app"))) is None
@@ -202,7 +203,7 @@ def test_keys_of_the_environment_may_do_all_and_go_together_with_those_of_the_fi
     first, second = both.find("a-key-of-the-environment"), both.find("another-of-the-environment")
     assert first == Key("key-1", owner_of_hash(hash_of_secret("a-key-of-the-environment")))
     assert second is not None
-    assert (second.name, second.scopes) == ("key-2", {"use", "admin", "metrics"})
+    assert (second.name, second.scopes) == ("key-2", ALL_SCOPES)
     assert both.find(secret_of("app")) is not None
     assert not both.closes_metrics
     write(file, entry("key-2"))
@@ -215,7 +216,7 @@ def test_a_key_that_moves_to_the_file_keeps_its_owner_and_a_changed_secret_does_
     assert before is not None
     moved = ring(write(file, entry("app")), secret_of("app")).find(secret_of("app"))  # the file says what it may do
     assert moved is not None
-    assert (moved.name, moved.owner, moved.scopes) == ("app", before.owner, {"use"})
+    assert (moved.name, moved.owner, moved.scopes) == ("app", before.owner, frozenset({"use"}))
     old, new = hash_of_secret(secret_of("app")), hash_of_secret("its next secret")
     changing = ring(write(file, {"name": "app", "sha256": [old, new]}))
     assert changing.find("its next secret") == changing.find(secret_of("app")) == moved
@@ -430,7 +431,11 @@ def test_a_request_that_is_refused_is_not_read(scoped: TestClient, name: str, st
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
     }
-    asyncio.run(scoped.app(scope, receive, send))
+
+    async def call() -> None:
+        await scoped.app(scope, receive, send)
+
+    asyncio.run(call())
     assert sent[0]["status"] == status
 
 
@@ -440,10 +445,10 @@ def test_a_request_that_is_refused_is_not_read(scoped: TestClient, name: str, st
 def test_a_key_uses_and_sees_only_its_models(scoped: TestClient) -> None:
     me, other = bearer("narrow"), bearer("none-of-text")
 
-    def post(path: str, body: object, headers: dict[str, str] = me) -> httpx.Response:
+    def post(path: str, body: object, headers: dict[str, str] = me) -> Response:
         return scoped.post(path, json=body, headers=headers)
 
-    def refused(answer: httpx.Response) -> bool:
+    def refused(answer: Response) -> bool:
         problem = answer.json()
         problem = problem.get("error") or problem
         return answer.status_code == 403 and problem["code"] == "forbidden" and "it may use: " in answer.text
@@ -461,6 +466,11 @@ def test_a_key_uses_and_sees_only_its_models(scoped: TestClient) -> None:
     assert refused(scoped.get("/models/text/pictures/loss.png", headers=me))
     assert refused(post("/anomalies", {"series": SERIES, "model": "weather"}))
     assert refused(post("/cross_validation", {"series": SERIES, "model": "weather"}))
+    assert refused(post("/invocations", {"series": SERIES, "model": "weather"}))
+    series = {"type": "univariate_time_series", "name": "a", "series": SERIES, "frequency": "D"}
+    kserve = {"model": "weather", "inputs": [series], "options": {"horizon": 2}}
+    assert refused(post("/v1/timeseries/forecast", kserve))
+    assert post("/v1/timeseries/forecast", {**kserve, "model": "forecast"}).status_code == 200
     results = post("/forecast/batch", {"requests": [FORECAST, {**FORECAST, "model": "weather"}]}).json()["results"]
     assert [result.get("code") for result in results] == [None, "forbidden"]
     # No model of the kind, though none is named.
@@ -521,35 +531,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_steps_beyond_those_of_a_minute_are_refused_until_they_are_back(app: App, clock: SimpleNamespace) -> None:
     limit = 2 * STEPS + STEPS // 2
-    client = app.has(entry("app", limits={"steps_per_minute": limit}), entry("free"))
-    first = client.post("/forecast", json=FORECAST, headers=bearer("app"))
+    client = app.has(entry("metered", limits={"steps_per_minute": limit}), entry("free"))
+    first = client.post("/forecast", json=FORECAST, headers=bearer("metered"))
     assert first.status_code == 200
     assert first.headers["ratelimit-policy"] == f'"steps";q={limit};qu="steps";w=60'
     assert first.headers["ratelimit"].startswith('"steps";r=')
     left = int(first.headers["ratelimit"].split("r=")[1].split(";")[0])
     assert limit - STEPS <= left < limit
-    assert client.post("/forecast", json=FORECAST, headers=bearer("app")).status_code == 200
-    wait_for(lambda: count(client, "carry_key_steps_total", key="app") == 2 * RUN)
-    refusal = client.post("/forecast", json=FORECAST, headers=bearer("app"))
+    assert client.post("/forecast", json=FORECAST, headers=bearer("metered")).status_code == 200
+    wait_for(lambda: count(client, "carry_key_steps_total", key="metered") == 2 * RUN)
+    refusal = client.post("/forecast", json=FORECAST, headers=bearer("metered"))
     assert (refusal.status_code, refusal.json()["code"]) == (429, "steps_per_minute")
     seconds = int(refusal.headers["retry-after"])
     assert seconds == math.ceil((STEPS - (limit - 2 * RUN)) * 60 / limit)
-    assert refusal.json()["detail"] == f"the key app may take {limit} steps a minute; try again in {seconds} s"
+    assert refusal.json()["detail"] == f"the key metered may take {limit} steps a minute; try again in {seconds} s"
     assert int(refusal.headers["retry-after-ms"]) >= 1000 * seconds
     assert refusal.headers["ratelimit"].endswith(f";t={seconds}")
-    openai = client.post("/v1/completions", json={"prompt": "a" * 60, "max_tokens": 1}, headers=bearer("app"))
+    openai = client.post("/v1/completions", json={"prompt": "a" * 60, "max_tokens": 1}, headers=bearer("metered"))
     assert (openai.status_code, openai.json()["error"]["code"]) == (429, "rate_limit_exceeded")
-    assert client.get("/models", headers=bearer("app")).status_code == 200  # it takes no steps
+    assert client.get("/models", headers=bearer("metered")).status_code == 200  # it takes no steps
     other = client.post("/forecast", json=FORECAST, headers=bearer("free"))
     assert other.status_code == 200
     assert not {"ratelimit", "ratelimit-policy"} & set(other.headers)
-    assert count(client, "carry_key_steps_total", key="app") == 2 * RUN
-    assert count(client, "carry_key_requests_total", key="app", status="200") == 3
-    assert count(client, "carry_key_requests_total", key="app", status="429") == 2
-    assert count(client, "carry_key_refused_total", key="app", reason="steps_per_minute") == 2
-    assert secret_of("app") not in client.get("/metrics").text
+    assert count(client, "carry_key_steps_total", key="metered") == 2 * RUN
+    assert count(client, "carry_key_requests_total", key="metered", status="200") == 3
+    assert count(client, "carry_key_requests_total", key="metered", status="429") == 2
+    assert count(client, "carry_key_refused_total", key="metered", reason="steps_per_minute") == 2
+    assert secret_of("metered") not in client.get("/metrics").text
     clock.now += seconds
-    assert client.post("/forecast", json=FORECAST, headers=bearer("app")).status_code == 200
+    assert client.post("/forecast", json=FORECAST, headers=bearer("metered")).status_code == 200
 
 
 @pytest.mark.usefixtures("clock")
@@ -589,7 +599,7 @@ def test_sessions_and_stored_bytes_are_limited_by_key(app: App) -> None:
     small = entry("small", limits={"stored_bytes": 1000})
     client = app.has(few, small, entry("free"))
 
-    def create(name: str) -> httpx.Response:
+    def create(name: str) -> Response:
         return client.post("/sessions", json={"prompt": "a"}, headers=bearer(name))
 
     assert create("few").status_code == 201

@@ -71,7 +71,7 @@ def serving(folder: Path, board: Board | None = None, worker_index: int = 0) -> 
 
 def registry_of(client: TestClient) -> Registry:
     carry: AppState = client.app.state.carry  # type: ignore[attr-defined]  # set by the lifespan
-    return carry.registry
+    return carry.reloader.registry
 
 
 def reload(client: TestClient) -> dict[str, Any]:
