@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import LimitExceededError, OwnerStoreFullError, TooManySessionsError
+from service.keys_file import KeyLimits
 from service.sessions import answers
 from service.sessions.store import IdempotencyRecord, Session, Store
 from tests.stores import LIMITS, NOW, StoreKind, change, new, record, updated
@@ -141,3 +142,23 @@ def test_short_lived_sessions_are_limited_before_they_are_swept(kind: StoreKind)
 def test_an_answer_that_is_too_large_to_store_is_refused() -> None:
     with pytest.raises(LimitExceededError, match="too large to store"):
         asyncio.run(answers.compress(os.urandom(answers.MAX_BYTES + 2**16)))
+
+
+def test_an_owner_may_have_limits_of_its_own(kind: StoreKind) -> None:
+    mine = KeyLimits(sessions=1, stored_bytes=2000)
+    limits = replace(SMALL, of_owner=lambda owner: {"me": mine, "large": KeyLimits(stored_bytes=50_000)}.get(owner))
+
+    async def test(store: Store) -> None:
+        first = new("first", "me")
+        assert await store.commit(change(first, b"x" * 1000), NOW)
+        with pytest.raises(TooManySessionsError, match="has 1 live sessions"):
+            await store.commit(change(new("second", "me"), b"x"), NOW)
+        with pytest.raises(OwnerStoreFullError, match="may take 2000 bytes"):
+            await store.commit(change(updated(first), b"x" * 1500), NOW)
+        assert (await store.load("first", "me", None)).session == first
+        assert await store.commit(change(updated(first), b"x" * 100), NOW)
+        for i in range(3):
+            assert await store.commit(change(new(f"large{i}", "large"), b"x" * 10_000), NOW)
+            assert await store.commit(change(new(f"other{i}", "other"), b"x" * 1000), NOW)
+
+    kind.run(test, limits)
