@@ -5,6 +5,7 @@ An exchange is one request to the service with all its repetitions. It is a gene
 the answer or the failure of each `Send`, and returns a `Response` or an error.
 """
 
+import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -186,6 +187,10 @@ class Wire:
         headers = {"Accept": "text/event-stream" if stream else "application/json", **request.headers}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
+        if "opentelemetry.sdk" in sys.modules:  # the program may be in a trace: the service goes on with it
+            from opentelemetry.propagate import inject
+
+            inject(headers)
         if changes(request) and _is_known(request):
             headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
         content = None

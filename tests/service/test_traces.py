@@ -20,9 +20,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import format_span_id, format_trace_id
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
+import carry
 from service.settings import Settings
 from tests.e2e.serving import PATIENCE, Service
 
@@ -249,6 +252,17 @@ def test_the_caller_decides_whether_a_trace_is_recorded(traced: Service, collect
     problem = httpx2.get(f"{traced.url}/models/none", headers={"traceparent": f"00-{'9' * 32}-{SPAN}-01"}).json()
     assert problem["trace_id"] == "9" * 32
     assert collector.trace("9" * 32, 1)["GET /models/{name}"].attributes["http.response.status_code"] == 404
+
+
+def test_the_calls_of_the_client_belong_to_the_programs_trace(traced: Service, collector: Collector) -> None:
+    with (
+        carry.Client(traced.url) as client,
+        TracerProvider(shutdown_on_exit=False).get_tracer("program").start_as_current_span("work") as work,
+    ):
+        client.forecast([1.0, 2.0, 3.0], horizon=2)
+    context = work.get_span_context()
+    request = collector.trace(format_trace_id(context.trace_id), 3)["POST /forecast"]
+    assert request.parent == format_span_id(context.span_id)
 
 
 def test_without_a_collector_that_answers_calls_and_the_end_of_the_service_go_on(
