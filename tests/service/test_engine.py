@@ -1,6 +1,7 @@
 """Failures in an engine end only the requests at fault, and no request waits for ever."""
 
 import math
+import queue
 import subprocess
 import sys
 import threading
@@ -395,3 +396,28 @@ def test_a_model_without_requests_runs_its_smoke_test_now_and_then(monkeypatch: 
     with open_engine(tested.release):
         for _ in range(3):
             assert tested.acquire(timeout=30)
+
+
+def test_a_task_settles_once_with_the_steps_that_did_not_run() -> None:
+    def prefill() -> Task[None]:
+        yield Prefill({"tokens": np.array([[1, 2, 3]])}, ("logits",))
+
+    def failing() -> Task[None]:
+        yield Prefill({"tokens": np.array([[1, 2]])}, ("logits",))
+        raise ModelFailedError("at its end")
+
+    settled: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+
+    def submit(name: str, task: Task[None]) -> "Future[None]":
+        return model.engine.submit(task, 10, on_settled=lambda steps: settled.put((name, steps)))
+
+    with open_engine() as model:
+        submit("early", prefill()).result(30)
+        assert settled.get(timeout=30) == ("early", 7)
+        with pytest.raises(ModelFailedError):
+            submit("failed", failing()).result(30)
+        assert settled.get(timeout=30) == ("failed", 8)
+        with paused(model.engine):
+            assert submit("cancelled", prefill()).cancel()
+        assert settled.get(timeout=30) == ("cancelled", 10)
+    assert settled.empty()
