@@ -82,7 +82,7 @@ class Client(Interface):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """api_key: one of the service's CARRY_API_KEYS, if it has some. timeout: seconds for each request, with all its
+        """api_key: one of the service's API keys, if it has some. timeout: seconds for each request, with all its
         repetitions. clock, sleep: for tests.
 
         Raises:
@@ -123,7 +123,7 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """api_key: one of the service's CARRY_API_KEYS, if it has some. timeout: seconds for each request, with all its
+        """api_key: one of the service's API keys, if it has some. timeout: seconds for each request, with all its
         repetitions. clock, sleep: for tests.
 
         Raises:
