@@ -34,7 +34,6 @@ class Board:
         self._beats, self._ends = times[:processes], times[processes:]
         self._reasons = memoryview(mmap.mmap(-1, _REASON_BYTES * processes))
         self._restarts = memoryview(mmap.mmap(-1, 8)).cast("Q")
-        self._restarts = memoryview(mmap.mmap(-1, 8)).cast("Q")
 
     @property
     def target(self) -> int:
@@ -51,20 +50,6 @@ class Board:
         self._ends[worker_index] = 0.0
         self._pids[worker_index] = pid
         self.report(worker_index, "is starting")
-
-    @property
-    def pids(self) -> list[int]:
-        """The process of each index; 0 before it starts."""
-        return self._pids.tolist()
-
-    @property
-    def restarts(self) -> int:
-        """How often a process died and was started again."""
-        return self._restarts[0]
-
-    def count_restart(self) -> None:
-        """A process died and is started again. Only the supervisor may call it: it writes the cell."""
-        self._restarts[0] += 1
 
     @property
     def pids(self) -> list[int]:
