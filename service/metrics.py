@@ -308,15 +308,19 @@ class AccuracyMetrics:
             [*MODEL_LABELS, "interval"],
             registry=registry,
         )
+        self._counters: dict[str, list[Counter]] = {}
+        """Those of a model: by its label, in the order of the arguments of `count`."""
 
     def count(self, model: str, values: int, scaled_error: float, inside: Mapping[int, int]) -> None:
         """Count the values that a call scored, which its session has stored; `model`: its label. inside: how many were
         inside each interval."""
-        labels = model_labels(model)
-        self.scored.labels(*labels).inc(values)
-        self.scaled_error.labels(*labels).inc(scaled_error)
-        for interval, number in inside.items():
-            self.inside.labels(*labels, str(interval)).inc(number)
+        if model not in self._counters:  # to look labels up takes as long as to score a value
+            labels = model_labels(model)
+            intervals = [self.inside.labels(*labels, str(interval)) for interval in inside]
+            self._counters[model] = [self.scored.labels(*labels), self.scaled_error.labels(*labels), *intervals]
+        for counter, amount in zip(self._counters[model], (values, scaled_error, *inside.values()), strict=True):
+            if amount:
+                counter.inc(amount)
 
 
 # --- API keys ---------------------------------------------------------------------------------------------------------
