@@ -76,18 +76,21 @@ def batch(work: str) -> Request:
     return Request("/v1/completions", {"model": "text", "prompt": prompts, "max_tokens": BATCH_TOKENS, "seed": 1})
 
 
-def post(connection: HTTPConnection, request: Request, content: bytes, key: str) -> None:
-    """Send a request and read its answer.
+def post(connection: HTTPConnection, request: Request, content: bytes, key: str) -> int:
+    """Send a request and read its answer: 0, or after how many seconds to send it again, if the queue is full.
 
     Raises:
-        RuntimeError: it is refused.
+        RuntimeError: it is refused for another reason.
     """
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEYS[key]}"}
     connection.request("POST", request.path, content, headers)
     answer = connection.getresponse()
     text = answer.read()
+    if answer.status == 429:
+        return int(answer.headers["Retry-After"])
     if answer.status != 200:
         raise RuntimeError(f"{request.path}: {answer.status} {text[:300]!r}")
+    return 0
 
 
 def send_batches(port: int, work: str, stop: Event, counts: Any) -> None:
@@ -98,7 +101,9 @@ def send_batches(port: int, work: str, stop: Event, counts: Any) -> None:
     with counts.get_lock():
         counts[0] += 1
     while not stop.is_set():
-        post(connection, request, content, "large")
+        if pause := post(connection, request, content, "large"):
+            stop.wait(pause)
+            continue
         with counts.get_lock():
             counts[1] += 1
 
@@ -139,7 +144,8 @@ def measure(port: int, work: str, key: str, seconds: float) -> list[float]:
         if len(milliseconds) % REQUESTS_PER_CONNECTION == 0:
             connection.close()
         begin = time.perf_counter()
-        post(connection, request, content, key)
+        if post(connection, request, content, key):
+            raise RuntimeError("a single request was refused")
         milliseconds.append(1000 * (time.perf_counter() - begin))
     connection.close()
     return milliseconds
