@@ -13,7 +13,8 @@ COPY constraints.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && /opt/tools/bin/pip install --no-cache-dir setuptools==84.2.1 cyclonedx-bom==7.5.0 \
-    && /opt/tools/bin/pip --python /opt/carry/bin/python install --no-cache-dir --requirement constraints.txt
+    && /opt/tools/bin/pip --python /opt/carry/bin/python install --no-cache-dir --requirement constraints.txt \
+    && find /opt/carry -type d -name tests -prune -exec rm -r {} +
 
 FROM dependencies AS code
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
