@@ -386,7 +386,12 @@ def test_a_step_that_does_not_end_is_a_failure_and_later_a_death() -> None:
         assert model.died.is_set()
         go_on.set()
         assert answer.result(30) == "done"
-        wait_until(lambda: not model.engine.failed or bool(model.engine.look()))
+
+        def recovers() -> bool:
+            model.engine.look()
+            return not model.engine.failed
+
+        wait_until(recovers)
         model.died.clear()
 
 
