@@ -106,9 +106,11 @@ async def streamed(asked: Asked) -> list[str]:
     texts = [""] * asked.body["n"]
     async with asked.replicas[0].stream("POST", "/generate", json={**asked.body, "stream": True}) as answer:
         answer.raise_for_status()
+        broken = False
         async for line in answer.aiter_lines():
-            if line.startswith("event: error"):
-                raise RuntimeError(f"a stream broke: {asked.body}")
+            if broken:
+                raise RuntimeError(f"a stream broke with {line}: {asked.body}")
+            broken = line.startswith("event: error")
             if line.startswith("data: ") and "text" in (event := json.loads(line.removeprefix("data: "))):
                 texts[event["index"]] += event["text"]
     return texts

@@ -223,7 +223,9 @@ class StreamedSteps:
         self._read = self._predicted = 0
 
     def count(self, read: int, predicted: int) -> None:
-        """So many steps were read and predicted since the stream began."""
+        """So many steps were read and predicted since the stream began. A stop text takes its steps back: they count,
+        since they were run."""
+        read, predicted = max(read, self._read), max(predicted, self._predicted)
         self._metrics.count(self._model, read - self._read, predicted - self._predicted)
         self._read, self._predicted = read, predicted
 

@@ -76,7 +76,7 @@ def _layout(series: Any) -> str:
 Rows = Annotated[list[Values], Field(fail_fast=True)]
 
 
-class Input(_Open):
+class TimeSeriesInput(_Open):
     """A series, or several over the same times, each of which is forecast by itself."""
 
     type: Literal["univariate_time_series", "multivariate_time_series"]
@@ -111,23 +111,23 @@ class Input(_Open):
         return [list(values) for values in zip(*rows, strict=True)]
 
 
-class Options(_Open):
+class TimeSeriesOptions(_Open):
     """What to forecast."""
 
     horizon: Horizon
     quantiles: Quantiles = Field(default=None, description="The levels to answer, from 0.001 to 0.999; none if absent.")
 
 
-class ForecastPayload(_Open):
+class TimeSeriesRequest(_Open):
     """Series, and how far to forecast all of them."""
 
     model: Annotated[str, Field(min_length=1, max_length=80, description="`name` or `name@version`.")]
-    inputs: Annotated[list[Input], Field(min_length=1, fail_fast=True)]
-    options: Options
+    inputs: Annotated[list[TimeSeriesInput], Field(min_length=1, fail_fast=True)]
+    options: TimeSeriesOptions
     metadata: dict[str, Any] | None = Field(default=None, description="Ignored.")
 
 
-class ErrorFields(Answer):
+class TimeSeriesErrorFields(Answer):
     """What is wrong."""
 
     code: str | None
@@ -136,16 +136,16 @@ class ErrorFields(Answer):
     type: str
 
 
-class ErrorResult(Answer):
+class TimeSeriesError(Answer):
     """An error in KServe's form."""
 
-    error: ErrorFields
+    error: TimeSeriesErrorFields
 
 
 Numbers = list[float] | list[list[float]]
 
 
-class SeriesForecast(Answer):
+class TimeSeriesForecast(Answer):
     """The forecast of an input."""
 
     type: str
@@ -156,17 +156,17 @@ class SeriesForecast(Answer):
     quantiles: dict[str, Numbers] | None = Field(description="By level.")
 
 
-class Output(Answer):
+class TimeSeriesOutput(Answer):
     """The result of an input."""
 
     type: Literal["time_series_forecast"]
     id: str
     status: Literal["completed", "error"]
-    content: list[SeriesForecast] = Field(description="One forecast; none if the input failed.")
-    error: ErrorFields | None
+    content: list[TimeSeriesForecast] = Field(description="One forecast; none if the input failed.")
+    error: TimeSeriesErrorFields | None
 
 
-class Usage(Answer):
+class TimeSeriesUsage(Answer):
     """The values read and forecast."""
 
     prompt_tokens: int
@@ -174,33 +174,33 @@ class Usage(Answer):
     total_tokens: int
 
 
-class ForecastResult(Answer):
+class TimeSeriesResult(Answer):
     """A result for each input, in order."""
 
     id: str
     created_at: int
     status: Literal["completed", "partial"] = Field(description="`partial`: some inputs failed, others did not.")
-    error: ErrorFields | None
+    error: TimeSeriesErrorFields | None
     model: str
-    outputs: list[Output]
-    usage: Usage
+    outputs: list[TimeSeriesOutput]
+    usage: TimeSeriesUsage
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     errors = documented(*statuses)
-    return {status: {"description": error["description"], "model": ErrorResult} for status, error in errors.items()}
+    return {status: {"description": error["description"], "model": TimeSeriesError} for status, error in errors.items()}
 
 
 @router.post(
     "/forecast",
     operation_id="kserve_forecast",
     summary="Forecast many series, as KServe asks",
-    response_model=ForecastResult,
+    response_model=TimeSeriesResult,
     openapi_extra=TIMEOUT_HEADERS,
     responses=_errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
 )
 async def post_forecast(
-    body: Annotated[ForecastPayload, Body(openapi_examples=EXAMPLES)], call: Context, request: Request
+    body: Annotated[TimeSeriesRequest, Body(openapi_examples=EXAMPLES)], call: Context, request: Request
 ) -> Response:
     """Forecast many series in one call of KServe's time series API. An input that fails has its error in its output; if
     all fail, the call does."""
@@ -254,7 +254,7 @@ async def get_models(app: App) -> list[str]:
 Variables = list[list[float | None] | InvalidRequestError]
 
 
-def _variables(given: Input) -> Variables:
+def _variables(given: TimeSeriesInput) -> Variables:
     """The values of each variable of an input; or one error, if the input has not the form of its type."""
     try:
         return [*given.variables()]
@@ -268,7 +268,7 @@ def _starts(variables: list[Variables]) -> Iterator[int]:
 
 
 def _series(
-    body: ForecastPayload, variables: list[Variables], model: ForecastModel, settings: Settings
+    body: TimeSeriesRequest, variables: list[Variables], model: ForecastModel, settings: Settings
 ) -> Iterator[PreparedForecast | CarryError]:
     """The forecast of each variable of each input, prepared, or its error."""
     for given, of_input in zip(body.inputs, variables, strict=True):
@@ -288,7 +288,11 @@ _PATHS = {"$.freq": "$.frequency", "$.start": "$.start_timestamp"}
 
 
 def _prepared(
-    given: Input, values: list[float | None], options: Options, model: ForecastModel, settings: Settings
+    given: TimeSeriesInput,
+    values: list[float | None],
+    options: TimeSeriesOptions,
+    model: ForecastModel,
+    settings: Settings,
 ) -> PreparedForecast:
     freq = FREQUENCIES.get(given.frequency) or FREQUENCIES.get(given.frequency.lower(), given.frequency)
     forecast = ForecastBody(
@@ -301,8 +305,10 @@ def _prepared(
     return prepare_forecast(forecast, model, EMPTY_STATE, False, settings)
 
 
-def _forecast(given: Input, items: Items, results: Results, of_input: range, options: Options) -> dict[str, Any]:
-    """The `SeriesForecast` of an input. Drops its results, to free their memory.
+def _forecast(
+    given: TimeSeriesInput, items: Items, results: Results, of_input: range, options: TimeSeriesOptions
+) -> dict[str, Any]:
+    """The `TimeSeriesForecast` of an input. Drops its results, to free their memory.
 
     Raises:
         CarryError: the forecast of one of its variables failed.
@@ -331,7 +337,7 @@ def _forecast(given: Input, items: Items, results: Results, of_input: range, opt
 
 
 def _output(content: list[dict[str, Any]], error: dict[str, Any] | None) -> dict[str, Any]:
-    """An `Output`."""
+    """An `TimeSeriesOutput`."""
     return {
         "type": "time_series_forecast",
         "id": uuid.uuid4().hex,

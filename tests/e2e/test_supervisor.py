@@ -247,7 +247,7 @@ def test_many_deaths_leave_no_file_and_no_metric_behind(
             until(lambda: is_ready(service.url))
         after = metrics(service.url)
         assert {name for name in after if "/health" not in name} == {name for name in before if "/health" not in name}
-        labels = 'method="POST",route="/forecast",model="forecast",version="1",status="200"'
+        labels = 'method="POST",model="forecast",route="/forecast",status="200",version="1"'
         forecasts = f"carry_http_requests_total{{{labels}}}"
         assert after[forecasts] == before[forecasts] == 12
         restarts = "carry_process_restarts_total"

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.errors import CarryError
-from service.metrics import LoadedModel, Metrics, Moment
+from service.metrics import LoadedModel, Metrics, Moment, StreamedSteps
 from service.settings import Settings
 
 KEY = "a-key-of-this-test"
@@ -115,6 +116,18 @@ def test_a_stream_is_timed_to_its_first_byte_and_counts_steps_while_it_runs(clie
         assert after("carry_http_stream_first_byte_seconds_count", route=route, **TEXT) == 1
     assert after("carry_http_streams_broken_total") == before("carry_http_streams_broken_total") == 0
     assert len(after.labels("carry_http_streams_broken_total")) == 2
+
+
+def test_a_stop_text_that_takes_steps_back_breaks_no_stream() -> None:
+    """A counter cannot fall: the steps were run, and count."""
+    metrics = Metrics()
+    steps = StreamedSteps(metrics, "text@1")
+    for predicted in (5, 3, 6):
+        steps.count(2, predicted)
+    shown = LoadedModel("text", "1", "text", "int8")
+    text = metrics.exposition(replace(MOMENT, models=[shown]))[0].decode()
+    assert 'carry_steps_predicted_total{model="text",version="1"} 6.0' in text
+    assert 'carry_steps_read_total{model="text",version="1"} 2.0' in text
 
 
 def test_a_stream_that_an_error_ends_is_broken(client: TestClient) -> None:

@@ -144,8 +144,9 @@ def test_tls_needs_a_certificate_that_the_url_trusts(tmp_path: Path) -> None:
         asyncio.run(verify(f"{trusted}&ssl_certfile={certificate}&ssl_keyfile={key}"))
         with pytest.raises(StoreError, match=r"TLS.*certificate verify failed"):
             asyncio.run(verify(""))
-        with pytest.raises(StoreError, match="TLS"):
-            asyncio.run(verify(trusted))  # the server wants a certificate of the client
+        # The server wants a certificate of the client. In TLS 1.3 its refusal may come after the first answer.
+        with pytest.raises((StoreError, StoreUnavailableError)):
+            asyncio.run(verify(trusted))
 
 
 def test_sentinels_and_their_master_are_reached_by_tls(tmp_path: Path) -> None:
