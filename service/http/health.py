@@ -101,7 +101,7 @@ async def get_version() -> Version:
     operation_id="get_metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}} | documented(422),
+    responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}, **documented(422)},
 )
 async def get_metrics(app: App, accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
     """The metrics of all processes of the machine, in Prometheus' text format, or as OpenMetrics if `Accept` asks for

@@ -81,12 +81,13 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
 
 
 def _add(answers: dict[str, Any], path: str, status: int) -> None:
-    """Document an error that the route does not name itself."""
+    """Document an error that the route does not name itself, in the form of those that it does."""
     if str(status) in answers:
         return
     [answer] = documented(status).values()
-    name, content = ("ErrorAnswer", "application/json") if path.startswith(OPENAI) else ("Problem", PROBLEM)
-    answers[str(status)] = {
-        "description": answer["description"],
-        "content": {content: {"schema": {"$ref": f"#/components/schemas/{name}"}}},
-    }
+    named = (answers[known]["content"] for known in answers if known.isdecimal() and int(known) >= 400)
+    content = next(named, None)
+    if content is None:
+        name, media = ("ErrorAnswer", "application/json") if path.startswith(OPENAI) else ("Problem", PROBLEM)
+        content = {media: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+    answers[str(status)] = {"description": answer["description"], "content": {**content}}
