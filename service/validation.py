@@ -27,7 +27,7 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, st
 
 def error_message(error: Mapping[str, Any]) -> str:
     """pydantic's message, or ours where pydantic's does not say what is accepted."""
-    if error["type"] == "model_attributes_type":
+    if error["type"] == "model_attributes_type" or (error["type"] == "dict_type" and error["loc"] == ("body",)):
         return "must be a JSON object, sent with Content-Type: application/json"
     if {"series", "future"}.intersection(error["loc"]) and error["type"] in ("float_type", "finite_number"):
         return "must be a finite number, or null where the value is missing"

@@ -24,7 +24,7 @@ async def run_batch(
         LimitExceededError: together they exceed a limit.
         CarryError: one failed for a reason that the others share, such as the deadline.
     """
-    limits = _Limits(call.app.settings, call.max_share, path)
+    limits = _Limits(call.app.settings, call.max_steps, path)
     items: Items = []
     async for item in take_turns(prepared, call.deadline):
         if isinstance(item, PreparedForecast):
@@ -50,9 +50,9 @@ class _Limits:
     """Limits on all items together: the size of the answer, and the steps to queue. They are added up in the turns in
     which the items are read: over ten thousand items, a sum takes tens of milliseconds."""
 
-    def __init__(self, settings: Settings, max_share: float, path: str) -> None:
+    def __init__(self, settings: Settings, max_steps: int, path: str) -> None:
         self._settings = settings
-        self._max_steps = int(max_share * settings.max_waiting_steps)
+        self._max_steps = max_steps
         self._path = path
         self._quantiles = 0
         self.steps = self.bytes = 0

@@ -186,18 +186,13 @@ class TimeSeriesResult(Answer):
     usage: TimeSeriesUsage
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    errors = documented(*statuses)
-    return {status: {"description": error["description"], "model": TimeSeriesError} for status, error in errors.items()}
-
-
 @router.post(
     "/forecast",
     operation_id="kserve_forecast",
     summary="Forecast many series, as KServe asks",
     response_model=TimeSeriesResult,
     openapi_extra=TIMEOUT_HEADERS,
-    responses=_errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
+    responses=documented(400, 401, 404, 409, 413, 415, 429, 503, 504, model=TimeSeriesError),
 )
 async def post_forecast(
     body: Annotated[TimeSeriesRequest, Body(openapi_examples=EXAMPLES)], call: Context, request: Request
@@ -244,7 +239,10 @@ async def post_forecast(
 
 
 @router.get(
-    "/models", operation_id="kserve_list_models", summary="List the forecasters, as KServe asks", responses=_errors(401)
+    "/models",
+    operation_id="kserve_list_models",
+    summary="List the forecasters, as KServe asks",
+    responses=documented(401, model=TimeSeriesError),
 )
 async def get_models(app: App) -> list[str]:
     """The names of the forecasters."""

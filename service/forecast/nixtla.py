@@ -304,18 +304,19 @@ async def _run(
         LimitExceededError: together they have too many steps.
         InvalidRequestError: the model cannot forecast a series.
     """
-    manifest, limit = model.manifest, call.app.settings.max_waiting_steps
+    manifest, limit = model.manifest, call.max_steps
     by_index: dict[int, SeriesRequest] = {}
-    steps = 0
+    steps = size = 0
     async for i, request in take_turns(enumerate(requests), call.deadline):
         if request is not None:
             by_index[i] = request
             steps += request.cost_steps
+            size += request.max_bytes(manifest)
         if steps > limit:
             detail = f"at most {limit} values to read and to forecast, and these are more: set num_partitions"
             raise LimitExceededError(detail, "$.series")
     call.take(steps)
-    call.hold(sum(request.max_bytes(manifest) for request in by_index.values()), "$.series", model.engine)
+    call.hold(size, "$.series", model.engine)
     start = initial_state(manifest, freq=body.season_freq(client))
 
     def submit(i: int) -> "Future[Result]":

@@ -18,7 +18,7 @@ from service.errors import (
     UnauthorizedError,
 )
 from service.http.problems import problem_answer
-from service.http.requests import CLIENT_CLOSED_REQUEST, PROBES
+from service.http.requests import CLIENT_CLOSED_REQUEST, METRICS, PROBES
 from service.http.state import AppState
 from service.keys import Key, KeyRing
 from service.keys_file import Scope as KeyScope
@@ -27,7 +27,6 @@ from service.workers.allowances import MINUTE
 
 OPEN = PROBES | {"/", "/openapi.json", "/version", "/ping"}
 """The paths that need no API key, beside the files of the page. /metrics needs one if a key has its scope."""
-METRICS = "/metrics"
 RELOAD = "/models/reload"
 REFUSALS = frozenset(
     error.code
@@ -92,8 +91,6 @@ class AccessMiddleware:
         try:
             await app(scope, receive, answer)
         finally:
-            if "carry.spending" in scope:
-                scope["carry.spending"].end()
             counts.requests.labels(key.name, status).inc()
             if scope.get("carry.problem") in REFUSALS:
                 counts.refused.labels(key.name, scope["carry.problem"]).inc()

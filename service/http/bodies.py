@@ -82,18 +82,14 @@ class BodyMiddleware:
 
     async def _forward(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application on the body. Cancel it if the client disconnects."""
-        forwarded, answered = False, False
+        answered = False
         disconnected = asyncio.Event()
         request_task = asyncio.current_task()
         assert request_task is not None
 
-        async def replay() -> Message:
-            nonlocal forwarded
-            if forwarded:
-                await disconnected.wait()
-                return {"type": "http.disconnect"}
-            forwarded = True
-            return {"type": "http.request", "body": body, "more_body": False}
+        async def disconnect() -> Message:
+            await disconnected.wait()
+            return {"type": "http.disconnect"}
 
         async def answer(message: Message) -> None:
             nonlocal answered
@@ -112,7 +108,7 @@ class BodyMiddleware:
 
         watcher = asyncio.create_task(watch())
         try:
-            await self._app(scope, replay, answer)
+            await self._app(scope, replay(body, disconnect), answer)
         except asyncio.CancelledError:
             if not disconnected.is_set():
                 raise
@@ -193,3 +189,17 @@ class BodyMiddleware:
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"the body is larger than {self._max_bytes} bytes")
+
+
+def replay(body: bytes, then: Receive) -> Receive:
+    """A whole body to receive, and after it what `then` receives."""
+    replayed = False
+
+    async def receive() -> Message:
+        nonlocal replayed
+        if replayed:
+            return await then()
+        replayed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

@@ -46,6 +46,11 @@ class RequestContext:
     spending: Spending | None = None
     """Of the steps of the caller's key; None: the service needs no key."""
 
+    @property
+    def max_steps(self) -> int:
+        """The most steps that the call may have waiting: more would never be admitted."""
+        return int(self.max_share * self.app.settings.max_waiting_steps)
+
     def take(self, steps: int) -> None:
         """Take the steps of all tasks of this call from those of its key, so that it is not refused halfway.
 
@@ -82,6 +87,14 @@ class RequestContext:
             spans.add(future, steps)
         return future
 
+    def end(self) -> None:
+        """The call has ended: give back the steps that no task took, end the spans, release the memory."""
+        if self.spending is not None:
+            self.spending.end()
+        if "carry.spans" in self.scope:
+            self.scope["carry.spans"].end()
+        self.memory.release()
+
     def _spans(self, model: str) -> TaskSpans | None:
         """The spans of the call's tasks, if the request has a span that is recorded."""
         if "carry.spans" not in self.scope and get_current_span().is_recording():
@@ -102,14 +115,15 @@ async def _context(request: Request) -> RequestContext:
         fingerprint = hashlib.sha256(content).hexdigest()
     caller = Caller(request.scope["carry.owner"], key, fingerprint, None if if_match is None else _versions(if_match))
     seconds = app.settings.request_timeout if timeout is None else _seconds(timeout, app.settings.request_timeout)
-    memory = request.scope["carry.memory"] = HeldMemory(app.memory)
     api_key: Key | None = request.scope.get("carry.key")
     max_share, spending = 1.0, None
     if api_key is not None:
         max_share = api_key.limits.queue_share
-        spending = request.scope["carry.spending"] = Spending(api_key, app.metrics.keys)
-    started = request.scope["carry.started"]
-    return RequestContext(app, caller, started + seconds, memory, max_share, scope=request.scope, spending=spending)
+        spending = Spending(api_key, app.metrics.keys)
+    deadline, memory = request.scope["carry.started"] + seconds, HeldMemory(app.memory)
+    call = RequestContext(app, caller, deadline, memory, max_share, scope=request.scope, spending=spending)
+    request.scope["carry.call"] = call  # RequestMiddleware ends it
+    return call
 
 
 Context = Annotated[RequestContext, Depends(_context)]

@@ -6,6 +6,7 @@ has their `predictions`. Knows no kind of model: each names its calls (`Kind.cal
 """
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -16,10 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InvalidRequestError, LimitExceededError
 from service.http import health
+from service.http.bodies import replay
 from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.json_pieces import json_pieces, large_json_answer
 from service.http.json_route import JsonRoute
-from service.http.problems import PROBLEM, documented
+from service.http.problems import documented
 from service.kind import Kind
 from service.settings import Settings
 
@@ -55,7 +57,7 @@ class _Forwarded(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # In the same scope, so that logs and metrics show the call that was made.
         scope["path"], scope["raw_path"] = self._path, self._path.encode()
-        await self._app(scope, _replay(self._sent, receive), send)
+        await self._app(scope, replay(self._sent, receive), send)
 
 
 def create_router(kinds: Sequence[Kind[Any]], settings: Settings) -> APIRouter:
@@ -158,27 +160,14 @@ async def _answer(app: ASGIApp, request: Request, path: str, i: int, instance: M
             body.extend(message.get("body", b""))
 
     try:
-        await app(scope, _replay(orjson.dumps(instance), request.receive), send)
+        # As the client sent it: the call itself says what is wrong with NaN, or with half of a surrogate pair.
+        await app(scope, replay(json.dumps(instance).encode(), request.receive), send)
     finally:
-        if scope["carry.memory"] is not request.scope["carry.memory"]:
-            scope["carry.memory"].release()
+        scope["carry.call"].end()
     answer = orjson.loads(bytes(body))
     if status < 400:
         return answer
-    answer["errors"] = [{**error, "path": f"$.instances[{i}]{error['path'][1:]}"} for error in answer.get("errors", [])]
-    retry = {name: value for name, value in headers.items() if name.startswith("retry-after")}
-    return Response(orjson.dumps(answer), status, retry, PROBLEM)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A body to read once more; after it, what the client does."""
-    replayed = False
-
-    async def replay() -> Message:
-        nonlocal replayed
-        if replayed:
-            return await receive()
-        replayed = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+    if "errors" in answer:  # a problem; calls under /v1 have the errors of other APIs
+        answer["errors"] = [{**error, "path": f"$.instances[{i}]{error['path'][1:]}"} for error in answer["errors"]]
+    kept = {name: value for name, value in headers.items() if name.startswith(("content-type", "retry-after"))}
+    return Response(orjson.dumps(answer), status, kept)

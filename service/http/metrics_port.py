@@ -4,8 +4,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import RouteNotFoundError
 from service.http.problems import problem_answer
+from service.http.requests import METRICS
 
-METRICS = "/metrics"
 SERVED = frozenset({METRICS, "/health/live", "/health/ready"})
 """The paths on the port of the metrics."""
 

@@ -6,8 +6,9 @@ and the errors of the middleware.
 
 from typing import Any
 
-from service.http.access import METRICS, OPEN, scope_of
+from service.http.access import OPEN, scope_of
 from service.http.problems import OPENAI, PROBLEM, documented
+from service.http.requests import METRICS
 
 TAGS = {
     "series": "Forecasts of numeric series, their anomalies, and backtests.",

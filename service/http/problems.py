@@ -25,7 +25,7 @@ from service.errors import (
     UnauthorizedError,
 )
 from service.http.methods import allowed_methods
-from service.http.schemas import Problem
+from service.http.schemas import Answer, Problem
 from service.validation import explain
 
 PROBLEM = "application/problem+json"
@@ -126,12 +126,10 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for OpenAPI."""
-    return {
-        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {PROBLEM: {}}}
-        for status in statuses
-    }
+def documented(*statuses: int, model: type[Answer] = Problem) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, for OpenAPI. `model`: their form, that of another service's API if it is no `Problem`."""
+    media: dict[str, Any] = {"content": {PROBLEM: {}}} if model is Problem else {}
+    return {status: {"description": HTTPStatus(status).phrase, "model": model, **media} for status in statuses}
 
 
 def install(app: FastAPI) -> None:

@@ -23,7 +23,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 CLIENT_CLOSED_REQUEST = 499
 """The status in logs and metrics if the client disconnects before the answer begins (nginx's number for it)."""
-PROBES = frozenset({"/health/live", "/health/ready", "/health", "/metrics"})
+METRICS = "/metrics"
+PROBES = frozenset({"/health/live", "/health/ready", "/health", METRICS})
 MAX_LOGGED_PATH = 1000
 """Characters."""
 
@@ -91,10 +92,8 @@ class RequestMiddleware:
                     raise
                 await problem_answer(UnexpectedError(), scope)(scope, read, answer)
             finally:
-                if "carry.spans" in scope:
-                    scope["carry.spans"].end()
-                if "carry.memory" in scope:
-                    scope["carry.memory"].release()
+                if "carry.call" in scope:
+                    scope["carry.call"].end()
                 seconds = measurement.end(status)
                 route = getattr(scope.get("route"), "path", "")
                 structlog.get_logger().log(

@@ -1,7 +1,6 @@
 """The completions and chat APIs of OpenAI over the text models, as its `openai` client (version 3.54) calls them."""
 
-from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
@@ -10,6 +9,7 @@ from service.errors import UnsupportedError
 from service.http.context import TIMEOUT_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, json_answer
 from service.http.methods import ANY_PATH, check_method
+from service.http.problems import documented
 from service.http.state import App
 from service.http.streaming import EventStream
 from service.kind import ModelCard
@@ -48,18 +48,13 @@ CHAT_EXAMPLES: dict[str, Example] = {
 }
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for OpenAPI."""
-    return {status: {"description": HTTPStatus(status).phrase, "model": ErrorAnswer} for status in statuses}
-
-
 @router.post(
     "/completions",
     operation_id="openai_create_completion",
     summary="Complete a text, as OpenAI's API does",
     response_model=CompletionAnswer,
     openapi_extra=TIMEOUT_HEADERS,
-    responses=STREAM | _errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
+    responses=STREAM | documented(400, 401, 404, 409, 413, 415, 429, 503, 504, model=ErrorAnswer),
 )
 async def post_completions(
     body: Annotated[CompletionPayload, Body(openapi_examples=EXAMPLES)], call: Context, request: Request
@@ -75,7 +70,7 @@ async def post_completions(
     summary="Continue a chat, as OpenAI's API does",
     response_model=ChatAnswer,
     openapi_extra=TIMEOUT_HEADERS,
-    responses=STREAM | _errors(400, 401, 404, 409, 413, 415, 429, 503, 504),
+    responses=STREAM | documented(400, 401, 404, 409, 413, 415, 429, 503, 504, model=ErrorAnswer),
 )
 async def post_chat(
     body: Annotated[ChatPayload, Body(openapi_examples=CHAT_EXAMPLES)], call: Context, request: Request
@@ -98,7 +93,7 @@ async def _answer(completion: Completion, stream: bool, call: RequestContext, re
     "/models",
     operation_id="openai_list_models",
     summary="List the text models, as OpenAI's API does",
-    responses=_errors(401),
+    responses=documented(401, model=ErrorAnswer),
 )
 async def get_models(app: App) -> ModelList:
     """List the text models."""
@@ -109,7 +104,7 @@ async def get_models(app: App) -> ModelList:
     "/models/{model}",
     operation_id="openai_get_model",
     summary="Show a text model, as OpenAI's API does",
-    responses=_errors(401, 404, 409),
+    responses=documented(401, 404, 409, model=ErrorAnswer),
 )
 async def get_model(model: str, app: App) -> ModelCard:
     """Describe one text model, by `name` or `name@version`."""

@@ -115,6 +115,30 @@ def test_a_faulty_body_names_its_field(client: TestClient, body: Any, path: str)
     assert [error["path"] for error in response.json()["errors"]] == [path]
 
 
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"instances": [{"series": [1, NaN]}]}', "$.instances[0].series[1]"),
+        (b'{"instances": [{"prompt": "\\ud83d"}]}', "$.instances[0].prompt"),
+        (b"[]", "$"),
+    ],
+)
+def test_what_json_cannot_say_is_refused_as_by_the_call_itself(client: TestClient, body: bytes, path: str) -> None:
+    """NaN is no missing value, and half of a surrogate pair is no character."""
+    response = client.post("/invocations", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422, response.text
+    assert [error["path"] for error in response.json()["errors"]] == [path]
+
+
+def test_a_refused_instance_of_another_api_has_that_apis_error(client: TestClient) -> None:
+    """As the call alone has it."""
+    faulty = {"model": "forecast", "inputs": [], "options": {"horizon": 2}}
+    alone = client.post("/v1/timeseries/forecast", json=faulty)
+    response = client.post("/invocations", json={"instances": [faulty]})
+    assert (response.status_code, response.headers["content-type"]) == (400, "application/json")
+    assert response.json() == alone.json()
+
+
 def test_vertex_ai_names_its_routes(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AIP_HTTP_PORT, AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE win over an image's settings. Health needs no key."""
     monkeypatch.setenv("CARRY_PORT", "8000")
