@@ -96,6 +96,9 @@ def serve(settings: Settings) -> None:
         run(sockets[0], 0)
     else:
         Supervisor(sockets, board, run, settings.drain_seconds, settings.shutdown_grace).run()
+    # Python restores the default handlers while it ends: one more signal would change the exit status.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def page_address(host: str, port: int, scheme: str = "http") -> str:

@@ -180,6 +180,17 @@ def test_a_process_that_dies_in_the_drain_is_replaced_and_one_that_dies_after_it
         service.errors.clear()
 
 
+@pytest.mark.parametrize(("processes", "last"), [(1, "drained"), (2, "ended")])
+def test_more_signals_at_the_end_do_not_change_the_exit_status(
+    models: Path, store: str, processes: int, last: str
+) -> None:
+    with Service(models, store, processes=processes) as service:
+        os.kill(service.pid, signal.SIGTERM)
+        service.line(last)
+        while os.waitid(os.P_PID, service.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            os.kill(service.pid, signal.SIGTERM)
+
+
 def test_ctrl_c_skips_the_drain_and_a_hangup_reloads_one_process_as_several(models: Path, store: str) -> None:
     for processes in (1, 2):
         with Service(models, store, processes=processes, drain_seconds=600) as service:

@@ -356,10 +356,10 @@ def test_composed_and_decomposed_texts_and_line_ends_are_read_alike(client: Test
 def test_an_unexpected_error_in_a_stream_is_an_event_without_details(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: PreparedGeneration) -> int:
+    def broken(_: PreparedGeneration) -> dict[str, object]:
         raise KeyError("our own mistake")
 
-    monkeypatch.setattr(PreparedGeneration, "num_generated", property(broken))
+    monkeypatch.setattr(PreparedGeneration, "summary", broken)
     answer = client.post("/generate", json={"prompt": "a", "max_length": 5, "stream": True})
     *deltas, (name, problem) = events(answer.text)
     assert (name, problem["status"], problem["code"]) == ("error", 500, "internal_error")
