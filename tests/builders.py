@@ -13,7 +13,7 @@ from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Answer, Task
 from service.forecast.manifest import ForecastManifest
-from service.manifest import Int8, Manifest, read_manifest
+from service.manifest import Int8, M, Manifest, read_manifest
 from service.metrics import Metrics
 from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
@@ -26,7 +26,7 @@ from training.nets.global_forecaster import GlobalForecaster
 from training.nets.scaling import StandardScaler
 from training.nets.series_scan import LAGS
 from training.nets.text import TextModel
-from training.onnx.export import AnyManifest, GraphSpec, build_graphs, write_folder
+from training.onnx.export import GraphSpec, build_graphs, write_folder
 from training.onnx.layers import Precision
 from training.provenance import Run, provenance
 
@@ -82,7 +82,7 @@ def write_model(
     run_provenance = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
     graphs = build_graphs(network)
 
-    def add_int8(folder: Path, manifest: AnyManifest, spec: GraphSpec) -> AnyManifest:
+    def add_int8(folder: Path, manifest: M, spec: GraphSpec) -> M:
         default = precision == "int8"
         int8 = Int8(graph=spec.graph, decode=spec.decode, loss=0.0, speedup=1.0, default=default)
         return manifest.model_copy(update={"int8": int8})

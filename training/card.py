@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.forecast.manifest import ForecastManifest
-from service.manifest import Int8
-from service.text.manifest import TextManifest
+from service.manifest import Int8, Manifest
 from training.loop import Epoch, kept_epoch
 
 CARD_FILE = "CARD.md"
@@ -58,18 +56,9 @@ class ModelCard:
         validated = kept_epoch(self._history).valid_loss is not None
         self.picture("loss", "Training and validation loss by epoch." if validated else "Training loss by epoch.")
 
-    def write(self, folder: Path, manifest: ForecastManifest | TextManifest) -> None:
+    def write(self, folder: Path, manifest: Manifest, what_it_does: str) -> None:
         """Write the card into the model folder."""
         provenance = manifest.provenance
-        if isinstance(manifest, ForecastManifest):
-            kind = (
-                f"Forecasts the next {manifest.horizon} values of `{manifest.target}` at the quantile levels "
-                f"{', '.join(map(str, manifest.quantile_levels))}, from the features "
-                f"{', '.join(f'`{name}`' for name in manifest.features)}."
-            )
-        else:
-            unit, known = manifest.unit, len(manifest.vocabulary) - 1
-            kind = f"Continues text, {unit} by {unit}; it knows {known:,} {unit}s."
         kept = kept_epoch(self._history)
         if kept.valid_loss is None:
             choice = "Nothing was held out to choose among the epochs: kept are the last weights"
@@ -79,7 +68,7 @@ class ModelCard:
         parts = [
             f"# {manifest.name}, version {manifest.version}",
             manifest.description,
-            kind,
+            what_it_does,
             f"## How it was made\n\n```\n{provenance.command}\n```\n\n"
             f"Cell: {provenance.cell}, layers: {provenance.layers}, units per layer: {provenance.hidden}, parameters: "
             f"{provenance.parameters:,}. Trained for {len(self._history)} epochs in "

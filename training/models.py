@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.folders import SHIPPED
-from service.forecast.manifest import ForecastManifest
-from service.manifest import MANIFEST_FILE, read_manifest
-from service.text.manifest import TextManifest
+from service.kinds import KINDS
+from service.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 SHIPPED_NAMES = {"forecast": "forecast", "text": "text-fast"}
-"""By kind, the model that comes with Carry in every installation: others are compared with it."""
+"""By kind, the model that comes with Carry in every installation, if there is one: others are compared with it."""
 
-AnyManifest = ForecastManifest | TextManifest
+MANIFESTS: tuple[type[Manifest], ...] = tuple(kind.manifest for kind in KINDS)
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class ModelFolder:
     """A model folder and its manifest."""
 
     path: Path
-    manifest: AnyManifest
+    manifest: Manifest
 
     @property
     def label(self) -> str:
@@ -44,7 +43,7 @@ def find_model(name: str, models_dir: Path | None) -> ModelFolder:
 
 def shipped_model(kind: str) -> ModelFolder | None:
     """The newest version of the model of a kind that comes with Carry, or None where this installation lacks it."""
-    return _find(SHIPPED_NAMES[kind], [SHIPPED])
+    return _find(SHIPPED_NAMES[kind], [SHIPPED]) if kind in SHIPPED_NAMES else None
 
 
 def _find(name: str, models_dirs: Sequence[Path]) -> ModelFolder | None:
@@ -52,9 +51,7 @@ def _find(name: str, models_dirs: Sequence[Path]) -> ModelFolder | None:
     for place in (Path(name), *(folder / label for folder in models_dirs)):
         for path in [place / version] if version else [place, *_versions(place)]:
             if (path / MANIFEST_FILE).is_file():
-                manifest = read_manifest(path, ForecastManifest, TextManifest)
-                assert isinstance(manifest, ForecastManifest | TextManifest)
-                return ModelFolder(path, manifest)
+                return ModelFolder(path, read_manifest(path, *MANIFESTS))
     return None
 
 

@@ -14,9 +14,7 @@ import typer
 
 from carry.files import DataError
 from service.errors import CarryError
-from service.forecast.manifest import ForecastManifest
 from service.manifest import NAME_PATTERN, DataSource, read_manifest, sha256_of
-from service.text.manifest import TextManifest
 from training.checkpoint import (
     RunError,
     WrittenModel,
@@ -31,6 +29,7 @@ from training.checkpoint import (
     written_model,
 )
 from training.loop import StoppedError
+from training.models import MANIFESTS
 from training.progress import say, to_stderr
 from training.provenance import Run, is_first_process
 
@@ -111,7 +110,7 @@ def train_once(run: Run, restart: bool, work: Callable[[], Path | None], data_op
             say(str(error) if isinstance(error, StoppedError) else _stopped(run))
             raise typer.Exit(130) from None
         if folder is not None:
-            if not read_manifest(folder, ForecastManifest, TextManifest).metrics:
+            if not read_manifest(folder, *MANIFESTS).metrics:
                 say("not measured: nothing was held out; the card says why")
             typer.echo(f"wrote {folder}; `carry serve` loads it")
 

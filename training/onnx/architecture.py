@@ -3,13 +3,15 @@
 Export writes the file; reading a network back (weights.py) begins with it. The service ignores it.
 """
 
+from functools import singledispatch
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+from torch import nn
 
 from service.manifest import Frozen, Size
-from training.nets.cells import Cell
+from training.nets.cells import Cell, Recurrent
 from training.nets.forecaster import Forecaster
 from training.nets.global_forecaster import HEADS, LAG_WIDTH, WIDTH, GlobalForecaster
 from training.nets.series_scan import LAGS, PATCH, REGISTER
@@ -17,19 +19,19 @@ from training.nets.text import BUCKETS, FEATURE_STEPS, NGRAM_FEATURES, TextModel
 
 NETWORK_FILE = "network.json"
 
-Network = Forecaster | GlobalForecaster | TextModel
 
+class Architecture(Frozen):
+    """The class of a network, and its recurrent layers; `residual`: every layer but the first adds its input to its
+    output."""
 
-class _Layers(Frozen):
-    """The recurrent layers; `residual`: every layer but the first adds its input to its output."""
-
+    network: str
     cell: Cell
     layers: Size
     hidden: Size
     residual: bool
 
 
-class TextArchitecture(_Layers):
+class TextArchitecture(Architecture):
     """Of a `TextModel`; `ngrams`: tokens of the longest n-gram with features, 0 without."""
 
     network: Literal["text"] = "text"
@@ -41,7 +43,7 @@ class TextArchitecture(_Layers):
     ngram_feature_steps: Size = FEATURE_STEPS
 
 
-class ForecasterArchitecture(_Layers):
+class ForecasterArchitecture(Architecture):
     """Of a `Forecaster`, of one kind of series."""
 
     network: Literal["forecaster"] = "forecaster"
@@ -50,7 +52,7 @@ class ForecasterArchitecture(_Layers):
     quantile_levels: tuple[float, ...]
 
 
-class GlobalForecasterArchitecture(_Layers):
+class GlobalForecasterArchitecture(Architecture):
     """Of a `GlobalForecaster`, of any series. `categories`: of each feature beside the target, 0 for a number;
     `known_ahead`: indices of those whose future is known."""
 
@@ -67,35 +69,58 @@ class GlobalForecasterArchitecture(_Layers):
     head_width: Size = WIDTH
 
 
-Architecture = TextArchitecture | ForecasterArchitecture | GlobalForecasterArchitecture
-A = TypeVar("A", TextArchitecture, ForecasterArchitecture, GlobalForecasterArchitecture)
-
-_ADAPTER: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="network")])
+A = TypeVar("A", bound=Architecture)
 
 
-def architecture_of(network: Network) -> Architecture:
-    """The facts of a network."""
-    recurrent = network.recurrent
-    layers: dict[str, Any] = {
+def layers_of(recurrent: Recurrent) -> dict[str, Any]:
+    """The facts of the recurrent layers."""
+    return {
         "cell": recurrent.cell,
         "layers": len(recurrent.layers),
         "hidden": recurrent.hidden,
         "residual": recurrent.residual,
     }
-    if isinstance(network, TextModel):
-        vocabulary, embedding = network.embedding.weight.shape
-        ngrams = network.ngrams.longest if network.ngrams else 0
-        return TextArchitecture(**layers, vocabulary=vocabulary, embedding=embedding, ngrams=ngrams)
-    head: dict[str, Any] = {"horizon": network.horizon, "quantile_levels": network.quantile_levels}
-    if isinstance(network, Forecaster):
-        return ForecasterArchitecture(**layers, **head, features=network.scaler.features)
+
+
+@singledispatch
+def architecture_of(network: nn.Module) -> Architecture:
+    """The facts of a network. Each class of networks registers its own."""
+    raise TypeError(f"nothing is known of a {type(network).__name__}")
+
+
+@architecture_of.register
+def _of_text(network: TextModel) -> Architecture:
+    vocabulary, embedding = network.embedding.weight.shape
+    ngrams = network.ngrams.longest if network.ngrams else 0
+    layers = layers_of(network.recurrent)
+    return TextArchitecture(**layers, vocabulary=vocabulary, embedding=embedding, ngrams=ngrams)
+
+
+def _head(network: Forecaster | GlobalForecaster) -> dict[str, Any]:
+    return {"horizon": network.horizon, "quantile_levels": network.quantile_levels}
+
+
+@architecture_of.register
+def _of_forecaster(network: Forecaster) -> Architecture:
+    features = network.scaler.features
+    return ForecasterArchitecture(**layers_of(network.recurrent), **_head(network), features=features)
+
+
+@architecture_of.register
+def _of_global_forecaster(network: GlobalForecaster) -> Architecture:
     categories, known_ahead = network.covariates.sizes, network.covariates.known_ahead
-    return GlobalForecasterArchitecture(**layers, **head, categories=categories, known_ahead=known_ahead)
+    return GlobalForecasterArchitecture(
+        **layers_of(network.recurrent), **_head(network), categories=categories, known_ahead=known_ahead
+    )
 
 
 def write_architecture(folder: Path, architecture: Architecture) -> None:
     """Write `network.json` into a model folder."""
     (folder / NETWORK_FILE).write_text(architecture.model_dump_json() + "\n", encoding="utf-8")
+
+
+class _Named(BaseModel):
+    network: str
 
 
 def read_architecture(folder: Path, kind: type[A]) -> A:
@@ -106,7 +131,11 @@ def read_architecture(folder: Path, kind: type[A]) -> A:
     """
     path = folder / NETWORK_FILE
     try:
-        architecture = _ADAPTER.validate_json(path.read_bytes())
+        found = _Named.model_validate_json(path.read_bytes()).network
+        wanted = kind.model_fields["network"].default
+        if found != wanted:
+            raise ValueError(f"{path} describes a network {found!r}, not {wanted!r}")
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} has no {NETWORK_FILE}, which says how its network is built: a version of Carry before 0.2.0 "
@@ -118,13 +147,9 @@ def read_architecture(folder: Path, kind: type[A]) -> A:
         [first, *_] = error.errors()
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{path} describes no network of this version of Carry: {where}: {first['msg']}") from error
-    if not isinstance(architecture, kind):
-        wanted = kind.model_fields["network"].default
-        raise ValueError(f"{path} describes a network {architecture.network!r}, not {wanted!r}")
-    return architecture
 
 
-def check_architecture(folder: Path, architecture: Architecture, network: Network) -> None:
+def check_architecture(folder: Path, architecture: Architecture, network: nn.Module) -> None:
     """Check that this version of Carry has built the network that `network.json` describes.
 
     Raises:

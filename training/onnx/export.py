@@ -8,23 +8,23 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from service.engine.runner import Array, Runner
-from service.forecast.manifest import ForecastManifest
-from service.manifest import MANIFEST_FILE, DType, Graph, Int8, State, Tensor, Weights, sha256_of
-from service.text.manifest import TextManifest
+from service.manifest import MANIFEST_FILE, DType, Graph, Int8, M, Manifest, State, Tensor, Weights, sha256_of
 from training.nets.forecaster import Forecaster
 from training.nets.global_forecaster import GlobalForecaster
 from training.nets.quantisation import round_matrices
 from training.nets.scaling import MAX_STEPS
 from training.nets.text import TextModel
-from training.onnx.architecture import Architecture, Network, architecture_of, write_architecture
+from training.onnx.architecture import Architecture, architecture_of, write_architecture
 from training.onnx.forecast import forecast_graph
 from training.onnx.operations import OPSET, ExportedGraph, Port, share_weights
 from training.onnx.text import decode_graph, text_graph
@@ -33,8 +33,6 @@ REFERENCE_FILE = "agreement.npz"
 TOLERANCE = 1e-4
 WITHOUT_TIME = frozenset({"future", "future_mask"})
 """Inputs without an axis of time: each piece of a series takes all of them."""
-
-AnyManifest = TypeVar("AnyManifest", ForecastManifest, TextManifest)
 
 
 class DisagreementError(Exception):
@@ -60,7 +58,7 @@ class GraphSpec:
     decode: Graph | None
 
 
-def build_graphs(network: Network) -> Graphs:
+def build_graphs(network: nn.Module) -> Graphs:
     """The network as ONNX graphs, after `check_agreement` of the one in float32. The matrices of a text model are
     rounded in place to those that its graphs hold.
 
@@ -68,38 +66,73 @@ def build_graphs(network: Network) -> Graphs:
         DisagreementError: the graph does not compute what PyTorch computes.
     """
     network.eval().cpu()
-    facts = architecture_of(network)
-    if isinstance(network, TextModel):
-        round_matrices(network)
-        prefill = text_graph(network), text_graph(network, "int8")
-        graphs = Graphs(facts, *prefill, decode_graph(network), decode_graph(network, "int8"))
-    else:
-        graphs = Graphs(facts, forecast_graph(network), forecast_graph(network, "int8"))
+    graphs = graphs_of(network)
     check_agreement(network, graphs.float32)
     return graphs
 
 
-def reference(network: Network, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array], NDArray[np.bool_]]:
-    """Random input with gaps; PyTorch's outputs after the last step and after every step; and the steps (batch, steps)
-    whose output does not hang on rounding: two lags may score the same, and either may then be selected."""
-    rng = np.random.default_rng(seed)
-    batch, steps = 3, 48
+@singledispatch
+def graphs_of(network: nn.Module) -> Graphs:
+    """The graphs of a network. Each class of networks registers how they are made."""
+    raise TypeError(f"no graph is written of a {type(network).__name__}")
+
+
+@graphs_of.register
+def _text_graphs(network: TextModel) -> Graphs:
+    facts = architecture_of(network)
+    round_matrices(network)
+    prefill = text_graph(network), text_graph(network, "int8")
+    return Graphs(facts, *prefill, decode_graph(network), decode_graph(network, "int8"))
+
+
+@graphs_of.register
+def _forecast_graphs(network: Forecaster | GlobalForecaster) -> Graphs:
+    return Graphs(architecture_of(network), forecast_graph(network), forecast_graph(network, "int8"))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An input of a graph, and PyTorch's outputs by name: first that after the last step, then that after every step
+    (batch, steps, ...). `decided` (batch, steps): the steps whose output does not hang on rounding, as it does where
+    two lags score the same and either may be selected."""
+
     feeds: dict[str, Array]
-    decided = np.ones((batch, steps), bool)
+    expected: dict[str, Array]
+    decided: NDArray[np.bool_]
+
+
+BATCH, STEPS = 3, 48
+"""Of a reference."""
+
+
+@singledispatch
+def reference(network: nn.Module, seed: int = 0) -> Reference:
+    """Random input with gaps, and what PyTorch computes from it. Each class of networks registers its own."""
+    raise TypeError(f"no input is known of a {type(network).__name__}")
+
+
+@reference.register
+def _text_reference(network: TextModel, seed: int = 0) -> Reference:
+    tokens = np.random.default_rng(seed).integers(0, network.head.out_features, (BATCH, STEPS))
     with torch.no_grad():
-        if isinstance(network, TextModel):
-            feeds = {"tokens": rng.integers(0, network.head.out_features, (batch, steps))}
-            logits, _ = network.predict(torch.from_numpy(feeds["tokens"]), network.initial_state(batch))
-            return feeds, {"logits": logits[:, -1].numpy(), "logits_all": logits.numpy()}, decided
-        feeds = _series(network, rng, batch, steps)
+        logits, _ = network.predict(torch.from_numpy(tokens), network.initial_state(BATCH))
+    expected = {"logits": logits[:, -1].numpy(), "logits_all": logits.numpy()}
+    return Reference({"tokens": tokens}, expected, np.ones((BATCH, STEPS), bool))
+
+
+@reference.register
+def _forecast_reference(network: Forecaster | GlobalForecaster, seed: int = 0) -> Reference:
+    feeds = _series(network, np.random.default_rng(seed), BATCH, STEPS)
+    decided = np.ones((BATCH, STEPS), bool)
+    with torch.no_grad():
         values, mask, *known = (torch.from_numpy(array) for array in feeds.values())
-        state = network.initial_state(batch)
+        state = network.initial_state(BATCH)
         if isinstance(network, Forecaster):
             last, one_step, _ = network.predict(values, mask, state)
         else:
             prediction = network.predict(values, mask, state, known)
             last, one_step, decided = prediction.quantiles, prediction.one_step, prediction.decided.numpy()
-    return feeds, {"quantiles": last.numpy(), "one_step": one_step.numpy()}, decided
+    return Reference(feeds, {"quantiles": last.numpy(), "one_step": one_step.numpy()}, decided)
 
 
 def _series(
@@ -130,13 +163,13 @@ def _series(
     return feeds
 
 
-def save_reference(network: Network, folder: Path) -> None:
+def save_reference(network: nn.Module, folder: Path) -> None:
     """Write an input and PyTorch's output beside the graph, so that anyone can check the graph without PyTorch."""
-    feeds, expected, _ = reference(network)
-    np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **feeds, **expected)
+    known = reference(network)
+    np.savez_compressed(folder / REFERENCE_FILE, allow_pickle=False, **known.feeds, **known.expected)
 
 
-def check_agreement(network: Network, graph: ExportedGraph) -> None:
+def check_agreement(network: nn.Module, graph: ExportedGraph) -> None:
     """Check that the graph computes what PyTorch computes.
 
     Raises:
@@ -153,21 +186,20 @@ def open_graph(graph: ExportedGraph) -> Runner:
         return Runner(Path(folder), _write_graph(graph, Path(folder) / "model.onnx", None), threads=0)
 
 
-def difference(network: Network, runner: Runner, seed: int = 0) -> float:
+def difference(network: nn.Module, runner: Runner, seed: int = 0) -> float:
     """Largest relative difference between PyTorch and the open graph on random input with gaps, in pieces and in a
     batch."""
-    feeds, expected, decided = reference(network, seed)
-    outputs = list(expected)
-    batch, steps = next(iter(feeds.values())).shape[:2]
-    states, pieces = runner.initial_states(batch), []
-    for start, end in itertools.pairwise([0, 1, 17, steps]):
-        piece = {name: array if name in WITHOUT_TIME else array[:, start:end] for name, array in feeds.items()}
-        arrays, states = runner.prefill(piece, np.full(batch, end - start), states, outputs)
+    known = reference(network, seed)
+    outputs = list(known.expected)
+    states, pieces = runner.initial_states(BATCH), []
+    for start, end in itertools.pairwise([0, 1, 17, STEPS]):
+        piece = {name: array if name in WITHOUT_TIME else array[:, start:end] for name, array in known.feeds.items()}
+        arrays, states = runner.prefill(piece, np.full(BATCH, end - start), states, outputs)
         pieces.append(arrays)
     actual = pieces[-1][0], np.concatenate([every_step for _, every_step in pieces], axis=1)
     differences = [
         float(np.abs(a.astype(float) - b)[compared].max(initial=0.0) / max(1e-12, np.abs(b).max()))
-        for a, b, compared in zip(actual, expected.values(), (decided[:, -1], decided), strict=True)
+        for a, b, compared in zip(actual, known.expected.values(), (known.decided[:, -1], known.decided), strict=True)
     ]
     return max(differences)
 
@@ -184,8 +216,8 @@ def write_folder(
     models: Path,
     name: str,
     graphs: Graphs,
-    manifest: Callable[[int, GraphSpec], AnyManifest],
-    finalize: Callable[[Path, AnyManifest, GraphSpec], AnyManifest],
+    manifest: Callable[[int, GraphSpec], M],
+    finalize: Callable[[Path, M, GraphSpec], M],
 ) -> Path:
     """Write `models/<name>/<next version>/` in one move: a killed export leaves no folder that looks like a model.
 
@@ -208,7 +240,7 @@ def write_folder(
     return folder
 
 
-def write_manifest(folder: Path, manifest: ForecastManifest | TextManifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest into a model folder."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")

@@ -156,11 +156,20 @@ def train(
         card.section("In int8", int8_text(int8_entry, "scaled quantile loss"))
         complete = unmeasured.model_copy(update={"metrics": metrics, "int8": int8_entry})
         say("writing the card")
-        card.write(folder, complete)
+        card.write(folder, complete, what_it_does(complete))
         return complete
 
     say("exporting to ONNX, and comparing it with PyTorch")
     return write_folder(run.models, run.name, build_graphs(network), manifest, finalize)
+
+
+def what_it_does(manifest: ForecastManifest) -> str:
+    """A sentence for the card."""
+    return (
+        f"Forecasts the next {manifest.horizon} values of `{manifest.target}` at the quantile levels "
+        f"{', '.join(map(str, manifest.quantile_levels))}, from the features "
+        f"{', '.join(f'`{name}`' for name in manifest.features)}."
+    )
 
 
 def _count(series: Sequence[Series]) -> str:

@@ -29,6 +29,7 @@ from training.nets.global_forecaster import LONGEST_HINT, GlobalForecaster
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, write_folder, write_manifest
 from training.progress import say
 from training.provenance import Run, is_first_process, provenance, share_of_this_process
+from training.recipes.forecast import what_it_does
 
 HORIZON = 48
 QUANTILE_LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
@@ -187,7 +188,7 @@ def write(
             card.section("Benchmarks", BENCHMARKS + markdown_table(evaluation_rows(rows)))
         card.section("In int8", int8_text(int8_entry, "scaled quantile loss, mean over the benchmarks"))
         complete = unmeasured.model_copy(update={"metrics": metrics, "int8": int8_entry})
-        card.write(folder, complete)
+        card.write(folder, complete, what_it_does(complete))
         return complete
 
     say("exporting to ONNX, and comparing it with PyTorch")

@@ -153,7 +153,10 @@ def _measure(
     card.section("Samples", _samples(folder, manifest, int8 if int8_entry.default else float32, example))
     card.section("In int8", int8_text(int8_entry, "bits per character") + "\n\n" + _rounding_text(rounding))
     complete = manifest.model_copy(update={"metrics": scores["Carry"], "int8": int8_entry})
-    card.write(folder, complete)
+    known = len(complete.vocabulary) - 1
+    card.write(
+        folder, complete, f"Continues text, {complete.unit} by {complete.unit}; it knows {known:,} {complete.unit}s."
+    )
     return complete
 
 
