@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carry.reading.columns import Decimal, Table, is_text
+from carry.reading.columns import Decimal, Table, is_text, read_numbers
 from carry.reading.dialects import read_text, table_of_rows
 from carry.reading.layouts import series_of_table
 from carry.reading.placing import series_of_records
@@ -37,11 +37,15 @@ __all__ = [
     "Order",
     "ReadOptions",
     "Reading",
+    "Records",
     "Report",
     "Series",
+    "Table",
     "find_categories",
     "read_files",
+    "read_numbers",
     "read_series",
+    "read_table",
 ]
 MAX_CATEGORIES = 100
 """Categories of a feature: each is an input of the network."""
@@ -95,7 +99,7 @@ def read_files(paths: Sequence[Path], options: ReadOptions) -> Reading:
     names = (options.target or "y", *options.features)
     reading = Reading([], names)
     for path in paths:
-        content = _open(path, options)
+        content = read_table(path, options)
         report = Report(path.name)
         stem = path.name.split(".")[0]
         if isinstance(content, Records):
@@ -149,7 +153,7 @@ def find_categories(paths: Sequence[Path], names: Sequence[str]) -> dict[str, tu
     """
     categories: dict[str, set[str]] = {name: set() for name in names}
     for path in paths if names else ():
-        table = _open(path, ReadOptions())
+        table = read_table(path, ReadOptions())
         if isinstance(table, Records):
             raise DataError(f"{path}: a file with a series a line holds one value a step; features need a table")
         for name in names:
@@ -161,7 +165,7 @@ def find_categories(paths: Sequence[Path], names: Sequence[str]) -> dict[str, tu
     return {name: tuple(sorted(categories[name])) for name in names}
 
 
-def _open(path: Path, options: ReadOptions) -> Table | Records:
+def read_table(path: Path, options: ReadOptions) -> Table | Records:
     """The content of a file of any format that is read; the format is found in the file, not in its name.
 
     Raises:

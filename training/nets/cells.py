@@ -73,9 +73,11 @@ class Recurrent(nn.Module):
         weight_dropout: float = 0.0,
         residual: bool = False,
         locked: bool = False,
+        prefix: str = "layer",
     ) -> None:
         super().__init__()
         self.cell = cell
+        self.prefix = prefix
         self.residual = residual
         self.hidden = hidden
         layer_type = _LAYERS[cell]
@@ -89,8 +91,12 @@ class Recurrent(nn.Module):
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the state tensors, each (B, hidden) and initially zero."""
-        parts = ("h", "c") if self.cell == "lstm" else ("h",)
-        return tuple(f"layer{i}_{part}" for i in range(len(self.layers)) for part in parts)
+        return tuple(f"{self.prefix}{i}_{part}" for i in range(len(self.layers)) for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the state of a layer consists of."""
+        return ("h", "c") if self.cell == "lstm" else ("h",)
 
     def from_input(self, i: int) -> tuple[Tensor, Tensor]:
         """A layer's weights from its input, and the sum of all biases that are added to the same product."""
@@ -113,18 +119,19 @@ class Recurrent(nn.Module):
             if i:
                 x = self.dropout(x)
             layer_input = x
-            h = state[f"layer{i}_h"]
+            names = [f"{self.prefix}{i}_{part}" for part in self.parts]
+            h = state[names[0]]
             match self.cell:
                 case "jordan":
-                    x, after[f"layer{i}_h"] = layer(x, h)
+                    x, after[names[0]] = layer(x, h)
                 case "lstm":
-                    carried = (h[None], state[f"layer{i}_c"][None])
+                    carried = (h[None], state[names[1]][None])
                     x, last, cell_state = torch.lstm(x, carried, self._weights(layer), *self._mode)
-                    after[f"layer{i}_h"], after[f"layer{i}_c"] = last[0], cell_state[0]
+                    after[names[0]], after[names[1]] = last[0], cell_state[0]
                 case _:
                     run = torch.gru if self.cell == "gru" else torch.rnn_tanh
                     x, last = run(x, h[None], self._weights(layer), *self._mode)
-                    after[f"layer{i}_h"] = last[0]
+                    after[names[0]] = last[0]
             if i and self.residual:
                 x = x + layer_input
         return x, after

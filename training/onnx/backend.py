@@ -224,3 +224,10 @@ class OnnxBackend:
 
     def relu(self, x: Value) -> Value:
         return self._op("Relu", x, x.name)
+
+
+def before_end(f: OnnxBackend) -> Value:
+    """Which steps (B, T) come before a row's end, 1 or 0. Steps past it count as missing, so that running figures do
+    not change."""
+    steps = f.reshape(f.positions(Value(f.g, "mask", "float32"), 1), 1, -1)
+    return f.cast(steps < f.unsqueeze(Value(f.g, "lengths", "int64"), 1), "float64")

@@ -9,7 +9,7 @@ from training.nets.cells import Recurrent
 from training.nets.forecaster import Forecaster
 from training.nets.global_forecaster import HIDDEN, GlobalForecaster, heaviest_lags, in_values
 from training.nets.series_scan import PATCH, patches, read_so_far, rows_of, state_after, state_shapes
-from training.onnx.backend import OnnxBackend, Parameters, Value
+from training.onnx.backend import OnnxBackend, Parameters, Value, before_end
 from training.onnx.layers import (
     ALL_ROWS,
     Hidden,
@@ -33,7 +33,7 @@ def forecast_graph(network: Forecaster | GlobalForecaster, precision: Precision 
     f = OnnxBackend(g)
     scaler = network.scaler
     horizon, levels = network.horizon, len(network.quantile_levels)
-    observed = f.cast(Value(g, "mask", "float32"), "float64") * f.unsqueeze(_before_end(f), 2)
+    observed = f.cast(Value(g, "mask", "float32"), "float64") * f.unsqueeze(before_end(f), 2)
     state = {"last": Value(g, "last", "float64")}
     inputs, newest = scaler.network_inputs(f, Value(g, "values", "float64"), observed, state)
     f.take(newest, -1, 1).as_output("last_out")
@@ -64,13 +64,6 @@ def forecast_graph(network: Forecaster | GlobalForecaster, precision: Precision 
     )
 
 
-def _before_end(f: OnnxBackend) -> Value:
-    """Which steps (B, T) come before a row's end, 1 or 0. Steps past it count as missing, so that running figures do
-    not change."""
-    steps = f.reshape(f.positions(Value(f.g, "mask", "float32"), 1), 1, -1)
-    return f.cast(steps < f.unsqueeze(Value(f.g, "lengths", "int64"), 1), "float64")
-
-
 def _layers(g: Builder, recurrent: Recurrent, x: str, precision: Precision, rows: Rows = ALL_ROWS) -> Hidden:
     """The recurrent layers over x (T, B, inputs) within (-SQUASH, SQUASH)."""
     if precision == "float32":
@@ -92,7 +85,7 @@ def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGr
     inputs = {"values": Value(g, "values", "float64"), "mask": Value(g, "mask", "float32")}
     if known:
         inputs |= {"ahead": Value(g, "ahead", "float64"), "ahead_mask": Value(g, "ahead_mask", "float32")}
-    observed = f.cast(f.reshape(f.slice(inputs["mask"], 2, 0, 1), 0, -1), "float64") * _before_end(f)
+    observed = f.cast(f.reshape(f.slice(inputs["mask"], 2, 0, 1), 0, -1), "float64") * before_end(f)
     scan, carried = network.scan(f, inputs, observed, state)
     end = lengths - 1
     patch_count = read_so_far(scan, end, f) // PATCH

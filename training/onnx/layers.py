@@ -121,7 +121,11 @@ def _operator(
         return g.op("Unsqueeze", g.op("Transpose", columns, perm=[1, 0]), g.const([0]))
 
     bias = torch.cat([*gates(layer.get_parameter("bias_ih_l0")), *gates(layer.get_parameter("bias_hh_l0"))])
-    carried = [g.op("Unsqueeze", name, g.const([0])) for name in recurrent.state_names if name.startswith(f"layer{i}_")]
+    carried = [
+        g.op("Unsqueeze", name, g.const([0]))
+        for name in recurrent.state_names
+        if name.startswith(f"{recurrent.prefix}{i}_")
+    ]
     every, *after = g.ops(
         cell.upper(),
         x,
@@ -135,7 +139,7 @@ def _operator(
         **({"linear_before_reset": 1} if cell == "gru" else {}),
     )
     outputs = [
-        g.op("Squeeze", state, g.const([0]), name=f"layer{i}_{part}{rows.after}")
+        g.op("Squeeze", state, g.const([0]), name=f"{recurrent.prefix}{i}_{part}{rows.after}")
         for state, part in zip(after, ("h", "c"), strict=False)
     ]
     return g.op("Squeeze", every, g.const([1])), outputs[0]
@@ -155,7 +159,7 @@ def _scan(
 
     ONNX has no Jordan operator, and ONNX Runtime's RNN operator rounds a lone row differently from a row in a batch.
     """
-    layer, hidden = recurrent.layers[i], recurrent.hidden
+    layer, hidden, h = recurrent.layers[i], recurrent.hidden, f"{recurrent.prefix}{i}_h"
     weight, bias = recurrent.from_input(i)
     to_output = layer.to_output if isinstance(layer, JordanLayer) else None
     feedback = layer.from_output.weight if isinstance(layer, JordanLayer) else layer.get_parameter("weight_hh_l0")
@@ -164,7 +168,7 @@ def _scan(
     inside = g.op("Less", steps, g.op("Unsqueeze", rows.lengths, g.const([0])))
     inside = g.op("Unsqueeze", inside, g.const([2]))
 
-    body = Builder(prefix=f"layer{i}_step_")
+    body = Builder(prefix=f"{recurrent.prefix}{i}_step_")
     recurrence = body.op("MatMul", "before", matrix(body, feedback, hidden_widths))
     y = body.op("Tanh", body.op("Add", "input", recurrence))
     if to_output is not None:
@@ -177,14 +181,12 @@ def _scan(
 
     graph = helper.make_graph(
         body.nodes,
-        f"layer{i}_step",
+        f"{recurrent.prefix}{i}_step",
         [row("before", F32, hidden), row("input", F32, hidden), row("inside", TensorProto.BOOL, 1)],
         [row("after", F32, hidden), row("output", F32, hidden)],
         body.constants,
     )
-    last, every = g.ops(
-        "Scan", f"layer{i}_h", inputs, inside, names=[f"layer{i}_h{rows.after}", None], body=graph, num_scan_inputs=2
-    )
+    last, every = g.ops("Scan", h, inputs, inside, names=[f"{h}{rows.after}", None], body=graph, num_scan_inputs=2)
     return every, last
 
 
@@ -292,7 +294,7 @@ def _int8_scan(
     g: Builder, recurrent: Recurrent, i: int, inputs: GateInputs
 ) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
     """One layer: its outputs (T, B, hidden) as uint8, and each state's ports with all its values (T, B, hidden)."""
-    hidden, prefix = recurrent.hidden, f"layer{i}_step_"
+    hidden, prefix = recurrent.hidden, f"{recurrent.prefix}{i}_step_"
     body = Builder(prefix=prefix)
     gates = len(recurrent.from_input(i)[0]) // hidden
     gate_inputs = [f"{prefix}input{k}" for k in range(gates)]
@@ -313,7 +315,7 @@ def _int8_scan(
         *(port.name for (port, _), _ in states),
         *(inputs(slice(k * hidden, (k + 1) * hidden)) for k in range(gates)),
         names=[None] * len(after),
-        body=helper.make_graph(body.nodes, f"layer{i}_step", before, after, body.constants),
+        body=helper.make_graph(body.nodes, prefix[:-1], before, after, body.constants),
         num_scan_inputs=gates,
     )
     sequences = dict(zip(collected, results[len(states) :], strict=True))
@@ -325,8 +327,8 @@ def _int8_cell(
 ) -> tuple[str, list[tuple[tuple[Port, Port], str]]]:
     """One step: its output as uint8, and each state's ports with its new value. `named`: the new value has the name of
     its port."""
-    hidden, layer, h = recurrent.hidden, recurrent.layers[i], f"layer{i}_h"
-    h_out, c_out = (f"layer{i}_{part}_out" if named else None for part in "hc")
+    hidden, layer, h = recurrent.hidden, recurrent.layers[i], f"{recurrent.prefix}{i}_h"
+    h_out, c_out = (f"{recurrent.prefix}{i}_{part}_out" if named else None for part in "hc")
 
     def gate(k: int, x: str, weight: Tensor) -> str:
         return g.op("Add", gate_inputs[k], product(g, x, weight[k * hidden : (k + 1) * hidden]))
@@ -343,7 +345,7 @@ def _int8_cell(
         y = quantised(g.op("Tanh", gate(0, h, across)), h_out)
         return y, [(_state(h, hidden, quantised=True), y)]
     if recurrent.cell == "lstm":
-        c = f"layer{i}_c"
+        c = f"{recurrent.prefix}{i}_c"
         read, keep, new, write = (g.op("Tanh" if k == 2 else "Sigmoid", gate(k, h, across)) for k in range(4))
         c_after = g.op("Add", g.op("Mul", keep, c), g.op("Mul", read, new), name=c_out)
         y = quantised(g.op("Mul", write, g.op("Tanh", c_after)), h_out)
@@ -441,8 +443,8 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
             g.const(r[None]),
             g.const(np.concatenate([gate_bias, np.zeros_like(gate_bias)])[None]),
             lengths,
-            with_sentinels(f"layer{i}_h", one),
-            with_sentinels(f"layer{i}_c", 20 * one),
+            with_sentinels(f"{recurrent.prefix}{i}_h", one),
+            with_sentinels(f"{recurrent.prefix}{i}_c", 20 * one),
             "",
             g.const(w_scale[None]),
             g.const(zeros),
@@ -456,7 +458,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
             g.op(
                 "Slice", g.op("Squeeze", state, g.const([0])), g.const([0]), g.const([hidden]), g.const([1]), name=name
             )
-            for state, name in zip(after, (f"layer{i}_{part}{rows.after}" for part in "hc"), strict=True)
+            for state, name in zip(after, (f"{recurrent.prefix}{i}_{part}{rows.after}" for part in "hc"), strict=True)
         ]
         every = g.op("Squeeze", every, g.const([1]))
         if i and recurrent.residual:
