@@ -17,7 +17,7 @@ from service.manifest import Int8, M, Manifest, read_manifest
 from service.metrics import Metrics
 from service.text.decoder import TextDecoder
 from service.text.manifest import TextManifest
-from service.text.tokenizer import Tokenizer
+from service.tokenizer import Tokenizer
 from training.data.texts import learn_tokenizer
 from training.nets.cells import Cell
 from training.nets.covariates import Covariates

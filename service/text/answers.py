@@ -7,7 +7,7 @@ import orjson
 
 from service.text.logprobs import TokenLogprob, log_probability
 from service.text.scoring import Position
-from service.text.tokenizer import Candidate
+from service.tokenizer import Candidate
 
 INLINE_CHARACTERS = 5_000
 """A text of so many is tokenized in less time than a thread takes to start."""

@@ -21,7 +21,7 @@ from service.text.prepare import read_texts
 from service.text.sampling import SamplingParams, controls
 from service.text.schemas import FirstText
 from service.text.scoring import predict, predict_bytes
-from service.text.tokenizer import TokenizedText, Tokenizer
+from service.tokenizer import TokenizedText, Tokenizer
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -8,7 +8,7 @@ import numpy as np
 
 from service.text.decoder import Row
 from service.text.sampling import log_softmax
-from service.text.tokenizer import Candidate, Tokenizer
+from service.tokenizer import Candidate, Tokenizer
 
 BLOCK_ITEMS = 2000
 """Candidates in one block."""

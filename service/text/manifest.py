@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from service.manifest import Graph, Graphs, Manifest, Precision
-from service.text.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, TokenLevel
+from service.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, TokenLevel
 
 
 class TextManifest(Manifest):

@@ -18,7 +18,7 @@ from service.text.openai_completion import Completion, find_text_model
 from service.text.openai_payload import CompletionPayload, ControlsPayload, OpenAiLength
 from service.text.schemas import Flag, Text
 from service.text.streaming import TextDelta
-from service.text.tokenizer import TokenLevel
+from service.tokenizer import TokenLevel
 
 USER, ASSISTANT = "User:", "Assistant:"
 ENDS = (f"\n{USER}", f"\n{ASSISTANT}")

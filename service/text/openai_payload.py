@@ -12,7 +12,7 @@ from service.settings import Settings
 from service.text.openai_fields import known_fields
 from service.text.sampling import SamplingParams
 from service.text.schemas import Biases, Copies, Flag, Penalty, RepetitionPenalty, Share, Stops, Temperature, Text
-from service.text.tokenizer import TokenizedText, Tokenizer
+from service.tokenizer import TokenizedText, Tokenizer
 
 
 def _layout(prompt: Any) -> str:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from service.engine.runner import Array
 from service.engine.sequence import Prefill, PrefillResult, SequenceState, Task
 from service.errors import InvalidRequestError
-from service.text.tokenizer import Ids, Tokenizer
-from service.text.unicode import changes_end, unstable_end
+from service.tokenizer import Ids, Tokenizer
+from service.unicode import changes_end, unstable_end
 
 
 def check_follows(start: SequenceState, text: str, path: str) -> None:

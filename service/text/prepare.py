@@ -30,7 +30,7 @@ from service.text.scoring import (
     predict_bytes,
 )
 from service.text.task import GenerateRequest, generate
-from service.text.tokenizer import TokenizedText, Tokenizer
+from service.tokenizer import TokenizedText, Tokenizer
 
 TextModel = Model[TextManifest]
 

@@ -34,7 +34,7 @@ from service.text.prepare import (
 )
 from service.text.schemas import GenerateAnswer, GenerateBody, PredictAnswer, PredictBody
 from service.text.streaming import STREAM, stream_updates
-from service.text.tokenizer import Tokenizer
+from service.tokenizer import Tokenizer
 
 router = APIRouter(tags=["text"], route_class=JsonRoute)
 

@@ -13,7 +13,7 @@ from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scor
 from service.text.logprobs import block_size
 from service.text.prefill import check_follows, prefill, prefill_scores, recurrent_states, with_text_end
 from service.text.sampling import log_softmax
-from service.text.tokenizer import AnyText, Candidate, Ids, Tokenizer
+from service.tokenizer import AnyText, Candidate, Ids, Tokenizer
 
 Scores = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.text.decoder import FinishReason, Row
 from service.text.logprobs import TokenLogprob, block_size, row_logprobs
-from service.text.tokenizer import Tokenizer
+from service.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from service.http.streaming import StreamNotifier

@@ -12,8 +12,8 @@ from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scor
 from service.text.prefill import check_follows, prefill, prefill_scores, seen_tokens, with_text_end
 from service.text.sampling import BAN, SamplingParams, derived_seeds
 from service.text.stopping import StopTexts
-from service.text.tokenizer import AnyText, Ids, TokenizedText, Tokenizer
-from service.text.unicode import CombiningMarksError, nfc
+from service.tokenizer import AnyText, Ids, TokenizedText, Tokenizer
+from service.unicode import CombiningMarksError, nfc
 
 INLINE_PREFILL_MAX = 128
 """A single row reads a prompt of so many tokens while other rows decode, DECODE_STEPS in each call. To prefill it by

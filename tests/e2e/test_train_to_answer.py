@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.text.tokenizer import WORD_PATTERN
+from service.tokenizer import WORD_PATTERN
 from tests.conftest import SHIPPED
 from tests.e2e.serving import CARRY, Service, post
 

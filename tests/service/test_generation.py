@@ -23,7 +23,7 @@ from service.text.sampling import SamplingParams
 from service.text.scoring import Position, bits_per_character, next_candidates, position_blocks, predict
 from service.text.stopping import StopTexts
 from service.text.task import GenerateRequest, generate
-from service.text.tokenizer import Candidate, Ids, Tokenizer
+from service.tokenizer import Candidate, Ids, Tokenizer
 from tests.builders import CHARACTERS, WORDS, open_scheduler, run, word_model, write_model
 
 Opened = tuple[Tokenizer, Scheduler]

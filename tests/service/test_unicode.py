@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.text.unicode import MAX_MARKS, CombiningMarksError, changes_end, nfc, unstable_end
+from service.unicode import MAX_MARKS, CombiningMarksError, changes_end, nfc, unstable_end
 
 MARKS = "\u0301\u0323\u0f73\u0344\u05b0\u3099"
 TEXT = st.text("ae\u00e9\r\n\u1100\u1161\u11a8\uac00\u09c7\u09be\u0f71\u212b" + MARKS, max_size=12) | st.text(

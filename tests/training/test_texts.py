@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carry.files import DataError
-from service.text.unicode import nfc
+from service.unicode import nfc
 from training.data.texts import Parts, encode_all, learn_tokenizer, read_documents, read_parts, split_texts
 
 

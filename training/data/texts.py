@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carry.files import DataError
-from service.text.tokenizer import UNKNOWN_WORDS, Tokenizer, TokenLevel, pre_tokenize
-from service.text.unicode import CombiningMarksError, nfc
+from service.tokenizer import UNKNOWN_WORDS, Tokenizer, TokenLevel, pre_tokenize
+from service.unicode import CombiningMarksError, nfc
 
 REPLACEMENTS = {
     "\u2018": "'",

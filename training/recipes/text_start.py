@@ -9,7 +9,7 @@ import torch
 
 from carry.files import DataError
 from service.text.manifest import TextManifest
-from service.text.tokenizer import Tokenizer, TokenLevel
+from service.tokenizer import Tokenizer, TokenLevel
 from training.data.texts import Parts, learn_tokenizer
 from training.models import ModelFolder
 from training.nets.cells import Cell

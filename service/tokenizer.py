@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequestError
-from service.text.unicode import CombiningMarksError, nfc
+from service.unicode import CombiningMarksError, nfc
 
 Ids = NDArray[np.int64]
 """Token ids (T,)."""

@@ -1,0 +1,1 @@
+"""Classifiers: their manifest, task, inputs and routes."""
