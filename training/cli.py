@@ -18,6 +18,7 @@ from carry.options import (
     TargetColumn,
     split_names,
 )
+from training.classify_verb import train_classify
 from training.evaluation.verb import evaluate
 from training.options import (
     Baselines,
@@ -395,6 +396,9 @@ def train_text(
         return recipe.train(parts, config, loop, run)
 
     train_once(run, restart, work, "TEXTS")
+
+
+train.command("classify")(train_classify)
 
 
 def _find_start(name: str | None, command: typer.Context, models_dir: Path) -> "ModelFolder | None":
