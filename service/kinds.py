@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from service.classify.kind import CLASSIFY
 from service.forecast.kind import FORECAST
 from service.kind import Kind
 from service.text.kind import TEXT
 
-KINDS: tuple[Kind[Any], ...] = (FORECAST, TEXT)
+KINDS: tuple[Kind[Any], ...] = (FORECAST, TEXT, CLASSIFY)

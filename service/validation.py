@@ -1,14 +1,16 @@
 """What pydantic refused, as JSON paths and messages. Imports no web framework, so that kinds of model may use it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from service.errors import InvalidRequestError
 
 NO_SERIES = "must be a list of at least one number or null, or an object of such lists by feature name"
 MAX_ERRORS = 20
+MAX_FIELDS = 64
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
 
 
 def as_invalid_request(error: ValidationError, prefix: tuple[int | str, ...]) -> InvalidRequestError:
@@ -45,3 +47,10 @@ def json_path(location: Sequence[int | str]) -> str:
         elif not part.startswith("<"):  # a tag of a union, such as `ForecastBody.series`
             path += f".{part}"
     return path
+
+
+def check_field_count(data: Any, max_fields: int = MAX_FIELDS) -> Any:
+    """Reject an object of very many fields: each wrong one would become an error of its own."""
+    if isinstance(data, dict) and len(data) > max_fields:
+        raise ValueError(f"has more than {max_fields} fields")
+    return data

@@ -41,6 +41,11 @@ class ClassifyManifest(Manifest):
         return self
 
     @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """No feature is categorical."""
+        return {}
+
+    @property
     def reads_text(self) -> bool:
         """Whether it classifies texts, not series."""
         return not self.features

@@ -7,63 +7,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from service.errors import InvalidRequestError, LimitExceededError
 from service.forecast.intervals import Bounds, Floats, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
-from service.forecast.schemas import SeriesBody, Values
+from service.forecast.schemas import SeriesBody
 from service.forecast.task import check_levels
 from service.forecast.timestamps import timestamps_after
+from service.series import feature_column
 from service.settings import Settings
-from service.validation import NO_SERIES, as_invalid_request, json_path
-
-_numbers: TypeAdapter[list[float | None]] = TypeAdapter(Values)
-
-
-def series_values(
-    series: Sequence[float | None] | dict[str, list[Any]],
-    resumed: bool,
-    manifest: ForecastManifest,
-    settings: Settings,
-) -> Floats:
-    """The series as (T, F). A resumed one may have no value, or only missing ones.
-
-    Raises:
-        InvalidRequestError: it has no number, or not the model's features, or values that they cannot have.
-        LimitExceededError: it is too long.
-    """
-    features = manifest.features
-    if not isinstance(series, dict):
-        if len(features) > 1 and series:
-            needed = ", ".join(features)
-            raise InvalidRequestError(f"{manifest.name} needs an object with a list for each of: {needed}", "$.series")
-        columns, paths = [series], ["$.series"]
-    else:
-        # The feature of a model that has only one may have any name.
-        names = list(series) if len(features) == 1 and len(series) == 1 else list(features)
-        wrong = [*(name for name in names if name not in series), *(name for name in series if name not in names)]
-        if wrong:
-            needed = ", ".join(features)
-            reason = "missing" if wrong[0] not in series else "unknown"
-            raise InvalidRequestError(
-                f"{reason} feature; {manifest.name} needs a list for each of: {needed}", f"$.series.{wrong[0]}"
-            )
-        columns = [feature_column(series[name], manifest.categories.get(name), ("series", name)) for name in names]
-        paths = [f"$.series.{name}" for name in names]
-    for column, path in zip(columns, paths, strict=True):
-        if len(column) > settings.max_series_length:
-            raise LimitExceededError(f"at most {settings.max_series_length} values are read at once", path)
-        if len(column) != len(columns[0]):
-            raise InvalidRequestError(f"has {len(column)} values, {paths[0]} has {len(columns[0])}", path)
-    if resumed and not columns[0]:
-        return np.empty((0, len(features)))
-    values = np.array(columns, dtype=np.float64).T
-    if not columns[0]:
-        raise InvalidRequestError(NO_SERIES, paths[0])
-    if not resumed and np.isnan(values[:, 0]).all():
-        raise InvalidRequestError("holds no number, only nulls; at least one value is needed", paths[0])
-    return values
 
 
 def future_values(future: dict[str, list[Any]] | None, horizon: int, manifest: ForecastManifest) -> Floats | None:
@@ -84,28 +36,6 @@ def future_values(future: dict[str, list[Any]] | None, horizon: int, manifest: F
         column = np.array(feature_column(items, manifest.categories.get(name), ("future", name)), dtype=np.float64)
         values[: len(column), known.index(name)] = column[:horizon]
     return values
-
-
-def feature_column(
-    items: list[Any], categories: Sequence[str] | None, location: tuple[str | int, ...]
-) -> list[float | None]:
-    """The numbers of one feature, or the indices of its categories.
-
-    Raises:
-        InvalidRequestError: an item is neither a number nor a category that the feature has.
-    """
-    if categories is None:
-        try:
-            return _numbers.validate_python(items)
-        except ValidationError as error:
-            raise as_invalid_request(error, location) from None
-    index: dict[str | None, float | None] = {None: None, **{name: float(i) for i, name in enumerate(categories)}}
-    try:
-        return [index[item] for item in items]
-    except (KeyError, TypeError):  # not a category, or not even hashable
-        wrong = next(i for i, item in enumerate(items) if not isinstance(item, str | None) or item not in index)
-    accepted = ", ".join(categories)
-    raise InvalidRequestError(f"not a category; accepted are null and: {accepted}", json_path((*location, wrong)))
 
 
 def quantile_levels(

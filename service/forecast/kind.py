@@ -9,13 +9,13 @@ from pydantic import BaseModel
 
 from service.engine.runner import Array, Runner, check_outputs
 from service.engine.sequence import SequenceState, Task
-from service.forecast.inputs import series_values
 from service.forecast.manifest import ForecastManifest
 from service.forecast.online_accuracy import SIZE, read_accuracy
 from service.forecast.schemas import FirstSeries
 from service.forecast.task import ACCURACY, LAST_FORECAST, SEASONS, ForecastRequest, forecast, initial_state
 from service.kind import FirstInput, Model, ModelCard, OpenGraphs, SessionAccuracy, StateSpec
 from service.manifest import Graphs, State
+from service.series import series_values
 from service.settings import Settings
 
 if TYPE_CHECKING:

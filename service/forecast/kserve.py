@@ -22,7 +22,7 @@ from service.forecast.inputs import check_horizon
 from service.forecast.intervals import Floats
 from service.forecast.kind import FORECAST
 from service.forecast.prepare import ForecastModel, PreparedForecast, prepare_forecast
-from service.forecast.schemas import ForecastBody, Horizon, Quantiles, Values
+from service.forecast.schemas import ForecastBody, Horizon, Quantiles
 from service.forecast.task import check_levels
 from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.json_pieces import json_pieces, large_json_answer
@@ -30,6 +30,7 @@ from service.http.json_route import JsonRoute
 from service.http.problems import documented, openai_error, problem_of
 from service.http.schemas import Answer
 from service.http.state import App
+from service.series import Values
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1/timeseries", tags=["kserve"], route_class=JsonRoute)

@@ -11,15 +11,14 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from service.errors import InvalidRequestError, LimitExceededError
-from service.forecast.inputs import feature_column
 from service.forecast.intervals import Floats, interval_to_quantiles
 from service.forecast.manifest import ForecastManifest
-from service.forecast.schemas import Values
 from service.forecast.task import check_levels
 from service.forecast.timestamps import seasons_of
-from service.http.schemas import MAX_INTEGER, Answer, Body, ModelId, Number, unsupported
+from service.http.schemas import MAX_INTEGER, Answer, Body, ModelId, unsupported
+from service.series import Values, feature_column
 from service.settings import Settings
-from service.validation import json_path
+from service.validation import Number, json_path
 
 MEDIAN = 0.5
 

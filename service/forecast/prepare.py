@@ -22,7 +22,6 @@ from service.forecast.inputs import (
     check_windows,
     future_values,
     quantile_levels,
-    series_values,
     timestamps,
     value_bounds,
 )
@@ -31,6 +30,7 @@ from service.forecast.manifest import ForecastManifest
 from service.forecast.schemas import AnomalyBody, CrossValidationBody, ForecastBody
 from service.forecast.task import Forecast, ForecastRequest, check_levels, forecast, initial_state, used_seasons
 from service.kind import Model
+from service.series import series_values
 from service.settings import Settings
 
 DEFAULT_LEVEL = 99.0

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import BeforeValidator, Field
 
 from service.http.schemas import (
     MAX_INTEGER,
@@ -12,29 +12,11 @@ from service.http.schemas import (
     Body,
     ModelId,
     ModelName,
-    Number,
     Problem,
     StatefulBody,
-    check_field_count,
 )
-
-# Without fail_fast, a body of a million invalid values would become a million errors.
-Values = Annotated[list[Number | None], Field(fail_fast=True)]
-
-
-def _layout(series: Any) -> str:
-    return "<features>" if isinstance(series, dict) else "<values>"
-
-
-_FEATURE_SCHEMA = {
-    "type": "object",
-    "additionalProperties": {"type": "array", "items": {"type": ["number", "string", "null"]}},
-}
-Features = Annotated[
-    dict[str, list[Any]], BeforeValidator(check_field_count), Field(min_length=1), WithJsonSchema(_FEATURE_SCHEMA)
-]
-"""A list for each feature. Its items are checked against the model (service/forecast/inputs.py)."""
-Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag("<features>")], Discriminator(_layout)]
+from service.series import Features, Series
+from service.validation import Number
 
 
 def _in_a_list(season_length: Any) -> Any:

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
+from service.validation import check_field_count
+
 MAX_INTEGER = 2**31
 """Bound of every integer. No limit is as high; an integer of thousands of digits could not be shown in an error."""
-MAX_FIELDS = 64
 ModelName = Annotated[
     str | None, Field(min_length=1, max_length=80, description="`name` or `name@version`; the default model if absent.")
 ]
@@ -20,13 +20,6 @@ def check_unicode(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("not valid unicode: half of a surrogate pair") from None
     return text
-
-
-def check_field_count(data: Any, max_fields: int = MAX_FIELDS) -> Any:
-    """Reject an object of very many fields: each wrong one would become an error of its own."""
-    if isinstance(data, dict) and len(data) > max_fields:
-        raise ValueError(f"has more than {max_fields} fields")
-    return data
 
 
 def unsupported(why: str) -> AfterValidator:

@@ -15,7 +15,7 @@ from service.http.context import CREATE_HEADERS, READ_HEADERS, WRITE_HEADERS, Co
 from service.http.json_route import JsonRoute, json_answer, to_json
 from service.http.problems import documented
 from service.http.replies import Reply, stateful
-from service.http.schemas import Answer, ModelId, ModelName, Number, SessionId
+from service.http.schemas import Answer, ModelId, ModelName, SessionId
 from service.http.schemas import Body as RequestBody
 from service.http.state import AppState
 from service.http.stateful import check_name, etag, model_of_session, model_of_state, reference
@@ -23,6 +23,7 @@ from service.kind import Kind, Model, SessionAccuracy
 from service.sessions.sessions import SessionUpdate
 from service.sessions.state import read_header, sign_state, verify_state
 from service.sessions.store import Session
+from service.validation import Number
 
 router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=JsonRoute)
 

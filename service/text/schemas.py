@@ -13,9 +13,9 @@ from service.http.schemas import (
     Body,
     ModelId,
     StatefulBody,
-    check_field_count,
     check_unicode,
 )
+from service.validation import check_field_count
 
 MAX_BIASES = 1024
 Text = Annotated[str, AfterValidator(check_unicode)]

@@ -1,0 +1,115 @@
+"""Calls about classes: from a validated body to a task of the engine, and from its result to the fields of the answer.
+Knows nothing of HTTP: the routes and carry/ are the callers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.classify.manifest import ClassifyManifest
+from service.classify.schemas import ClassifyBody
+from service.classify.task import Classification, ClassifyRequest, classify
+from service.engine.sequence import SequenceState, Task
+from service.errors import InvalidRequestError, LimitExceededError
+from service.kind import Model
+from service.series import series_values
+from service.settings import Settings
+
+ClassifyModel = Model[ClassifyManifest]
+
+
+@dataclass(frozen=True)
+class PreparedClassification:
+    """A valid `ClassifyBody`, with its model and the state that it starts from."""
+
+    model: ClassifyModel
+    start: SequenceState
+    request: ClassifyRequest
+    top_k: int
+
+    @property
+    def max_bytes(self) -> int:
+        """The most memory that the request holds until it is answered."""
+        return self.request.max_bytes(self.model.manifest) + self.model.graphs.state_bytes
+
+    def task(self) -> Task[Classification]:
+        """The task of `request.cost_steps` steps."""
+        return classify(self.model.manifest, self.request, self.start)
+
+    def answer(self, result: Classification) -> dict[str, Any]:
+        """A `ClassifyAnswer` without `session` and `state`."""
+        manifest, shares = self.model.manifest, result.probabilities
+        best = np.argsort(-shares, kind="stable")[: self.top_k].tolist()
+        per_step = result.per_step
+        return {
+            "model": {"name": manifest.name, "version": manifest.version},
+            "label": manifest.classes[best[0]],
+            "probabilities": {manifest.classes[i]: float(shares[i]) for i in best},
+            "per_step": None
+            if per_step is None
+            else {manifest.classes[i]: np.ascontiguousarray(per_step[:, i]) for i in best},
+            "steps": result.after.position,
+        }
+
+
+def prepare_classification(
+    body: ClassifyBody, model: ClassifyModel, start: SequenceState, returns_state: bool, settings: Settings
+) -> PreparedClassification:
+    """Validate a request, and turn its sequence into an array.
+
+    Raises:
+        InvalidRequestError, LimitExceededError: a field is not acceptable.
+    """
+    manifest = model.manifest
+    sequence = read_sequence(body.series, body.text, start.position > 0, manifest, settings)
+    if manifest.directions == 2:
+        _check_whole(manifest, len(sequence), body.per_step)
+    top_k = min(body.top_k or len(manifest.classes), len(manifest.classes))
+    if body.per_step and len(sequence) * top_k > settings.max_answer_items:
+        raise LimitExceededError(
+            f"at most {settings.max_answer_items} probabilities in an answer, and these are "
+            f"{len(sequence) * top_k}: lower `top_k`, or send the sequence in pieces",
+            "$.per_step",
+        )
+    return PreparedClassification(model, start, ClassifyRequest(sequence, body.per_step, returns_state), top_k)
+
+
+def read_sequence(
+    series: Any, text: str | None, resumed: bool, manifest: ClassifyManifest, settings: Settings
+) -> NDArray[Any]:
+    """The series as (T, F), or the text's tokens (T,): what the model reads.
+
+    Raises:
+        InvalidRequestError, LimitExceededError: it is of the other form, or not acceptable.
+    """
+    wanted, other = ("text", "series") if manifest.reads_text else ("series", "text")
+    given = {"series": series, "text": text}
+    if given[other] is not None:
+        raise InvalidRequestError(f"{manifest.name} classifies {_FORMS[wanted]}: send `{wanted}`", f"$.{other}")
+    if given[wanted] is None:
+        raise InvalidRequestError(f"send the sequence as `{wanted}`", f"$.{wanted}")
+    if text is None:
+        return series_values(series, resumed, manifest, settings)
+    if len(text) > settings.max_text_length:
+        raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.text")
+    ids = manifest.tokenizer.tokenize(text, "$.text").ids
+    if not len(ids) and not resumed:
+        raise InvalidRequestError("must have at least one character", "$.text")
+    return ids
+
+
+_FORMS = {"text": "texts", "series": "series"}
+
+
+def _check_whole(manifest: ClassifyManifest, steps: int, per_step: bool) -> None:
+    limit = manifest.graph.max_steps
+    if steps > limit:
+        raise LimitExceededError(
+            f"{manifest.name} reads a sequence whole, of at most {limit} steps",
+            "$.text" if manifest.reads_text else "$.series",
+        )
+    if per_step:
+        raise InvalidRequestError(
+            f"{manifest.name} reads whole sequences, both ways: it knows no class before the end", "$.per_step"
+        )

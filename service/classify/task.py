@@ -1,0 +1,99 @@
+"""From a sequence to the probabilities of its classes, as a task for the engine. Knows nothing of HTTP."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.classify.manifest import ClassifyManifest
+from service.engine.runner import Array
+from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task
+from service.errors import InvalidRequestError, NonFiniteOutputError
+
+Floats = NDArray[np.float64]
+
+REQUEST_BYTES = 4096
+"""Held for a request, however small."""
+COPIES = 3
+"""How many copies of the scores exist at the worst moment."""
+SCORES = "scores"
+"""A tensor that a classifier's state has beside the graph's own: the scores after the last step, (1, C)."""
+
+
+@dataclass(frozen=True)
+class ClassifyRequest:
+    """sequence: a series (T, F), NaN = missing, or tokens (T,); T = 0 classifies what the state has read. per_step:
+    whether to classify after every step. returns_state: whether the caller needs the state after the last step."""
+
+    sequence: NDArray[Any]
+    per_step: bool = False
+    returns_state: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Steps that the model reads."""
+        return len(self.sequence)
+
+    @property
+    def cost_steps(self) -> int:
+        """As the engine counts."""
+        return max(1, self.steps)
+
+    def max_bytes(self, manifest: ClassifyManifest) -> int:
+        """The most memory that the request holds until it is answered."""
+        scored = self.steps if self.per_step else 1
+        return REQUEST_BYTES + 2 * self.sequence.nbytes + 8 * COPIES * scored * len(manifest.classes)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Probabilities (C,) after the last step, those after every step (T, C) if they were asked for, and the state."""
+
+    probabilities: Floats
+    per_step: Floats | None
+    after: SequenceState
+
+
+def classify(
+    manifest: ClassifyManifest, request: ClassifyRequest, start: SequenceState = EMPTY_STATE
+) -> Task[Classification]:
+    """Read the sequence from a state on, and classify all that was read.
+
+    Raises:
+        InvalidRequestError: there is no step, neither in the request nor read before.
+        NonFiniteOutputError: the model gives no finite scores for these values.
+    """
+    if not request.steps:
+        if not start.position:
+            path = "$.text" if manifest.reads_text else "$.series"
+            raise InvalidRequestError("the sequence has read nothing yet; send at least one step", path)
+        return Classification(softmax(start.states[SCORES][0]), _nothing(manifest, request), start)
+    names = ("logits", "logits_all") if request.per_step else ("logits",)
+    states = {name: array for name, array in start.states.items() if name != SCORES}
+    result: PrefillResult = yield Prefill(_inputs(manifest, request.sequence[None]), names, states)
+    scores = result.outputs["logits"]
+    if not np.isfinite(scores).all():
+        raise NonFiniteOutputError("the model gives no finite scores for these values", "$.series")
+    per_step = softmax(result.outputs["logits_all"][0]) if request.per_step else None
+    states = {**result.states, SCORES: scores} if request.returns_state else {}
+    return Classification(softmax(scores[0]), per_step, SequenceState(start.position + request.steps, states))
+
+
+def _nothing(manifest: ClassifyManifest, request: ClassifyRequest) -> Floats | None:
+    return np.empty((0, len(manifest.classes))) if request.per_step else None
+
+
+def _inputs(manifest: ClassifyManifest, sequences: NDArray[Any]) -> dict[str, Array]:
+    """The graph's inputs for sequences (B, T, F) or (B, T)."""
+    if manifest.reads_text:
+        return {"tokens": sequences}
+    observed = np.isfinite(sequences)
+    return {"values": np.where(observed, sequences, 0.0), "mask": observed.astype(np.float32)}
+
+
+def softmax(scores: NDArray[Any]) -> Floats:
+    """Scores (..., C) as probabilities."""
+    powers = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
