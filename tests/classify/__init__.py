@@ -1,0 +1,1 @@
+"""Classifiers: the third kind of model."""

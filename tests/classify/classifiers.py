@@ -1,0 +1,57 @@
+"""Small classifiers with random weights, exported as trained ones are."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from service.classify.manifest import ClassifyManifest
+from service.manifest import Int8
+from tests.builders import CHARACTERS
+from training.nets.cells import Cell
+from training.nets.classifier import Classifier, SeriesInput, TextInput
+from training.nets.scaling import StandardScaler
+from training.onnx import classify as _registers_classifiers  # noqa: F401
+from training.onnx.export import GraphSpec, build_graphs, write_folder
+from training.onnx.layers import Precision
+from training.provenance import Run, provenance
+
+CLASSES = ("rising", "falling", "flat")
+FEATURES = ("speed", "height")
+
+
+def classifier(cell: Cell = "gru", text: bool = False, features: int = 2, directions: int = 1) -> Classifier:
+    """An untrained classifier of series, or of texts."""
+    torch.manual_seed(6)
+    scaler = StandardScaler(torch.full((features,), 5.0), torch.full((features,), 2.0))
+    reader = TextInput(CHARACTERS.size, 8) if text else SeriesInput(scaler)
+    network = Classifier(reader, cell, 12, 2, 0.0, len(CLASSES), directions)
+    nn.init.normal_(network.head.weight, std=0.5)
+    network.temperature.fill_(1.5)
+    return network.eval()
+
+
+def write_classifier(network: Classifier, models: Path, name: str, precision: Precision = "float32") -> Path:
+    """Write a model folder as `carry train classify` does, without its card; the service serves `precision`."""
+    run = Run(name, "a test model", models, models, (), "carry train", {})
+    run_provenance = provenance(run, network, [], 1, network.recurrent.cell, 2, network.recurrent.hidden)
+    reader = network.reader
+
+    def manifest(version: int, spec: GraphSpec) -> ClassifyManifest:
+        return ClassifyManifest(
+            name=name,
+            version=version,
+            graph=spec.graph,
+            metrics={},
+            provenance=run_provenance,
+            classes=CLASSES,
+            features=FEATURES[: reader.scaler.features] if isinstance(reader, SeriesInput) else (),
+            vocabulary=() if isinstance(reader, SeriesInput) else CHARACTERS.vocabulary,
+            directions=1 if network.backward_layers is None else 2,
+        )
+
+    def finalize(folder: Path, unmeasured: ClassifyManifest, spec: GraphSpec) -> ClassifyManifest:
+        int8 = Int8(graph=spec.graph, decode=None, loss=0.0, speedup=1.0, default=precision == "int8")
+        return unmeasured.model_copy(update={"int8": int8})
+
+    return write_folder(models, name, build_graphs(network), manifest, finalize)
