@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import nn
 
 from service.engine.runner import Array, Runner, States
 from service.engine.scheduler import Scheduler
@@ -26,7 +27,6 @@ from tests.builders import character_model, forecaster, open_scheduler, run, wri
 from tests.conftest import SHIPPED
 from training.nets.cells import CELLS, Cell
 from training.nets.quantisation import round_matrices
-from training.onnx.architecture import Network
 from training.onnx.export import REFERENCE_FILE, TOLERANCE, check_agreement, difference, open_graph, reference
 from training.onnx.forecast import forecast_graph
 from training.onnx.layers import Precision
@@ -221,7 +221,7 @@ def texts(name: str, request: GenerateRequest) -> list[str]:
 
 
 @cache
-def networks(cell: Cell) -> list[tuple[Network, Runner]]:
+def networks(cell: Cell) -> list[tuple[nn.Module, Runner]]:
     """Untrained networks with a cell, and their exported graphs, opened once."""
     causal, standard = forecaster(cell, 2), forecaster(cell, 2, "standard")
     texts = [character_model(cell), character_model(cell, ngrams=5)]

@@ -26,12 +26,11 @@ MAX_POSITION = 2**53
 
 
 class ClassifyKind:
-    """Classifiers of series and of texts. Not `split_invariant`: where a series is cut changes how it is scaled by the
-    last bits."""
+    """Classifiers of series and of texts. Cutting a sequence that may be cut does not change a bit."""
 
     name = "classify"
     manifest = ClassifyManifest
-    split_invariant = False
+    split_invariant = True
     first_input: type[BaseModel] = FirstSequence
     calls: Mapping[str, str] = {"/classify": "", "/classify/batch": ""}
 

@@ -71,7 +71,9 @@ def classify(
         return Classification(softmax(start.states[SCORES][0]), _nothing(manifest, request), start)
     names = ("logits", "logits_all") if request.per_step else ("logits",)
     states = {name: array for name, array in start.states.items() if name != SCORES}
-    result: PrefillResult = yield Prefill(_inputs(manifest, request.sequence[None]), names, states)
+    result: PrefillResult = yield Prefill(
+        _inputs(manifest, request.sequence[None]), names, states, whole=manifest.directions == 2
+    )
     scores = result.outputs["logits"]
     if not np.isfinite(scores).all():
         raise NonFiniteOutputError("the model gives no finite scores for these values", "$.series")

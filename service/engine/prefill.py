@@ -38,6 +38,7 @@ class PrefillState:
         self.inputs = prefill.inputs
         self.output_names = prefill.output_names
         self.static_inputs = prefill.static_inputs
+        self.whole = prefill.whole
         self.states: Mapping[str, Array] = prefill.states
         self.rows: int
         self.length: int
@@ -120,8 +121,8 @@ class PrefillQueue:
         rows = 0
         owner_steps: Counter[str] = Counter()
         for prefill in islice(self._waiting, MAX_CANDIDATES):
-            remaining = prefill.remaining
-            if not self._split_invariant:
+            remaining, divisible = prefill.remaining, self._split_invariant and not prefill.whole
+            if not (self._split_invariant or prefill.whole):
                 remaining = min(remaining, self._chunk_of(prefill))
             fits = rows + prefill.rows <= max_rows and prefill.output_names == first.output_names
             owner = prefill.request.owner
@@ -129,7 +130,7 @@ class PrefillQueue:
             if owner != first.request.owner:
                 fits &= owner_after <= owner_steps[first.request.owner]
                 fits &= self._waiting.is_due(owner, first.request.owner, steps)
-            if fits and 2 * remaining >= steps and (self._split_invariant or remaining <= steps):
+            if fits and 2 * remaining >= steps and (divisible or remaining <= steps):
                 batch.append(prefill)
                 rows += prefill.rows
                 owner_steps[owner] = owner_after
@@ -200,6 +201,8 @@ class PrefillQueue:
         return min(self._chunk, PER_STEP_CHUNK) if prefill.per_step else self._chunk
 
     def _max_steps(self, prefill: PrefillState, rows: int, seconds: float) -> int:
+        if prefill.whole:
+            return prefill.length
         if not self._split_invariant:
             return self._chunk_of(prefill)
         return min(self._chunk, max(MIN_CHUNK, int(seconds / self._expected_seconds_per_step(rows))))

@@ -15,12 +15,14 @@ Answer = TypeVar("Answer")
 @dataclass(frozen=True)
 class Prefill:
     """Run R sequences over `inputs` (R, T, ...) from `states` (R, ...); missing states are initial ones.
-    `static_inputs` (R, ...) have no axis T: each call takes them whole. The result is a `PrefillResult`."""
+    `static_inputs` (R, ...) have no axis T: each call takes them whole. `whole`: the graph also reads from the end of
+    the inputs, so that one call must take them all. The result is a `PrefillResult`."""
 
     inputs: Mapping[str, Array]
     output_names: tuple[str, ...]
     states: Mapping[str, Array] = field(default_factory=dict)
     static_inputs: Mapping[str, Array] = field(default_factory=dict)
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
@@ -18,7 +19,6 @@ from training.onnx.architecture import (
     A,
     ForecasterArchitecture,
     GlobalForecasterArchitecture,
-    Network,
     TextArchitecture,
     architecture_of,
     read_architecture,
@@ -41,7 +41,9 @@ def change(folder: Path, **facts: Any) -> None:
         (forecaster("jordan", 3), GlobalForecasterArchitecture),
     ],
 )
-def test_the_facts_that_are_read_are_those_that_were_exported(network: Network, kind: type[A], tmp_path: Path) -> None:
+def test_the_facts_that_are_read_are_those_that_were_exported(
+    network: nn.Module, kind: type[A], tmp_path: Path
+) -> None:
     facts = read_architecture(write_model(network, tmp_path, "made"), kind)
     assert facts == architecture_of(network)
     assert (facts.cell, facts.layers, facts.hidden) == (network.recurrent.cell, 2, network.recurrent.hidden)

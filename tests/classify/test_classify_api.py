@@ -1,0 +1,177 @@
+"""POST /classify: the classes of series and of texts, in one call, in batches, in sessions, and with states."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+from tests.classify.classifiers import CLASSES, classifier, write_classifier
+
+SERIES = {"speed": [1, 4, 6, None, 7, 3], "height": [9, 8, 8, 2, None, 4]}
+Numbers = st.lists(st.integers(-20, 20) | st.none(), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The application on four classifiers."""
+    models = tmp_path_factory.mktemp("models")
+    write_classifier(classifier(), models, "moves")
+    write_classifier(classifier(features=1), models, "shapes")
+    write_classifier(classifier(text=True), models, "moods")
+    write_classifier(classifier(features=1, directions=2), models, "whole")
+    settings = Settings(models_dir=models, session_store="memory://", max_answer_items=300, max_text_length=200)
+    with TestClient(create_app(settings)) as opened:
+        yield opened
+
+
+def classify(client: TestClient, **body: Any) -> dict[str, Any]:
+    """The answer to a request that is not refused."""
+    response = client.post("/classify", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_the_answer_has_the_probabilities_of_all_classes(client: TestClient) -> None:
+    """The most probable first; together they are 1."""
+    answer = classify(client, model="moves", series=SERIES)
+    shares = list(answer["probabilities"].values())
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+    assert {*answer["probabilities"]} == {*CLASSES}
+    assert answer["label"] == next(iter(answer["probabilities"]))
+    assert (answer["model"], answer["steps"]) == ({"name": "moves", "version": 1}, 6)
+    assert (answer["per_step"], answer["session"], answer["state"]) == (None, None, None)
+    best = classify(client, model="moves", series=SERIES, top_k=1)["probabilities"]
+    assert best == {answer["label"]: shares[0]}
+
+
+@given(values=Numbers.filter(lambda values: any(value is not None for value in values)))
+def test_per_step_are_the_probabilities_of_the_beginnings(client: TestClient, values: list[int | None]) -> None:
+    """After every step those of the series so far; with a leading gap there is no beginning to classify alone."""
+    whole = classify(client, model="shapes", series=values, per_step=True)["per_step"]
+    for length in range(1, len(values) + 1):
+        if any(value is not None for value in values[:length]):
+            alone = classify(client, model="shapes", series=values[:length])["probabilities"]
+            assert {name: shares[length - 1] for name, shares in whole.items()} == alone
+
+
+@given(text=st.text(alphabet="abc é\n", min_size=1, max_size=30), cuts=st.sets(st.integers(1, 29), max_size=4))
+def test_a_session_fed_in_pieces_equals_the_whole(client: TestClient, text: str, cuts: set[int]) -> None:
+    """To the bit; and so does a state that the caller keeps. A call without anything new repeats the answer."""
+    whole = classify(client, model="moods", text=text)
+    session = client.post("/sessions", json={"model": "moods"}).json()["id"]
+    state, bounds = "", sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    for start, end in itertools.pairwise(bounds):
+        by_session = classify(client, session_id=session, text=text[start:end])
+        by_state = classify(client, model="moods", state=state, text=text[start:end])
+        state = by_state["state"]
+        assert by_state["probabilities"] == by_session["probabilities"]
+    assert by_session["probabilities"] == whole["probabilities"]
+    assert by_session["steps"] == whole["steps"]
+    assert classify(client, session_id=session, text="")["probabilities"] == whole["probabilities"]
+
+
+def test_a_session_may_begin_with_a_first_sequence(client: TestClient) -> None:
+    """`sequence` of POST /sessions is read as by /classify."""
+    created = client.post("/sessions", json={"model": "shapes", "sequence": [1, 2, 3]})
+    assert (created.status_code, created.json()["position"]) == (201, 3)
+    assert (
+        classify(client, session_id=created.json()["id"], series=[4])["probabilities"]
+        == (classify(client, model="shapes", series=[1, 2, 3, 4])["probabilities"])
+    )
+
+
+def test_a_batch_answers_each_request_by_itself(client: TestClient) -> None:
+    """The results of faulty items are problems, which name the field in the whole body."""
+    requests: list[Any] = [{"series": [1, 2, 3]}, {"series": ["one"]}, {"text": "a"}, {"series": [3], "top_k": 2}, 7]
+    body = {"requests": requests, "model": "shapes", "top_k": 1}
+    results = client.post("/classify/batch", json=body).json()["results"]
+    assert results[0] == classify(client, model="shapes", series=[1, 2, 3], top_k=1)
+    assert [item["errors"][0]["path"] for item in (results[1], results[2], results[4])] == [
+        "$.requests[1].series[0]",
+        "$.requests[2].text",
+        "$.requests[4]",
+    ]
+    assert len(results[3]["probabilities"]) == 2
+
+
+def test_a_model_that_reads_both_ways_classifies_whole_sequences_only(client: TestClient) -> None:
+    """Also long ones, which the engine must not cut; it refuses sessions, states and steps."""
+    rng = np.random.default_rng(1)
+    longs = [rng.normal(size=size).tolist() for size in (900, 40, 1500)]
+    alone = [classify(client, model="whole", series=values) for values in longs]
+    together = client.post("/classify/batch", json={"model": "whole", "requests": [{"series": v} for v in longs]})
+    assert together.json()["results"] == alone
+    session = client.post("/sessions", json={"model": "whole"}).json()["id"]
+    for field, body in {
+        "$.session_id": {"session_id": session, "series": [1]},
+        "$.state": {"model": "whole", "state": "", "series": [1]},
+        "$.per_step": {"model": "whole", "series": [1], "per_step": True},
+        "$.series": {"model": "whole", "series": [1.0] * 4097},
+    }.items():
+        response = client.post("/classify", json=body)
+        assert (response.status_code, response.json()["errors"][0]["path"]) == (422, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"model": "moves"}, "$.series"),
+        ({"model": "moods"}, "$.text"),
+        ({"model": "moods", "series": [1]}, "$.series"),
+        ({"model": "shapes", "text": "a"}, "$.text"),
+        ({"model": "moods", "text": ""}, "$.text"),
+        ({"model": "moods", "text": "a" * 201}, "$.text"),
+        ({"model": "moods", "text": "a" * 150, "per_step": True}, "$.per_step"),
+        ({"model": "shapes", "series": []}, "$.series"),
+        ({"model": "shapes", "series": [None]}, "$.series"),
+        ({"model": "shapes", "series": [1, "two"]}, "$.series[1]"),
+        ({"model": "moves", "series": [1, 2]}, "$.series"),
+        ({"model": "moves", "series": {"speed": [1]}}, "$.series.height"),
+        ({"model": "moves", "series": {"speed": [1], "height": [1, 2]}}, "$.series.height"),
+        ({"model": "shapes", "series": [1], "top_k": 0}, "$.top_k"),
+        ({"model": "shapes", "series": [1], "labels": 2}, "$.labels"),
+    ],
+)
+def test_a_faulty_request_names_its_field(client: TestClient, body: dict[str, Any], path: str) -> None:
+    """As a problem with status 422."""
+    response = client.post("/classify", json=body)
+    assert response.status_code == 422, response.text
+    assert response.json()["errors"][0]["path"] == path
+
+
+def test_a_request_names_its_model_unless_there_is_one(client: TestClient) -> None:
+    """None of several is the default; a model of another kind is refused elsewhere."""
+    response = client.post("/classify", json={"series": [1]})
+    assert response.status_code == 404
+    assert "moods@1, moves@1, shapes@1, whole@1" in response.json()["detail"]
+    response = client.post("/forecast", json={"model": "shapes", "series": [1]})
+    assert response.json()["code"] == "wrong_model_kind"
+
+
+def test_many_clients_get_what_each_gets_alone(client: TestClient) -> None:
+    """Whatever else is in the batch."""
+    rng = np.random.default_rng(2)
+    bodies: list[dict[str, Any]] = [
+        {"model": "shapes", "series": rng.normal(size=int(size)).tolist()} for size in rng.integers(1, 60, 150)
+    ]
+    alone = [classify(client, **body) for body in bodies]
+    barrier = threading.Barrier(8)
+
+    def run(share: int) -> list[dict[str, Any]]:
+        barrier.wait()
+        return [classify(client, **body) for body in bodies[share::8]]
+
+    with ThreadPoolExecutor(8) as pool:
+        for share, answers in enumerate(pool.map(run, range(8))):
+            assert answers == alone[share::8]
