@@ -72,7 +72,7 @@ def classify(
     names = ("logits", "logits_all") if request.per_step else ("logits",)
     states = {name: array for name, array in start.states.items() if name != SCORES}
     result: PrefillResult = yield Prefill(
-        _inputs(manifest, request.sequence[None]), names, states, whole=manifest.directions == 2
+        graph_inputs(manifest, request.sequence[None]), names, states, whole=manifest.directions == 2
     )
     scores = result.outputs["logits"]
     if not np.isfinite(scores).all():
@@ -86,7 +86,7 @@ def _nothing(manifest: ClassifyManifest, request: ClassifyRequest) -> Floats | N
     return np.empty((0, len(manifest.classes))) if request.per_step else None
 
 
-def _inputs(manifest: ClassifyManifest, sequences: NDArray[Any]) -> dict[str, Array]:
+def graph_inputs(manifest: ClassifyManifest, sequences: NDArray[Any]) -> dict[str, Array]:
     """The graph's inputs for sequences (B, T, F) or (B, T)."""
     if manifest.reads_text:
         return {"tokens": sequences}

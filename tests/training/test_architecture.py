@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
 from service.text.manifest import TextManifest
-from tests.builders import character_model, forecaster, write_model
+from tests.builders import AnyForecaster, character_model, forecaster, write_model
 from tests.conftest import SHIPPED
+from training.nets.text import TextModel
 from training.onnx.architecture import (
     NETWORK_FILE,
     A,
@@ -42,7 +42,7 @@ def change(folder: Path, **facts: Any) -> None:
     ],
 )
 def test_the_facts_that_are_read_are_those_that_were_exported(
-    network: nn.Module, kind: type[A], tmp_path: Path
+    network: AnyForecaster | TextModel, kind: type[A], tmp_path: Path
 ) -> None:
     facts = read_architecture(write_model(network, tmp_path, "made"), kind)
     assert facts == architecture_of(network)

@@ -1,18 +1,15 @@
 """Measures classifiers: their probabilities on labelled sequences, and the measures of these."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.classify.manifest import ClassifyManifest
-from service.engine.runner import Runner
-from training.data.labelled import Labelled, pad
+from service.classify.task import softmax
+from training.data.labelled import Labelled
 
 Floats = NDArray[np.float64]
-ROWS = 64
-"""Sequences of one call."""
 BINS = 15
 """Of the calibration error."""
 SMALLEST = 1e-12
@@ -24,33 +21,6 @@ def encode(manifest: ClassifyManifest, data: Labelled) -> list[NDArray[Any]]:
     if not manifest.reads_text:
         return data.sequences
     return [manifest.tokenizer.encode(text)[1] for text in data.sequences]
-
-
-def scores_of(runner: Runner, max_steps: int, sequences: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """The scores (N, C) of the classes at the end of each sequence, in calls of at most `max_steps`."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    results: dict[int, NDArray[np.float32]] = {}
-    for first in range(0, len(order), ROWS):
-        rows = order[first : first + ROWS]
-        inputs = [part.numpy() for part in pad([sequences[i] for i in rows])]
-        names = ("values", "mask") if len(inputs) == 2 else ("tokens",)
-        lengths = np.array([len(sequences[i]) for i in rows])
-        states = runner.initial_states(len(rows))
-        for at in range(0, int(lengths[0]), max_steps):
-            going = int((lengths > at).sum())  # the longest come first
-            piece = {name: part[:going, at : at + max_steps] for name, part in zip(names, inputs, strict=True)}
-            states = {name: state[:going] for name, state in states.items()}
-            taken = np.minimum(lengths[:going] - at, max_steps)
-            [scores], states = runner.prefill(piece, taken, states, ["logits"])
-            results |= zip(rows, scores, strict=False)
-    return np.stack([results[i] for i in range(len(sequences))])
-
-
-def probabilities(scores: NDArray[Any]) -> Floats:
-    """The softmax of scores (..., C)."""
-    powers = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
 
 
 def measures(labels: NDArray[np.int64], shares: Floats) -> dict[str, float]:
@@ -87,5 +57,5 @@ def calibrated_temperature(labels: NDArray[np.int64], scores: NDArray[Any]) -> f
     """What the scores (N, C) are to be divided by for the lowest log loss (Guo et al. 2017), from 0.5 to 5. Below 0.5
     it would promise what a small part that it has wholly right cannot show."""
     candidates = np.exp(np.linspace(np.log(0.5), np.log(5.0), 117))
-    losses = [measures(labels, probabilities(scores / t))["log_loss"] for t in candidates]
+    losses = [measures(labels, softmax(scores / t))["log_loss"] for t in candidates]
     return float(candidates[int(np.argmin(losses))])

@@ -1,14 +1,14 @@
 """Writes a trained classifier as an ONNX graph, and registers its class with the export. Knows nothing of manifests."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper
 
-from service.engine.runner import Array
 from service.manifest import Size
 from training.nets.cells import Recurrent
 from training.nets.classifier import LOWEST, Classifier, SeriesInput, TextInput
@@ -72,7 +72,7 @@ def _classifier_graphs(network: Classifier) -> Graphs:
 def _classifier_reference(network: Classifier, seed: int = 0) -> Reference:
     rng = np.random.default_rng(seed)
     reader = network.reader
-    feeds: dict[str, Array]
+    feeds: dict[str, NDArray[Any]]
     if isinstance(reader, SeriesInput):
         location, scale = reader.scaler.location.numpy(), reader.scaler.scale.numpy()
         shape = BATCH, STEPS, reader.scaler.features

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from carry.classifier import Classifier
 from carry.files import DataError
 from service.classify.manifest import ClassifyManifest
-from service.engine.runner import Runner
 from service.manifest import Graph
 from training import plots
 from training.card import ModelCard, int8_text, markdown_table
@@ -21,14 +21,13 @@ from training.evaluation.classify import (
     confusion,
     encode,
     measures,
-    probabilities,
-    scores_of,
 )
 from training.evaluation.classify_baselines import baselines, shares_of
 from training.evaluation.confusion_plot import plot_confusion
 from training.loop import LoopConfig, fit
 from training.nets.cells import Cell
-from training.nets.classifier import Classifier, SeriesInput, TextInput
+from training.nets.classifier import Classifier as Network
+from training.nets.classifier import SeriesInput, TextInput
 from training.nets.scaling import StandardScaler
 from training.onnx.classify import classify_graph  # noqa: F401  # registers classifiers with the export
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, standardise, write_folder
@@ -87,7 +86,7 @@ def train(
         reader: SeriesInput | TextInput = TextInput(tokenizer.size, config.embedding)
     else:
         reader = SeriesInput(StandardScaler(*standardise(train_part.sequences)))
-    network = Classifier(
+    network = Network(
         reader, config.cell, config.hidden, config.layers, config.dropout, len(classes), config.directions
     )
     labels = {name: i for i, name in enumerate(classes)}
@@ -156,7 +155,7 @@ def train(
     return write_folder(run.models, run.name, build_graphs(network), manifest, finalize)
 
 
-def _torch_scores(network: Classifier, stream: SequenceStream) -> NDArray[np.float32]:
+def _torch_scores(network: Network, stream: SequenceStream) -> NDArray[np.float32]:
     """PyTorch's scores (N, C) of a stream's sequences, in the order of its labels."""
     results = []
     with torch.no_grad():
@@ -173,7 +172,7 @@ def _torch_scores(network: Classifier, stream: SequenceStream) -> NDArray[np.flo
 def _shares(folder: Path, manifest: ClassifyManifest, graph: Graph, data: Labelled) -> Floats:
     """The probabilities (N, C) by one graph of a folder. An empty text has those of a fresh state's first step."""
     sequences = [sequence if len(sequence) else np.zeros(1, np.int64) for sequence in encode(manifest, data)]
-    return probabilities(scores_of(Runner(folder, graph, threads=0), graph.max_steps, sequences))
+    return Classifier(folder, manifest, graph).probabilities(sequences)
 
 
 def _test_part(test: Labelled, run: Run, published: bool) -> str:
