@@ -1,13 +1,18 @@
 """Measures classifiers: their probabilities on labelled sequences, and the measures of these."""
 
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from carry.classifier import Classifier
+from carry.files import DataError
 from service.classify.manifest import ClassifyManifest
 from service.classify.task import softmax
-from training.data.labelled import Labelled
+from training.data.labelled import Labelled, read_labelled
 
 Floats = NDArray[np.float64]
 BINS = 15
@@ -17,10 +22,11 @@ SMALLEST = 1e-12
 
 
 def encode(manifest: ClassifyManifest, data: Labelled) -> list[NDArray[Any]]:
-    """The sequences as the model reads them: series (T, F), or tokens (T,)."""
+    """The sequences as the model reads them: series (T, F), or tokens (T,); an empty text as one unknown token."""
     if not manifest.reads_text:
         return data.sequences
-    return [manifest.tokenizer.encode(text)[1] for text in data.sequences]
+    ids = (manifest.tokenizer.encode(text)[1] for text in data.sequences)
+    return [tokens if len(tokens) else np.zeros(1, np.int64) for tokens in ids]
 
 
 def measures(labels: NDArray[np.int64], shares: Floats) -> dict[str, float]:
@@ -59,3 +65,32 @@ def calibrated_temperature(labels: NDArray[np.int64], scores: NDArray[Any]) -> f
     candidates = np.exp(np.linspace(np.log(0.5), np.log(5.0), 117))
     losses = [measures(labels, softmax(scores / t))["log_loss"] for t in candidates]
     return float(candidates[int(np.argmin(losses))])
+
+
+def evaluate_classifiers(
+    folders: Sequence[Path], data: Sequence[Path], label: str, id: str | None
+) -> dict[str, dict[str, float]]:
+    """The measures of every graph of the folders on labelled sequences, and the seconds that each sequence took.
+
+    Raises:
+        DataError: a file cannot be read, or holds a class or a form of sequence that a model does not know.
+    """
+    labelled = read_labelled(data, label, id)
+    rows = {}
+    for folder in folders:
+        for name, model in Classifier.open(folder).items():
+            manifest = model.manifest
+            if unknown := sorted(set(labelled.labels) - set(manifest.classes)):
+                raise DataError(f"{manifest.label} does not know the class {', '.join(unknown)}")
+            if labelled.is_text != manifest.reads_text or len(labelled.features) != len(manifest.features):
+                raise DataError(f"{manifest.label} classifies {'texts' if manifest.reads_text else 'other series'}")
+            truth = np.array([manifest.classes.index(name) for name in labelled.labels])
+            started = time.perf_counter()
+            shares = model.probabilities(encode(manifest, labelled))
+            seconds = time.perf_counter() - started
+            rows[name.replace(manifest.name, manifest.label, 1)] = {
+                **measures(truth, shares),
+                "sequences": float(len(truth)),
+                "seconds": seconds,
+            }
+    return rows

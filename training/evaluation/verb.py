@@ -65,6 +65,7 @@ def evaluate(
         float | None,
         typer.Option(min=0.001, max=1, help="Of texts: read only the last share of each document, such as 0.1."),
     ] = None,
+    label: Annotated[str, typer.Option(help="Of a classifier: the column, or field, of the class.")] = "label",
     models_dir: Annotated[
         Path | None,
         typer.Option(help="Folder of model folders, for models by name.", show_default="./models and those of Carry"),
@@ -74,13 +75,14 @@ def evaluate(
     """Measure models on data they never saw, side by side, with the shipped model of their kind and with baselines.
 
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
-    start.
+    start; a classifier says which class each sequence is.
 
     Example: carry evaluate sales@1 sales@2 new.csv --horizon 24
     """
     from carry.files import DataError, ReadOptions
     from training.card import markdown_table
     from training.evaluation.baselines import METHODS
+    from training.evaluation.classify import evaluate_classifiers
     from training.evaluation.evaluate import across_files, evaluate_forecaster, evaluation_rows
     from training.evaluation.forecasts import Hint
     from training.evaluation.texts import evaluate_text
@@ -93,9 +95,14 @@ def evaluate(
         kinds = ", ".join(f"{model.label} {model.manifest.kind}" for model in models)
         raise typer.BadParameter(f"models of one kind are compared, not {kinds}", param_hint="MODEL")
     unsupported: dict[str, object] = {"--last": last}
-    if kind == "text":
+    if kind != "forecast":
         unsupported = {"--target": target, "--freq": freq, "--limit": limit, "--url": url, "--horizon": horizon}
-        unsupported |= {"--id": id or None, "--dates": dates, "--decimal": decimal, "--missing": missing or None}
+        unsupported |= {
+            "--last": last if kind == "classify" else None,
+            "--dates": dates,
+            "--decimal": decimal,
+            "--missing": missing or None,
+        }
         unsupported["--sheet"] = sheet
         unsupported["--hints"] = None if hints == "usual" else hints
     for option, value in unsupported.items():
@@ -116,7 +123,11 @@ def evaluate(
     try:
         with to_stderr():
             if kind != "forecast":
-                scores = evaluate_text(folders, data, last, shipped)
+                scores = (
+                    evaluate_text(folders, data, last, shipped)
+                    if kind == "text"
+                    else evaluate_classifiers(folders, data, label, next(iter(id or ()), None))
+                )
                 typer.echo(json.dumps(scores, indent=1) if as_json else markdown_table(scores, digits=5))
                 return
             rows = evaluate_forecaster(

@@ -170,9 +170,8 @@ def _torch_scores(network: Network, stream: SequenceStream) -> NDArray[np.float3
 
 
 def _shares(folder: Path, manifest: ClassifyManifest, graph: Graph, data: Labelled) -> Floats:
-    """The probabilities (N, C) by one graph of a folder. An empty text has those of a fresh state's first step."""
-    sequences = [sequence if len(sequence) else np.zeros(1, np.int64) for sequence in encode(manifest, data)]
-    return Classifier(folder, manifest, graph).probabilities(sequences)
+    """The probabilities (N, C) by one graph of a folder."""
+    return Classifier(folder, manifest, graph).probabilities(encode(manifest, data))
 
 
 def _test_part(test: Labelled, run: Run, published: bool) -> str:
