@@ -180,6 +180,22 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Classification:
+    """The class of a sequence. label: the most probable class; probabilities: of the classes, the most probable first;
+    per_step: of each class (T,), after every step, if the call asked for it; steps: values, characters or words of the
+    sequence that were read; model: name@version."""
+
+    label: str
+    probabilities: Mapping[str, float]
+    per_step: Mapping[str, Floats] | None
+    steps: int
+    model: str
+
+    def __str__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
 class Answers(Sequence[Any]):
     """The answers about several series, in their order; None where a series has none. errors: why, by the series'
     index."""
@@ -255,6 +271,18 @@ def metrics(measured: Mapping[str, Any]) -> dict[str, float]:
     coverage = {f"coverage-{level}": share for level, share in sorted(measured["coverage"].items(), key=_level)}
     single = {name: measured[name] for name in ("mase", "smape", "scaled_quantile_loss")}
     return {name: math.nan if value is None else value for name, value in (single | coverage).items()}
+
+
+def classification(body: Mapping[str, Any]) -> Classification:
+    """The answer of `POST /classify`."""
+    per_step = body["per_step"]
+    return Classification(
+        label=body["label"],
+        probabilities=body["probabilities"],
+        per_step=None if per_step is None else {name: floats(shares) for name, shares in per_step.items()},
+        steps=body["steps"],
+        model=label(body),
+    )
 
 
 def generation(body: Mapping[str, Any]) -> Generation:

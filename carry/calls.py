@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from carry import answers
-from carry.answers import Accuracy, Anomalies, Answers, Forecast, Generation, Prediction
+from carry.answers import Accuracy, Anomalies, Answers, Classification, Forecast, Generation, Prediction
 from carry.values import is_number, is_plain, is_several, json_series, number_of, python_of
 from service.errors import CarryError, InvalidRequestError
 
@@ -220,6 +220,48 @@ def predict(text: str, top_k: int = 5, *, model: str | None = None, **options: A
     return answers.prediction(_body(response))
 
 
+class ClassifyOptions(TypedDict, total=False):
+    """top_k: classes to answer, the most probable; all if absent. per_step: of a sequence that is no data frame, also
+    the probabilities after every step. id_column: of a data frame, if not unique_id."""
+
+    top_k: int | None
+    per_step: bool
+    id_column: str
+
+
+def classify(data: Data, *, model: str | None = None, **options: Any) -> Call[Any]:
+    """Say which class each sequence is, with the `ClassifyOptions`.
+
+    data: a text, or a list of texts; or series, as in `forecast`. Or a data frame: with a column `text`, a text a row;
+    else a row for each step, in the order of time, the columns unique_id (may be absent: one series) and the model's
+    features.
+
+    Returns a `Classification` of one sequence, `Answers` of several. Of a data frame, a frame of the same kind with a
+    row for each sequence: unique_id (of texts, the rows' columns instead), label, and a probability for each class.
+
+    Raises:
+        CarryError: as `forecast`.
+    """
+    options = _checked(options, ClassifyOptions)
+    shared = {"model": model, "top_k": options.get("top_k"), "per_step": options.get("per_step") or None}
+    if isinstance(data, str):
+        [response] = yield [Request("/classify", _present({**shared, "text": data}))]
+        return answers.classification(_body(response))
+    if isinstance(data, list | tuple) and data and isinstance(data[0], str):
+        responses = yield [Request("/classify", _present({**shared, "text": text})) for text in data]
+        results = [None if isinstance(each, CarryError) else answers.classification(each.body) for each in responses]
+        return Answers(results, {i: error for i, error in enumerate(responses) if isinstance(error, CarryError)})
+    if is_plain(data):
+        _refuse(options, ["id_column"], "names a column of a data frame, and this is none")
+        return (yield from _plain("/classify", data, {}, shared))
+    from carry.class_tables import SequenceTable
+
+    _refuse(options, ["per_step"], "is an option of a sequence by itself, not of a data frame")
+    table = SequenceTable(data, options.get("id_column", "unique_id"))
+    responses = yield [Request("/classify", _present({**shared, **body})) for body in table.bodies()]
+    return table.classes(responses)
+
+
 class SessionCalls:
     """The calls of one session: the service remembers a series or a text, so that a call sends only what is new.
 
@@ -305,6 +347,18 @@ class SessionCalls:
         }
         return answers.forecast((yield from self._moved("/forecast", body)))
 
+    def classify(self, new: Any, top_k: int | None = None) -> Call[Classification]:
+        """Read what is new, and say which class the whole sequence is: a text, a number (None: missing), numbers (T,),
+        or numbers for each feature; [] or "" if there is nothing new.
+
+        Raises:
+            CarryError: the service refuses it; the session is as before.
+        """
+        given = {"text": new} if isinstance(new, str) else {"series": json_series(number_of(new))}
+        body = yield from self._moved("/classify", {**given, "top_k": top_k})
+        self._advance(body["session"])
+        return answers.classification(body)
+
     def accuracy(self) -> Call[Accuracy | None]:
         """How accurate the session's forecasts have been; None if no value came yet that it had forecast."""
         [response] = yield [self._request("GET", f"/sessions/{self.id}", None)]
@@ -377,6 +431,7 @@ class SessionCalls:
 
 
 _READ = {"/forecast": answers.forecast, "/anomalies": answers.anomalies, "/cross_validation": answers.backtest}
+_READ["/classify"] = answers.classification
 
 
 def _plain(path: str, data: Data, options: Mapping[str, Any], fields: Mapping[str, Any]) -> Call[Any]:

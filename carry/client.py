@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, Self, Unpack, overload
 
 from carry import calls
-from carry.answers import Accuracy, Anomalies, Forecast, Generation, Prediction
+from carry.answers import Accuracy, Anomalies, Classification, Forecast, Generation, Prediction
 from carry.calls import (
     AnomalyOptions,
     BacktestOptions,
+    ClassifyOptions,
     Data,
     ForecastOptions,
     GenerateOptions,
@@ -153,6 +154,10 @@ class AsyncClient:
         """As `Interface.backtest`."""
         return await self._http.run(calls.backtest(data, horizon, windows, model=model, **options))
 
+    async def classify(self, data: Data, *, model: str | None = None, **options: Unpack[ClassifyOptions]) -> Any:
+        """As `Interface.classify`."""
+        return await self._http.run(calls.classify(data, model=model, **options))
+
     @overload
     async def generate(
         self,
@@ -244,6 +249,10 @@ class AsyncSession(SessionFacts):
     ) -> Forecast:
         """As `Session.forecast`."""
         return await self._http.run(self._calls.forecast(horizon, levels=levels, quantiles=quantiles))
+
+    async def classify(self, new: Any, top_k: int | None = None) -> Classification:
+        """As `Session.classify`."""
+        return await self._http.run(self._calls.classify(new, top_k))
 
     async def accuracy(self) -> Accuracy | None:
         """As `Session.accuracy`."""

@@ -48,11 +48,16 @@ MAX_CONCURRENT = 8
 
 _SHARED = (
     *("model", "freq", "season_length", "lower", "upper", "non_negative"),
-    *("horizon", "from_step", "quantiles", "levels", "include_history"),
+    *("horizon", "from_step", "quantiles", "levels", "include_history", "top_k", "per_step"),
 )
 """Fields that the items of a batch may have in common."""
-_STATELESS = frozenset({"/forecast", "/forecast/batch", "/anomalies", "/cross_validation", "/generate", "/predict"})
+_STATELESS = frozenset({"/forecast", "/forecast/batch", "/anomalies", "/cross_validation", "/generate", "/predict"}) | {
+    "/classify",
+    "/classify/batch",
+}
 """Routes that change nothing but the session that the body names."""
+_BATCHED = frozenset({"/forecast", "/classify"})
+"""Routes of which many requests make one of their `/batch`."""
 
 
 @dataclass(frozen=True)
@@ -320,10 +325,10 @@ def _groups(requests: Sequence[Request], max_batch: int) -> list[list[int]]:
     open_groups: dict[bytes, tuple[list[int], int]] = {}
     for i, request in enumerate(requests):
         body = request.body
-        if request.path != "/forecast" or body is None or body.get("session_id") is not None or request.headers:
+        if request.path not in _BATCHED or body is None or body.get("session_id") is not None or request.headers:
             groups.append([i])
             continue
-        options = to_json({name: body[name] for name in _SHARED if name in body})
+        options = to_json({"path": request.path, **{name: body[name] for name in _SHARED if name in body}})
         numbers = _numbers(body)
         group, total = open_groups.get(options, ([], 0))
         if not group or len(group) >= max_batch or total + numbers > MAX_BATCH_NUMBERS:
@@ -335,19 +340,19 @@ def _groups(requests: Sequence[Request], max_batch: int) -> list[list[int]]:
 
 
 def _numbers(body: Mapping[str, Any]) -> int:
-    """About how many numbers a forecast and its answer have. What is no number or list counts little: the service says
-    what is wrong with it."""
-    series, horizon = body["series"], body.get("horizon")
+    """About how many numbers or characters a request and its answer have. What is neither counts little: the service
+    says what is wrong with it."""
+    series, horizon = body.get("series", body.get("text")), body.get("horizon")
     lengths = [_length(values) for values in (series.values() if isinstance(series, dict) else [series])]
     levels = 2 * _length(body.get("levels")) + _length(body.get("quantiles")) + 1
     steps = (horizon if isinstance(horizon, int) else 1) + (
-        max(lengths, default=0) if body.get("include_history") else 0
+        max(lengths, default=0) if body.get("include_history") or body.get("per_step") else 0
     )
     return sum(lengths) + steps * levels
 
 
 def _length(values: Any) -> int:
-    return len(values) if isinstance(values, list | tuple | np.ndarray) else 0
+    return len(values) if isinstance(values, list | tuple | np.ndarray | str) else 0
 
 
 def _batch(requests: Sequence[Request]) -> Request:
@@ -355,7 +360,7 @@ def _batch(requests: Sequence[Request]) -> Request:
     bodies = [request.body or {} for request in requests]
     shared = {name: bodies[0][name] for name in _SHARED if name in bodies[0]}
     items = [{name: value for name, value in body.items() if name not in _SHARED} for body in bodies]
-    return Request("/forecast/batch", {"requests": items, **shared})
+    return Request(f"{requests[0].path}/batch", {"requests": items, **shared})
 
 
 def _item(result: Mapping[str, Any], response: Response) -> Response | CarryError:

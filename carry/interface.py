@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from carry import calls
-from carry.answers import Accuracy, Anomalies, Forecast, Generation, Prediction
+from carry.answers import Accuracy, Anomalies, Classification, Forecast, Generation, Prediction
 from carry.calls import (
     AnomalyOptions,
     BacktestOptions,
     Call,
+    ClassifyOptions,
     Data,
     ForecastOptions,
     GenerateOptions,
@@ -114,6 +115,23 @@ class Interface:
             CarryError: as `forecast`.
         """
         return self._place.run(calls.backtest(data, horizon, windows, model=model, **options))
+
+    def classify(self, data: Data, *, model: str | None = None, **options: Unpack[ClassifyOptions]) -> Any:
+        """Say which class each sequence is.
+
+        data: a text, or a list of texts; or series, as in `forecast`. Or a data frame: with a column `text`, a text a
+        row; else a row for each step, in the order of time, the columns unique_id (may be absent: one series) and the
+        model's features. top_k: classes to answer, all if absent; per_step: of a sequence that is no data frame, also
+        the probabilities after every step; id_column: of a frame, if not unique_id.
+
+        Returns a `Classification` of one sequence: label, probabilities. `Answers` of several. Of a frame, a frame of
+        the same kind with a row for each sequence: its id (of texts, the frame's own columns), label, and a probability
+        for each class.
+
+        Raises:
+            CarryError: as `forecast`.
+        """
+        return self._place.run(calls.classify(data, model=model, **options))
 
     @overload
     def generate(
@@ -257,6 +275,15 @@ class Session(SessionFacts):
             CarryError: an option is refused, or the session has read nothing.
         """
         return self._place.run(self._calls.forecast(horizon, levels=levels, quantiles=quantiles))
+
+    def classify(self, new: Any, top_k: int | None = None) -> Classification:
+        """Read what is new, and say which class the whole sequence is: a text, a number (None: missing), numbers (T,),
+        or numbers for each feature; [] or "" if there is nothing new. top_k: classes to answer, all if absent.
+
+        Raises:
+            CarryError: it is refused; the session is as before.
+        """
+        return self._place.run(self._calls.classify(new, top_k))
 
     def accuracy(self) -> Accuracy | None:
         """How accurate the session's forecasts have been, one value ahead. None if no value has come yet that it had

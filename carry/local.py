@@ -118,6 +118,10 @@ def _find(settings: Settings, name: str) -> tuple[ModelFolder[Any], Sequence[Kin
         return find_folder(settings, KINDS, name), KINDS
 
 
+_MODULES = {"forecast": "carry.local_series", "text": "carry.local_texts", "classify": "carry.local_classes"}
+"""What answers calls, by the kind of model."""
+
+
 class _Unmeasured:
     """Instruments that nobody reads. Those of Prometheus take time to import."""
 
@@ -243,8 +247,8 @@ class LocalPlace:
         Raises:
             WrongModelKindError: models of another kind do.
         """
-        # Imported late: it imports this module, and the code of texts.
-        module = import_module("carry.local_series" if self._kind is FORECAST else "carry.local_texts")
+        # Imported late: it imports this module, and the code of its kind.
+        module = import_module(_MODULES[self._kind.name])
         routes: Mapping[str, Route] = module.ROUTES
         if name not in routes:
             detail = f"{self.manifest.label} is a {self._kind.name} model, which answers: {', '.join(routes)}"
@@ -314,5 +318,6 @@ def _noted(error: CarryError) -> CarryError:
 
 def _length(request: Request) -> int:
     """About how many values a request reads."""
-    series = (request.body or {}).get("series")
-    return len(series) if isinstance(series, list) else 0
+    body = request.body or {}
+    sequence = body.get("series", body.get("text"))
+    return len(sequence) if isinstance(sequence, list | str) else 0

@@ -89,7 +89,7 @@ class Table:
             InvalidRequestError: a column is missing or of the wrong type, or no series is regular.
         """
         self._columns = columns
-        self._frame = frame = _frame(data)
+        self._frame = frame = frame_of(data)
         self._features = features[1:]
         self._target_name = features[0] if features else columns.target
         self._known_ahead = known_ahead
@@ -98,11 +98,11 @@ class Table:
         codes = np.zeros(len(frame), np.int64)
         self.ids: list[Any] = [None]
         if self._has_ids:
-            self.ids, codes = _codes(frame, columns.id)
+            self.ids, codes = codes_of(frame, columns.id)
         if not len(frame):
             raise InvalidRequestError("the data frame has no row", columns.target)
         self._times = _times(frame[columns.time], columns.time)
-        self._target = _numbers(frame[columns.target], columns.target)
+        self._target = numbers_of(frame[columns.target], columns.target)
         self.errors: dict[int, CarryError] = {}
         self._steps: dict[bytes, str | int | None] = {}
         self._grids: dict[bytes, Grid] = {}
@@ -264,7 +264,7 @@ class Table:
         """The features known ahead after each series' last value, by its index and their names."""
         if future is None:
             return {}
-        frame, columns = _frame(future), self._columns
+        frame, columns = frame_of(future), self._columns
         _check_columns(frame, [columns.time], columns)
         names = [name for name in self._known_ahead if name in frame.columns]
         if not names:
@@ -367,10 +367,10 @@ class Table:
 
 def extra_columns(data: Any, columns: Columns) -> bool:
     """Whether a frame has columns that may be features of the model."""
-    return bool({*_frame(data).columns} - {columns.id, columns.time, columns.target})
+    return bool({*frame_of(data).columns} - {columns.id, columns.time, columns.target})
 
 
-def _frame(data: Any) -> Frame:
+def frame_of(data: Any) -> Frame:
     try:
         frame: Frame = nw.from_native(data, eager_only=True)
     except TypeError:
@@ -392,7 +392,7 @@ def _check_columns(frame: Frame, names: Sequence[str], columns: Columns) -> None
             )
 
 
-def _codes(frame: Frame, name: str) -> tuple[list[Any], Ints]:
+def codes_of(frame: Frame, name: str) -> tuple[list[Any], Ints]:
     """The ids in the order in which they first come, and each row's index among them (N,)."""
     index: dict[Any, int] = {}
     column = frame[name]
@@ -403,7 +403,7 @@ def _codes(frame: Frame, name: str) -> tuple[list[Any], Ints]:
     return [*index], codes
 
 
-def _numbers(column: nw.Series[Any], name: str) -> Floats:
+def numbers_of(column: nw.Series[Any], name: str) -> Floats:
     """A column as numbers (N,), NaN where missing."""
     try:
         if not column.dtype.is_numeric() and column.dtype != nw.Boolean():

@@ -13,7 +13,6 @@ from service.classify.schemas import FirstSequence
 from service.classify.task import SCORES, ClassifyRequest, classify
 from service.engine.runner import Array, Runner, check_outputs
 from service.engine.sequence import EMPTY_STATE, SequenceState, Task
-from service.errors import InvalidRequestError
 from service.kind import FirstInput, Model, ModelCard, OpenGraphs, SessionAccuracy, StateSpec
 from service.manifest import Graphs, State
 from service.settings import Settings
@@ -87,16 +86,6 @@ class ClassifyKind:
 
 
 CLASSIFY = ClassifyKind()
-
-
-def check_sequential(manifest: ClassifyManifest, path: str) -> None:
-    """Refuse a session or a state of a model that reads whole sequences only.
-
-    Raises:
-        InvalidRequestError: the model reads both ways.
-    """
-    if manifest.directions == 2:
-        raise InvalidRequestError(f"{manifest.name} reads whole sequences, both ways: it has no sessions", path)
 
 
 def _state_after(manifest: ClassifyManifest, request: ClassifyRequest) -> Task[SequenceState]:

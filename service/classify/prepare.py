@@ -75,6 +75,17 @@ def prepare_classification(
     return PreparedClassification(model, start, ClassifyRequest(sequence, body.per_step, returns_state), top_k)
 
 
+def check_sequential(manifest: ClassifyManifest, body: ClassifyBody) -> None:
+    """Refuse a session or a state of a model that reads whole sequences only.
+
+    Raises:
+        InvalidRequestError: the request has one.
+    """
+    path = next((f"$.{name}" for name in ("session_id", "state") if getattr(body, name) is not None), None)
+    if manifest.directions == 2 and path is not None:
+        raise InvalidRequestError(f"{manifest.name} reads whole sequences, both ways: it has no sessions", path)
+
+
 def read_sequence(
     series: Any, text: str | None, resumed: bool, manifest: ClassifyManifest, settings: Settings
 ) -> NDArray[Any]:

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
 from pydantic import ValidationError
 
-from service.classify.kind import CLASSIFY, check_sequential
-from service.classify.prepare import PreparedClassification, prepare_classification
+from service.classify.kind import CLASSIFY
+from service.classify.prepare import PreparedClassification, check_sequential, prepare_classification
 from service.classify.schemas import ClassifyAnswer, ClassifyBatchAnswer, ClassifyBatchBody, ClassifyBody
 from service.classify.task import Classification
 from service.engine.sequence import EMPTY_STATE
@@ -46,8 +46,7 @@ BATCH_EXAMPLES: dict[str, Example] = {
 async def post_classify(body: Annotated[ClassifyBody, Body(openapi_examples=EXAMPLES)], call: Context) -> Response:
     """Say which class a series or a text is, with calibrated probabilities. With a session, send only what is new."""
     async with resume(call, body, CLASSIFY) as run:
-        if body.session_id is not None or body.state is not None:
-            check_sequential(run.model.manifest, "$.state" if body.session_id is None else "$.session_id")
+        check_sequential(run.model.manifest, body)
         prepared = prepare_classification(body, run.model, run.start, run.returns_state, call.app.settings)
         run.hold(prepared.max_bytes, "$.text" if run.model.manifest.reads_text else "$.series")
         result = await run.submit(prepared.task(), prepared.request.cost_steps)
