@@ -38,6 +38,7 @@ BATCH_EXAMPLES: dict[str, Example] = {
 @router.post(
     "/classify",
     operation_id="classify",
+    summary="Classify a series or a text",
     response_model=ClassifyAnswer,
     openapi_extra=WRITE_HEADERS,
     responses=documented(400, 401, 404, 409, 410, 412, 413, 422, 429, 503, 504, 507),
@@ -59,6 +60,7 @@ async def post_classify(body: Annotated[ClassifyBody, Body(openapi_examples=EXAM
 @router.post(
     "/classify/batch",
     operation_id="classify_batch",
+    summary="Classify many sequences in one call",
     response_model=ClassifyBatchAnswer,
     openapi_extra=TIMEOUT_HEADERS,
     responses=documented(400, 401, 413, 422, 429, 503, 504),

@@ -13,6 +13,7 @@ from service.http.requests import METRICS
 TAGS = {
     "series": "Forecasts of numeric series, their anomalies, and backtests.",
     "text": "Continuations of text, and the probabilities of the next characters.",
+    "classes": "Which class a series or a text is.",
     "sessions": "Recurrent states that the service stores: continue, copy, rewind, export or import them.",
     "models": "The loaded models and the refused folders.",
     "operation": "Health and metrics.",

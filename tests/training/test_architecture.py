@@ -70,7 +70,7 @@ def test_a_folder_without_the_facts_of_its_network_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"layers": 0}, "describes no network of this version of Carry: text.layers: "),
+        ({"layers": 0}, "describes no network of this version of Carry: layers: "),
         ({"network": "transformer"}, "describes no network of this version of Carry: "),
         ({"ngram_buckets": 7}, "ngram_buckets is 7; this version of Carry knows only 65521"),
         ({"cell": "gru"}, "holds gru layers; only weights of lstm layers can be read"),
