@@ -7,8 +7,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from service.manifest import Graph, Graphs, Manifest, Precision
-from service.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, TokenLevel
+from service.manifest import Frozen, Graph, Graphs, Manifest, Precision
+from service.tokenizer import UNKNOWN_WORDS, WORD_PATTERN, Tokenizer, TokenLevel, pre_tokenize
+
+
+class Pairs(Frozen):
+    """What a model of pairs was trained on: `source + separator + target + end`, each pair from the initial state
+    (Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks", 2014, with one network for both).
+    `separator` and `end` are tokens of the vocabulary that occur in no source and no target."""
+
+    separator: str = "\t"
+    end: str = "\n"
 
 
 class TextManifest(Manifest):
@@ -37,6 +46,7 @@ class TextManifest(Manifest):
         default={}, description="characters to rewrite before tokenizing (typographic quotes, dashes, spaces)"
     )
     context: int = Field(gt=0, description="tokens per training window (truncation of backpropagation)")
+    pairs: Pairs | None = Field(default=None, description="of a model that turns a source into a target")
 
     @model_validator(mode="after")
     def _vocabulary_matches_unit(self) -> "TextManifest":
@@ -57,6 +67,23 @@ class TextManifest(Manifest):
     def _replacements_are_characters(self) -> "TextManifest":
         if any(len(old) != 1 for old in self.replacements):
             raise ValueError("replacements must replace single characters")
+        return self
+
+    @model_validator(mode="after")
+    def _marks_of_pairs_are_tokens(self) -> "TextManifest":
+        if self.pairs is None:
+            return self
+        marks = self.pairs.separator, self.pairs.end
+        if marks[0] == marks[1]:
+            raise ValueError("the separator and the end of pairs must differ")
+        for mark in marks:
+            # Wherever a mark stands, it is read as itself and leaves the tokens around it as they are.
+            texts = {f"a{mark}a": ["a", mark, "a"], f"a {mark} a": [*pre_tokenize(self.unit, "a "), mark]}
+            for text, tokens in texts.items():
+                if [*pre_tokenize(self.unit, self.tokenizer.normalize(text))][: len(tokens)] != tokens:
+                    raise ValueError(f"the model must read {mark!r} as one token, since it is a mark of pairs")
+            if mark not in self.vocabulary:
+                raise ValueError(f"the vocabulary must have {mark!r}, since it is a mark of pairs")
         return self
 
     def graphs(self, precision: Precision) -> Graphs:
