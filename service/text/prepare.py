@@ -16,7 +16,6 @@ from service.text.decoder import Listener, Row
 from service.text.limits import check_candidates, check_length, check_scores
 from service.text.logprobs import logprob_blocks
 from service.text.manifest import TextManifest
-from service.text.prefill import check_follows
 from service.text.sampling import SamplingParams
 from service.text.schemas import GenerateBody, PredictBody
 from service.text.scoring import (
@@ -30,6 +29,7 @@ from service.text.scoring import (
     predict_bytes,
 )
 from service.text.task import GenerateRequest, generate
+from service.text_pieces import check_follows
 from service.tokenizer import TokenizedText, Tokenizer
 
 TextModel = Model[TextManifest]

@@ -11,8 +11,9 @@ from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, Sequenc
 from service.errors import NonFiniteOutputError
 from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scores_bytes
 from service.text.logprobs import block_size
-from service.text.prefill import check_follows, prefill, prefill_scores, recurrent_states, with_text_end
+from service.text.prefill import prefill, prefill_scores, recurrent_states
 from service.text.sampling import log_softmax
+from service.text_pieces import check_follows, with_text_end
 from service.tokenizer import AnyText, Candidate, Ids, Tokenizer
 
 Scores = NDArray[np.float32]

@@ -9,9 +9,10 @@ from service.engine.sequence import EMPTY_STATE, Decode, SequenceState, Task, re
 from service.errors import InvalidRequestError, NonFiniteOutputError
 from service.text.decoder import Listener, Row
 from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scores_bytes
-from service.text.prefill import check_follows, prefill, prefill_scores, seen_tokens, with_text_end
+from service.text.prefill import prefill, prefill_scores, seen_tokens
 from service.text.sampling import BAN, SamplingParams, derived_seeds
 from service.text.stopping import StopTexts
+from service.text_pieces import check_follows, with_text_end
 from service.tokenizer import AnyText, Ids, TokenizedText, Tokenizer
 from service.unicode import CombiningMarksError, nfc
 
