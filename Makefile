@@ -7,7 +7,7 @@ INSTALL := bin/pip install --quiet --disable-pip-version-check
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test docs wheel faults fuzz clients redis java chromium nginx prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page screenshots consistency soak rolling abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium nginx prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page bench-ucr screenshots consistency soak rolling abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -118,6 +118,11 @@ bench-million: $(DEV)/installed
 # five minutes. It needs Node.js.
 bench-page: chromium $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.page
+
+# Classifiers on the small sets of the UCR archive, beside MiniRocket and dynamic time warping; about half an hour. What
+# was measured is kept when it is stopped, and the next call goes on.
+bench-ucr: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.ucr
 
 # An hour of mixed load at two thirds of the capacity: memory, descriptors and threads must stay flat, and every answer be right.
 soak: $(SERVICE)/installed $(DEV)/installed

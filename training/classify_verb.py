@@ -24,7 +24,6 @@ from training.options import (
     Rows,
     RunDir,
     Seed,
-    Valid,
     WeightDecay,
     check_choice,
     loop_config,
@@ -68,7 +67,15 @@ def train_classify(
     weight_decay: WeightDecay = 0.01,
     patience: Patience = 15,
     rows: Rows = 32,
-    valid: Valid = 0.15,
+    valid: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.5,
+            help="Share of each class held out to choose the weights, and to calibrate.",
+            show_default="0.15; nothing of fewer than 200 sequences",
+        ),
+    ] = None,
     test: Annotated[float, typer.Option(min=0, max=0.5, help="Share of each class held out to measure.")] = 0.2,
     test_on: Annotated[
         list[Path] | None, typer.Option(help="File to measure on, instead of a share of DATA. May be repeated.")

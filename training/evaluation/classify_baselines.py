@@ -1,4 +1,4 @@
-"""What other methods make of labelled sequences: n-grams for texts, nearest neighbours for series."""
+"""What other methods make of labelled sequences: n-grams for texts, the nearest neighbour for series."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,14 @@ from training.data.labelled import Labelled
 from training.evaluation.classify import Floats, measures
 
 POINTS = 100
-"""Values that a series is resampled to, so that series of any length can be compared."""
-NEIGHBOURS = 3
-MOST_SEQUENCES = 5000
-"""Of the training part, for the nearest neighbours."""
+"""Values that a series is resampled to: series of any length can be compared, at a cost that is known."""
+BAND = 10
+"""How many of these a warped step may be moved by (Sakoe and Chiba 1978): a tenth of the series (Ratanamahatana and
+Keogh 2005)."""
+MOST_SEQUENCES = 1000
+"""Of the training part, for the nearest neighbour: it compares each with each of the test part."""
+TEST_ROWS = 100
+"""Of the test part that are compared at once."""
 
 
 def baselines(train: Labelled, test: Labelled, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -25,8 +29,8 @@ def baselines(train: Labelled, test: Labelled, classes: Sequence[str]) -> dict[s
         for name, analyzer in (("words, logistic regression", "word"), ("characters, logistic regression", "char_wb")):
             rows[name] = measures(truth, _by_ngrams(train.sequences, y, test.sequences, len(classes), analyzer))
         return rows
-    rows[f"{NEIGHBOURS} nearest neighbours"] = measures(
-        truth, _by_neighbours(train.sequences, y, test.sequences, len(classes))
+    rows["nearest neighbour, dynamic time warping"] = measures(
+        truth, _by_neighbour(train.sequences, y, test.sequences, len(classes))
     )
     return rows
 
@@ -51,15 +55,27 @@ def _by_ngrams(
     return _spread(model.predict_proba(test), model.classes_, classes)
 
 
-def _by_neighbours(
+def _by_neighbour(
     series: Sequence[NDArray[Any]], labels: NDArray[np.int64], test: Sequence[NDArray[Any]], classes: int
 ) -> Floats:
-    """The votes of the nearest neighbours by Euclidean distance, of series resampled to POINTS values."""
-    from sklearn.neighbors import KNeighborsClassifier
+    """The class of the nearest series by dynamic time warping: resampled to POINTS values, and each feature scaled
+    by its spread in the training part. One neighbour is one vote, smoothed by one more that all classes share."""
+    from dtaidistance.dtw_ndim import distance_matrix_fast
 
-    model = KNeighborsClassifier(min(NEIGHBOURS, len(labels)))
-    model.fit(np.stack([_resampled(each) for each in series[:MOST_SEQUENCES]]), labels[:MOST_SEQUENCES])
-    return _spread(model.predict_proba(np.stack([_resampled(each) for each in test])), model.classes_, classes)
+    labels = labels[:MOST_SEQUENCES]
+    known, asked = ([_resampled(each) for each in part] for part in (series[:MOST_SEQUENCES], test))
+    spread = np.ptp(np.concatenate(known), axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    known, asked = ([each / scale for each in part] for part in (known, asked))
+    nearest = np.empty(len(asked), np.int64)
+    for first in range(0, len(asked), TEST_ROWS):
+        rows = asked[first : first + TEST_ROWS]
+        block = (0, len(rows)), (len(rows), len(rows) + len(known))
+        distances = distance_matrix_fast([*rows, *known], window=BAND + 1, block=block, parallel=False)
+        nearest[first : first + len(rows)] = distances[: len(rows), len(rows) :].argmin(axis=1)
+    shares = np.full((len(asked), classes), 0.5 / classes)
+    shares[np.arange(len(asked)), labels[nearest]] += 0.5
+    return shares
 
 
 def _spread(shares: NDArray[Any], known: NDArray[np.int64], classes: int) -> Floats:
@@ -70,10 +86,10 @@ def _spread(shares: NDArray[Any], known: NDArray[np.int64], classes: int) -> Flo
 
 
 def _resampled(series: NDArray[Any]) -> Floats:
-    """POINTS values of each feature, linear between the observed ones, one feature after the other."""
+    """POINTS values of each feature (POINTS, F), linear between the observed ones."""
     at = np.linspace(0, len(series) - 1, POINTS)
     columns = []
     for column in series.T:
         observed = np.flatnonzero(np.isfinite(column))
         columns.append(np.interp(at, observed, column[observed]) if len(observed) else np.zeros(POINTS))
-    return np.concatenate(columns)
+    return np.stack(columns, axis=1)

@@ -35,12 +35,18 @@ from training.progress import say
 from training.provenance import Run, is_first_process, provenance
 
 LOSS = "log_loss"
+VALID, SMALL = 0.15, 200
+"""The share held out to choose the weights; of fewer sequences than SMALL, nothing is: a handful chooses badly, and
+training lacks it. Then the last weights are kept, and no temperature is found."""
+BATCHES = 25
+"""An epoch has about so many batches at least: a small training part is read several times in it."""
 
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """What to train. smoothing: of the labels. weighted: by how rare a class is. mask_rate: the share of values or
-    characters that is hidden. unit, min_count: of texts."""
+    """What to train. valid: the share held out to choose the weights; None: VALID, or nothing of a small set. smoothing:
+    of the labels. weighted: by how rare a class is. mask_rate: the share of values or characters that is hidden. unit,
+    min_count: of texts."""
 
     cell: Cell
     hidden: int
@@ -51,7 +57,7 @@ class ClassifyConfig:
     unit: str
     min_count: int
     rows: int
-    valid: float
+    valid: float | None
     test: float
     smoothing: float
     weighted: bool
@@ -72,7 +78,8 @@ def train(
     """
     torch.manual_seed(loop.seed)
     classes = class_names(data)
-    valid, test, train_part = split_by_class(data, [config.valid, 0.0 if test_data else config.test], loop.seed)
+    valid_share = (VALID if len(data) >= SMALL else 0.0) if config.valid is None else config.valid
+    valid, test, train_part = split_by_class(data, [valid_share, 0.0 if test_data else config.test], loop.seed)
     test = test_data or test
     if unknown := sorted(set(test.labels) - set(classes)):
         raise DataError(f"the test part has classes that the training part lacks: {', '.join(unknown)}")
@@ -100,7 +107,9 @@ def train(
             weights = (1 / np.maximum(shares_of(y, len(classes)), 1e-6) / len(classes)).astype(np.float32)
         return SequenceStream([sequences[i] for i in kept], y[kept], weights, config.rows, smoothing, mask_rate)
 
-    training, validation = stream(train_part, config.smoothing, config.mask_rate), stream(valid, 0.0, 0.0)
+    passes = max(1, BATCHES * config.rows // max(1, len(train_part)))
+    often = train_part.take(np.tile(np.arange(len(train_part)), passes))
+    training, validation = stream(often, config.smoothing, config.mask_rate), stream(valid, 0.0, 0.0)
     history = fit(network, training, validation if len(valid) else None, loop, run.folder, run.identity)
     if not is_first_process():
         return None
