@@ -5,8 +5,9 @@ import { api, onKeyNeeded, saveKey, savedKey } from "./api.js";
 import { Problem, useAnswer } from "./ui.js";
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./vendor/preact.js";
 
-const TABS = [
-  ["forecast", "Forecast"], ["session", "Live session"], ["text", "Text"], ["models", "Models"], ["load", "Load"],
+const TABS = [ // a third item: the kind of model that has to be loaded
+  ["forecast", "Forecast"], ["session", "Live session"], ["text", "Text"], ["classes", "Classes", "classify"],
+  ["models", "Models"], ["load", "Load"],
 ];
 const OTHERS_SECONDS = 3; // until the tabs that are not shown are loaded: the one that is shown does not wait for them
 
@@ -71,6 +72,8 @@ function App() {
     setTimeout(() => setOthers(true), 1000 * OTHERS_SECONDS);
     list();
   }, []);
+  const shown = TABS.filter(([, , kind]) => !kind || listed.models.some((each) => each.kind === kind));
+  const current = listed.models.length && !shown.some(([id]) => id === selected) ? TABS[0][0] : selected;
   const skip = (event) => {
     event.preventDefault();
     document.getElementById("main").focus();
@@ -78,14 +81,14 @@ function App() {
   return html`<a class="skip" href="#main" onClick=${skip}>Skip to content</a>
     <header>
       <h1><img src="page/icon.svg" alt="" width="24" height="24" /> Carry</h1>
-      <nav class="tabs" aria-label="Parts of the page">${TABS.map(([id, title]) => html`<a key=${id} href="#${id}"
-        aria-current=${id === selected ? "page" : undefined}>${title}</a>`)}</nav>
+      <nav class="tabs" aria-label="Parts of the page">${shown.map(([id, title]) => html`<a key=${id} href="#${id}"
+        aria-current=${id === current ? "page" : undefined}>${title}</a>`)}</nav>
       <div class="header-end"><a href="docs">API</a><${KeyDialog} onKey=${list} /></div>
     </header>
     <main id="main" tabindex="-1">
       <${Problem} error=${error} />
-      ${TABS.map(([id, title]) => html`<${Panel} key=${id} id=${id} title=${title} active=${id === selected}
-        wanted=${others || id === selected} ...${listed} onModels=${setListed} />`)}
+      ${shown.map(([id, title]) => html`<${Panel} key=${id} id=${id} title=${title} active=${id === current}
+        wanted=${others || id === current} ...${listed} onModels=${setListed} />`)}
     </main>`;
 }
 

@@ -5,17 +5,20 @@ Service and commands use float32, which gives the same answers on every processo
 
 import datetime
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.docs.blocks import ROOT, Block, Command
-from tests.e2e.serving import CARRY, Service
+from tests.e2e.serving import CARRY, Service, post
 
 PATIENCE = 300.0
 """Seconds for all blocks of a page."""
@@ -25,18 +28,28 @@ _END = "\x1e"
 """Stands after what a command printed."""
 
 
-def service() -> Service:
-    """A service as the pages describe it, on a free port."""
-    return Service(ROOT / "models", "memory://", precision="float32")
+@contextmanager
+def service() -> Iterator[Service]:
+    """A service as the pages describe it, on a free port. Its models are the shipped ones, and those that a page trains
+    while it runs."""
+    with TemporaryDirectory() as folder:
+        models = Path(folder)
+        for version in (ROOT / "models").glob("*/*/"):
+            (models / version.parent.name).mkdir(exist_ok=True)
+            (models / version.parent.name / version.name).symlink_to(version)
+        with Service(models, "memory://", precision="float32") as started:
+            yield started
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder in which the blocks run: examples/ and models/ as in the checkout, and the tables of a shop.
+def prepare(folder: Path, service: Service) -> None:
+    """Make the folder in which the blocks run: examples/ as in the checkout, the service's models/, and the tables of a
+    shop.
 
     sales.csv is as a German spreadsheet writes it, with gaps; sales.parquet and series.parquet have whole series.
     """
-    for name in ("examples", "models"):
-        (folder / name).symlink_to(ROOT / name)
+    _forget_trained(service)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "models").symlink_to(service.models)
     (folder / "sales.csv").write_text("\n".join(_spreadsheet()) + "\n")
     days = np.arange("2023-01-01", "2025-01-01", dtype="datetime64[D]")
     week = np.array([40, 42, 45, 50, 70, 90, 20])[np.arange(len(days)) % 7]
@@ -75,6 +88,15 @@ def run(blocks: Sequence[Block], service: Service, folder: Path) -> list[tuple[C
             [command for block in run if block.language == "python" for command in block.commands], service, folder
         ),
     ]
+
+
+def _forget_trained(service: Service) -> None:
+    """Remove the models that another page has trained."""
+    trained = [version for version in service.models.glob("*/*") if not version.is_symlink()]
+    for version in trained:
+        shutil.rmtree(version)
+    if trained:
+        post(f"{service.url}/models/reload", {})
 
 
 def _commands(commands: Sequence[Command], service: Service, folder: Path) -> list[tuple[Command, str]]:

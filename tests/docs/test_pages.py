@@ -47,7 +47,7 @@ def service() -> Iterator[Service]:
 @pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is not installed")
 @pytest.mark.parametrize("page", RUN)
 def test_every_command_of_a_page_prints_what_the_page_shows(page: str, service: Service, tmp_path: Path) -> None:
-    running.prepare(tmp_path)
+    running.prepare(tmp_path, service)
     different = []
     for command, printed in running.run(list(blocks((ROOT / page).read_text())), service, tmp_path):
         try:

@@ -20,7 +20,7 @@ def rewrite(page: str, service: Service) -> int:
     path = ROOT / page
     text = path.read_text()
     with tempfile.TemporaryDirectory() as folder:
-        running.prepare(Path(folder))
+        running.prepare(Path(folder), service)
         printed = running.run(list(blocks(text)), service, Path(folder))
     changed = 0
     for command, output in sorted(printed, key=lambda pair: pair[0].at, reverse=True):

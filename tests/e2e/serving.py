@@ -45,6 +45,7 @@ class Service:
         self._settings = {f"CARRY_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
         self._command = [*prefix, *command]
         self._stdin = stdin
+        self.models = models
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self.url = ""

@@ -32,7 +32,14 @@ from tests.page.browser import COMMANDS, find_browser, launch
 KEY = "a-key-of-the-page-tests"
 PATIENCE = 60_000.0
 """Milliseconds to wait for what a page shall show, before a test fails. A busy machine is slow."""
-TABS = {"forecast": "Forecast", "session": "Live session", "text": "Text", "models": "Models", "load": "Load"}
+TABS = {
+    "forecast": "Forecast",
+    "session": "Live session",
+    "text": "Text",
+    "classes": "Classes",
+    "models": "Models",
+    "load": "Load",
+}
 """The tabs: what stands behind the # of the address, and the title."""
 
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
