@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from carry import answers
 from carry.answers import Accuracy, Anomalies, Answers, Classification, Forecast, Generation, Prediction
 from carry.values import is_number, is_plain, is_several, json_series, number_of, python_of
-from service.errors import CarryError, InvalidRequestError
+from service.errors import CarryError, InvalidRequestError, WrongModelKindError
 
 if TYPE_CHECKING:
     from carry.tables import Table
@@ -296,9 +296,13 @@ class SessionCalls:
             CarryError: the service refuses the input or the state.
         """
         body: dict[str, Any] = {"model": model, "freq": freq, "season_length": _season(season_length), "state": state}
+        given: dict[str, Any] = {}
         if first is not None:
-            body |= {"prompt": first} if isinstance(first, str) else {"series": json_series(first)}
-        [response] = yield [Request("/sessions", _present(body))]
+            given = {"prompt": first} if isinstance(first, str) else {"series": json_series(first)}
+        [response] = yield [Request("/sessions", _present(body | given))]
+        if "prompt" in given and isinstance(response, CarryError) and response.code == WrongModelKindError.code:
+            # Not a model that continues texts: perhaps one that classifies them.
+            [response] = yield [Request("/sessions", _present({**body, "text": first}))]
         return cls(_body(response))
 
     @classmethod

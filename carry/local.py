@@ -260,11 +260,12 @@ class LocalPlace:
         body = dict(request.body or {})
         self.check_name(body.pop("model", None))
         model, state = self.model, body.pop("state", None)
-        fields = self._kind.first_input.model_fields
-        wrong = next((name for name in body if name not in fields), None)
+        if not model.graphs.state:
+            raise InvalidRequestError(f"{model.label} reads whole sequences only: it has no sessions", "$.model")
+        wrong = next((name for name in body if name not in self._kind.first_input.model_fields), None)
         if wrong is not None:
             raise WrongModelKindError(f"{model.label} is a {self._kind.name} model", f"$.{wrong}")
-        if next(iter(fields)) not in body:
+        if not body.keys() & {*self._kind.inputs}:
             payload = self._sessions.payload(state, model.codec) if state else model.codec.encode(EMPTY_STATE)
             return lambda: Response(self._sessions.create(payload))
         first = self._kind.prepare_first_input(_validated(self._kind.first_input, body), model, self.settings)

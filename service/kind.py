@@ -87,8 +87,9 @@ class SessionAccuracy(BaseModel):
 
 class Kind(Protocol[M]):
     """A kind of model. `split_invariant`: whether a sequence may be cut anywhere without changing a bit. `first_input`:
-    the fields of a first input in `POST /sessions`. The first field is the input, the others are its options. `calls`:
-    the paths of its predictions, each with the field that only a body of this path has; "" if there is none."""
+    the fields of a first input in `POST /sessions`; `inputs`: those that hold an input, of which a body has one. The
+    others are its options. `calls`: the paths of its predictions, each with the field that only a body of this path
+    has; "" if there is none."""
 
     @property
     def name(self) -> str: ...
@@ -98,6 +99,8 @@ class Kind(Protocol[M]):
     def split_invariant(self) -> bool: ...
     @property
     def first_input(self) -> type[BaseModel]: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
     @property
     def calls(self) -> Mapping[str, str]: ...
 

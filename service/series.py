@@ -29,6 +29,10 @@ Features = Annotated[
 ]
 """A list for each feature. Its items are checked against the model."""
 Series = Annotated[Annotated[Values, Tag("<values>")] | Annotated[Features, Tag("<features>")], Discriminator(_layout)]
+FIRST_SERIES: Any = Field(
+    default=None, description="Values to read, oldest first, `null` where missing; or such a list for each feature."
+)
+"""Of a new session: kinds that read series have this field in common."""
 
 _numbers: TypeAdapter[list[float | None]] = TypeAdapter(Values)
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from service.classify.manifest import ClassifyManifest
-from service.classify.prepare import read_sequence
+from service.classify.prepare import read_sequence, sequence_path
 from service.classify.schemas import FirstSequence
 from service.classify.task import SCORES, ClassifyRequest, classify
 from service.engine.runner import Array, Runner, check_outputs
@@ -31,6 +31,7 @@ class ClassifyKind:
     manifest = ClassifyManifest
     split_invariant = True
     first_input: type[BaseModel] = FirstSequence
+    inputs = ("series", "text")
     calls: Mapping[str, str] = {"/classify": "", "/classify/batch": ""}
 
     def default_model(self, settings: Settings) -> str:
@@ -62,13 +63,10 @@ class ClassifyKind:
 
     def prepare_first_input(self, body: Any, model: Model[ClassifyManifest], settings: Settings) -> FirstInput:
         """Prepare to read the first part of a sequence."""
-        manifest, given = model.manifest, body.sequence
-        text = given if isinstance(given, str) else None
-        sequence = read_sequence(None if text is not None else given, text, False, manifest, settings)
-        request = ClassifyRequest(sequence)
-        return FirstInput(
-            _state_after(manifest, request), request.cost_steps, request.max_bytes(manifest), "$.sequence"
-        )
+        manifest = model.manifest
+        request = ClassifyRequest(*read_sequence(body.series, body.text, False, manifest, settings))
+        size, path = request.max_bytes(manifest), sequence_path(manifest)
+        return FirstInput(_state_after(manifest, request), request.cost_steps, size, path)
 
     def accuracy(self, manifest: ClassifyManifest, state: SequenceState) -> SessionAccuracy | None:
         """None: classes do not become true later."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.classify.manifest import ClassifyManifest
 from service.classify.schemas import ClassifyBody
-from service.classify.task import Classification, ClassifyRequest, classify
+from service.classify.task import Classification, ClassifyRequest, classify, softmax
 from service.engine.sequence import SequenceState, Task
 from service.errors import InvalidRequestError, LimitExceededError
 from service.kind import Model
@@ -37,11 +37,21 @@ class PreparedClassification:
         """The task of `request.cost_steps` steps."""
         return classify(self.model.manifest, self.request, self.start)
 
+    @property
+    def answer_items(self) -> int:
+        """Probabilities of the answer."""
+        return self.top_k * (self.request.steps_read if self.request.per_step else 1)
+
+    @property
+    def path(self) -> str:
+        """The field that makes the bytes many."""
+        return "$.per_step" if self.request.per_step else sequence_path(self.model.manifest)
+
     def answer(self, result: Classification) -> dict[str, Any]:
         """A `ClassifyAnswer` without `session` and `state`."""
-        manifest, shares = self.model.manifest, result.probabilities
+        manifest, shares = self.model.manifest, softmax(result.scores)
         best = np.argsort(-shares, kind="stable")[: self.top_k].tolist()
-        per_step = result.per_step
+        per_step = None if result.per_step is None else softmax(result.per_step)
         return {
             "model": {"name": manifest.name, "version": manifest.version},
             "label": manifest.classes[best[0]],
@@ -62,17 +72,18 @@ def prepare_classification(
         InvalidRequestError, LimitExceededError: a field is not acceptable.
     """
     manifest = model.manifest
-    sequence = read_sequence(body.series, body.text, start.position > 0, manifest, settings)
+    sequence, text = read_sequence(body.series, body.text, start.position > 0, manifest, settings)
+    steps = len(sequence)
     if manifest.directions == 2:
-        _check_whole(manifest, len(sequence), body.per_step)
+        _check_whole(manifest, steps, body.per_step)
     top_k = min(body.top_k or len(manifest.classes), len(manifest.classes))
-    if body.per_step and len(sequence) * top_k > settings.max_answer_items:
+    if body.per_step and steps * top_k > settings.max_answer_items:
         raise LimitExceededError(
-            f"at most {settings.max_answer_items} probabilities in an answer, and these are "
-            f"{len(sequence) * top_k}: lower `top_k`, or send the sequence in pieces",
+            f"at most {settings.max_answer_items} probabilities in an answer, and these are {steps * top_k}: lower "
+            "`top_k`, or send the sequence in pieces",
             "$.per_step",
         )
-    return PreparedClassification(model, start, ClassifyRequest(sequence, body.per_step, returns_state), top_k)
+    return PreparedClassification(model, start, ClassifyRequest(sequence, text, body.per_step, returns_state), top_k)
 
 
 def check_sequential(manifest: ClassifyManifest, body: ClassifyBody) -> None:
@@ -88,37 +99,39 @@ def check_sequential(manifest: ClassifyManifest, body: ClassifyBody) -> None:
 
 def read_sequence(
     series: Any, text: str | None, resumed: bool, manifest: ClassifyManifest, settings: Settings
-) -> NDArray[Any]:
-    """The series as (T, F), or the text's tokens (T,): what the model reads.
+) -> tuple[NDArray[Any], str]:
+    """What the model reads: a series (T, F) and no text; or the tokens of a text (T,), and the text in composed form.
 
     Raises:
-        InvalidRequestError, LimitExceededError: it is of the other form, or not acceptable.
+        InvalidRequestError, LimitExceededError: the sequence is of the other form, or not acceptable.
     """
-    wanted, other = ("text", "series") if manifest.reads_text else ("series", "text")
-    given = {"series": series, "text": text}
-    if given[other] is not None:
-        raise InvalidRequestError(f"{manifest.name} classifies {_FORMS[wanted]}: send `{wanted}`", f"$.{other}")
-    if given[wanted] is None:
-        raise InvalidRequestError(f"send the sequence as `{wanted}`", f"$.{wanted}")
+    path = sequence_path(manifest)
+    form, others = ("texts", series) if manifest.reads_text else ("series", text)
+    if others is not None:
+        other = "$.series" if manifest.reads_text else "$.text"
+        raise InvalidRequestError(f"{manifest.name} classifies {form}: send `{path[2:]}`", other)
+    if series is not None:
+        return series_values(series, resumed, manifest, settings), ""
     if text is None:
-        return series_values(series, resumed, manifest, settings)
+        raise InvalidRequestError(f"send the sequence as `{path[2:]}`", path)
     if len(text) > settings.max_text_length:
-        raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", "$.text")
-    ids = manifest.tokenizer.tokenize(text, "$.text").ids
-    if not len(ids) and not resumed:
-        raise InvalidRequestError("must have at least one character", "$.text")
-    return ids
+        raise LimitExceededError(f"at most {settings.max_text_length} characters are read at once", path)
+    tokenized = manifest.tokenizer.tokenize(text, path)
+    if not len(tokenized.ids) and not resumed:
+        raise InvalidRequestError("must have at least one character", path)
+    return tokenized.ids, tokenized.nfc
 
 
-_FORMS = {"text": "texts", "series": "series"}
+def sequence_path(manifest: ClassifyManifest) -> str:
+    """The field of a request that holds the sequence."""
+    return "$.text" if manifest.reads_text else "$.series"
 
 
 def _check_whole(manifest: ClassifyManifest, steps: int, per_step: bool) -> None:
     limit = manifest.graph.max_steps
     if steps > limit:
         raise LimitExceededError(
-            f"{manifest.name} reads a sequence whole, of at most {limit} steps",
-            "$.text" if manifest.reads_text else "$.series",
+            f"{manifest.name} reads a sequence whole, of at most {limit} steps", sequence_path(manifest)
         )
     if per_step:
         raise InvalidRequestError(

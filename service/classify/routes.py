@@ -1,28 +1,28 @@
 """POST /classify and POST /classify/batch: which class a sequence is."""
 
-from collections.abc import Iterator
-from concurrent.futures import Future
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.openapi.models import Example
-from pydantic import ValidationError
 
 from service.classify.kind import CLASSIFY
 from service.classify.prepare import PreparedClassification, check_sequential, prepare_classification
 from service.classify.schemas import ClassifyAnswer, ClassifyBatchAnswer, ClassifyBatchBody, ClassifyBody
 from service.classify.task import Classification
 from service.engine.sequence import EMPTY_STATE
-from service.errors import CarryError, InvalidRequestError, LimitExceededError
+from service.errors import InvalidRequestError, LimitExceededError
+from service.http.batches import read_items, run_batch
 from service.http.context import TIMEOUT_HEADERS, WRITE_HEADERS, Context
-from service.http.json_pieces import json_fragments, json_pieces, large_json_answer
+from service.http.json_pieces import json_fragments, large_json_answer
 from service.http.json_route import JsonRoute, to_json
-from service.http.offload import take_turns, wait_all
-from service.http.problems import documented, problem_of
+from service.http.offload import INLINE_CHARACTERS, offload_if_large
+from service.http.problems import documented
 from service.http.replies import stateful
-from service.http.state import AppState
 from service.http.stateful import resume
-from service.validation import as_invalid_request
+
+INLINE_SCORES = 20_000
+"""So many scores become probabilities in less time than a thread takes to start."""
 
 router = APIRouter(tags=["classes"], route_class=JsonRoute)
 
@@ -48,11 +48,17 @@ async def post_classify(body: Annotated[ClassifyBody, Body(openapi_examples=EXAM
     """Say which class a series or a text is, with calibrated probabilities. With a session, send only what is new."""
     async with resume(call, body, CLASSIFY) as run:
         check_sequential(run.model.manifest, body)
-        prepared = prepare_classification(body, run.model, run.start, run.returns_state, call.app.settings)
-        run.hold(prepared.max_bytes, "$.text" if run.model.manifest.reads_text else "$.series")
-        result = await run.submit(prepared.task(), prepared.request.cost_steps)
-        call.app.metrics.count(run.model.label, prepared.request.steps, 0)
-        answer = await json_fragments(prepared.answer(result), call.deadline)
+        long = len(body.text or "") > INLINE_CHARACTERS
+        prepared = await offload_if_large(
+            long, prepare_classification, body, run.model, run.start, run.returns_state, call.app.settings
+        )
+        request = prepared.request
+        run.hold(prepared.max_bytes, prepared.path)
+        result = await run.submit(prepared.task(), request.cost_steps)
+        call.app.metrics.count(run.model.label, request.steps_read, 0)
+        large = result.per_step is not None and result.per_step.size > INLINE_SCORES
+        content = await offload_if_large(large, prepared.answer, result)
+        answer = await json_fragments(content, call.deadline)
         ending = run.ending(result.after)
         return await run.commit(ending, to_json({**answer, **ending.fields}))
 
@@ -73,72 +79,19 @@ async def post_classify_batch(
     limit = app.settings.max_batch_requests
     if len(body.requests) > limit:
         raise LimitExceededError(f"at most {limit} requests in one call", "$.requests")
-    items: list[PreparedClassification | CarryError] = []
-    steps = numbers = 0
-    async for item in take_turns(_read_items(body, app), call.deadline):
-        if isinstance(item, PreparedClassification):
-            steps += item.request.cost_steps
-            numbers += item.top_k * (item.request.steps if item.request.per_step else 1)
-        if steps > app.settings.max_waiting_steps:
-            raise LimitExceededError(f"at most {app.settings.max_waiting_steps} steps to read", "$.requests")
-        if numbers > app.settings.max_batch_answer_items:
-            raise LimitExceededError(f"at most {app.settings.max_batch_answer_items} probabilities", "$.requests")
-        items.append(item)
-    valid = {i: item for i, item in enumerate(items) if isinstance(item, PreparedClassification)}
-    if valid:
-        call.hold(sum(item.max_bytes for item in valid.values()), "$.requests", next(iter(valid.values())).model.engine)
+    shared = body.model_dump(exclude_unset=True, exclude={"requests"})
 
-    def submit(i: int) -> "Future[Classification]":
-        return call.submit(valid[i].model.engine, valid[i].task(), valid[i].request.cost_steps)
+    def read(item: Any) -> PreparedClassification:
+        each = ClassifyBody.model_validate({**shared, **item} if isinstance(item, dict) else item)
+        for name in ("session_id", "state"):
+            if getattr(each, name) is not None:
+                raise InvalidRequestError("items of a batch have no session and no state", f"$.{name}")
+        model = app.registry.find_kind(each.model, CLASSIFY)
+        return prepare_classification(each, model, EMPTY_STATE, False, app.settings)
 
-    results = await wait_all({i: item.request.steps for i, item in valid.items()}, submit)
-    for future in results.values():
-        error = future.exception()
-        if isinstance(error, CarryError) and error.status >= 500:
-            raise error  # the others would fail alike
-    return await large_json_answer(_answer(items, results, app, request), call.deadline)
+    def write(item: PreparedClassification, result: Classification) -> Mapping[str, Any]:
+        app.metrics.count(item.model.label, item.request.steps_read, 0)
+        return {**item.answer(result), "session": None, "state": None}
 
-
-def _read_items(batch: ClassifyBatchBody, app: AppState) -> Iterator[PreparedClassification | CarryError]:
-    """Each item, prepared, or its error."""
-    shared = batch.model_dump(exclude_unset=True, exclude={"requests"})
-    for i, item in enumerate(batch.requests):
-        try:
-            body = ClassifyBody.model_validate({**shared, **item} if isinstance(item, dict) else item)
-            for name in ("session_id", "state"):
-                if getattr(body, name) is not None:
-                    raise InvalidRequestError("items of a batch have no session and no state", f"$.{name}")
-            model = app.registry.find_kind(body.model, CLASSIFY)
-            yield prepare_classification(body, model, EMPTY_STATE, False, app.settings)
-        except ValidationError as error:
-            yield as_invalid_request(error, ("requests", i))
-        except CarryError as error:
-            yield _with_index(error, i)
-
-
-def _answer(
-    items: list[PreparedClassification | CarryError],
-    results: "dict[int, Future[Classification]]",
-    app: AppState,
-    request: Request,
-) -> Iterator[bytes]:
-    """The answer's JSON, in pieces."""
-    for i, item in enumerate(items):
-        yield b"," if i else b'{"results":['
-        if isinstance(item, CarryError):
-            yield to_json(problem_of(item, request))
-            continue
-        try:
-            result = results.pop(i).result()
-        except CarryError as error:
-            yield to_json(problem_of(_with_index(error, i), request))
-        else:
-            app.metrics.count(item.model.label, item.request.steps, 0)
-            yield from json_pieces({**item.answer(result), "session": None, "state": None})
-    yield b"]}"
-
-
-def _with_index(error: CarryError, i: int) -> CarryError:
-    """The error of an item, with its path in the whole body."""
-    error.path = error.path and f"$.requests[{i}]{error.path[1:]}"
-    return error
+    batch = await run_batch(read_items(body.requests, read), call, "$.requests")
+    return await large_json_answer(batch.answers(write, request), call.deadline)

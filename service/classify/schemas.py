@@ -15,7 +15,7 @@ from service.http.schemas import (
     StatefulBody,
     check_unicode,
 )
-from service.series import Series
+from service.series import FIRST_SERIES, Series
 
 Text = Annotated[str, AfterValidator(check_unicode)]
 TopK = Annotated[
@@ -75,6 +75,7 @@ class ClassifyBatchAnswer(Answer):
 
 
 class FirstSequence(Body):
-    """The first input of a new session of a classifier."""
+    """The first part of the sequence of a new session."""
 
-    sequence: Series | Text | None = Field(default=None, description="A series or a text to read.")
+    series: Series | None = FIRST_SERIES
+    text: Text | None = Field(default=None, description="The first part of a text to classify.")

@@ -10,65 +10,71 @@ from service.classify.manifest import ClassifyManifest
 from service.engine.runner import Array
 from service.engine.sequence import EMPTY_STATE, Prefill, PrefillResult, SequenceState, Task
 from service.errors import InvalidRequestError, NonFiniteOutputError
+from service.text_pieces import check_follows, with_text_end
 
 Floats = NDArray[np.float64]
 
 REQUEST_BYTES = 4096
 """Held for a request, however small."""
 COPIES = 3
-"""How many copies of the scores exist at the worst moment."""
+"""How many copies of the scores exist at the worst moment, in 64 bits."""
 SCORES = "scores"
 """A tensor that a classifier's state has beside the graph's own: the scores after the last step, (1, C)."""
 
 
 @dataclass(frozen=True)
 class ClassifyRequest:
-    """sequence: a series (T, F), NaN = missing, or tokens (T,); T = 0 classifies what the state has read. per_step:
-    whether to classify after every step. returns_state: whether the caller needs the state after the last step."""
+    """sequence: a series (T, F), NaN = missing, or tokens (T,); T = 0 classifies what the state has read. text: in
+    composed form, that of the tokens. per_step: whether to classify after every step. returns_state: whether the caller
+    needs the state after the last step."""
 
     sequence: NDArray[Any]
+    text: str = ""
     per_step: bool = False
     returns_state: bool = True
 
     @property
-    def steps(self) -> int:
-        """Steps that the model reads."""
+    def steps_read(self) -> int:
+        """Values or tokens that the model reads."""
         return len(self.sequence)
 
     @property
     def cost_steps(self) -> int:
         """As the engine counts."""
-        return max(1, self.steps)
+        return max(1, self.steps_read)
 
     def max_bytes(self, manifest: ClassifyManifest) -> int:
         """The most memory that the request holds until it is answered."""
-        scored = self.steps if self.per_step else 1
+        scored = self.steps_read if self.per_step else 1
         return REQUEST_BYTES + 2 * self.sequence.nbytes + 8 * COPIES * scored * len(manifest.classes)
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Probabilities (C,) after the last step, those after every step (T, C) if they were asked for, and the state."""
+    """Scores (C,) after the last step, those after every step (T, C) if they were asked for, and the state."""
 
-    probabilities: Floats
-    per_step: Floats | None
+    scores: NDArray[np.float32]
+    per_step: NDArray[np.float32] | None
     after: SequenceState
 
 
 def classify(
     manifest: ClassifyManifest, request: ClassifyRequest, start: SequenceState = EMPTY_STATE
 ) -> Task[Classification]:
-    """Read the sequence from a state on, and classify all that was read.
+    """Read the sequence from a state on, and score all that was read.
 
     Raises:
-        InvalidRequestError: there is no step, neither in the request nor read before.
+        InvalidRequestError: there is no step, neither in the request nor read before; or the text changes how the end
+            of the text before it is read.
         NonFiniteOutputError: the model gives no finite scores for these values.
     """
-    if not request.steps:
+    path = "$.text" if manifest.reads_text else "$.series"
+    check_follows(start, request.text, path)
+    if not request.steps_read:
         if not start.position:
-            path = "$.text" if manifest.reads_text else "$.series"
             raise InvalidRequestError("the sequence has read nothing yet; send at least one step", path)
-        return Classification(softmax(start.states[SCORES][0]), _nothing(manifest, request), start)
+        nothing = np.empty((0, len(manifest.classes)), np.float32) if request.per_step else None
+        return Classification(start.states[SCORES][0], nothing, start)
     names = ("logits", "logits_all") if request.per_step else ("logits",)
     states = {name: array for name, array in start.states.items() if name != SCORES}
     result: PrefillResult = yield Prefill(
@@ -76,14 +82,10 @@ def classify(
     )
     scores = result.outputs["logits"]
     if not np.isfinite(scores).all():
-        raise NonFiniteOutputError("the model gives no finite scores for these values", "$.series")
-    per_step = softmax(result.outputs["logits_all"][0]) if request.per_step else None
+        raise NonFiniteOutputError("the model gives no finite scores for these values", path)
     states = {**result.states, SCORES: scores} if request.returns_state else {}
-    return Classification(softmax(scores[0]), per_step, SequenceState(start.position + request.steps, states))
-
-
-def _nothing(manifest: ClassifyManifest, request: ClassifyRequest) -> Floats | None:
-    return np.empty((0, len(manifest.classes))) if request.per_step else None
+    after = with_text_end(SequenceState(start.position + request.steps_read, states), start, request.text)
+    return Classification(scores[0], result.outputs["logits_all"][0] if request.per_step else None, after)
 
 
 def graph_inputs(manifest: ClassifyManifest, sequences: NDArray[Any]) -> dict[str, Array]:
@@ -96,6 +98,8 @@ def graph_inputs(manifest: ClassifyManifest, sequences: NDArray[Any]) -> dict[st
 
 def softmax(scores: NDArray[Any]) -> Floats:
     """Scores (..., C) as probabilities."""
-    powers = np.exp(scores.astype(np.float64) - scores.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    shares: Floats = scores.astype(np.float64)
+    shares -= shares.max(axis=-1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=-1, keepdims=True)
     return shares

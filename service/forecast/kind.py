@@ -29,6 +29,7 @@ class ForecastKind:
     manifest = ForecastManifest
     split_invariant = False
     first_input: type[BaseModel] = FirstSeries
+    inputs = ("series",)
     calls: Mapping[str, str] = {
         "/forecast": "series",
         "/forecast/batch": "requests",

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from service.engine.sequence import EMPTY_STATE
 from service.errors import CarryError, InvalidRequestError, LimitExceededError
-from service.forecast.batches import Items, Results, run_batch
 from service.forecast.inputs import check_horizon
 from service.forecast.intervals import Floats
 from service.forecast.kind import FORECAST
 from service.forecast.prepare import ForecastModel, PreparedForecast, prepare_forecast
 from service.forecast.schemas import ForecastBody, Horizon, Quantiles
 from service.forecast.task import check_levels
+from service.http.batches import Batch, run_batch
 from service.http.context import TIMEOUT_HEADERS, Context
 from service.http.json_pieces import json_pieces, large_json_answer
 from service.http.json_route import JsonRoute
@@ -209,13 +209,13 @@ async def post_forecast(
     limit = settings.max_batch_requests
     if sum(map(len, variables)) > limit:
         raise LimitExceededError(f"at most {limit} series in one call", "$.inputs")
-    items, results = await run_batch(_series(body, variables, model, settings), call, "$.inputs")
+    batch = await run_batch(_series(body, variables, model, settings), call, "$.inputs")
     outputs: list[dict[str, Any]] = []
     errors: list[CarryError] = []
     read = forecast = 0
     for given, first, count in zip(body.inputs, _starts(variables), map(len, variables), strict=True):
         try:
-            content = [_forecast(given, items, results, range(first, first + count), body.options)]
+            content = [_forecast(given, batch, range(first, first + count), body.options)]
         except CarryError as error:
             error.path = f"$.inputs[{len(outputs)}]{(error.path or '$')[1:]}"
             errors.append(error)
@@ -305,7 +305,7 @@ def _prepared(
 
 
 def _forecast(
-    given: TimeSeriesInput, items: Items, results: Results, of_input: range, options: TimeSeriesOptions
+    given: TimeSeriesInput, batch: Batch[PreparedForecast], of_input: range, options: TimeSeriesOptions
 ) -> dict[str, Any]:
     """The `TimeSeriesForecast` of an input. Drops its results, to free their memory.
 
@@ -314,10 +314,10 @@ def _forecast(
     """
     answers = []
     for i in of_input:
-        item = items[i]
+        item = batch.items[i]
         if isinstance(item, CarryError):
             raise item
-        answers.append(item.answer(results.pop(i).result()))
+        answers.append(item.answer(batch.results.pop(i).result()))
     times = answers[0]["timestamps"]
 
     def joined(rows: list[Floats]) -> Floats:

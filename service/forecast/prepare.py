@@ -53,6 +53,12 @@ class PreparedForecast:
         """The most memory that the request holds until it is answered."""
         return self.request.max_bytes(self.model.manifest) + self.model.graphs.state_bytes
 
+    @property
+    def answer_items(self) -> int:
+        """Quantiles of the answer."""
+        request = self.request
+        return (request.horizon + len(request.values) * request.include_history) * len(request.levels)
+
     def task(self) -> Task[Forecast]:
         """The task of `request.cost_steps` steps."""
         return forecast(self.model.manifest, self.request, self.start)

@@ -15,7 +15,7 @@ from service.http.schemas import (
     Problem,
     StatefulBody,
 )
-from service.series import Features, Series
+from service.series import FIRST_SERIES, Features, Series
 from service.validation import Number
 
 
@@ -267,6 +267,6 @@ class CrossValidationAnswer(Answer):
 class FirstSeries(Body):
     """The first values of a new session."""
 
-    series: Series | None = Field(default=None, description="Values to read, as in `POST /forecast`.")
+    series: Series | None = FIRST_SERIES
     freq: Freq = None
     season_length: SeasonLength = None

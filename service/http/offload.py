@@ -13,6 +13,8 @@ from service.errors import DeadlineExceededError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+INLINE_CHARACTERS = 5_000
+"""A text of so many is tokenized in less time than a thread takes to start."""
 TURN_SECONDS = 0.002
 """How long the loops of one request keep the event loop, at most."""
 MIN_TURN_SECONDS = 0.0002

@@ -1,7 +1,7 @@
 """/sessions: the sessions as resources: create, read, fork, rewind, export, import, delete."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -36,6 +36,7 @@ CREATE_EXAMPLES: dict[str, Example] = {
     "empty": {"summary": "Without input", "value": {"model": "text"}},
     "a text": {"summary": "With a text as first input", "value": {"prompt": "The old house ", "ttl": 3600}},
     "a series": {"summary": "With a series as first input", "value": {"series": [112, 118, 132, 129, 121, 135]}},
+    "to classify": {"summary": "With the first part of a text to classify", "value": {"text": "The house stood "}},
 }
 
 
@@ -284,7 +285,6 @@ async def put_state(id: str, body: StateBody, call: Context) -> Response:
 
 def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     """The routes of sessions. The body of POST /sessions has the first inputs of these kinds."""
-    first_inputs = {kind: tuple(kind.first_input.model_fields) for kind in kinds}
     bases: Any = (CreateBody, *(kind.first_input for kind in kinds))
     body_type = create_model("CreateBody", __base__=bases, __doc__=CreateBody.__doc__)
     creating = APIRouter(prefix=router.prefix, tags=router.tags, route_class=JsonRoute)
@@ -297,11 +297,14 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
         """Create a session."""
         ttl = _ttl(body.ttl, call.app)
         await call.app.sessions.check_replay(call.caller)
-        kind = _kind_of_first_input(body, first_inputs)
+        kind = _kind_of_first_input(body, kinds, call.app)
         if kind is None:
             model, start = await _model_and_start(body, call.app)
         else:
-            model = call.app.registry.find_kind(body.model, kind)
+            model, start = call.app.registry.find_kind(body.model, kind), EMPTY_STATE
+        if not model.graphs.state:
+            raise InvalidRequestError(f"{model.label} reads whole sequences only: it has no sessions", "$.model")
+        if kind is not None:
             start = await _read_first_input(body, model, call)
         return await _create(call, model.codec.encode(start), ttl)
 
@@ -320,32 +323,38 @@ def create_router(kinds: Sequence[Kind[Any]]) -> APIRouter:
     return creating
 
 
-def _kind_of_first_input(body: Any, first_inputs: Mapping[Kind[Any], Sequence[str]]) -> Kind[Any] | None:
-    """The kind whose first input the body has, if it has one.
+def _kind_of_first_input(body: Any, kinds: Sequence[Kind[Any]], app: AppState) -> Kind[Any] | None:
+    """The kind that reads the first input of the body, if it has one: that of the model which the body names, or the
+    first that has models.
 
     Raises:
         InvalidRequestError: it has several, or one and a state, or options of an input that it lacks.
+        CarryError: there is no such model.
     """
-    inputs = {fields[0]: kind for kind, fields in first_inputs.items()}
-    names = (*sorted(inputs), "state")
+    names = (*sorted({name for kind in kinds for name in kind.inputs}), "state")
     present = [name for name in names if getattr(body, name) is not None]
     if len(present) > 1:
         *others, last = (f"`{name}`" for name in names)
         raise InvalidRequestError(f"send only one of {', '.join(others)} and {last}", f"$.{present[1]}")
-    for fields in first_inputs.values():
-        for option in fields[1:]:
-            if getattr(body, fields[0]) is None and getattr(body, option) is not None:
-                raise InvalidRequestError(
-                    f"send `{option}` together with the first values, in `{fields[0]}`", f"$.{option}"
-                )
-    return inputs.get(present[0]) if present else None
+    readers = [kind for kind in kinds if {*present}.intersection(kind.inputs)]
+    if len(readers) > 1:
+        models = app.registry.current
+        named = None if body.model is None else models.find(body.model).kind
+        readers.sort(key=lambda kind: (kind is not named, not models.of_kind(kind)))
+    accepted = readers[0].first_input.model_fields if readers else {}
+    for kind in kinds:
+        inputs = " or ".join(f"`{name}`" for name in kind.inputs)
+        for name in kind.first_input.model_fields:
+            if name not in names and name not in accepted and getattr(body, name) is not None:
+                raise InvalidRequestError(f"is an option of {inputs} of a {kind.name} model: send both", f"$.{name}")
+    return readers[0] if readers else None
 
 
 async def _model_and_start(body: CreateBody, app: AppState) -> tuple[Model[Any], SequenceState]:
     """The model and the start of a session without a first input: the state in the request, or the empty state."""
     if not body.state:
         if body.model is None:
-            raise InvalidRequestError("name the model, or send a `prompt`, a `series` or a `state`", "$.model")
+            raise InvalidRequestError("name the model, or send a first input or a `state`", "$.model")
         return app.registry.find(body.model), EMPTY_STATE
     model, payload = model_of_state(app, body.state, await app.sessions.state_key())
     check_name(model, body.model)

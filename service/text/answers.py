@@ -9,8 +9,6 @@ from service.text.logprobs import TokenLogprob, log_probability
 from service.text.scoring import Position
 from service.tokenizer import Candidate
 
-INLINE_CHARACTERS = 5_000
-"""A text of so many is tokenized in less time than a thread takes to start."""
 INLINE_ITEMS = 500
 """So many items of an answer are encoded in less time than a thread takes to start."""
 

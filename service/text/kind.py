@@ -34,6 +34,7 @@ class TextKind:
     manifest = TextManifest
     split_invariant = True
     first_input: type[BaseModel] = FirstText
+    inputs = ("prompt",)
     calls: Mapping[str, str] = {
         "/generate": "prompt",
         "/predict": "text",

@@ -14,14 +14,14 @@ from fastapi import Request
 from service.engine.sequence import SequenceState
 from service.errors import InvalidRequestError, LimitExceededError, ModelNotFoundError, WrongModelKindError
 from service.http.context import RequestContext
-from service.http.offload import offload_if_large, take_turns, wait_all
+from service.http.offload import INLINE_CHARACTERS, offload_if_large, take_turns, wait_all
 from service.http.problems import openai_error, problem_of
 from service.http.state import AppState
 from service.http.streaming import as_carry_error, sse_event
 from service.kind import Model
 from service.metrics import StreamedSteps
 from service.registry import labels
-from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, json_list
+from service.text.answers import INLINE_ITEMS, json_list
 from service.text.decoder import FinishReason, Listener, Row
 from service.text.kind import TEXT
 from service.text.limits import check_candidates, check_scores

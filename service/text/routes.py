@@ -10,14 +10,14 @@ from fastapi.openapi.models import Example
 
 from service.http.context import WRITE_HEADERS, Context, RequestContext
 from service.http.json_route import JsonRoute, to_json
-from service.http.offload import offload_if_large
+from service.http.offload import INLINE_CHARACTERS, offload_if_large
 from service.http.problems import documented, problem_of
 from service.http.replies import Reply, stateful
 from service.http.stateful import ResumedSequence, resume
 from service.http.streaming import EventStream, as_carry_error, sse_event
 from service.metrics import StreamedSteps
 from service.sessions.sessions import ReplayedError
-from service.text.answers import INLINE_CHARACTERS, INLINE_ITEMS, logprob_dicts
+from service.text.answers import INLINE_ITEMS, logprob_dicts
 from service.text.decoder import Listener
 from service.text.kind import TEXT
 from service.text.manifest import TextManifest

@@ -7,11 +7,10 @@ from pydantic import Field
 
 from service.errors import InvalidRequestError
 from service.http.json_route import JsonRoute, json_answer
-from service.http.offload import offload_if_large
+from service.http.offload import INLINE_CHARACTERS, offload_if_large
 from service.http.problems import documented
 from service.http.schemas import Answer
 from service.http.state import App
-from service.text.answers import INLINE_CHARACTERS
 from service.text.limits import check_length
 from service.text.openai_chat import TEMPLATE, ChatMessage, chat_prompt
 from service.text.openai_completion import find_text_model

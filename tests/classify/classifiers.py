@@ -1,8 +1,10 @@
-"""Small classifiers with random weights, exported as trained ones are."""
+"""Small classifiers with random weights, exported as trained ones are, and calls of them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from starlette.testclient import TestClient
 from torch import nn
 
 from service.classify.manifest import ClassifyManifest
@@ -55,3 +57,11 @@ def write_classifier(network: Classifier, models: Path, name: str, precision: Pr
         return unmeasured.model_copy(update={"int8": int8})
 
     return write_folder(models, name, build_graphs(network), manifest, finalize)
+
+
+def classify(client: TestClient, **body: Any) -> dict[str, Any]:
+    """The answer to a request that is not refused."""
+    response = client.post("/classify", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer

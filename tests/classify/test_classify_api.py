@@ -1,8 +1,6 @@
-"""POST /classify: the classes of series and of texts, in one call, in batches, in sessions, and with states."""
+"""POST /classify and /classify/batch: the classes of series and of texts, and what is refused."""
 
-import itertools
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,33 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.settings import Settings
-from tests.classify.classifiers import CLASSES, classifier, write_classifier
+from tests.classify.classifiers import CLASSES, classify
 
 SERIES = {"speed": [1, 4, 6, None, 7, 3], "height": [9, 8, 8, 2, None, 4]}
 Numbers = st.lists(st.integers(-20, 20) | st.none(), min_size=1, max_size=12)
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The application on four classifiers."""
-    models = tmp_path_factory.mktemp("models")
-    write_classifier(classifier(), models, "moves")
-    write_classifier(classifier(features=1), models, "shapes")
-    write_classifier(classifier(text=True), models, "moods")
-    write_classifier(classifier(features=1, directions=2), models, "whole")
-    settings = Settings(models_dir=models, session_store="memory://", max_answer_items=300, max_text_length=200)
-    with TestClient(create_app(settings)) as opened:
-        yield opened
-
-
-def classify(client: TestClient, **body: Any) -> dict[str, Any]:
-    """The answer to a request that is not refused."""
-    response = client.post("/classify", json=body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 def test_the_answer_has_the_probabilities_of_all_classes(client: TestClient) -> None:
@@ -65,32 +40,6 @@ def test_per_step_are_the_probabilities_of_the_beginnings(client: TestClient, va
             assert {name: shares[length - 1] for name, shares in whole.items()} == alone
 
 
-@given(text=st.text(alphabet="abc é\n", min_size=1, max_size=30), cuts=st.sets(st.integers(1, 29), max_size=4))
-def test_a_session_fed_in_pieces_equals_the_whole(client: TestClient, text: str, cuts: set[int]) -> None:
-    """To the bit; and so does a state that the caller keeps. A call without anything new repeats the answer."""
-    whole = classify(client, model="moods", text=text)
-    session = client.post("/sessions", json={"model": "moods"}).json()["id"]
-    state, bounds = "", sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    for start, end in itertools.pairwise(bounds):
-        by_session = classify(client, session_id=session, text=text[start:end])
-        by_state = classify(client, model="moods", state=state, text=text[start:end])
-        state = by_state["state"]
-        assert by_state["probabilities"] == by_session["probabilities"]
-    assert by_session["probabilities"] == whole["probabilities"]
-    assert by_session["steps"] == whole["steps"]
-    assert classify(client, session_id=session, text="")["probabilities"] == whole["probabilities"]
-
-
-def test_a_session_may_begin_with_a_first_sequence(client: TestClient) -> None:
-    """`sequence` of POST /sessions is read as by /classify."""
-    created = client.post("/sessions", json={"model": "shapes", "sequence": [1, 2, 3]})
-    assert (created.status_code, created.json()["position"]) == (201, 3)
-    assert (
-        classify(client, session_id=created.json()["id"], series=[4])["probabilities"]
-        == (classify(client, model="shapes", series=[1, 2, 3, 4])["probabilities"])
-    )
-
-
 def test_a_batch_answers_each_request_by_itself(client: TestClient) -> None:
     """The results of faulty items are problems, which name the field in the whole body."""
     requests: list[Any] = [{"series": [1, 2, 3]}, {"series": ["one"]}, {"text": "a"}, {"series": [3], "top_k": 2}, 7]
@@ -112,9 +61,7 @@ def test_a_model_that_reads_both_ways_classifies_whole_sequences_only(client: Te
     alone = [classify(client, model="whole", series=values) for values in longs]
     together = client.post("/classify/batch", json={"model": "whole", "requests": [{"series": v} for v in longs]})
     assert together.json()["results"] == alone
-    session = client.post("/sessions", json={"model": "whole"}).json()["id"]
     for field, body in {
-        "$.session_id": {"session_id": session, "series": [1]},
         "$.state": {"model": "whole", "state": "", "series": [1]},
         "$.per_step": {"model": "whole", "series": [1], "per_step": True},
         "$.series": {"model": "whole", "series": [1.0] * 4097},

@@ -115,8 +115,8 @@ def test_an_empty_batch_is_refused(client: TestClient, body: dict[str, Any], pat
     ("limits", "message"),
     [
         ({"max_batch_requests": 2}, "at most 2 requests"),
-        ({"max_batch_answer_items": 26}, "at most 26 quantiles in one answer, and these are more"),
-        ({"max_waiting_steps": 17}, "at most 17 values to read and to forecast, and these are more"),
+        ({"max_batch_answer_items": 26}, "at most 26 numbers in one answer, and these are more"),
+        ({"max_waiting_steps": 17}, "at most 17 steps of all items together, and these are more"),
     ],
 )
 def test_a_batch_that_is_too_large_is_refused_whole(models: Path, limits: dict[str, int], message: str) -> None:
