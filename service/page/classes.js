@@ -30,7 +30,7 @@ function sequenceOf({ features }, typed) {
 /** The answer in words, and since which step it has been the same. */
 function inWords({ label, probabilities, per_step: shares, steps }) {
   const changed = shares?.[label].findLastIndex((share, i) => Object.values(shares).some((each) => each[i] > share));
-  const since = shares && (changed < 0 ? ", from the first on" : `, since step ${changed + 2}`);
+  const since = shares && (changed < 0 ? ", from the first step on" : `, since step ${changed + 2}`);
   return `${label}: ${shareOf(probabilities[label])} after ${steps} steps${since ?? ""}.`;
 }
 
@@ -48,7 +48,7 @@ function Steps({ shares, series = {}, letters, label }) {
     legend: { markers: { width: 0, fill: (u, i) => (i ? `var(${colours[i - 1]})` : "transparent") } },
     scales: { x: { time: false }, y: { range: [0, 1] } },
     axes: [
-      axis({ incrs: STEPS, space: (u, i, low, high, width) =>
+      axis({ size: 30, incrs: STEPS, space: (u, i, low, high, width) =>
         (shown.current && width / (high - low) > LETTER ? LETTER : 50),
       values: (u, marks, i, space, apart) => marks.map((at) => (apart > 1 ? at : shown.current?.[at - 1] ?? at)) }),
       axis({ size: 56, values: (u, marks) => marks.map((share) => percent(share)) }),
@@ -96,7 +96,7 @@ export function Tab({ api, models, active }) {
       <${Field} label=${features.length ? "CSV" : "Text"} tag="textarea" rows="8" spellcheck=${false} value=${text}
         class=${features.length ? "mono" : ""} placeholder=${features.join(",")}
         onInput=${({ target }) => setTyped((last) => ({ ...last, [name]: target.value }))}
-        hint=${features.length > 0 && `A row for each step, in the columns ${features.join(", ")}.`} />
+        hint=${features.length > 0 && `A row for each step: ${features.join(", ")}.`} />
       ${manifest && html`<p class="hint">${classes.length} classes: ${classes.join(", ")}.</p>`}
     </section>
     <section class="card stack first" aria-label="Classes" aria-busy=${busy}>

@@ -60,7 +60,7 @@ def expect_classes(panel: Locator, answer: dict[str, Any]) -> None:
     if answer["per_step"]:
         leaders = [max(step) == step[0] for step in zip(*answer["per_step"].values(), strict=True)]
         since = len(leaders) - leaders[::-1].index(False) + 1 if False in leaders else 1
-        words += f", since step {since}" if since > 1 else ", from the first on"
+        words += f", since step {since}" if since > 1 else ", from the first step on"
     expect(panel.get_by_role("status").first).to_have_text(f"{words}.")
 
 
@@ -94,7 +94,7 @@ def test_the_cursor_shows_the_classes_after_a_step(panel: Locator, classifiers: 
 
 def test_a_table_is_read_by_the_names_of_its_columns(panel: Locator, classifiers: Service) -> None:
     panel.get_by_label("Model").select_option("moves@1")
-    expect(panel.get_by_text("in the columns speed, height")).to_be_visible()
+    expect(panel.get_by_text("A row for each step: speed, height.")).to_be_visible()
     field(panel).fill(TABLE)
     answer = classify(classifiers, model="moves", series=SERIES, per_step=True)
     expect_classes(panel, answer)

@@ -1,4 +1,4 @@
-"""The page as a whole, over its five tabs: what a person needs who comes with a keyboard, a key, or a telephone."""
+"""The page as a whole, over its tabs: what a person needs who comes with a keyboard, a key, or a telephone."""
 
 import hashlib
 import json
