@@ -151,13 +151,15 @@ class BacktestTable:
 
 @dataclass(frozen=True)
 class Generation:
-    """A text that continues a prompt. text: with `n` above 1, the first of `texts`. logprobs: of each character (word,
-    in a word model), if the call asked for it, as `POST /generate` answers them."""
+    """A text that continues a prompt, or the target of a source. text: with `n` above 1, the first of `texts`. scores:
+    of the texts of a search with `beams`, the best first: the mean log-probability of a text's characters (words, in a
+    word model). logprobs: of each character or word, if the call asked for it, as `POST /generate` answers them."""
 
     text: str
     finish_reason: str
     seed: int
     texts: list[str]
+    scores: list[float] | None
     logprobs: list[dict[str, Any]] | None
     unknown_characters: list[str]
     model: str
@@ -287,11 +289,13 @@ def classification(body: Mapping[str, Any]) -> Classification:
 
 def generation(body: Mapping[str, Any]) -> Generation:
     """The answer of `POST /generate`."""
+    choices = body["choices"] or [body]
     return Generation(
         text=body["text"],
         finish_reason=body["finish_reason"],
         seed=body["seed"],
-        texts=[choice["text"] for choice in body["choices"] or [body]],
+        texts=[choice["text"] for choice in choices],
+        scores=None if body["score"] is None else [choice["score"] for choice in choices],
         logprobs=body["logprobs"],
         unknown_characters=body["unknown_characters"],
         model=label(body),

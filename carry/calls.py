@@ -162,6 +162,8 @@ def backtest(data: Data, horizon: int = 12, windows: int = 1, *, model: str | No
 class GenerateOptions(TypedDict, total=False):
     """Options of a generated text, as `POST /generate` documents them."""
 
+    source: str | None
+    beams: int | None
     temperature: float
     top_k: int
     top_p: float
@@ -179,15 +181,18 @@ class GenerateOptions(TypedDict, total=False):
 
 
 def generate_request(
-    prompt: str, max_length: int = 200, *, model: str | None = None, stream: bool = False, **options: Any
+    prompt: str | None, max_length: int = 200, *, model: str | None = None, stream: bool = False, **options: Any
 ) -> Request:
     """The request of `generate`; with `stream`, its answer is a stream of events (`text_of`)."""
     body = {"model": model, "prompt": prompt, "max_length": max_length, **_checked(options, GenerateOptions)}
     return Request("/generate", _present(body | {"stream": stream or None}))
 
 
-def generate(prompt: str, max_length: int = 200, *, model: str | None = None, **options: Any) -> Call[Generation]:
-    """Continue a text by at most `max_length` characters (words, in a word model), with the `GenerateOptions`.
+def generate(
+    prompt: str | None = None, max_length: int = 200, *, model: str | None = None, **options: Any
+) -> Call[Generation]:
+    """Continue a text by at most `max_length` characters (words, in a word model), with the `GenerateOptions`. Of a
+    model of pairs, instead of the prompt: a `source`.
 
     Raises:
         CarryError: the service or the model refuses an option.
@@ -369,14 +374,16 @@ class SessionCalls:
         return answers.accuracy(_body(response))
 
     def generate_request(
-        self, prompt: str = "", max_length: int = 200, *, stream: bool = False, **options: Any
+        self, prompt: str | None = None, max_length: int = 200, *, stream: bool = False, **options: Any
     ) -> Request:
         """The request of `generate`; with `stream`, its answer is a stream of events (`text_of`, `end`)."""
+        if prompt is None and options.get("source") is None:
+            prompt = ""
         request = generate_request(prompt, max_length, stream=stream, **options)
         return self._request("POST", request.path, {**(request.body or {}), "session_id": self.id})
 
-    def generate(self, prompt: str = "", max_length: int = 200, **options: Any) -> Call[Generation]:
-        """Continue the session's text, after the prompt. The session moves to the end of the new text."""
+    def generate(self, prompt: str | None = None, max_length: int = 200, **options: Any) -> Call[Generation]:
+        """Continue the session's text, after the prompt, if any. The session moves to the end of the new text."""
         [response] = yield [self.generate_request(prompt, max_length, **options)]
         body = _body(response)
         self._advance(body["session"])

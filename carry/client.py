@@ -161,7 +161,7 @@ class AsyncClient:
     @overload
     async def generate(
         self,
-        prompt: str,
+        prompt: str | None = None,
         max_length: int = 200,
         *,
         model: str | None = None,
@@ -172,7 +172,7 @@ class AsyncClient:
     @overload
     async def generate(
         self,
-        prompt: str,
+        prompt: str | None = None,
         max_length: int = 200,
         *,
         model: str | None = None,
@@ -182,7 +182,7 @@ class AsyncClient:
 
     async def generate(
         self,
-        prompt: str,
+        prompt: str | None = None,
         max_length: int = 200,
         *,
         model: str | None = None,
@@ -261,7 +261,7 @@ class AsyncSession(SessionFacts):
     @overload
     async def generate(
         self,
-        prompt: str = "",
+        prompt: str | None = None,
         max_length: int = 200,
         *,
         stream: Literal[False] = False,
@@ -270,11 +270,21 @@ class AsyncSession(SessionFacts):
 
     @overload
     async def generate(
-        self, prompt: str = "", max_length: int = 200, *, stream: Literal[True], **options: Unpack[GenerateOptions]
+        self,
+        prompt: str | None = None,
+        max_length: int = 200,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerateOptions],
     ) -> AsyncTextStream: ...
 
     async def generate(
-        self, prompt: str = "", max_length: int = 200, *, stream: bool = False, **options: Unpack[GenerateOptions]
+        self,
+        prompt: str | None = None,
+        max_length: int = 200,
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerateOptions],
     ) -> Generation | AsyncTextStream:
         """As `Session.generate`."""
         if stream:

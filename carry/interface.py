@@ -136,7 +136,7 @@ class Interface:
     @overload
     def generate(
         self,
-        prompt: str,
+        prompt: str | None = ...,
         max_length: int = ...,
         *,
         model: str | None = ...,
@@ -146,7 +146,7 @@ class Interface:
     @overload
     def generate(
         self,
-        prompt: str,
+        prompt: str | None = ...,
         max_length: int = ...,
         *,
         model: str | None = ...,
@@ -155,18 +155,20 @@ class Interface:
     ) -> "TextStream": ...
     def generate(
         self,
-        prompt: str,
+        prompt: str | None = None,
         max_length: int = 200,
         *,
         model: str | None = None,
         stream: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> "Generation | TextStream":
-        """Continue a text by at most `max_length` characters (words, in a word model).
+        """Continue a text by at most `max_length` characters (words, in a word model). Of a model of pairs, turn a
+        `source` into its target: `generate(source="3. Mai 2021")`.
 
         Options: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, logit_bias,
-        stop, seed, n, logprobs, echo, unknown, as `POST /generate` documents them. stream: the text comes in pieces, as
-        it is written; closing the stream stops the model.
+        stop, seed, n, logprobs, echo, unknown, as `POST /generate` documents them. beams: search the most probable
+        texts with so many beginnings at a time, instead of sampling. stream: the text comes in pieces, as it is
+        written; closing the stream stops the model.
 
         Raises:
             CarryError: the prompt or an option is refused.
@@ -297,7 +299,7 @@ class Session(SessionFacts):
     @overload
     def generate(
         self,
-        prompt: str = ...,
+        prompt: str | None = ...,
         max_length: int = ...,
         *,
         stream: Literal[False] = ...,
@@ -305,13 +307,23 @@ class Session(SessionFacts):
     ) -> Generation: ...
     @overload
     def generate(
-        self, prompt: str = ..., max_length: int = ..., *, stream: Literal[True], **options: Unpack[GenerateOptions]
+        self,
+        prompt: str | None = ...,
+        max_length: int = ...,
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerateOptions],
     ) -> "TextStream": ...
     def generate(
-        self, prompt: str = "", max_length: int = 200, *, stream: bool = False, **options: Unpack[GenerateOptions]
+        self,
+        prompt: str | None = None,
+        max_length: int = 200,
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerateOptions],
     ) -> "Generation | TextStream":
-        """Continue the session's text, after the prompt; options as in `Interface.generate`. The session moves to the
-        end of the new text; of a stream, once it has ended.
+        """Continue the session's text, after the prompt, if any; options as in `Interface.generate`. The session moves
+        to the end of the new text; of a stream, once it has ended. A `source` needs a session that has read nothing.
 
         Raises:
             CarryError: the prompt or an option is refused.

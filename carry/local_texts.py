@@ -119,7 +119,8 @@ def _prepare(
     place: LocalPlace, body: GenerateBody, start: Start, listener: Callable[[Any], None] | None = None
 ) -> PreparedGeneration:
     check_generate(body, place.settings)
-    texts = read_texts(place.model.manifest.tokenizer, texts_of_generate(body), body.unknown)
+    manifest = place.model.manifest
+    texts = read_texts(manifest.tokenizer, texts_of_generate(body, manifest), body.unknown)
     return PreparedGeneration(body, place.model, start.state, start.returns_state, texts, listener)
 
 

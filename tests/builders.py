@@ -16,7 +16,7 @@ from service.forecast.manifest import ForecastManifest
 from service.manifest import Int8, M, Manifest, read_manifest
 from service.metrics import Metrics
 from service.text.decoder import TextDecoder
-from service.text.manifest import TextManifest
+from service.text.manifest import Pairs, TextManifest
 from service.tokenizer import Tokenizer
 from training.data.texts import learn_tokenizer
 from training.nets.cells import Cell
@@ -76,6 +76,7 @@ def write_model(
     name: str,
     precision: Precision = "float32",
     tokenizer: Tokenizer = CHARACTERS,
+    pairs: Pairs | None = None,
 ) -> Path:
     """Write a model folder as `carry train` does, without its card; the service serves `precision`."""
     run = Run(name, "a test model", models, models, (), "carry train", {})
@@ -125,6 +126,7 @@ def write_model(
             vocabulary=tokenizer.vocabulary,
             replacements=dict(tokenizer.replacements),
             context=8,
+            pairs=pairs,
         )
 
     return write_folder(models, name, graphs, text_manifest, add_int8)

@@ -16,7 +16,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from service.engine.decode import DecodeBatch, DecodeGraph
-from service.engine.prefill import CHUNK, PREFILL_SECONDS, PrefillQueue, PrefillState
+from service.engine.prefill import CHUNK, MIN_CHUNK, PREFILL_SECONDS, PrefillQueue, PrefillState
 from service.engine.request import PartialUpdateError, Request, atomic
 from service.engine.runner import Runner
 from service.engine.sequence import Decode, PrefillResult
@@ -259,7 +259,9 @@ class Scheduler:
             return []
         rows: int = sum(prefill.rows for prefill in batch)
         seconds = perf_counter() - started
-        queue.record(rows, seconds / steps)
+        # A call of few steps, such as each of a beam search, is mostly overhead: it says little of a step's time.
+        if steps >= MIN_CHUNK:
+            queue.record(rows, seconds / steps)
         self._metrics.prefill_seconds.inc(seconds)
         self._measure_wait([prefill.request for prefill in batch], started)
         done: StepCounts = [(p.request, length * p.rows) for p, length in zip(batch, lengths, strict=True)]

@@ -55,6 +55,8 @@ class Row:
     """The state after so many of its steps; every token up to there is final."""
     echo_scores: NDArray[np.float32] | None = None
     """Scores (N, V) that predicted the echo: each of its tokens, or all but the first."""
+    score: float | None = None
+    """Of a text that a beam search found: the mean log-probability of its tokens, those of a stop text included."""
     stopped: bool = False
     """A stop text ended it."""
     failed: bool = False
@@ -107,7 +109,7 @@ class Row:
         for count, token in enumerate(tokens, 1):
             self.tokens.append(token)
             self.remaining -= 1
-            stop_length = self._completed_stop(self.stops, token)
+            self._stop_state, stop_length = self.stops.read(self._stop_state, token)
             if stop_length:
                 self.remaining, self.stopped = 0, True
             held = stop_length or (self.stops.depth[self._stop_state] if self.remaining else 0)
@@ -124,15 +126,6 @@ class Row:
         self._prompt_steps += prompt_steps
         if self.steps <= self._prompt_steps + self.num_flushable:
             self.saved_state = self.steps, states
-
-    def _completed_stop(self, stops: StopTexts, token: str) -> int:
-        """Characters from where the first stop text that the token completes begins, to the token's end; 0: none."""
-        for count, character in enumerate(token, 1):
-            self._stop_state = stops.advance(self._stop_state, character)
-            length = stops.completed[self._stop_state]
-            if length:
-                return length + len(token) - count
-        return 0
 
     def _tokens_holding(self, characters: int) -> int:
         """How many of the last tokens hold the last `characters`."""

@@ -15,7 +15,7 @@ from service.text.answers import candidate_dicts, json_list, logprobs_json, posi
 from service.text.decoder import Listener, Row
 from service.text.limits import check_candidates, check_length, check_scores
 from service.text.logprobs import logprob_blocks
-from service.text.manifest import TextManifest
+from service.text.manifest import Pairs, TextManifest
 from service.text.sampling import SamplingParams
 from service.text.schemas import GenerateBody, PredictBody
 from service.text.scoring import (
@@ -62,17 +62,51 @@ def check_generate(body: GenerateBody, settings: Settings) -> None:
     Raises:
         LimitExceededError: a field exceeds one.
     """
-    check_length(body.prompt, settings, "$.prompt")
+    text = _text_of(body)
+    check_length(text, settings, body.text_path)
     limit = settings.max_generated_length
-    if body.max_length * body.n > limit:
-        raise LimitExceededError(f"at most {limit} characters are generated at once, over all n texts", "$.max_length")
-    positions = body.max_length + (len(body.prompt) if body.echo else 0)
+    if body.max_length * (body.beams or body.n) > limit:
+        texts = "over all n texts" if body.beams is None else "over all beams"
+        raise LimitExceededError(f"at most {limit} characters are generated at once, {texts}", "$.max_length")
+    positions = body.max_length + (len(text) if body.echo else 0)
     check_candidates(positions * body.n, body.logprobs, settings, "$.logprobs")
 
 
-def texts_of_generate(body: GenerateBody) -> dict[str, str]:
-    """The texts to tokenize, by their JSON paths."""
-    return {"$.prompt": body.prompt}
+def texts_of_generate(body: GenerateBody, manifest: TextManifest) -> dict[str, str]:
+    """The texts to tokenize, by their JSON paths.
+
+    Raises:
+        InvalidRequestError: the body has a `source`, and the model was not trained on pairs.
+    """
+    if body.source is None:
+        return {body.text_path: _text_of(body)}
+    if manifest.pairs is None:
+        detail = f"{manifest.label} was not trained on pairs: send a `prompt`, or name a model of pairs"
+        raise InvalidRequestError(detail, body.text_path)
+    return {body.text_path: body.source + manifest.pairs.separator}
+
+
+def _check_source(text: TokenizedText, pairs: Pairs, start: SequenceState, tokenizer: Tokenizer) -> None:
+    """Check that a source, with its separator, is one as in training.
+
+    Raises:
+        InvalidRequestError: it contains a mark of the pairs, or is not the first text of its sequence.
+    """
+    for mark in (pairs.separator, pairs.end):
+        if mark in text.tokens[:-1]:
+            detail = f"contains {mark!r}, which separates sources and targets in this model: leave it out"
+            raise InvalidRequestError(detail, "$.source")
+    if start.position:
+        read = f"{start.position} {tokenizer.level}s"
+        detail = f"begins a new sequence, but the session or state has read {read} already: begin a new one"
+        raise InvalidRequestError(detail, "$.source")
+
+
+def _text_of(body: GenerateBody) -> str:
+    """The prompt or the source."""
+    text = body.prompt if body.source is None else body.source
+    assert text is not None
+    return text
 
 
 class PreparedGeneration:
@@ -97,10 +131,13 @@ class PreparedGeneration:
         self._body = body
         self._unknown = texts.unknown
         self._prompt_length = len(prompt.ids)
+        pairs = None if body.source is None else model.manifest.pairs
+        if pairs is not None:
+            _check_source(prompt, pairs, start, tokenizer)
         if returns_state and body.n > 1:
             raise InvalidRequestError('only one text can move a session or state: n is 1, or `"commit": false`', "$.n")
         if body.logprobs:
-            positions = body.max_length * body.n + (self._prompt_length if body.echo else 0)
+            positions = body.max_length * (body.beams or body.n) + (self._prompt_length if body.echo else 0)
             check_scores(positions, model, "$.logprobs")
         self._seed = secrets.randbits(53) if body.seed is None else body.seed
         request = GenerateRequest(
@@ -117,14 +154,16 @@ class PreparedGeneration:
                 tokenizer.biases(body.logit_bias, "$.logit_bias"),
             ),
             seed=self._seed,
-            stop=tuple(body.stop),
+            stop=tuple(body.stop) if pairs is None else (*body.stop, pairs.end),
             n=body.n,
             logprobs=body.logprobs,
             echo=body.echo,
+            beams=body.beams or 0,
+            path=body.text_path,
         )
         self.steps = request.cost_steps
         self.max_bytes = request.max_bytes(tokenizer.size, model.graphs.state_bytes)
-        self.path = "$.logprobs" if body.logprobs else "$.prompt"
+        self.path = "$.logprobs" if body.logprobs else "$.beams" if body.beams else body.text_path
         self.task: Task[SequenceState]
         self.rows: list[Row]
         self.rows, self.task = generate(tokenizer, request, start, returns_state, listener)
@@ -152,6 +191,7 @@ class PreparedGeneration:
                 "text": row.returned_text,
                 "finish_reason": row.finish_reason,
                 "logprobs": logprobs_json(logprob_blocks(tokenizer, row, logprobs)) if logprobs else None,
+                "score": row.score,
             }
             for row in self.rows
         ]
@@ -160,7 +200,7 @@ class PreparedGeneration:
         """A `GenerateAnswer` without `session` and `state`."""
         summary, first = self.summary(), choices[0]
         head = {"model": summary["model"], "text": first["text"], "finish_reason": first["finish_reason"]}
-        answer = head | {"logprobs": first["logprobs"]} | summary
+        answer = head | {"logprobs": first["logprobs"], "score": first["score"]} | summary
         return answer | {"choices": choices if self._body.n > 1 else None}
 
     def summary(self) -> dict[str, Any]:

@@ -47,6 +47,10 @@ GENERATE_EXAMPLES: dict[str, Example] = {
         "summary": "The text comes as it is written, in server-sent events",
         "value": {"prompt": "The old house ", "max_length": 120, "temperature": 0.7, "seed": 7, "stream": True},
     },
+    "source": {
+        "summary": "A model of pairs turns a source into its target: the most probable one of a search",
+        "value": {"model": "dates", "source": "3. Mai 2021", "beams": 4},
+    },
     "greedy": {
         "summary": "The most probable character each time, with five candidates at each",
         "value": {"prompt": "She looked at ", "max_length": 20, "temperature": 0, "logprobs": 5},
@@ -141,7 +145,7 @@ async def _prepare_generation(
     body: GenerateBody, run: ResumedSequence[TextManifest], listener: Listener | None = None
 ) -> PreparedGeneration:
     """Tokenize the prompt, and reserve the memory."""
-    texts = await _read(run.model.manifest.tokenizer, texts_of_generate(body), body.unknown)
+    texts = await _read(run.model.manifest.tokenizer, texts_of_generate(body, run.model.manifest), body.unknown)
     prepared = PreparedGeneration(body, run.model, run.start, run.returns_state, texts, listener)
     run.hold(prepared.max_bytes, prepared.path)
     return prepared

@@ -1,10 +1,11 @@
 """The JSON of requests and answers about texts."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from service.errors import InvalidRequestError
 from service.http.schemas import (
     MAX_INTEGER,
     Answer,
@@ -44,15 +45,26 @@ Stops = Annotated[
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
 Copies = Annotated[int, Field(strict=True, ge=1, le=128)]
 Flag = Annotated[bool, Field(strict=True)]
+MAX_BEAMS = 16
 
 
 class GenerateBody(StatefulBody):
-    """A prompt, and how to continue it. A token is a character or a word, as the model's `unit` says. The controls act
+    """A prompt, and how to continue it; or, for a model of pairs, a source, to get its target. A token is a character
+    or a word, as the model's `unit` says. The controls act
     in this order, each on the result of the one before: `repetition_penalty`, `frequency_penalty` and
     `presence_penalty`, `logit_bias`, `temperature`, `top_k`, `top_p`, `min_p`. `top_k` and `top_p` also keep tokens
     that are as probable as the last one they keep."""
 
-    prompt: Text = Field(description="The text to continue; may be empty.", examples=["The old house "])
+    prompt: Text | None = Field(
+        default=None, description="The text to continue; may be empty.", examples=["The old house "]
+    )
+    source: Text | None = Field(
+        default=None,
+        description="Instead of a prompt, for a model that was trained on pairs: the text to turn into its target, "
+        "such as its translation. The model reads it with the separator of its pairs, and stops at their end. A source "
+        "begins a new sequence: a session or state that it continues must be empty.",
+        examples=["3. Mai 2021"],
+    )
     max_length: Length = Field(default=200, description="The most tokens to generate; 0 only reads the prompt.")
     temperature: Temperature = Field(
         default=0.8,
@@ -96,7 +108,13 @@ class GenerateBody(StatefulBody):
         description="The same request with the same seed gives the same text. Any 64-bit integer, signed or unsigned "
         "(-1 is 2**64 - 1). Random if absent.",
     )
-    n: Copies = Field(default=1, description="How many texts.")
+    n: Copies = Field(default=1, description="How many texts; with `beams`, at most so many.")
+    beams: Annotated[int, Field(strict=True, ge=1, le=MAX_BEAMS)] | None = Field(
+        default=None,
+        description="Search the most probable texts instead of sampling, with so many beginnings of a text at a time. "
+        "Returns the `n` texts with the highest mean log-probability of a token, the best first. 1 is the same as "
+        "`temperature` 0. Goes neither with the controls nor with `stream`.",
+    )
     logprobs: Annotated[int, Field(strict=True, ge=0, le=100)] = Field(
         default=0,
         description="Return so many candidates at each token, with their log-probabilities in the model's own "
@@ -107,6 +125,40 @@ class GenerateBody(StatefulBody):
     )
     unknown: Unknown = "replace"
     stream: Flag = Field(default=False, description="Send the text while it is generated, as server-sent events.")
+
+    @property
+    def text_path(self) -> str:
+        """The JSON path of the prompt or the source."""
+        return "$.prompt" if self.source is None else "$.source"
+
+    @model_validator(mode="after")
+    def _one_text(self) -> Self:
+        if self.prompt is None and self.source is None:
+            detail = "is required; of a model that was trained on pairs, `prompt` or `source`"
+            raise InvalidRequestError(detail, "$.prompt")
+        if self.prompt is not None and self.source is not None:
+            raise InvalidRequestError("send `prompt` or `source`, not both", "$.source")
+        return self
+
+    @model_validator(mode="after")
+    def _controls_of_a_search(self) -> Self:
+        if self.beams is None:
+            return self
+        others = sorted(self.model_fields_set - SEARCH_FIELDS)
+        if others:
+            detail = "does not go with `beams`, which search the most probable texts: leave it out"
+            raise InvalidRequestError(detail, f"$.{others[0]}")
+        if self.stream:
+            raise InvalidRequestError("does not go with `beams`: the best text is known at the end", "$.stream")
+        if self.n > self.beams:
+            raise InvalidRequestError(f"with `beams`, at most so many texts: {self.beams}", "$.n")
+        return self
+
+
+SEARCH_FIELDS = frozenset(
+    {*StatefulBody.model_fields, "prompt", "source", "max_length", "beams", "n", "seed", "stop", "stream"}
+) | {"logprobs", "echo", "unknown"}
+"""The fields of a `GenerateBody` that go with `beams`."""
 
 
 class CandidateLog(Answer):
@@ -125,12 +177,22 @@ class ChosenLog(Answer):
     top: list[CandidateLog]
 
 
+Score = Annotated[
+    float | None,
+    Field(
+        description="With `beams`: the mean log-probability of the text's tokens, those of the stop text that ended it "
+        "among them."
+    ),
+]
+
+
 class Choice(Answer):
     """One generated text."""
 
     text: str
     finish_reason: Literal["length", "stop"]
     logprobs: list[ChosenLog] | None
+    score: Score
 
 
 class Usage(Answer):
@@ -147,6 +209,7 @@ class GenerateAnswer(Answer):
     text: str
     finish_reason: Literal["length", "stop"]
     logprobs: list[ChosenLog] | None
+    score: Score
     choices: list[Choice] | None
     seed: int
     usage: Usage

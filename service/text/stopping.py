@@ -30,6 +30,15 @@ class StopTexts:
             state = self._shorter[state]
         return after
 
+    def read(self, state: int, token: str) -> tuple[int, int]:
+        """The state after a token's characters, or after those that complete a stop text; and how many characters are
+        from where the stop text begins to the token's end, 0 if none is complete."""
+        for count, character in enumerate(token, 1):
+            state = self.advance(state, character)
+            if self.completed[state]:
+                return state, self.completed[state] + len(token) - count
+        return state, 0
+
     def _add(self, text: str) -> None:
         state = 0
         for character in text:

@@ -7,6 +7,7 @@ import numpy as np
 
 from service.engine.sequence import EMPTY_STATE, Decode, SequenceState, Task, repeat_states
 from service.errors import InvalidRequestError, NonFiniteOutputError
+from service.text.beams import beam_search, search_bytes
 from service.text.decoder import Listener, Row
 from service.text.footprint import CANDIDATE_BYTES, ROW_BYTES, TOKEN_BYTES, scores_bytes
 from service.text.prefill import prefill, prefill_scores, seen_tokens
@@ -24,7 +25,8 @@ itself would cost several times as much a token."""
 @dataclass(frozen=True)
 class GenerateRequest:
     """`n` texts of at most `max_length` tokens each. `logprobs`: candidates to return at each token; `echo`: return the
-    prompt before each text."""
+    prompt before each text. `beams`: search the most probable texts with so many hypotheses, at least `n`, instead of
+    sampling; 0: sample. `path`: of the prompt in the request."""
 
     prompt: AnyText
     max_length: int
@@ -34,18 +36,23 @@ class GenerateRequest:
     n: int = 1
     logprobs: int = 0
     echo: bool = False
+    beams: int = 0
+    path: str = "$.prompt"
 
     @property
     def cost_steps(self) -> int:
         """The most steps of the graph that it takes."""
-        return self._prompt_length + self.max_length * self.n
+        # A search whose end is stored reads its best text once more: the hypotheses' states are not kept.
+        return self._prompt_length + self.max_length * (self.beams + 1 if self.beams else self.n)
 
     def max_bytes(self, vocabulary: int, state_bytes: int) -> int:
         """The most that it holds until it is answered. `state_bytes`: the size of one sequence's state."""
-        generated, echoed = self.max_length * self.n, self._prompt_length if self.echo else 0
+        texts = max(self.n, self.beams)
+        generated, echoed = self.max_length * texts, self._prompt_length if self.echo else 0
         scores = scores_bytes(generated + 2 * echoed, vocabulary) if self.logprobs else 0
         answer = (generated + echoed * self.n) * (1 + self.logprobs) * CANDIDATE_BYTES if self.logprobs else 0
-        rows = self.n * (3 * state_bytes + 4 * vocabulary + ROW_BYTES)
+        rows = texts * (3 * state_bytes + 4 * vocabulary + ROW_BYTES)
+        rows += search_bytes(self.max_length, self.beams, vocabulary)
         return rows + (self._prompt_length + generated + echoed * self.n) * TOKEN_BYTES + scores + answer
 
     @property
@@ -71,8 +78,8 @@ def generate(
     banned = {id for id, bias in request.params.logit_bias if bias <= BAN}
     if len(banned - {0}) == tokenizer.size - 1:
         raise InvalidRequestError("bans every token; leave at least one", "$.logit_bias")
-    prompt = tokenizer.tokenize(request.prompt, "$.prompt")
-    check_follows(start, prompt.nfc, "$.prompt")
+    prompt = tokenizer.tokenize(request.prompt, request.path)
+    check_follows(start, prompt.nfc, request.path)
     ids, text = prompt.ids, prompt.nfc
     if not len(ids) and not start.position and request.max_length:
         ids, text = np.array([tokenizer.start_id]), "\n"
@@ -91,19 +98,21 @@ def generate(
         )
         for seed in derived_seeds(request.seed, request.n).tolist()
     ]
-    return rows, _run(tokenizer, rows, start, ids, text)
+    return rows, _run(tokenizer, request, rows, start, ids, text)
 
 
-def _run(tokenizer: Tokenizer, rows: Sequence[Row], start: SequenceState, ids: Ids, text: str) -> Task[SequenceState]:
+def _run(
+    tokenizer: Tokenizer, request: GenerateRequest, rows: list[Row], start: SequenceState, ids: Ids, text: str
+) -> Task[SequenceState]:
     """Read the prompt, the token ids of a composed text, and let the rows decode."""
     first, state = rows[0], start
     if first.echo and first.scores is not None:
         scores, state = yield from prefill_scores(tokenizer, start, ids)
         if not np.isfinite(scores).all():
-            raise NonFiniteOutputError("the model gives no finite scores for this prompt", "$.prompt")
+            raise NonFiniteOutputError("the model gives no finite scores for this prompt", request.path)
         for row in rows:
             row.echo_scores = scores[:-1]
-    elif len(ids) and (len(rows) > 1 or len(ids) > INLINE_PREFILL_MAX or not first.max_length):
+    elif len(ids) and (len(rows) > 1 or request.beams or len(ids) > INLINE_PREFILL_MAX or not first.max_length):
         state = yield from prefill(tokenizer, start, ids)
     elif first.max_length:
         first.prompt = ids.tolist()
@@ -111,10 +120,13 @@ def _run(tokenizer: Tokenizer, rows: Sequence[Row], start: SequenceState, ids: I
         for row in rows:
             row.ended = True
         return with_text_end(state, start, text)
-    seen = seen_tokens(tokenizer, state, ids)
-    yield Decode(rows, repeat_states({**state.states, "seen": seen}, len(rows)))
+    if request.beams:
+        yield from beam_search(tokenizer, rows, request.beams, state, request.path)
+    else:
+        seen = seen_tokens(tokenizer, state, ids)
+        yield Decode(rows, repeat_states({**state.states, "seen": seen}, len(rows)))
     if any(row.failed for row in rows):
-        raise NonFiniteOutputError("the model gives no finite scores after this prompt", "$.prompt")
+        raise NonFiniteOutputError("the model gives no finite scores after this prompt", request.path)
     if not first.saves_state:
         return state
     # Where the last call of the graph went beyond the end of the text, prefill what follows the saved state.
