@@ -5,7 +5,7 @@ documents at once. So what is measured is what the service serves. Knows no HTTP
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -256,30 +256,46 @@ SCORES = 1 << 22
 """Scores in one call of the graph, at most: these are 16 MiB."""
 
 
+class TextWriter:
+    """A text model that writes, on an engine of its own. Close it when done."""
+
+    def __init__(self, folder: Path, manifest: TextManifest, prefill: Graph, decode: Graph) -> None:
+        """prefill, decode: the graph that reads a prompt and the one that decodes."""
+        self.manifest = manifest
+        self._engine = Engine(
+            manifest.name,
+            Runner(folder, prefill, threads=1),
+            DecodeGraph(Runner(folder, decode, threads=1), TextDecoder(manifest.vocabulary)),
+            split_invariant=True,
+            max_waiting_steps=sys.maxsize,
+            metrics=Metrics().engine(manifest.name),
+            chunk=min(CHUNK, prefill.max_steps),
+        )
+
+    def write(self, requests: Sequence[GenerateRequest]) -> list[str]:
+        """The text of each request, of one text each."""
+        submitted = []
+        for request in requests:
+            [row], task = generate(self.manifest.tokenizer, request)
+            submitted.append((row, self._engine.submit(task, request.cost_steps)))
+        texts = []
+        for row, future in submitted:
+            future.result()
+            texts.append(row.text)
+        return texts
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
+
+
 def write_samples(
     folder: Path, manifest: TextManifest, graphs: tuple[Graph, Graph], prompt: str, temperatures: Sequence[float]
 ) -> list[str]:
-    """What the service's own engine writes after a prompt, for each temperature: about 400 characters, by a fixed seed.
-    graphs: the one that reads the prompt and the one that decodes."""
-    prefill, decode = graphs
-    engine = Engine(
-        manifest.name,
-        Runner(folder, prefill, threads=1),
-        DecodeGraph(Runner(folder, decode, threads=1), TextDecoder(manifest.vocabulary)),
-        split_invariant=True,
-        max_waiting_steps=sys.maxsize,
-        metrics=Metrics().engine(manifest.name),
-        chunk=min(CHUNK, prefill.max_steps),
-    )
-    tokenizer = manifest.tokenizer
+    """What a model writes after a prompt, for each temperature: about 400 characters, by a fixed seed. graphs: the one
+    that reads the prompt and the one that decodes."""
     length = 400 if manifest.unit == "character" else 80
-    try:
-        texts = []
-        for temperature in temperatures:
-            request = GenerateRequest(prompt, length, SamplingParams(temperature=temperature), seed=1)
-            [row], task = generate(tokenizer, request)
-            engine.submit(task, request.cost_steps).result()
-            texts.append(row.text)
-        return texts
-    finally:
-        engine.close()
+    with closing(TextWriter(folder, manifest, *graphs)) as writer:
+        return writer.write(
+            [GenerateRequest(prompt, length, SamplingParams(temperature=t), seed=1) for t in temperatures]
+        )

@@ -51,6 +51,7 @@ from training.options import (
 )
 
 if TYPE_CHECKING:
+    from training.loop import LoopConfig
     from training.models import ModelFolder
 
 __all__ = ["evaluate", "train"]
@@ -243,9 +244,16 @@ def train_global(
 
 @train.command("text")
 def train_text(
-    texts: Texts,
     name: Name,
     command: typer.Context,
+    texts: Texts = None,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Instead of TEXTS: file of pairs to turn a source into a target, in each line the source, a tab and "
+            "the target, or .jsonl with the fields `source` and `target`, gzipped or not. May be repeated."
+        ),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=2, help="Characters (or words) per training window.", show_default="128, of words 32"),
@@ -254,13 +262,14 @@ def train_text(
         str | None,
         typer.Option(
             help="Model to go on from, with its network and vocabulary: text-fast, models/text/1; none: from nothing.",
-            show_default="of a small text the shipped text-fast, unless an option says how the network is built",
+            show_default="of a small text the shipped text-fast, unless an option says how the network is built; of "
+            "pairs none",
         ),
     ] = None,
     cell: Cell = "lstm",
     layers: Layers = 1,
     hidden: Annotated[
-        int | None, typer.Option(min=1, help="Units per layer.", show_default="256, of words 128")
+        int | None, typer.Option(min=1, help="Units per layer.", show_default="256, of words 128 (of pairs 256)")
     ] = None,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character (or word) is read as.")] = 64,
     dropout: Annotated[
@@ -288,7 +297,8 @@ def train_text(
         typer.Option(
             min=1,
             help="Most passes over the training part.",
-            show_default="20, of words 6; if it goes on from a model, half a million characters' worth, at most 10",
+            show_default="20, of words 6; if it goes on from a model, half a million characters' worth, at most 10; of "
+            "pairs 2 to 60, the fewer pairs the more",
         ),
     ] = None,
     learning_rate: Annotated[
@@ -324,11 +334,11 @@ def train_text(
     test: Test = 0.1,
     valid_on: Annotated[
         list[Path] | None,
-        typer.Option(help="File to choose the weights on, instead of a share of TEXTS. May be repeated."),
+        typer.Option(help="File to choose the weights on, instead of a share of the data. May be repeated."),
     ] = None,
     test_on: Annotated[
         list[Path] | None,
-        typer.Option(help="File to measure on, instead of a share of TEXTS. May be repeated."),
+        typer.Option(help="File to measure on, instead of a share of the data. May be repeated."),
     ] = None,
     baselines: Baselines = True,
     seed: Seed = 1,
@@ -338,33 +348,35 @@ def train_text(
     run_dir: RunDir = None,
     restart: Restart = False,
 ) -> None:
-    """Train a text model from texts.
+    """Train a text model from texts, or from pairs of a source and a target.
 
     Example: carry train text letters.txt --name letters
     """
     check_choice("--unit", unit, ("character", "word"))
     words = unit == "word"
+    if bool(texts) == bool(pairs):
+        raise typer.BadParameter("name files of texts, or files of pairs by --pairs", param_hint="TEXTS")
+    for option, value in {"--context": context, "--lines": lines or None}.items():
+        if pairs and value is not None:
+            raise typer.BadParameter("not of pairs: each is read whole", param_hint=option)
     from service.manifest import MANIFEST_FILE
+    from training.data.pairs import read_pair_parts
     from training.data.texts import read_parts
     from training.progress import say
     from training.recipes import text as recipe
-    from training.recipes.text_start import TextConfig, reason_against, usual_sizes
+    from training.recipes import text_pairs
+    from training.recipes.text_start import Sizes, TextConfig, reason_against, usual_sizes, usual_sizes_of_pairs
     from training.runs import describe_run, train_once
 
-    start = _find_start(start_from, command, models_dir)
+    start = None if pairs and start_from is None else _find_start(start_from, command, models_dir)
     weights = [start.path / MANIFEST_FILE] if start else []  # it holds the sha256 of the files beside it
-    files = {"TEXTS": texts, "--valid-on": valid_on or [], "--test-on": test_on or []}
+    data = pairs or texts or []
+    held_out = valid_on or [], test_on or []
+    files = {"--pairs" if pairs else "TEXTS": data, "--valid-on": held_out[0], "--test-on": held_out[1]}
     run = describe_run(command, files, {"--start-from": weights})
 
-    def work() -> Path | None:
-        say(f"reading {', '.join(map(str, texts))}")
-        parts = read_parts(texts, valid_on or [], test_on or [], valid, test, lines)
-        reason = reason_against(start, parts) if start and start_from is None else None
-        if start and reason:
-            say(f"not starting from {start.label}: {reason}")
-        chosen = None if reason else start
-        usual = usual_sizes(parts, unit, chosen)
-        config = TextConfig(
+    def config(usual: Sizes, chosen: "ModelFolder | None") -> TextConfig:
+        return TextConfig(
             cell=parse_cell(cell),
             embedding=embedding,
             hidden=hidden or usual.hidden,
@@ -381,7 +393,9 @@ def train_text(
             baselines=baselines,
             start_from=chosen,
         )
-        loop = loop_config(
+
+    def loop(usual: Sizes) -> "LoopConfig":
+        return loop_config(
             epochs or usual.epochs,
             usual.learning_rate if learning_rate is None else learning_rate,
             patience,
@@ -393,9 +407,22 @@ def train_text(
             schedule,
             device,
         )
-        return recipe.train(parts, config, loop, run)
 
-    train_once(run, restart, work, "TEXTS")
+    def work() -> Path | None:
+        say(f"reading {', '.join(map(str, data))}")
+        if pairs:
+            pair_parts = read_pair_parts(pairs, *held_out, valid, test, seed)
+            usual = usual_sizes_of_pairs(len(pair_parts.train), unit)
+            return text_pairs.train(pair_parts, config(usual, start), loop(usual), run)
+        parts = read_parts(data, *held_out, valid, test, lines)
+        reason = reason_against(start, parts) if start and start_from is None else None
+        if start and reason:
+            say(f"not starting from {start.label}: {reason}")
+        chosen = None if reason else start
+        usual = usual_sizes(parts, unit, chosen)
+        return recipe.train(parts, config(usual, chosen), loop(usual), run)
+
+    train_once(run, restart, work, "--pairs" if pairs else "TEXTS")
 
 
 train.command("classify")(train_classify)

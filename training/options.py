@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[list[Path], typer.Argument(help=SERIES_HELP, show_default=False)]
 Texts = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(help="UTF-8 text files, or .jsonl with a field `text`, gzipped or not.", show_default=False),
 ]
 Name = Annotated[str, typer.Option(help="Name of the model; a new version of it is written.", show_default=False)]

@@ -64,7 +64,7 @@ def describe_run(
         if key not in PLACES and value is not None
     }
     measures = {key: value for key, value in options.items() if key[2:].replace("-", "_") in MEASURES}
-    paths = {"--data", "--texts", "--benchmarks", "--valid-on", "--test-on", "--start-from", *measures}
+    paths = {"--data", "--texts", "--pairs", "--benchmarks", "--valid-on", "--test-on", "--start-from", *measures}
     identity = {key: value for key, value in options.items() if key not in paths}
     identity |= hashes | library_versions() | {"processes": os.environ.get("WORLD_SIZE", "1")}
     names = {str(path): path.name for paths in data.values() for path in paths}

@@ -56,7 +56,12 @@ LANGUAGES: Mapping[str, Language] = {
             "{words} {month} {year}",
             "{weekday}, {words} of {month} {year}",
         ),
-        ("the {ordinal} of {month}, {year}", "{weekday}, {month} the {ordinal}, {year}", "on {weekday}, {day} {month} {year}", "{month} the {words} {year}",),
+        (
+            "the {ordinal} of {month}, {year}",
+            "{weekday}, {month} the {ordinal}, {year}",
+            "on {weekday}, {day} {month} {year}",
+            "{month} the {words} {year}",
+        ),
     ),
     "de": Language(
         _names("Januar/Jänner Februar März/Maerz April Mai Juni Juli August September Oktober November Dezember"),
@@ -113,7 +118,10 @@ LANGUAGES: Mapping[str, Language] = {
             "{day}-{month}-{year}",
             "a {ordinal} de {month} de {year}",
         ),
-        ("el {weekday} {ordinal} de {month} de {year}", "{weekday}, {ordinal} de {month} del {year}",),
+        (
+            "el {weekday} {ordinal} de {month} de {year}",
+            "{weekday}, {ordinal} de {month} del {year}",
+        ),
         ("primero", "1.º", "1°"),
     ),
     "it": Language(
@@ -192,7 +200,10 @@ LANGUAGES: Mapping[str, Language] = {
             "dnia {d}.{m}.{year} r.",
             "{d} {roman} {year} r.",
         ),
-        ("dnia {day} {month} {year} roku", "{weekday}, {day} {month} {year} roku",),
+        (
+            "dnia {day} {month} {year} roku",
+            "{weekday}, {day} {month} {year} roku",
+        ),
     ),
     "sv": Language(
         _names("januari februari mars april maj juni juli augusti september oktober november december"),
@@ -283,11 +294,11 @@ LANGUAGES: Mapping[str, Language] = {
     ),
 }
 
-DAYS_IN_WORDS = (
-    *"first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth".split(),
-    *"fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth".split(),
-    *(f"twenty-{word}" for word in "first second third fourth fifth sixth seventh eighth ninth".split()),
-    *("thirtieth", "thirty-first"),
+DAYS_IN_WORDS = _names(
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third twenty-fourth "
+    "twenty-fifth twenty-sixth twenty-seventh twenty-eighth twenty-ninth thirtieth thirty-first"
 )
 """The days of a month in English."""
-ROMAN = tuple("I II III IV V VI VII VIII IX X XI XII".split())
+ROMAN = _names("I II III IV V VI VII VIII IX X XI XII")
+"""The months in Roman numerals."""

@@ -168,7 +168,7 @@ def _pattern(rng: Random, language: Language, day: date, unseen: bool) -> str:
 
 def write_date(rng: Random, language: Language, day: date, pattern: str) -> str:
     """A date in a format. Where the format leaves a choice, as between names and abbreviations, `rng` decides."""
-    weekday = day.weekday()
+    weekday = day.weekday() if rng.random() < 0.8 else rng.randrange(7)
     short, dotted = rng.random() < 0.4, rng.random() < 0.5
 
     def name(full: Sequence[str], abbreviations: Sequence[str]) -> str:
@@ -194,12 +194,12 @@ def write_date(rng: Random, language: Language, day: date, pattern: str) -> str:
         "{month}": lambda: name(language.months[day.month - 1], language.short_months[day.month - 1]),
         "{day}": lambda: padded(day.day) if rng.random() < 0.6 else ordinal(),
         "{ordinal}": ordinal,
-        "{words}": lambda: DAYS_IN_WORDS[day.day - 1],
+        "{words}": lambda: DAYS_IN_WORDS[day.day - 1][0],
         "{d}": lambda: padded(day.day),
         "{m}": lambda: padded(day.month),
         "{dd}": lambda: f"{day.day:02}",
         "{mm}": lambda: f"{day.month:02}",
-        "{roman}": lambda: ROMAN[day.month - 1],
+        "{roman}": lambda: ROMAN[day.month - 1][0],
         "{year}": year,
         "{yyyy}": lambda: f"{day.year:04}",
     }

@@ -86,18 +86,10 @@ def read_documents(paths: Sequence[Path], lines: bool = False) -> list[Document]
     """
     documents: list[Document] = []
     for path in paths:
-        try:
-            raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            content = raw.decode("utf-8").removeprefix("\ufeff")
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8 first") from None
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: not readable: {error}") from error
-        read = _json_documents(path, content) if _is_json(path) else [Document(path.name, content)]
+        content = read_utf8(path)
+        read = _json_documents(path, content) if is_json_lines(path) else [Document(path.name, content)]
         composed = [Document(document.name, _compose(path, document)) for document in read]
-        if lines and not _is_json(path):
+        if lines and not is_json_lines(path):
             numbered = enumerate(composed[0].text.split("\n"), 1)
             composed = [Document(f"{path.name}:{number}", f"{line}\n") for number, line in numbered if line]
         with_text = [document for document in composed if document.text]
@@ -105,6 +97,23 @@ def read_documents(paths: Sequence[Path], lines: bool = False) -> list[Document]
             raise DataError(f"{path}: holds no text")
         documents += with_text
     return documents
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a UTF-8 file, gzipped or not.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it to UTF-8 first") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not readable: {error}") from error
 
 
 def _compose(path: Path, document: Document) -> str:
@@ -161,7 +170,7 @@ def _texts(paths: Sequence[Path], lines: bool) -> list[str]:
     texts = []
     for path in paths:
         for document in read_documents([path], lines):
-            texts.append(document.text.removesuffix("\n") + "\n" if _is_json(path) else document.text)
+            texts.append(document.text.removesuffix("\n") + "\n" if is_json_lines(path) else document.text)
     return texts
 
 
@@ -183,7 +192,8 @@ def split_texts(texts: Sequence[str], valid: float, test: float) -> tuple[list[s
     return parts
 
 
-def _is_json(path: Path) -> bool:
+def is_json_lines(path: Path) -> bool:
+    """Whether a file's name says that each of its lines is JSON."""
     return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 

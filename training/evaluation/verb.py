@@ -75,7 +75,7 @@ def evaluate(
     """Measure models on data they never saw, side by side, with the shipped model of their kind and with baselines.
 
     A forecaster forecasts the last values of each series from all before; a text model reads each document from its
-    start; a classifier says which class each sequence is.
+    start, or writes the target of each source if it learnt from pairs; a classifier says which class each sequence is.
 
     Example: carry evaluate sales@1 sales@2 new.csv --horizon 24
     """
@@ -85,6 +85,7 @@ def evaluate(
     from training.evaluation.classify import evaluate_classifiers
     from training.evaluation.evaluate import across_files, evaluate_forecaster, evaluation_rows
     from training.evaluation.forecasts import Hint
+    from training.evaluation.pairs import evaluate_pairs, have_pairs
     from training.evaluation.texts import evaluate_text
     from training.models import shipped_model
     from training.progress import to_stderr
@@ -98,7 +99,7 @@ def evaluate(
     if kind != "forecast":
         unsupported = {"--target": target, "--freq": freq, "--limit": limit, "--url": url, "--horizon": horizon}
         unsupported |= {
-            "--last": last if kind == "classify" else None,
+            "--last": last if kind == "classify" or have_pairs(models) else None,
             "--dates": dates,
             "--decimal": decimal,
             "--missing": missing or None,
@@ -107,7 +108,8 @@ def evaluate(
         unsupported["--hints"] = None if hints == "usual" else hints
     for option, value in unsupported.items():
         if value is not None:
-            raise typer.BadParameter(f"not of a {kind} model", param_hint=option)
+            of_pairs = " of pairs" if have_pairs(models) else ""
+            raise typer.BadParameter(f"not of a {kind} model{of_pairs}", param_hint=option)
     if url is not None and len(models) > 1:
         raise typer.BadParameter("measures one model", param_hint="--url")
     methods = [name for name in split_names(baselines) if name != "none"]
@@ -123,11 +125,12 @@ def evaluate(
     try:
         with to_stderr():
             if kind != "forecast":
-                scores = (
-                    evaluate_text(folders, data, last, shipped)
-                    if kind == "text"
-                    else evaluate_classifiers(folders, data, label, next(iter(id or ()), None))
-                )
+                if kind == "classify":
+                    scores = evaluate_classifiers(folders, data, label, next(iter(id or ()), None))
+                elif have_pairs(models):
+                    scores = evaluate_pairs(folders, data)
+                else:
+                    scores = evaluate_text(folders, data, last, shipped)
                 typer.echo(json.dumps(scores, indent=1) if as_json else markdown_table(scores, digits=5))
                 return
             rows = evaluate_forecaster(

@@ -151,7 +151,7 @@ def _measure(
     float32 = GraphSpec(manifest.graph, manifest.decode)
     int8_entry = evaluate_int8(folder, float32, int8, (nats[0], nats[1]))
     card.section("Samples", _samples(folder, manifest, int8 if int8_entry.default else float32, example))
-    card.section("In int8", int8_text(int8_entry, "bits per character") + "\n\n" + _rounding_text(rounding))
+    card.section("In int8", int8_text(int8_entry, "bits per character") + "\n\n" + rounding_text(rounding))
     complete = manifest.model_copy(update={"metrics": scores["Carry"], "int8": int8_entry})
     known = len(complete.vocabulary) - 1
     card.write(
@@ -217,7 +217,8 @@ def _baselines(
     return {name: of_method * predicted for name, of_method in bits.items()}
 
 
-def _rounding_text(rounding: float) -> str:
+def rounding_text(rounding: float) -> str:
+    """What a card says of the rounding of the matrices. rounding: by how much it raised the loss."""
     return (
         "The graphs of both precisions hold the matrices once, in int8: float32 is exact of these rounded ones. The "
         f"rounding changed the loss on what the weights were chosen on by {100 * rounding:+.3f} %."

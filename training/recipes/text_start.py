@@ -2,6 +2,7 @@
 sizes that a command does not say."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,17 @@ READ_AGAIN = 500_000
 """Characters that a model reads, all epochs together, when it goes on from another: about a minute."""
 
 
+PAIR_UPDATES = 10_000
+"""Steps of the optimiser that teach a network of this size what it can learn of pairs, about."""
+
+
+def usual_sizes_of_pairs(pairs: int, unit: str) -> Sizes:
+    """The sizes that train so many pairs well."""
+    usual = WORDS if unit == "word" else CHARACTERS
+    epochs = max(2, min(60, round(PAIR_UPDATES * usual.rows / pairs)))
+    return replace(usual, hidden=CHARACTERS.hidden, epochs=epochs, learning_rate=CHARACTERS.learning_rate)
+
+
 def usual_sizes(parts: Parts, unit: str, start: ModelFolder | None) -> Sizes:
     """The sizes that train such a text well in about a minute or, of characters from nothing, in some."""
     if start is None:
@@ -97,8 +109,9 @@ def reason_against(start: ModelFolder, parts: Parts) -> str | None:
     return None
 
 
-def begin(parts: Parts, config: TextConfig) -> Start:
-    """A new network and its tokenizer, or those of the model to start from, with the characters that it lacks.
+def begin(parts: Parts, config: TextConfig, marks: Collection[str] = ()) -> Start:
+    """A new network and its tokenizer, or those of the model to start from, with the characters that it lacks. marks:
+    characters that are read as they are, even if the model to start from replaces them.
 
     Raises:
         DataError: the model cannot be read back, or nothing occurs often enough to be in the vocabulary.
@@ -111,11 +124,13 @@ def begin(parts: Parts, config: TextConfig) -> Start:
     except ValueError as error:
         raise DataError(str(error)) from error
     tokenizer = manifest.tokenizer
+    replacements = {old: new for old, new in tokenizer.replacements.items() if old not in marks}
+    tokenizer = Tokenizer(tokenizer.vocabulary, tokenizer.level, replacements)
     new = _new_characters(tokenizer, parts) if tokenizer.level == "character" else []
     origin = f"starting from the network and the {tokenizer.level}s of {folder.label}"
     if new:
         network.add_tokens(len(new))
-        tokenizer = Tokenizer((*tokenizer.vocabulary, *new), "character", tokenizer.replacements)
+        tokenizer = Tokenizer((*tokenizer.vocabulary, *new), "character", replacements)
         shown = " ".join(new[:20]) + (" ..." if len(new) > 20 else "")
         origin += f", and {len(new)} characters more that this text has: {shown}"
     return Start(network, tokenizer, origin)
