@@ -107,7 +107,7 @@ def measure(model: Path, test: Labelled) -> dict[str, float]:
     def classes(part: Sequence[NDArray[Any]]) -> list[int]:
         requests = [ClassifyRequest(series, returns_state=False) for series in part]
         pending = [engine.submit(classify(manifest, request), request.cost_steps) for request in requests]
-        return [int(future.result().probabilities.argmax()) for future in pending]
+        return [int(future.result().scores.argmax()) for future in pending]
 
     try:
         classes(test.sequences[:2])

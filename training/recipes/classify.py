@@ -44,9 +44,9 @@ BATCHES = 25
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """What to train. valid: the share held out to choose the weights; None: VALID, or nothing of a small set. smoothing:
-    of the labels. weighted: by how rare a class is. mask_rate: the share of values or characters that is hidden. unit,
-    min_count: of texts."""
+    """What to train. valid: the share held out to choose the weights; None: VALID, or nothing of a small set.
+    smoothing: of the labels. weighted: by how rare a class is. mask_rate: the share of values or characters that is
+    hidden. unit, min_count: of texts."""
 
     cell: Cell
     hidden: int
