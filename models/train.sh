@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Trains the models that Carry ships, each by one `carry train` command with a fixed seed.
-#   DATA=/path/to/series TEXT=/path/to/texts models/train.sh [sine] [walk] [stock] [forecast-unseen] [forecast] [text] [text-fast] [shakespeare] [ptb]
-# `sine` and `walk` make their own data. The other files, and where they come from: docs/training.md.
+#   DATA=/path/to/series TEXT=/path/to/texts models/train.sh [sine] [walk] [stock] [forecast-unseen] [forecast] [text] [text-fast] [shakespeare]
+#     [ptb] [control-charts] [languages] [dates]
+# `sine`, `walk`, `control-charts` and `dates` make their own data. The other files, and where they come from: docs/training.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p runs # also of the checkpoints: the same command goes on where it was stopped
 
-for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakespeare}"; do
+for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakespeare control-charts languages dates}"; do
   for model in $name; do
     case $model in
       sine)
@@ -61,6 +62,12 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
           --description "Continues text in the manner of Shakespeare's plays; it first learnt English from the model text." \
           --start-from models/text/1 --dropout 0.4 --weight-dropout 0.2 --rows 32 --valid 0.02 --test 0.1 \
           --muon --average 0.99 --epochs 10 --patience 100 --learning-rate 2e-3 --precision bfloat16 --seed 1 ;;
+      dates)
+        python -m training.data.dates train > runs/dates.tsv
+        python -m training.data.dates unseen > runs/dates-unseen.tsv
+        OMP_NUM_THREADS=1 carry train text --pairs runs/dates.tsv --test-on runs/dates-unseen.tsv --name dates \
+          --description "Writes a date as ISO 8601 that people wrote in any way, in thirteen European languages." \
+          --hidden 256 --embedding 32 --dropout 0 --rows 64 --epochs 40 --patience 40 --learning-rate 3e-3 --weight-decay 0.01 --valid 0.01 --seed 1 ;;
       ptb) # only to be measured: the text is not free, so the model is not shipped
         for part in train valid; do
           zcat "${TEXT:?the folder of texts}/ptb.$part.txt.gz" | sed 's/^ //; s/ $//' > "runs/ptb-$part.txt"
@@ -69,7 +76,18 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
           --name ptb --models-dir runs/models --description "Characters of the Penn Treebank." \
           --start-from none --cell lstm --layers 2 --hidden 512 --residual --ngrams 6 --dropout 0.3 --weight-dropout 0.2 --rows 32 \
           --muon --average 0.998 --epochs 12 --patience 100 --learning-rate 4e-3 --precision bfloat16 --seed 1 ;;
-      *) echo "no model $model; there are sine, walk, stock, forecast-unseen, forecast, text, text-fast, shakespeare, ptb" >&2; exit 2 ;;
+      control-charts)
+        python -m training.data.control_charts > runs/control-charts.jsonl
+        OMP_NUM_THREADS=1 carry train classify runs/control-charts.jsonl --name control-charts \
+          --description "Tells six patterns of a control chart, from values in standard deviations of the process from its usual mean." \
+          --cell gru --hidden 32 --dropout 0.1 --mask-rate 0.02 --epochs 30 --patience 30 --seed 1 ;;
+      languages)
+        python -m training.data.languages sentences "${SENTENCES:?the folder server/data of Common Voice}" > runs/sentences.jsonl
+        python -m training.data.languages declaration "${DECLARATION:?the folder of udhr2}" > runs/declaration.jsonl
+        OMP_NUM_THREADS=1 carry train classify runs/sentences.jsonl --test-on runs/declaration.jsonl --name languages \
+          --description "Tells in which of 36 languages a text is: a sentence, or a few words." \
+          --cell gru --hidden 128 --min-count 10 --rows 64 --valid 0.05 --weighted --epochs 4 --no-baselines --seed 1 ;;
+      *) echo "no model $model; there are sine, walk, stock, forecast-unseen, forecast, text, text-fast, shakespeare, ptb, control-charts, languages, dates" >&2; exit 2 ;;
     esac
   done
 done
