@@ -54,7 +54,7 @@ LANGUAGES = {
 OTHER_FILES = ("europarl", "wiki", "singleword")
 """Files of Common Voice that begin so are left out: they have other terms, or no sentences."""
 MAX_FILE_BYTES = 4 * 2**20
-MAX_SENTENCES = 3000
+MAX_SENTENCES = 6000
 """Of a language."""
 LONGEST = 300
 """Characters."""
@@ -84,10 +84,14 @@ def _is_sentence(text: str) -> bool:
     return len(text) >= 3 and sum(unicodedata.category(letter)[0] in "LM" for letter in text) > len(text) / 2
 
 
-def cut(text: str, rng: np.random.Generator) -> str:
-    """The sentence, or, as people type, some of its words (half of the times) or all in small letters (a quarter)."""
+def cut(text: str, other: str, rng: np.random.Generator) -> str:
+    """The sentence, some of its words (half of the times), or it and another one (a fifth); of these a quarter in
+    small letters, as people type."""
     words = text.split()
-    if rng.random() < 0.5 and len(words) > 1:
+    chance = rng.random()
+    if chance < 0.2:
+        text = f"{text} {other}"
+    elif chance < 0.7 and len(words) > 1:
         count = int(rng.integers(1, len(words)))
         first = int(rng.integers(len(words) - count + 1))
         part = " ".join(words[first : first + count])
@@ -107,8 +111,9 @@ def sentences(folder: Path, rng: np.random.Generator) -> Iterator[tuple[str, str
         found = list(read_sentences(folder / name))
         if not found:
             raise SystemExit(f"{folder / name}: no sentences")
-        for i, chosen in enumerate(rng.permutation(len(found))[:MAX_SENTENCES]):
-            text = cut(found[chosen], rng)
+        order = rng.permutation(len(found))
+        for i, chosen in enumerate(order[:MAX_SENTENCES]):
+            text = cut(found[chosen], found[order[i - 1]], rng)
             yield language, to_latin(text) if language == "Serbian" and i % 2 else text
 
 
