@@ -58,7 +58,7 @@ def test_sentences_are_cut_from_the_free_files_of_each_language(
     assert sorted({row["label"] for row in rows}) == sorted(languages.LANGUAGES)
     for row in rows:
         if row["label"] != "Serbian":
-            assert row["text"].lower() in f"this is {row['label']}.".lower()
+            assert row["text"].lower() in " ".join([f"this is {row['label']}.".lower()] * 2)
     assert len([row for row in rows if row["label"] == "Serbian"]) == 2
 
 
