@@ -9,7 +9,8 @@ import logging
 import lzma
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from pathlib import Path
@@ -19,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from carry.reading.columns import Decimal, Table, is_text, read_numbers
-from carry.reading.dialects import read_text, table_of_rows
+from carry.reading.columns import Decimal, Numbers, Table, is_text, read_numbers
+from carry.reading.dialects import as_utf8, read_text, table_of_rows
 from carry.reading.layouts import series_of_table
 from carry.reading.placing import series_of_records
 from carry.reading.records import Records, read_json
@@ -34,6 +35,7 @@ __all__ = [
     "DataError",
     "Decimal",
     "Failure",
+    "Numbers",
     "Order",
     "ReadOptions",
     "Reading",
@@ -42,10 +44,12 @@ __all__ = [
     "Series",
     "Table",
     "find_categories",
+    "read_content",
     "read_files",
     "read_numbers",
     "read_series",
     "read_table",
+    "read_text_file",
 ]
 MAX_CATEGORIES = 100
 """Categories of a feature: each is an input of the network."""
@@ -171,18 +175,12 @@ def read_table(path: Path, options: ReadOptions) -> Table | Records:
     Raises:
         DataError: it cannot be read.
     """
-    try:
+    with _readable(path):
         with path.open("rb") as file:
             head = file.read(64)
         if head.startswith(b"PAR1"):
             return _read_parquet(path)
-        data = _decompressed(path.read_bytes(), str(path))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, not a file") from None
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not readable: {error}") from error
+    data = read_content(path)
     for start, kind in _FOREIGN.items():
         if data[: len(start) + 3].lstrip().lower().startswith(start.lower()):
             raise DataError(f"{path}: it is {kind}. CSV, JSON, JSON lines, Parquet, Arrow and Excel files are read")
@@ -197,6 +195,42 @@ def read_table(path: Path, options: ReadOptions) -> Table | Records:
     if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") or ".jsonl" in path.name or ".ndjson" in path.name:
         return read_json(data, str(path), path.name)
     return read_text(data, str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a file, decompressed.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with _readable(path):
+        return _decompressed(path.read_bytes(), str(path))
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a file in any encoding that can be told, also compressed.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    notes: list[str] = []
+    text = as_utf8(read_content(path), str(path), notes).decode()
+    for note in notes:
+        logging.getLogger(__name__).info("%s: %s", path, note)
+    return text
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns the errors of reading a file into a `DataError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a file") from None
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not readable: {error}") from error
 
 
 def _decompressed(data: bytes, place: str) -> bytes:

@@ -52,7 +52,7 @@ def read_text(data: bytes, place: str) -> Table:
         DataError: it is no text, has no rows, or a row has more cells than there are names.
     """
     notes: list[str] = []
-    data = _as_utf8(data, place, notes)
+    data = as_utf8(data, place, notes)
     if not data.strip():
         raise DataError(f"{place}: the file is empty")
     first_line = 1
@@ -119,7 +119,7 @@ def table_of_rows(rows: Sequence[Sequence[str]], place: str, origin: str = "row"
     return tidy(Table(_unique(names, notes), columns, positions, origin, None, notes), place)
 
 
-def _as_utf8(data: bytes, place: str, notes: list[str]) -> bytes:
+def as_utf8(data: bytes, place: str, notes: list[str]) -> bytes:
     """The text in UTF-8 without a mark of byte order; says which other encoding it had."""
     marks = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\x00\x00": "utf-32-le", b"\x00\x00\xfe\xff": "utf-32-be"}
     marks |= {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}

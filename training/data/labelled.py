@@ -1,6 +1,7 @@
 """Reads labelled sequences, series or texts; splits them by class; makes batches of whole sequences."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carry.files import DataError, ReadOptions, Records, read_numbers, read_table
+from carry.files import (
+    DataError,
+    Numbers,
+    ReadOptions,
+    Records,
+    Table,
+    read_content,
+    read_numbers,
+    read_table,
+    read_text_file,
+)
 from training.data.tbptt_batches import Batch
+from training.progress import counted, say
 
 TEXT_FIELDS, SERIES_FIELDS = ("text", "sentence", "document"), ("series", "values", "target")
-"""Fields of a JSON line that hold its sequence."""
+"""Columns of texts, and fields of a JSON line that hold its sequence."""
+TIME_COLUMN = "ds"
+"""No feature, though its cells may be numbers."""
+JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 MAX_CLASSES = 1000
+MAX_NAMED = 20
+"""Names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -35,164 +52,269 @@ class Labelled:
         """Whether the sequences are texts."""
         return not self.features
 
+    @property
+    def form(self) -> str:
+        """What the sequences are, for a message."""
+        return _form(self.features)
+
     def take(self, indices: Sequence[int] | NDArray[np.intp]) -> "Labelled":
         """Some of the sequences, in this order."""
         return Labelled([self.labels[i] for i in indices], [self.sequences[i] for i in indices], self.features)
+
+    def of_features(self, features: tuple[str, ...], place: str) -> "Labelled":
+        """The same sequences as series of these features, in this order; or as texts, if there are none. The only
+        feature of a series may have another name. place: of the sequences, for a message.
+
+        Raises:
+            DataError: they are of another form, or lack a feature.
+        """
+        if len(features) == len(self.features) <= 1:
+            return Labelled(self.labels, self.sequences, features)
+        if not features or not {*features} <= {*self.features}:
+            raise DataError(f"{place}: holds {self.form}; needed are {_form(features)}")
+        columns = [self.features.index(name) for name in features]
+        return Labelled(self.labels, [series[:, columns] for series in self.sequences], features)
+
+
+def _form(features: Sequence[str]) -> str:
+    return f"series of {_listed(features)}" if features else "texts"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(map(repr, names[:MAX_NAMED])) + more
 
 
 def read_labelled(paths: Sequence[Path], label: str, id: str | None = None, features: Sequence[str] = ()) -> Labelled:
     """Read files, or folders, of labelled sequences.
 
-    - A table with a column `id`: long; rows of one id are a series, and each other column of numbers (or each of
-      `features`) is a feature.
-    - A table with one column of text beside the label: a text a row.
-    - Any other table: a series a row, of one feature; its columns of numbers are the steps, empty ones at the end left
-      out.
-    - JSON lines: `text`, or `series`: numbers, lists of numbers (a list for each step), or an object of features.
+    - A table with a column `id`: long; rows of one id are a series, and each other column of numbers but `ds` (or each
+      of `features`) is a feature.
+    - A table with a column of text, of a name in TEXT_FIELDS or the only one beside the label: a text a row.
+    - Any other table: a series a row, of one feature; its columns of numbers (or the `features`) are the steps, empty
+      ones at the end left out.
+    - JSON lines: `text`, or `series`: numbers, lists of numbers (a list for each step), or an object of features. With
+      `id`, rows of a long table.
     - A folder: its folders are the classes, and their files texts (.txt) or tables, each a series.
+
+    Sequences without a label, or without a character or number, are left out, and their count is said.
 
     Raises:
         DataError: a file cannot be read, lacks the label, or holds sequences of another form than the others.
     """
-    parts = [_read(path, label, id, features) for path in paths]
-    parts = [part for part in parts if len(part)]
-    if not parts:
+    parts = [_without_gaps(_read(path, label, id, features), path) for path in paths]
+    first = next((part for part in parts if len(part)), None)
+    if first is None:
         raise DataError(f"{', '.join(map(str, paths))}: no labelled sequence")
-    for path, part in zip(paths, parts, strict=False):
-        if part.features != parts[0].features:
-            raise DataError(f"{path}: {_form(part)}, but {paths[0]} has {_form(parts[0])}")
+    parts = [part.of_features(first.features, str(path)) for path, part in zip(paths, parts, strict=True) if len(part)]
     return Labelled(
         [name for part in parts for name in part.labels],
         [sequence for part in parts for sequence in part.sequences],
-        parts[0].features,
+        first.features,
     )
 
 
-def _form(part: Labelled) -> str:
-    return "texts" if part.is_text else f"series of {', '.join(part.features)}"
+def _without_gaps(part: Labelled, path: Path) -> Labelled:
+    """The sequences that have a label and something to read."""
+    labelled = [i for i, name in enumerate(part.labels) if name]
+    if part.is_text:
+        content, filled = "a character", [i for i in labelled if part.sequences[i]]
+    else:
+        content, filled = "a number", [i for i in labelled if np.isfinite(part.sequences[i]).any()]
+    for count, what in ((len(part) - len(labelled), "a label"), (len(labelled) - len(filled), content)):
+        if count:
+            say(f"{path}: {counted(count, 'sequence')} without {what} left out")
+    return part.take(filled)
 
 
 def _read(path: Path, label: str, id: str | None, features: Sequence[str]) -> Labelled:
     if path.is_dir():
         return _read_folder(path, features)
-    if path.suffix in (".jsonl", ".ndjson", ".json"):
+    if id is None and JSON_SUFFIXES.intersection(path.suffixes):
         return _read_lines(path, label)
     table = read_table(path, ReadOptions())
     if isinstance(table, Records):
         raise DataError(f"{path}: a table, or JSON lines in a file .jsonl, is read")
     for name in (label, *([id] if id else []), *features):
-        if name not in table.names:
-            raise DataError(f"{path}: no column {name!r}; its columns are {', '.join(map(repr, table.names))}")
-    labels = [_text(cell) for cell in table.column(label).to_pylist()]
+        _check_column(path, table, name)
+    labels = [_label(cell) for cell in table.column(label).to_pylist()]
     rest = [name for name in table.names if name not in (label, id)]
-    numbers = {name: read_numbers(table.column(name), suggested=table.style()) for name in rest}
-    numeric = [name for name in (features or rest) if not len(numbers[name].bad)]
     if id is not None:
-        return _long(path, table.column(id).to_pylist(), labels, numeric, numbers)
-    texts = [name for name in rest if len(numbers[name].bad)]
-    if len(texts) == 1 and len(rest) == 1:
-        cells = table.column(texts[0]).to_pylist()
-        kept = [i for i, (name, cell) in enumerate(zip(labels, cells, strict=True)) if name and cell]
-        return Labelled([labels[i] for i in kept], [str(cells[i]) for i in kept])
-    if not numeric:
-        raise DataError(f"{path}: beside {label!r} it needs columns of numbers, or one column of text")
-    grid = np.stack([numbers[name].values for name in numeric], axis=1)
-    rows = [row[: 1 + int(np.flatnonzero(np.isfinite(row)).max(initial=-1))] for row in grid]
-    kept = [i for i, name in enumerate(labels) if name and len(rows[i])]
-    return Labelled([labels[i] for i in kept], [rows[i][:, None] for i in kept], ("value",))
+        return _long(path, table, labels, id, features or _numeric(path, table, rest))
+    text = _text_column(table, features or rest)
+    if text is not None:
+        return Labelled(labels, [cell or "" for cell in table.column(text).to_pylist()])
+    grid = _grid(path, table, features or rest)
+    ends = [1 + int(np.flatnonzero(np.isfinite(row)).max(initial=-1)) for row in grid]
+    return Labelled(labels, [row[:end, None] for row, end in zip(grid, ends, strict=True)], ("value",))
 
 
-def _text(cell: Any) -> str:
-    """A label as text: 1.0 of a typed column is 1."""
-    return "" if cell is None else f"{cell:g}" if isinstance(cell, float) else str(cell).strip()
+def _check_column(path: Path, table: Table, name: str) -> None:
+    """Check that a table has a column.
+
+    Raises:
+        DataError: it has none of this name.
+    """
+    if name not in table.names:
+        raise DataError(f"{path}: no column {name!r}; its columns are {_listed(table.names)}")
 
 
-def _long(path: Path, ids: list[Any], labels: list[str], numeric: list[str], numbers: dict[str, Any]) -> Labelled:
-    if not numeric:
-        raise DataError(f"{path}: no column of numbers beside the label and the id")
-    grid = np.stack([numbers[name].values for name in numeric], axis=1)
+def _text_column(table: Table, names: Sequence[str]) -> str | None:
+    """The column whose cells are texts to classify; None if each row is a series."""
+    usual = [name for name in names if name in TEXT_FIELDS and table.is_text(name)]
+    if usual or len(names) != 1:
+        return usual[0] if len(usual) == 1 else None
+    return names[0] if len(read_numbers(table.column(names[0])).bad) else None
+
+
+def _numeric(path: Path, table: Table, names: Sequence[str]) -> list[str]:
+    """The features of a long table: all columns of numbers but the times."""
+    features = [name for name in names if name != TIME_COLUMN and not len(_numbers(table, name).bad)]
+    others = [name for name in names if name not in features]
+    if others:
+        say(f"{path}: the columns {_listed(others)} are no features")
+    return features
+
+
+def _numbers(table: Table, name: str) -> Numbers:
+    return read_numbers(table.column(name), suggested=table.style())
+
+
+def _grid(path: Path, table: Table, names: Sequence[str]) -> NDArray[np.float64]:
+    """The numbers of columns, (N, columns).
+
+    Raises:
+        DataError: there is none, or a cell of one is no number.
+    """
+    if not names:
+        raise DataError(f"{path}: needs columns of numbers, or a column of text, beside those of labels and ids")
+    columns = []
+    for name in names:
+        _check_column(path, table, name)
+        numbers = _numbers(table, name)
+        if len(numbers.bad):
+            row = int(numbers.bad[0])
+            raise DataError(
+                f"{path}, {table.place(row)}: {table.cell(name, row)!r} in the column {name!r} is no number; name the "
+                "columns of the series, or the one of the texts, by --features"
+            )
+        columns.append(numbers.values)
+    return np.stack(columns, axis=1)
+
+
+def _label(cell: Any) -> str:
+    """A label as text, "" if there is none: 1.0 of a column of numbers is 1."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def _long(path: Path, table: Table, labels: list[str], id: str, features: Sequence[str]) -> Labelled:
+    grid = _grid(path, table, features)
     rows: dict[Any, list[int]] = {}
-    for i, key in enumerate(ids):
+    for i, key in enumerate(table.column(id).to_pylist()):
         rows.setdefault(key, []).append(i)
-    names, sequences = [], []
+    names = []
     for key, indices in rows.items():
-        found = {labels[i] for i in indices if labels[i]}
-        if len(found) != 1:
-            raise DataError(f"{path}: the series {key!r} has {len(found)} labels; each needs one, in all its rows")
-        names.append(found.pop())
-        sequences.append(grid[indices])
-    return Labelled(names, sequences, tuple(numeric))
+        series_labels = sorted({labels[i] for i in indices if labels[i]})
+        if len(series_labels) > 1:
+            raise DataError(
+                f"{path}: the series {key!r} has the labels {_listed(series_labels)}; each needs one, in all its rows"
+            )
+        names.append(series_labels[0] if series_labels else "")
+    return Labelled(names, [grid[indices] for indices in rows.values()], tuple(features))
 
 
 def _read_lines(path: Path, label: str) -> Labelled:
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        records = (
-            orjson.loads(content) if content.lstrip()[:1] == b"[" else list(map(orjson.loads, content.splitlines()))
-        )
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON lines: {error}") from error
-    labels, sequences = [], []
-    features: tuple[str, ...] | None = None
-    for number, record in enumerate(records, 1):
-        place = f"{path}, record {number}"
-        if not isinstance(record, dict) or record.get(label) is None:
-            raise DataError(f"{place}: needs {label!r}, its label")
-        sequence, names = _sequence(place, record)
-        if features not in (None, names):
-            raise DataError(f"{place}: another form of sequence than the records before")
-        features = names
-        labels.append(_text(record[label]))
+    content = read_content(path).removeprefix(b"\xef\xbb\xbf")
+    if content.lstrip()[:1] == b"[":
+        records = [(f"{path}, item {n}", item) for n, item in enumerate(_json(str(path), content), 1)]
+    else:
+        lines = [(f"{path}, line {n}", line) for n, line in enumerate(content.splitlines(), 1) if line.strip()]
+        records = [(place, _json(place, line)) for place, line in lines]
+    fields: dict[str, None] = {}
+    labels, sequences, forms = [], [], []
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: must be an object with {label!r}, its label, and a text or a series")
+        fields |= dict.fromkeys(record)
+        name = record.get(label)
+        if isinstance(name, dict | list):
+            raise DataError(f"{place}: {label!r} must be a text or a number, as a label is")
+        sequence, features = _sequence(place, record)
+        labels.append(_label(name))
         sequences.append(sequence)
-    return Labelled(labels, sequences, features or ())
+        forms.append(features)
+    if records and label not in fields:
+        raise DataError(f"{path}: no field {label!r}; its fields are {_listed([*fields])}")
+    parts = [
+        Labelled([name], [sequence], form).of_features(forms[0], place)
+        for name, sequence, form, (place, _) in zip(labels, sequences, forms, records, strict=True)
+    ]
+    return Labelled(labels, [part.sequences[0] for part in parts], forms[0] if forms else ())
 
 
-def _sequence(place: str, record: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def _json(place: str, text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{place}: not readable as JSON: {error}") from error
+
+
+def _sequence(place: str, record: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """The text, or the series and its features, of a JSON line."""
     for name in TEXT_FIELDS:
         if isinstance(record.get(name), str):
             return record[name], ()
     series = next((record[name] for name in SERIES_FIELDS if name in record), None)
+    columns = series if isinstance(series, dict) and series else {"": series}
     try:
-        if isinstance(series, dict) and series:
-            return np.stack([np.array(values, dtype=np.float64) for values in series.values()], axis=1), tuple(series)
-        array = np.array(series, dtype=np.float64)
-    except (ValueError, TypeError):
-        array = np.empty(0)
-    if array.ndim == 1 and len(array):
+        arrays = [np.array(values, dtype=np.float64) for values in columns.values()]
+    except (ValueError, TypeError):  # a list in a list of another length, or no number
+        arrays = []
+    if len({array.shape for array in arrays}) > 1:
+        raise DataError(f"{place}: the features {_listed([*columns])} have lists of different lengths")
+    if not arrays or arrays[0].ndim not in ((1,) if series is columns else (1, 2)):
+        raise DataError(
+            f"{place}: needs `text`, or `series`: numbers, a list of as many numbers for each step, or an object of "
+            "features"
+        )
+    if series is columns:
+        return np.stack(arrays, axis=1), tuple(columns)
+    [array] = arrays
+    if array.ndim == 1:
         return array[:, None], ("value",)
-    if array.ndim == 2 and array.size:
-        return array, tuple(f"value{i + 1}" for i in range(array.shape[1]))
-    raise DataError(f"{place}: needs `text`, or `series`: numbers, a list for each step, or an object of features")
+    return array, tuple(f"value{i + 1}" for i in range(array.shape[1]))
 
 
 def _read_folder(path: Path, features: Sequence[str]) -> Labelled:
-    labels, sequences = [], []
-    forms: set[tuple[str, ...]] = set()
-    for folder in sorted(each for each in path.iterdir() if each.is_dir()):
-        for file in sorted(each for each in folder.iterdir() if each.is_file() and not each.name.startswith(".")):
-            sequence, names = _read_file(file, features)
-            forms.add(names)
-            labels.append(folder.name)
-            sequences.append(sequence)
-    if len(forms) > 1:
-        raise DataError(f"{path}: its files hold {len(forms)} forms of sequences; all need the same columns")
-    return Labelled(labels, sequences, forms.pop() if forms else ())
+    folders = [each for each in _visible(path) if each.is_dir()]
+    if not folders:
+        raise DataError(f"{path}: a folder needs a folder of files for each class")
+    files = [file for folder in folders for file in _visible(folder) if file.is_file()]
+    if not files:
+        raise DataError(f"{path}: the folders of its classes have no files")
+    parts = [_read_file(file, features) for file in files]
+    parts = [part.of_features(parts[0].features, str(file)) for file, part in zip(files, parts, strict=True)]
+    return Labelled([part.labels[0] for part in parts], [part.sequences[0] for part in parts], parts[0].features)
 
 
-def _read_file(file: Path, features: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+def _visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without hidden files such as .DS_Store."""
+    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+
+
+def _read_file(file: Path, features: Sequence[str]) -> Labelled:
     """One text, or one series and its features."""
-    if file.suffix == ".txt":
-        return file.read_text(encoding="utf-8", errors="replace"), ()
+    if file.suffix.lower() == ".txt":
+        return Labelled([file.parent.name], [read_text_file(file)])
     table = read_table(file, ReadOptions())
     if isinstance(table, Records):
         raise DataError(f"{file}: a text (.txt) or a table is read")
-    numbers = {name: read_numbers(table.column(name), suggested=table.style()) for name in table.names}
-    names = tuple(name for name in (features or table.names) if not len(numbers[name].bad))
-    if not names:
-        raise DataError(f"{file}: no column of numbers")
-    return np.stack([numbers[name].values for name in names], axis=1), names
+    names = features or _numeric(file, table, table.names)
+    return Labelled([file.parent.name], [_grid(file, table, names)], tuple(names))
 
 
 def class_names(data: Labelled) -> tuple[str, ...]:
@@ -201,25 +323,28 @@ def class_names(data: Labelled) -> tuple[str, ...]:
     Raises:
         DataError: there is only one, or too many.
     """
-    names = set(data.labels)
+    names = sorted(set(data.labels))
     if not 2 <= len(names) <= MAX_CLASSES:
-        raise DataError(f"{len(names)} classes: 2 to {MAX_CLASSES} can be told apart")
-    numeric = all(name.lstrip("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=int if numeric else str))
+        raise DataError(f"2 to {MAX_CLASSES} classes can be told apart; the labels are {len(names)}: {_listed(names)}")
+    try:
+        return tuple(sorted(names, key=float))
+    except ValueError:
+        return tuple(names)
 
 
 def split_by_class(data: Labelled, shares: Sequence[float], seed: int) -> list[Labelled]:
     """Parts of these shares, and the rest at last; each class is in each part by its share, at least once if it has a
-    sequence for each part (stratified)."""
+    sequence for each part (stratified). The rest has at least one of each class."""
     rng = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
     labels = np.array(data.labels)
     for name in sorted(set(data.labels)):
         indices = rng.permutation(np.flatnonzero(labels == name)).tolist()
-        for part, share in zip(parts, shares, strict=False):
-            count = min(len(indices) - 1, max(1, round(share * len(indices)))) if share and len(indices) > 1 else 0
-            part += indices[:count]
-            indices = indices[count:]
+        wanted = [max(1, round(share * len(indices))) if share else 0 for share in shares]
+        for part, count in zip(parts, wanted, strict=False):
+            taken = min(count, len(indices) - 1)
+            part += indices[:taken]
+            indices = indices[taken:]
         parts[-1] += indices
     return [data.take(sorted(part)) for part in parts]
 
