@@ -70,7 +70,8 @@ def calibrated_temperature(labels: NDArray[np.int64], scores: NDArray[Any]) -> f
 def evaluate_classifiers(
     folders: Sequence[Path], data: Sequence[Path], label: str, id: str | None
 ) -> dict[str, dict[str, float]]:
-    """The measures of every graph of the folders on labelled sequences, and the seconds that each sequence took.
+    """The measures of every graph of the folders on labelled sequences, how many these are, and the seconds that all of
+    them took together.
 
     Raises:
         DataError: a file cannot be read, or holds a class or a form of sequence that a model does not know.
@@ -82,11 +83,10 @@ def evaluate_classifiers(
             manifest = model.manifest
             if unknown := sorted(set(labelled.labels) - set(manifest.classes)):
                 raise DataError(f"{manifest.label} does not know the class {', '.join(unknown)}")
-            if labelled.is_text != manifest.reads_text or len(labelled.features) != len(manifest.features):
-                raise DataError(f"{manifest.label} classifies {'texts' if manifest.reads_text else 'other series'}")
+            sequences = encode(manifest, labelled.of_features(manifest.features, ", ".join(map(str, data))))
             truth = np.array([manifest.classes.index(name) for name in labelled.labels])
             started = time.perf_counter()
-            shares = model.probabilities(encode(manifest, labelled))
+            shares = model.probabilities(sequences)
             seconds = time.perf_counter() - started
             rows[name.replace(manifest.name, manifest.label, 1)] = {
                 **measures(truth, shares),

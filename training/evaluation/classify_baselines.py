@@ -37,7 +37,7 @@ def baselines(train: Labelled, test: Labelled, classes: Sequence[str]) -> dict[s
 
 def shares_of(labels: NDArray[np.int64], classes: int) -> Floats:
     """How often each class occurs."""
-    return np.bincount(labels, minlength=classes) / len(labels)
+    return np.bincount(labels, minlength=classes) / max(1, len(labels))
 
 
 def _by_ngrams(

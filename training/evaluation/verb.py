@@ -126,7 +126,9 @@ def evaluate(
         with to_stderr():
             if kind != "forecast":
                 if kind == "classify":
-                    scores = evaluate_classifiers(folders, data, label, next(iter(id or ()), None))
+                    if id and len(id) > 1:
+                        raise typer.BadParameter("one column names the series of a classifier", param_hint="--id")
+                    scores = evaluate_classifiers(folders, data, label, id[0] if id else None)
                 elif have_pairs(models):
                     scores = evaluate_pairs(folders, data)
                 else:

@@ -80,7 +80,7 @@ def train(
     classes = class_names(data)
     valid_share = (VALID if len(data) >= SMALL else 0.0) if config.valid is None else config.valid
     valid, test, train_part = split_by_class(data, [valid_share, 0.0 if test_data else config.test], loop.seed)
-    test = test_data or test
+    test = test if test_data is None else test_data.of_features(data.features, "--test-on")
     if unknown := sorted(set(test.labels) - set(classes)):
         raise DataError(f"the test part has classes that the training part lacks: {', '.join(unknown)}")
     say(
