@@ -99,7 +99,7 @@ export function Tab({ api, models, active }) {
         hint=${features.length > 0 && `A row for each step: ${features.join(", ")}.`} />
       ${manifest && html`<p class="hint">${classes.length} classes: ${classes.join(", ")}.</p>`}
     </section>
-    <section class="card stack first" aria-label="Classes" aria-busy=${busy}>
+    <section class="card stack first" aria-label="Result" aria-busy=${busy}>
       <${Problem} error=${unknown ?? error} />
       ${answer && html`<p role="status">${inWords(answer)}</p>
         <div class="grid" role="group" aria-label="Probabilities">${Object.entries(answer.probabilities).map(

@@ -81,6 +81,14 @@ def show_text(page: Page) -> None:
     expect(panel.get_by_role("group", name="Alternatives")).to_be_visible()
 
 
+def show_classes(page: Page) -> None:
+    """The language of a text, after each of its characters."""
+    panel = open_tab(page, "classes")
+    panel.get_by_label("Model").select_option("languages@1")
+    expect(panel.get_by_role("status").first).to_contain_text("German")
+    panel.get_by_role("img").hover()
+
+
 def show_models(page: Page) -> None:
     """The cards of the models, with their pictures."""
     use_models(page)
@@ -173,6 +181,8 @@ def main() -> None:
         save(page, "session")
         show_text(page)
         save(page, "text")
+        show_classes(page)
+        save(page, "classes")
         page.mouse.move(0, 0)
         show_models(page)
         save(page, "models")

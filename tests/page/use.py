@@ -42,6 +42,16 @@ def use_text(page: Page) -> None:
     expect(panel.get_by_role("group", name="Alternatives")).to_be_visible()
 
 
+def use_classes(page: Page) -> None:
+    """A text and its language, with the language after each character; and the same call elsewhere."""
+    panel = open_tab(page, "classes")
+    panel.get_by_label("Model").select_option("languages@1")
+    expect(panel.get_by_role("status").first).to_contain_text("German")
+    expect(panel.get_by_role("img")).to_be_visible()
+    panel.get_by_text("The same as curl, Python").click()
+    expect(panel.get_by_label("curl", exact=True)).to_contain_text("/classify")
+
+
 def use_models(page: Page) -> None:
     """The cards of the models."""
     panel = open_tab(page, "models")
@@ -58,6 +68,7 @@ USES = {
     "forecast": use_forecast,
     "session": use_session,
     "text": use_text,
+    "classes": use_classes,
     "models": use_models,
     "load": use_load,
 }
