@@ -7,7 +7,7 @@ INSTALL := bin/pip install --quiet --disable-pip-version-check
 # Compiled modules are kept, whatever the shell says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test docs wheel faults fuzz clients redis java chromium nginx prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page bench-ucr screenshots consistency soak rolling abuse clean
+.PHONY: run test docs wheel faults fuzz clients redis java chromium nginx prometheus lint models footprint image bench bench-sessions bench-fair bench-forecast bench-million bench-page bench-ucr bench-texts bench-dates screenshots consistency soak rolling abuse clean
 
 run: $(SERVICE)/installed
 	@$(SERVICE)/bin/carry serve
@@ -124,6 +124,14 @@ bench-page: chromium $(SERVICE)/installed $(DEV)/installed
 bench-ucr: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.ucr
 
+# Classifiers of sentences (MR, SUBJ, TREC) beside n-grams; about an hour. TEXTS: a folder with these corpora of NLTK.
+bench-texts: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.texts "$(TEXTS)"
+
+# Dates as people write them, beside dateutil and dateparser; a minute.
+bench-dates: $(DEV)/installed
+	$(DEV)/bin/python -m benchmarks.dates
+
 # An hour of mixed load at two thirds of the capacity: memory, descriptors and threads must stay flat, and every answer be right.
 soak: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.soak
@@ -137,9 +145,10 @@ rolling: redis nginx $(DEV)/installed
 abuse: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.abuse
 
-# Ten thousand texts, alone and under load, must be the same; about five minutes.
+# Ten thousand texts, and the classes of ten thousand sequences, alone and under load, must be the same; ten minutes.
 consistency: $(SERVICE)/installed $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.consistency
+	$(DEV)/bin/python -m benchmarks.classify
 
 clean:
 	rm -rf $(SERVICE) $(DEV) $(CLUSTERS) .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

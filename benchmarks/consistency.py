@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.servers import SERVERS, started
-from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
 from service.text.manifest import TextManifest
+from training.models import MANIFESTS
 
 RESULTS = Path(__file__).parent / "results" / "consistency.json"
 MODELS = Path(__file__).parent.parent / "models"
@@ -194,9 +194,7 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="Callers at once, under load.")] = 64,
 ) -> None:
     """Compare, print a table, write the results."""
-    manifests = [
-        read_manifest(path.parent, ForecastManifest, TextManifest) for path in sorted(MODELS.glob("*/1/manifest.json"))
-    ]
+    manifests = [read_manifest(path.parent, *MANIFESTS) for path in sorted(MODELS.glob("*/1/manifest.json"))]
     models = {manifest.name: manifest for manifest in manifests if isinstance(manifest, TextManifest)}
     carry = next(server for server in SERVERS if server.name == "carry")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -1,6 +1,6 @@
 """Data frames of sequences, and their classes as frames of the same kind. All of it by narwhals, as carry/tables.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -11,7 +11,7 @@ from carry.calls import Response
 from carry.tables import SkippedSeriesWarning, codes_of, frame_of, numbers_of
 from service.errors import CarryError, InvalidRequestError
 
-TEXT, TIME = "text", "ds"
+TEXT, TIME, LABEL = "text", "ds", "label"
 
 
 class SequenceTable:
@@ -19,7 +19,7 @@ class SequenceTable:
 
     def __init__(self, data: Any, id_column: str) -> None:
         """Raises:
-        InvalidRequestError: it has no row, or no column of numbers.
+        InvalidRequestError: it has no row, no column of numbers, or texts and a column that the answer has, too.
         """
         self._frame = frame = frame_of(data)
         self._id = id_column
@@ -29,6 +29,7 @@ class SequenceTable:
         self._keys: list[Any] = [None]
         self._codes: NDArray[np.int64] | None = None
         if self._reads_text:
+            _check_new([LABEL], frame.columns)
             self._keys = list(range(len(frame)))
             return
         if id_column in frame.columns:
@@ -44,8 +45,10 @@ class SequenceTable:
             for text in self._frame[TEXT].to_list():
                 yield {"text": "" if text is None else str(text)}
             return
-        for i in range(len(self._keys)):
-            rows = slice(None) if self._codes is None else self._codes == i
+        codes = np.zeros(len(self._frame), np.int64) if self._codes is None else self._codes
+        order = np.argsort(codes, kind="stable")
+        ends = np.cumsum(np.bincount(codes, minlength=len(self._keys)))
+        for rows in np.split(order, ends[:-1]):
             series = {name: _json(numbers[rows]) for name, numbers in self._columns.items()}
             yield {"series": series if len(series) > 1 else next(iter(series.values()))}
 
@@ -54,6 +57,7 @@ class SequenceTable:
 
         Raises:
             CarryError: all are refused, with the first one's reason.
+            InvalidRequestError: a class has the name of a column.
         """
         errors = {key: each for key, each in zip(self._keys, responses, strict=True) if isinstance(each, CarryError)}
         kept = [i for i, each in enumerate(responses) if isinstance(each, Response)]
@@ -67,12 +71,25 @@ class SequenceTable:
         names = sorted({name for body in bodies for name in body["probabilities"]})
         columns: dict[str, list[Any]] = {}
         if self._reads_text:
-            columns = {name: [self._frame[name].to_list()[i] for i in kept] for name in self._frame.columns}
+            cells = {name: self._frame[name].to_list() for name in self._frame.columns}
+            columns = {name: [column[i] for i in kept] for name, column in cells.items()}
         elif self._codes is not None:
             columns = {self._id: [self._keys[i] for i in kept]}
-        columns["label"] = [body["label"] for body in bodies]
+        columns[LABEL] = [body["label"] for body in bodies]
+        _check_new(names, columns)
         columns |= {name: [body["probabilities"].get(name) for body in bodies] for name in names}
         return nw.from_dict(columns, backend=nw.get_native_namespace(self._frame)).to_native()
+
+
+def _check_new(names: Sequence[str], columns: Collection[str]) -> None:
+    """Check that new columns of the answer have other names than those that there are.
+
+    Raises:
+        InvalidRequestError: one has not.
+    """
+    both = next((name for name in names if name in columns), None)
+    if both is not None:
+        raise InvalidRequestError(f"the answer has a column {both!r} of its own, so no other may have this name", both)
 
 
 def _json(numbers: Any) -> list[float | None]:

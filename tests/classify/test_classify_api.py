@@ -88,6 +88,22 @@ def test_a_model_that_reads_both_ways_classifies_whole_sequences_only(client: Te
         ({"model": "moves", "series": {"speed": [1], "height": [1, 2]}}, "$.series.height"),
         ({"model": "shapes", "series": [1], "top_k": 0}, "$.top_k"),
         ({"model": "shapes", "series": [1], "labels": 2}, "$.labels"),
+        ({"model": "shapes", "series": [1], "per_step": "yes"}, "$.per_step"),
+        ({"model": "shapes", "series": [1e31]}, "$.series[0]"),
+        ({"model": "shapes", "series": [True]}, "$.series[0]"),
+        ({"model": "shapes", "series": [[1]]}, "$.series[0]"),
+        ({"model": "shapes", "series": [10**400]}, "$.series[0]"),
+        ({"model": "moves", "series": {"speed": [1], "width": [1]}}, "$.series.height"),
+        ({"model": "moves", "series": {"speed": [1], "height": [1], "width": [1]}}, "$.series.width"),
+        ({"model": "moves", "series": {"speed": 1, "height": [1]}}, "$.series.speed"),
+        ({"model": "moves", "series": {"speed": ["a"], "height": [1]}}, "$.series.speed[0]"),
+        ({"model": "moves", "series": {"speed": [], "height": []}}, "$.series.speed"),
+        ({"model": "moves", "series": {f"f{i}": [1] for i in range(65)}}, "$.series"),
+        ({"model": "moods", "text": 5}, "$.text"),
+        ({"model": "moods", "text": "a" + "\u0301" * 31}, "$.text"),
+        ({"model": "shapes", "series": [1], "state": "x"}, "$.state"),
+        ({"model": "forecast", "series": [1]}, "$.model"),
+        ({"model": 5, "series": [1]}, "$.model"),
     ],
 )
 def test_a_faulty_request_names_its_field(client: TestClient, body: dict[str, Any], path: str) -> None:
@@ -95,6 +111,27 @@ def test_a_faulty_request_names_its_field(client: TestClient, body: dict[str, An
     response = client.post("/classify", json=body)
     assert response.status_code == 422, response.text
     assert response.json()["errors"][0]["path"] == path
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400"])
+def test_numbers_that_json_has_not_are_refused(client: TestClient, number: str) -> None:
+    """Never with status 500."""
+    content = f'{{"model": "shapes", "series": [{number}]}}'
+    response = client.post("/classify", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code in (400, 422), response.text
+
+
+def test_long_sequences_are_classified(client: TestClient) -> None:
+    """A hundred thousand steps in one call; after each step, only as many as an answer may hold."""
+    long = [0.5] * 100_000
+    assert classify(client, model="shapes", series=long)["steps"] == 100_000
+    response = client.post("/classify", json={"model": "shapes", "series": long, "per_step": True, "top_k": 1})
+    assert (response.status_code, response.json()["errors"][0]["path"]) == (422, "$.per_step")
+    body = {"model": "shapes", "requests": [{"series": [1, 2]}] * 3}
+    for more, message in (({"requests": []}, "at least 1 item"), ({"top_n": 1}, "not permitted")):
+        response = client.post("/classify/batch", json=body | more)
+        assert response.status_code == 422
+        assert message in response.json()["detail"]
 
 
 def test_a_request_names_its_model_unless_there_is_one(client: TestClient) -> None:

@@ -1,9 +1,12 @@
 """The methods that a classifier of one's own is measured beside."""
 
+from pathlib import Path
+
 import numpy as np
 
 from training.data.labelled import Labelled
 from training.evaluation.classify_baselines import baselines
+from training.evaluation.confusion_plot import plot_confusion
 
 LENGTH = 60
 
@@ -44,3 +47,21 @@ def test_ngrams_tell_texts_apart() -> None:
     rows = baselines(train, test, ["de", "en"])
     assert rows["words, logistic regression"]["accuracy"] == 1.0
     assert rows["characters, logistic regression"]["accuracy"] == 1.0
+
+
+def test_texts_of_letters_or_of_no_words_are_measured_as_far_as_they_can_be() -> None:
+    """A word may be one letter; without words there are no n-grams."""
+    letters = Labelled(["x", "y"] * 10, ["a b", "c d"] * 10)
+    rows = baselines(letters, letters, ["x", "y"])
+    assert rows["words, logistic regression"]["accuracy"] == 1.0
+    marks = Labelled(["x", "y"] * 10, ["!?", "..."] * 10)
+    assert list(baselines(marks, marks, ["x", "y"])) == ["the most frequent class"]
+
+
+def test_a_class_may_have_any_name_in_the_picture(tmp_path: Path) -> None:
+    """Dollar signs make no formula; a thousand classes are drawn without their names."""
+    plot_confusion(np.eye(3, dtype=np.int64), ["$\\foo$", "b$", "`c|d`"], tmp_path / "few.png")
+    plot_confusion(np.ones((1000, 1000), np.int64), [f"class {i}" for i in range(1000)], tmp_path / "many.png")
+    for name in ("few", "many"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert (tmp_path / "few.csv").read_text().splitlines()[1] == "$\\foo$,1,0,0"

@@ -13,6 +13,7 @@ import pytest
 
 import carry
 from carry.answers import Answers, Classification
+from service.errors import InvalidRequestError
 from tests.classify.classifiers import CLASSES, classifier, write_classifier
 from tests.served import KEY, served
 
@@ -87,6 +88,22 @@ def test_a_data_frame_gets_a_row_for_each_sequence(place: Any, new: Any) -> None
     columns = texts.to_pydict() if isinstance(texts, pa.Table) else {name: list(texts[name]) for name in texts.columns}
     assert list(columns) == ["text", "page", "label", *sorted(CLASSES)]
     assert columns["page"] == [7, 8]
+
+
+def test_a_frame_may_not_have_the_columns_of_the_answer(place: Any) -> None:
+    """Neither is overwritten in silence."""
+    for frame in ({"text": ["one"], "label": ["flat"]}, {"text": ["one"], "flat": [1]}):
+        with pytest.raises(InvalidRequestError, match="the answer has a column"):
+            classify(place, "moods", pd.DataFrame(frame))
+
+
+def test_a_session_begins_with_a_text_or_a_series(place: Any) -> None:
+    """A text to classify, as one to continue."""
+    for name, first, more in (("moods", "a fine", " day"), ("shapes", [1.0, 4.0], [3.0])):
+        model, named = place(name)
+        with model.session(first, **named) as session:
+            assert session.position == len(first)
+            assert session.classify(more) == classify(place, name, first + more)
 
 
 def test_a_session_knows_the_class_after_every_step(place: Any) -> None:

@@ -246,7 +246,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(character_model("gru"), tmp_path_factory.mktemp("models"), "text")
 
 
-@pytest.mark.parametrize("option", [["--hints", "none"], ["--horizon", "3"]])
+@pytest.mark.parametrize("option", [["--hints", "none"], ["--horizon", "3"], ["--id", "a"], ["--label", "kind"]])
 def test_a_text_model_takes_no_options_of_series(carry: Run, text_model: Path, option: list[str]) -> None:
     status, _, err = carry("evaluate", str(text_model), "any.txt", *option)
     assert (status, "not of a text model" in err) == (2, True)

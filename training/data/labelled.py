@@ -168,8 +168,9 @@ def _text_column(table: Table, names: Sequence[str]) -> str | None:
 
 
 def _numeric(path: Path, table: Table, names: Sequence[str]) -> list[str]:
-    """The features of a long table: all columns of numbers but the times."""
-    features = [name for name in names if name != TIME_COLUMN and not len(_numbers(table, name).bad)]
+    """The features of a long table: all columns that hold numbers but the times."""
+    numbers = {name: _numbers(table, name) for name in names if name != TIME_COLUMN}
+    features = [name for name, each in numbers.items() if each.count and not len(each.bad)]
     others = [name for name in names if name not in features]
     if others:
         say(f"{path}: the columns {_listed(others)} are no features")

@@ -1,5 +1,6 @@
 """What other methods make of labelled sequences: n-grams for texts, the nearest neighbour for series."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,10 @@ from numpy.typing import NDArray
 
 from training.data.labelled import Labelled
 from training.evaluation.classify import Floats, measures
+from training.progress import say
 
+WORD = re.compile(r"\w+")
+"""Also of one letter, which scikit-learn leaves out."""
 POINTS = 100
 """Values that a series is resampled to: series of any length can be compared, at a cost that is known."""
 BAND = 10
@@ -26,6 +30,9 @@ def baselines(train: Labelled, test: Labelled, classes: Sequence[str]) -> dict[s
     y, truth = (np.array([index[name] for name in part.labels]) for part in (train, test))
     rows = {"the most frequent class": measures(truth, np.tile(shares_of(y, len(classes)), (len(truth), 1)))}
     if train.is_text:
+        if not any(map(WORD.search, train.sequences)):
+            say("the texts have no words: n-grams are not measured")
+            return rows
         for name, analyzer in (("words, logistic regression", "word"), ("characters, logistic regression", "char_wb")):
             rows[name] = measures(truth, _by_ngrams(train.sequences, y, test.sequences, len(classes), analyzer))
         return rows
@@ -49,7 +56,10 @@ def _by_ngrams(
     from sklearn.pipeline import make_pipeline
 
     ngrams = (1, 2) if analyzer == "word" else (1, 4)
-    vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=ngrams, sublinear_tf=True, max_features=200_000)
+    pattern = WORD.pattern if analyzer == "word" else None
+    vectorizer = TfidfVectorizer(
+        analyzer=analyzer, token_pattern=pattern, ngram_range=ngrams, sublinear_tf=True, max_features=200_000
+    )
     model = make_pipeline(vectorizer, LogisticRegression(C=10.0, max_iter=1000))
     model.fit(texts, labels)
     return _spread(model.predict_proba(test), model.classes_, classes)

@@ -22,8 +22,9 @@ def plot_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= 60:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+        # A name with two dollar signs is no formula.
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("truth")
     for i, j in np.argwhere(counts > 0) if len(classes) <= MOST_NUMBERS else ():

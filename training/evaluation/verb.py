@@ -100,12 +100,15 @@ def evaluate(
         unsupported = {"--target": target, "--freq": freq, "--limit": limit, "--url": url, "--horizon": horizon}
         unsupported |= {
             "--last": last if kind == "classify" or have_pairs(models) else None,
+            "--id": (id or None) if kind == "text" else None,
             "--dates": dates,
             "--decimal": decimal,
             "--missing": missing or None,
         }
         unsupported["--sheet"] = sheet
         unsupported["--hints"] = None if hints == "usual" else hints
+    if kind != "classify":
+        unsupported["--label"] = None if label == "label" else label
     for option, value in unsupported.items():
         if value is not None:
             of_pairs = " of pairs" if have_pairs(models) else ""

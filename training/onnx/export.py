@@ -329,7 +329,9 @@ def _tensors(ports: tuple[Port, ...]) -> tuple[Tensor, ...]:
 
 
 def standardise(series: list[NDArray[np.float64]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each feature over all observed values; a constant feature has scale 1."""
+    """Mean and standard deviation of each feature over all observed values; a constant feature has scale 1, one that is
+    nowhere observed counts as 0."""
     stacked = np.concatenate(series)
+    stacked[:, ~np.isfinite(stacked).any(axis=0)] = 0.0
     scale = np.nanstd(stacked, axis=0)
     return torch.from_numpy(np.nanmean(stacked, axis=0)), torch.from_numpy(np.where(scale > 0, scale, 1.0))
