@@ -45,7 +45,11 @@ def train_classify(
     label: Annotated[str, typer.Option(help="Column, or field, of the class.")] = "label",
     id: Annotated[str | None, typer.Option(help="Column that names the series of a row.", show_default="none")] = None,
     features: Annotated[
-        str, typer.Option(help="Columns of the series, separated by commas.", show_default="all of numbers")
+        str,
+        typer.Option(
+            help="Columns of the series, separated by commas; or the one of the texts.",
+            show_default="all of numbers but ds; or text",
+        ),
     ] = "",
     cell: Cell = "gru",
     layers: Layers = 1,
