@@ -163,7 +163,7 @@ class Interface:
         **options: Unpack[GenerateOptions],
     ) -> "Generation | TextStream":
         """Continue a text by at most `max_length` characters (words, in a word model). Of a model of pairs, turn a
-        `source` into its target: `generate(source="3. Mai 2021")`.
+        `source` into its target: `generate(source="3. Mai 2021")`; without a `temperature`, the most probable one.
 
         Options: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, logit_bias,
         stop, seed, n, logprobs, echo, unknown, as `POST /generate` documents them. beams: search the most probable

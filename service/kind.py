@@ -88,8 +88,8 @@ class SessionAccuracy(BaseModel):
 class Kind(Protocol[M]):
     """A kind of model. `split_invariant`: whether a sequence may be cut anywhere without changing a bit. `first_input`:
     the fields of a first input in `POST /sessions`; `inputs`: those that hold an input, of which a body has one. The
-    others are its options. `calls`: the paths of its predictions, each with the field that only a body of this path
-    has; "" if there is none."""
+    others are its options. `calls`: the paths of its predictions, each with the fields that only a body of this path
+    has."""
 
     @property
     def name(self) -> str: ...
@@ -102,7 +102,7 @@ class Kind(Protocol[M]):
     @property
     def inputs(self) -> tuple[str, ...]: ...
     @property
-    def calls(self) -> Mapping[str, str]: ...
+    def calls(self) -> Mapping[str, tuple[str, ...]]: ...
 
     def default_model(self, settings: Settings) -> str:
         """The name of the model for requests that name none."""

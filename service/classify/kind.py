@@ -32,7 +32,7 @@ class ClassifyKind:
     split_invariant = True
     first_input: type[BaseModel] = FirstSequence
     inputs = ("series", "text")
-    calls: Mapping[str, str] = {"/classify": "", "/classify/batch": ""}
+    calls: Mapping[str, tuple[str, ...]] = {"/classify": (), "/classify/batch": ()}
 
     def default_model(self, settings: Settings) -> str:
         """None is more usual than another: a request names its model, unless only one is loaded."""

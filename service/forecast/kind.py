@@ -30,12 +30,12 @@ class ForecastKind:
     split_invariant = False
     first_input: type[BaseModel] = FirstSeries
     inputs = ("series",)
-    calls: Mapping[str, str] = {
-        "/forecast": "series",
-        "/forecast/batch": "requests",
-        "/v1/timeseries/forecast": "inputs",
-        "/anomalies": "",
-        "/cross_validation": "",
+    calls: Mapping[str, tuple[str, ...]] = {
+        "/forecast": ("series",),
+        "/forecast/batch": ("requests",),
+        "/v1/timeseries/forecast": ("inputs",),
+        "/anomalies": (),
+        "/cross_validation": (),
     }
 
     def default_model(self, settings: Settings) -> str:

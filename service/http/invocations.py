@@ -62,7 +62,7 @@ class _Forwarded(Response):
 
 def create_router(kinds: Sequence[Kind[Any]], settings: Settings) -> APIRouter:
     """The routes of the platforms, for the calls of these kinds."""
-    paths = {field: path for kind in kinds for path, field in kind.calls.items() if field}
+    paths = {field: path for kind in kinds for path, fields in kind.calls.items() for field in fields}
     all_paths = [path for kind in kinds for path in kind.calls]
     router = APIRouter(tags=["platforms"], route_class=JsonRoute)
 

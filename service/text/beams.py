@@ -6,8 +6,8 @@ At each step, every kept beginning ("hypothesis") is extended by every token, an
 Learning with Neural Networks", 2014). An extension that completes a stop text ends a text if it is among the `beams`
 best of its step. The `beams` best of the others are kept: twice as many extensions are ranked, so that ends do not
 narrow the search. It is over once `beams` texts have ended, or at the maximum length. Of the texts that ended, those
-with the highest mean log-probability of a token are the best: sums alone would favour short texts
-(Boulanger-Lewandowski, Bengio and Vincent, "Audio Chord Recognition with Recurrent Neural Networks", 2013).
+with the highest mean log-probability of a token are the best: sums alone would favour short texts (Wu et al., "Google's
+Neural Machine Translation System", 2016, section 7).
 """
 
 from collections.abc import Sequence

@@ -35,11 +35,11 @@ class TextKind:
     split_invariant = True
     first_input: type[BaseModel] = FirstText
     inputs = ("prompt",)
-    calls: Mapping[str, str] = {
-        "/generate": "prompt",
-        "/predict": "text",
-        "/v1/chat/completions": "messages",
-        "/v1/completions": "",
+    calls: Mapping[str, tuple[str, ...]] = {
+        "/generate": ("prompt", "source"),
+        "/predict": ("text",),
+        "/v1/chat/completions": ("messages",),
+        "/v1/completions": (),
     }
 
     def default_model(self, settings: Settings) -> str:

@@ -144,7 +144,7 @@ class PreparedGeneration:
             prompt=prompt,
             max_length=body.max_length,
             params=SamplingParams(
-                body.temperature,
+                body.used_temperature,
                 body.top_k,
                 body.top_p,
                 body.min_p,

@@ -48,7 +48,7 @@ GENERATE_EXAMPLES: dict[str, Example] = {
         "value": {"prompt": "The old house ", "max_length": 120, "temperature": 0.7, "seed": 7, "stream": True},
     },
     "source": {
-        "summary": "A model of pairs turns a source into its target: the most probable one of a search",
+        "summary": "A model of pairs turns a source into the most probable target that a search finds",
         "value": {"model": "dates", "source": "3. Mai 2021", "beams": 4},
     },
     "greedy": {
@@ -83,9 +83,10 @@ async def post_generate(
     call: Context,
     request: Request,
 ) -> Response:
-    """Continue a text, character by character. With `stream`, the answer is server-sent events: `{"index","text"}` with
-    new text, and its `logprobs` if the request asks for them; at the end one with `finish_reason` and `usage`, or an
-    event `error` with a problem. A session moves to the end of the returned text."""
+    """Continue a text, character by character, or turn a source into its target. With `stream`, the answer is
+    server-sent events: `{"index","text"}` with new text, and its `logprobs` if the request asks for them; at the end
+    one with `finish_reason` and `usage`, or an event `error` with a problem. A session moves to the end of the returned
+    text."""
     check_generate(body, call.app.settings)
     if body.stream:
         events = _events(body, call, request)

@@ -68,7 +68,8 @@ class GenerateBody(StatefulBody):
     max_length: Length = Field(default=200, description="The most tokens to generate; 0 only reads the prompt.")
     temperature: Temperature = Field(
         default=0.8,
-        description="Divides the scores. 0 takes the most probable token; of several, the first in the vocabulary.",
+        description="Divides the scores. 0 takes the most probable token; of several, the first in the vocabulary. If "
+        "absent, a text with a `source` is written with 0: it is an answer, and chance would only spoil it.",
     )
     top_k: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = Field(
         default=0, description="Keep the k most probable tokens; 0: all."
@@ -125,6 +126,11 @@ class GenerateBody(StatefulBody):
     )
     unknown: Unknown = "replace"
     stream: Flag = Field(default=False, description="Send the text while it is generated, as server-sent events.")
+
+    @property
+    def used_temperature(self) -> float:
+        """The temperature; 0 for a source without one."""
+        return 0.0 if self.source is not None and "temperature" not in self.model_fields_set else self.temperature
 
     @property
     def text_path(self) -> str:
