@@ -114,7 +114,13 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, dict[str, Tensor]]:
         """x (B, T, inputs) and the state before it -> outputs (B, T, hidden) and the state after it."""
+        x, after, _ = self.run(x, state)
+        return x, after
+
+    def run(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """As `forward`, and the outputs of every layer."""
         after: dict[str, Tensor] = {}
+        outputs: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             if i:
                 x = self.dropout(x)
@@ -134,7 +140,8 @@ class Recurrent(nn.Module):
                     after[names[0]] = last[0]
             if i and self.residual:
                 x = x + layer_input
-        return x, after
+            outputs.append(x)
+        return x, after, outputs
 
     @property
     def _mode(self) -> tuple[bool, int, float, bool, bool, bool]:

@@ -4,9 +4,9 @@ All of it is in double precision, so that neither a large offset nor a long sess
 backend (`arithmetic.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from training.nets.scaling import MAX_STEPS, fill_forward
 
 REGISTER = 744
 """Values that a series carries: two years of days, a month of hours."""
+RECENT = 3
+"""Values that a series must carry for its level alone: those that `by_rules` reads."""
 PATCH = 4
 """Values that the recurrent layers read in one step."""
 DECAY = 0.99
@@ -49,20 +51,17 @@ def share(x: Array, y: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Scan:
-    """The figures of one pass over a series.
+class Level:
+    """The level of a series at each step, and what the recurrent layers read of it.
 
-    window (B, R + T): the values with gaps filled forward, after the R values of the register; sums (B, R + T + 1): its
-    running sums. newest, mean, unit, age, gap, whole (B, T): at each step the newest value, the running mean, the unit,
-    the steps since the first value and since the newest one, and 1 if all values were whole numbers of at least 0.
-    missed (B, T, RULES): the running error of each of `by_rules`. differences (B, T, K): between the newest value and
-    the value each lag ago, 0 where there is none. lag_sums, lag_squares (B, 2, K): before the first step. shares (B, T,
-    S), steps (B, T, I), float32: what the recurrent layers read. held, leading (B, 1): values of the open patch, and
-    steps before the first value. season (B, 2): the caller's hint.
+    window (B, R + T): the values with gaps filled forward, after the R values of the register. newest, mean, unit, age,
+    gap, whole (B, T): at each step the newest value, the running mean, the unit, the steps since the first value and
+    since the newest one, and 1 if all values were whole numbers of at least 0. missed (B, T, RULES): the running error
+    of each of `by_rules`. shares (B, T, S), steps (B, T, I), float32: what the recurrent layers read. held, leading (B,
+    1): values of the open patch, and steps before the first value.
     """
 
     window: Array
-    sums: Array
     newest: Array
     mean: Array
     unit: Array
@@ -70,36 +69,59 @@ class Scan:
     age: Array
     gap: Array
     whole: Array
-    differences: Array
-    lag_sums: Array
-    lag_squares: Array
     shares: Array
     steps: Array
     held: Array
     leading: Array
-    season: Array
 
-    def mapped(self, change: Any) -> "Scan":
-        """A scan of the changed tensors."""
+    def mapped(self, change: Any) -> Self:
+        """The same of the changed tensors."""
         return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Scan(Level):
+    """The figures of one pass over a series: its level, and sums by lag.
+
+    sums (B, R + T + 1): the running sums of `window`. differences (B, T, K): between the newest value and the value
+    each lag ago, 0 where there is none. lag_sums, lag_squares (B, 2, K): before the first step. season (B, 2): the
+    caller's hint.
+    """
+
+    sums: Array
+    differences: Array
+    lag_sums: Array
+    lag_squares: Array
+    season: Array
 
 
 RULES = 3
 FIGURES = ("last", "count", "age", "last_age", "mean_sum", "change_sum", "uneven")
 MISSED = ("line_sum", "parabola_sum", "growth_sum")
+Shapes = dict[str, tuple[tuple[int, ...], str, int]]
+"""Name -> shape per sequence, type and initial value of a state tensor."""
 
 
-def state_shapes(step_inputs: int) -> dict[str, tuple[tuple[int, ...], str, int]]:
-    """Name -> shape per sequence, type and initial value of the state tensors without the recurrent layers'."""
+def state_shapes(step_inputs: int) -> Shapes:
+    """The state tensors of a forecaster of any series, without the recurrent layers'."""
     sums = ((len(LAG_DECAYS), len(LAGS)), "float64", 0)
+    level = level_shapes(step_inputs, REGISTER)
+    opened = level.pop("open")
+    return {"season": ((2,), "int64", 1), **level, "lag_sums": sums, "lag_squares": sums, "open": opened}
+
+
+def level_shapes(step_inputs: int, register: int = RECENT) -> Shapes:
+    """As `state_shapes`, of the level alone."""
     return {
-        "season": ((2,), "int64", 1),
         **dict.fromkeys((*FIGURES, *MISSED), ((1,), "float64", 0)),
-        "recent": ((REGISTER,), "float64", 0),
-        "lag_sums": sums,
-        "lag_squares": sums,
+        "recent": ((register,), "float64", 0),
         "open": ((PATCH - 1, step_inputs), "float32", 0),
     }
+
+
+Running = Callable[[Sequence[Array], Sequence[Array]], list[Array]]
+"""Sums before the first step (B, 1) and what each step adds (B, T), 0 where nothing is observed -> the sums after each
+step, which decay by DECAY per observed value."""
 
 
 def scan_series(
@@ -107,31 +129,54 @@ def scan_series(
 ) -> tuple[Scan, dict[str, Array]]:
     """values (B, T) and where they are observed, 1 or 0, both float64 -> the scan, and the figures of the state after
     each step (B, T)."""
+    level, carried = scan_level(f, values, observed, state, REGISTER)
+    sums = f.cumsum(f.concat([state["last"] * 0.0, level.window], 1), 1)
+    lags = f.constant(LAGS.astype(np.float64), "float64")
+    index = f.unsqueeze(f.positions(level.newest, 1), 1) + f.constant(REGISTER - LAGS, "int64")
+    ago = f.take(level.window, index, 1)
+    differences = f.where(f.unsqueeze(level.age, 2) > lags, f.unsqueeze(level.newest, 2) - ago, 0.0)
+    scan = Scan(
+        **{field.name: getattr(level, field.name) for field in fields(level)},
+        sums=sums,
+        differences=differences,
+        lag_sums=state["lag_sums"],
+        lag_squares=state["lag_squares"],
+        season=state["season"],
+    )
+    return scan, carried
+
+
+def scan_level(
+    f: Backend[Any],
+    values: Array,
+    observed: Array,
+    state: Mapping[str, Array],
+    register: int = RECENT,
+    running: Running | None = None,
+) -> tuple[Level, dict[str, Array]]:
+    """As `scan_series`, of the level alone; register: values in state["recent"]. running: how decayed sums are taken,
+    `decayed_sums` if None."""
     x = f.where(observed > 0.0, values, 0.0)
     newest, previous, rank = fill_forward(f, x, observed, state["last"])
     count = state["count"] + f.cast(rank, "float64")
     age = state["age"] + f.cumsum(f.cast(count > 0.0, "float64"), 1)
     last_age, _, _ = fill_forward(f, age, observed, state["last_age"])
     window = f.concat([state["recent"], newest], 1)
-    sums = f.cumsum(f.concat([state["last"] * 0.0, window], 1), 1)
     observed_change = observed * f.cast(count >= 2.0, "float64")
     change = f.where(observed_change > 0.0, x - previous, 0.0)
-    errors = [f.abs(newest - predicted) for predicted in by_rules(f, window)]
-    decay = f.take(f.constant(DECAY ** np.arange(MAX_STEPS + 1), "float64"), rank, 0)
+    errors = [
+        f.where(observed * f.cast(age >= min_age, "float64") > 0.0, f.abs(newest - predicted), 0.0)
+        for predicted, min_age in zip(by_rules(f, window, register), RULE_AGES, strict=True)
+    ]
     weights = f.constant(np.maximum(1.0, (1 - DECAY ** np.arange(MAX_COUNT)) / (1 - DECAY)), "float64")
-
-    def running(carried: Array, y: Array) -> Array:
-        return decay * (carried + f.cumsum(y / decay, 1))
 
     def weight(n: Array) -> Array:
         return f.take(weights, f.cast(f.minimum(f.maximum(n, 0.0), MAX_COUNT - 1.0), "int64"), 0)
 
-    mean_sum = running(state["mean_sum"], x)
-    change_sum = running(state["change_sum"], f.abs(change))
-    missed_sums = [
-        running(state[name], f.where(observed * f.cast(age >= min_age, "float64") > 0.0, error, 0.0))
-        for name, min_age, error in zip(MISSED, RULE_AGES, errors, strict=True)
-    ]
+    decaying = ("mean_sum", "change_sum", *MISSED)
+    added = [x, f.abs(change), *errors]
+    before = [state[name] for name in decaying]
+    mean_sum, change_sum, *missed_sums = running(before, added) if running else decayed_sums(f, rank, before, added)
     mean = mean_sum / weight(count)
     around = f.abs(newest)
     # After one value, its size stands for the scale.
@@ -163,12 +208,8 @@ def scan_series(
         deviation / SQUASH,
         changed / SQUASH,
     ]
-    lags = f.constant(LAGS.astype(np.float64), "float64")
-    ago = f.take(window, f.unsqueeze(f.positions(x, 1), 1) + f.constant(REGISTER - LAGS, "int64"), 1)
-    differences = f.where(f.unsqueeze(age, 2) > lags, f.unsqueeze(newest, 2) - ago, 0.0)
-    result = Scan(
+    level = Level(
         window=window,
-        sums=sums,
         newest=newest,
         mean=mean,
         unit=unit,
@@ -176,28 +217,31 @@ def scan_series(
         age=age,
         gap=age - last_age,
         whole=whole,
-        differences=differences,
-        lag_sums=state["lag_sums"],
-        lag_squares=state["lag_squares"],
         shares=_stacked(f, shares),
         steps=_stacked(f, [changed, deviation, observed]),
         held=f.cast(state["age"], "int64") % PATCH,
         leading=f.sum(f.cast(f.where(age > 0.0, 0.0 * age, 1.0), "int64"), 1),
-        season=state["season"],
     )
     figures = (newest, count, age, last_age, mean_sum, change_sum, uneven, *missed_sums)
     carried = dict(zip((*FIGURES, *MISSED), figures, strict=True))
-    return result, carried
+    return level, carried
+
+
+def decayed_sums(f: Backend[Any], rank: Array, before: Sequence[Array], added: Sequence[Array]) -> list[Array]:
+    """As `Running`, of all steps at once; where a series is cut, the sums round differently. rank (B, T): the count of
+    observed values, at most MAX_STEPS."""
+    decay = f.take(f.constant(DECAY ** np.arange(MAX_STEPS + 1), "float64"), rank, 0)
+    return [decay * (carried + f.cumsum(y / decay, 1)) for carried, y in zip(before, added, strict=True)]
 
 
 RULE_AGES = (3.0, 4.0, 3.0)
 """Values that each rule needs."""
 
 
-def by_rules(f: Backend[Any], window: Array) -> list[Array]:
+def by_rules(f: Backend[Any], window: Array, register: int) -> list[Array]:
     """Predictions of each value (B, T) from the values before it: by a line, a parabola, and growth by a factor. Values
-    of different signs, or that differ by a factor of nearly five, do not grow."""
-    x, y, z = (f.slice(window, 1, REGISTER - k, -k) for k in (1, 2, 3))
+    of different signs, or that differ by a factor of nearly five, do not grow. window (B, register + T)."""
+    x, y, z = (f.slice(window, 1, register - k, -k) for k in (1, 2, 3))
     size = f.maximum(f.abs(x), f.abs(y)) * 0.21
     grows = f.cast(x * y > 0.0, "float64") * f.cast(f.minimum(f.abs(x), f.abs(y)) > size, "float64")
     growth = f.where(grows > 0.0, x * (x / f.where(grows > 0.0, y, 1.0)), x)
@@ -234,7 +278,7 @@ def lag_figures(f: Backend[Any], scan: Scan, at: Array) -> tuple[Array, Array]:
     return f.concat(sums, 2), f.concat(squares, 2)
 
 
-def patches(f: Backend[Any], scan: Scan, opened: Array, step_inputs: int) -> Array:
+def patches(f: Backend[Any], scan: Level, opened: Array, step_inputs: int) -> Array:
     """What the recurrent layers read, (B, N, ...): the values in patches, each with the shares at its end; first those
     of the open patch, `opened` (B, PATCH - 1, step_inputs). Past the last patch the numbers mean nothing."""
     every = f.concat([opened, scan.steps], 1)
@@ -248,13 +292,13 @@ def patches(f: Backend[Any], scan: Scan, opened: Array, step_inputs: int) -> Arr
     return f.concat([values, rows_of(f, scan.shares, f.maximum(ends, 0), SHARES)], 2)
 
 
-def read_so_far(scan: Scan, at: Array, f: Backend[Any]) -> Array:
+def read_so_far(scan: Level, at: Array, f: Backend[Any]) -> Array:
     """Count of values from the start of the patch that was open before the first step, up to each of the steps `at` (B,
     P)."""
     return f.maximum(at + scan.held - scan.leading + 1, 0)
 
 
-def open_patch(f: Backend[Any], scan: Scan, opened: Array, at: Array, step_inputs: int) -> Array:
+def open_patch(f: Backend[Any], scan: Level, opened: Array, at: Array, step_inputs: int) -> Array:
     """The values of the open patch after each of the steps `at` (B, P), each with a flag that is 0 past the last one:
     (B, P, (PATCH - 1) * (step_inputs + 1)) float32."""
     every = f.concat([opened, scan.steps], 1)
@@ -275,17 +319,24 @@ def state_after(
     step_inputs: int,
 ) -> dict[str, Array]:
     """The state after each row's last step, `end` (B, 1), without the recurrent layers'."""
-    after = {name: f.take_along(part, end) for name, part in carried.items()}
     sums, squares = (f.reshape(part, 0, len(LAG_DECAYS), len(LAGS)) for part in lag_figures(f, scan, end))
-    back = f.constant(np.arange(REGISTER - 1, -1, -1).reshape(1, 1, -1), "int64")
-    recent = f.gather(scan.window, f.unsqueeze(end + REGISTER, 2) - back)
-    every = f.concat([state["open"], scan.steps], 1)
+    level = level_after(f, scan, carried, end, state, step_inputs, REGISTER)
+    return {**level, "season": scan.season, "lag_sums": sums, "lag_squares": squares}
+
+
+def level_after(
+    f: Backend[Any],
+    level: Level,
+    carried: Mapping[str, Array],
+    end: Array,
+    state: Mapping[str, Array],
+    step_inputs: int,
+    register: int = RECENT,
+) -> dict[str, Array]:
+    """As `state_after`, of the level alone."""
+    after = {name: f.take_along(part, end) for name, part in carried.items()}
+    back = f.constant(np.arange(register - 1, -1, -1).reshape(1, 1, -1), "int64")
+    recent = f.gather(level.window, f.unsqueeze(end + register, 2) - back)
+    every = f.concat([state["open"], level.steps], 1)
     opened = rows_of(f, every, end + f.constant(np.arange(1, PATCH).reshape(1, -1), "int64"), step_inputs)
-    return {
-        **after,
-        "season": scan.season,
-        "recent": f.reshape(recent, 0, -1),
-        "lag_sums": sums,
-        "lag_squares": squares,
-        "open": opened,
-    }
+    return {**after, "recent": f.reshape(recent, 0, -1), "open": opened}

@@ -118,13 +118,18 @@ class TextModel(nn.Module):
 
     def predict(self, tokens: Tensor, state: State) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (B, T) -> scores of the next token after each (B, T, V), and the new state."""
+        x, features, recent = self.layer_inputs(tokens, state)
+        hidden, after = self.recurrent(x, state)
+        return self.head(torch.cat([self.dropout(hidden), *features], dim=2)), {**after, **recent}
+
+    def layer_inputs(self, tokens: Tensor, state: State) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Tokens (B, T) -> what the first layer reads (B, T, inputs); with n-grams also their features, which the head
+        reads too, and the new state of the last tokens."""
         x = self.embedding(tokens)
         if self.ngrams is None:
-            hidden, after = self.recurrent(x, state)
-            return self.head(self.dropout(hidden)), after
+            return x, [], {}
         features, recent = self.ngrams(tokens, state["recent"])
-        hidden, after = self.recurrent(torch.cat([x, features], dim=2), state)
-        return self.head(torch.cat([self.dropout(hidden), features], dim=2)), {**after, "recent": recent}
+        return torch.cat([x, features], dim=2), [features], {"recent": recent}
 
     def add_tokens(self, count: int) -> None:
         """Add tokens at the end of the vocabulary. The network reads each like the unknown token and expects it like

@@ -1,34 +1,33 @@
 """Writes a trained classifier as an ONNX graph, and registers its class with the export. Knows nothing of manifests."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import helper
 
 from service.manifest import Size
 from training.nets.cells import Recurrent
-from training.nets.classifier import LOWEST, Classifier, SeriesInput, TextInput
+from training.nets.classifier import Classifier, SeriesInput, TextInput
 from training.onnx.architecture import Architecture, architecture_of, layers_of
 from training.onnx.backend import OnnxBackend, Value, before_end
 from training.onnx.export import BATCH, STEPS, Graphs, Reference, graphs_of, reference
 from training.onnx.layers import (
     Hidden,
     Precision,
+    StatePorts,
     dequantise,
     float_inputs,
     float_layers,
     int8_layers,
     linear,
-    row_ends,
     table_inputs,
 )
 from training.onnx.operations import (
     DTYPES,
-    F32,
     LENGTHS,
     PER_STEP,
     Builder,
@@ -37,8 +36,7 @@ from training.onnx.operations import (
     finish,
     optional_output,
 )
-
-StatePorts = list[tuple[Port, Port]]
+from training.onnx.pooling import Pool
 
 
 class ClassifierArchitecture(Architecture):
@@ -99,14 +97,21 @@ def classify_graph(network: Classifier, precision: Precision = "float32") -> Exp
     count = Value(g, "count", "int64")
     after = (count + f.unsqueeze(Value(g, "lengths", "int64"), 1)).as_output("count_out")
     state.append((Port("count", "int64", (1,)), Port("count_out", "int64", (1,))))
-    pools: list[_Pool] = []
+    pools: list[Pool] = []
+    outputs: list[str] = []
     last: list[str] = []
     for stack in network.stacks:
-        pools.append(_Pool(f, stack, read(stack, stack is network.backward_layers, precision)))
-        last += pools[-1].at_end(after)
-        state += pools[-1].state
+        hidden = read(stack, stack is network.backward_layers, precision)
+        in_float = partial(dequantise, g) if hidden.precision == "int8" else str
+        outputs.append(in_float(hidden.every(g)))
+        pools.append(Pool(f, stack.prefix, stack.hidden, outputs[-1]))
+        last += [in_float(hidden.last), *pools[-1].at_end(after)]
+        state += [*hidden.state, *pools[-1].state]
     weight, bias = network.head.weight / network.temperature, network.head.bias / network.temperature
-    linear(g, g.op("Concat", *last, axis=1), weight, bias, "float32", name="logits")
+    # In three axes, as after every step: of two, ONNX Runtime adds the bias before the last products (Gemm), and the last
+    # bits would differ.
+    at_end = g.op("Unsqueeze", g.op("Concat", *last, axis=1), g.const([0]))
+    g.op("Squeeze", linear(g, at_end, weight, bias, "float32"), g.const([0]), name="logits")
     logits = Port("logits", "float32", (classes,))
     if network.backward_layers is not None:
         _fill_state(g, state)
@@ -114,7 +119,7 @@ def classify_graph(network: Classifier, precision: Precision = "float32") -> Exp
     every = Port("logits_all", "float32", ("T", classes))
 
     def scores(b: Builder) -> str:
-        pooled = b.op("Concat", *pools[0].at_every_step(b, count), axis=2)
+        pooled = b.op("Concat", outputs[0], *pools[0].at_every_step(b, count), axis=2)
         return b.op("Transpose", linear(b, pooled, weight, bias, "float32"), perm=[1, 0, 2])
 
     optional_output(g, every, scores)
@@ -160,63 +165,6 @@ def _reader(f: OnnxBackend, reader: SeriesInput | TextInput) -> tuple[list[Port]
     ports = [Port("values", "float64", ("T", features)), Port("mask", "float32", ("T", features))]
     last = Port("last", "float64", (features,)), Port("last_out", "float64", (features,))
     return ports, [last], read_series
-
-
-class _Pool:
-    """The running figures of a stack's outputs. Sums are taken in the order of the steps, so that they have the same
-    bits however a sequence is cut."""
-
-    def __init__(self, f: OnnxBackend, stack: Recurrent, hidden: Hidden) -> None:
-        g = self._g = f.g
-        self._f = f
-        self._last = hidden.last if hidden.precision == "float32" else dequantise(g, hidden.last)
-        every = hidden.every(g)
-        self._every = every if hidden.precision == "float32" else dequantise(g, every)
-        self._sum, self._largest = f"{stack.prefix}_sum", f"{stack.prefix}_largest"
-        # The sum before the first step, and after every step.
-        self._sums = g.op("CumSum", g.op("Concat", self._row(self._sum), self._every, axis=0), g.const(0))
-        width = (stack.hidden,)
-        self.state: StatePorts = [
-            *hidden.state,
-            (Port(self._sum, "float32", width), Port(f"{self._sum}_out", "float32", width)),
-            (Port(self._largest, "float32", width, LOWEST), Port(f"{self._largest}_out", "float32", width)),
-        ]
-
-    def _row(self, name: str) -> str:
-        return self._g.op("Unsqueeze", name, self._g.const([0]))
-
-    def at_end(self, count: Value) -> list[str]:
-        """The last output, the mean and the maximum at each row's end, each (B, hidden); writes the new state.
-
-        count (B, 1): the steps read so far."""
-        g = self._g
-        after = g.op("Add", "lengths", g.const(1))
-        total = g.op("GatherND", self._sums, row_ends(g, after), name=f"{self._sum}_out")
-        steps = g.op("Unsqueeze", g.positions(self._every, 0), g.const([1]))
-        inside = g.op("Unsqueeze", g.op("Less", steps, self._row("lengths")), g.const([2]))
-        counted = g.op("Where", inside, self._every, g.const(LOWEST, "float32"))
-        highest = g.op("ReduceMax", counted, g.const([0]), keepdims=0)
-        largest = g.op("Max", self._largest, highest, name=f"{self._largest}_out")
-        return [self._last, g.op("Div", total, self._f.cast(count, "float32").name), largest]
-
-    def at_every_step(self, b: Builder, count: Value) -> list[str]:
-        """The same after every step, each (T, B, hidden), in a branch of the graph. count (B, 1): the steps read
-        before."""
-        sums = b.op("Slice", self._sums, b.const([1]), b.const([np.iinfo(np.int64).max]), b.const([0]))
-        step = b.op("Unsqueeze", b.positions(self._every, 0), b.const([1, 2]))
-        counts = b.op("Add", b.op("Add", step, b.const(1)), count.name)  # (T, 1, 1) + (B, 1) -> (T, B, 1)
-        body = Builder(prefix="largest_step_")
-        body.op("Max", "before", "output", name="after")
-        body.op("Identity", "after", name="largest")
-
-        def row(name: str) -> onnx.ValueInfoProto:
-            return helper.make_tensor_value_info(name, F32, None)
-
-        graph = helper.make_graph(
-            body.nodes, "largest", [row("before"), row("output")], [row("after"), row("largest")], body.constants
-        )
-        _, largest = b.ops("Scan", self._largest, self._every, names=[None, None], body=graph, num_scan_inputs=1)
-        return [self._every, b.op("Div", sums, b.op("Cast", counts, to=F32)), largest]
 
 
 def _fill_state(g: Builder, state: StatePorts) -> None:

@@ -2,13 +2,15 @@
 around the recurrent layers of `layers.py`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from training.nets.arithmetic import SQUASH
 from training.nets.cells import Recurrent
 from training.nets.forecaster import Forecaster
 from training.nets.global_forecaster import HIDDEN, GlobalForecaster, heaviest_lags, in_values
-from training.nets.series_scan import PATCH, patches, read_so_far, rows_of, state_after, state_shapes
+from training.nets.series_scan import PATCH, Level, patches, read_so_far, rows_of, state_after, state_shapes
 from training.onnx.backend import OnnxBackend, Parameters, Value, before_end
 from training.onnx.layers import (
     ALL_ROWS,
@@ -73,6 +75,37 @@ def _layers(g: Builder, recurrent: Recurrent, x: str, precision: Precision, rows
     return int8_layers(g, recurrent, float_inputs(g, recurrent, x), rows)
 
 
+@dataclass(frozen=True)
+class PatchLayers:
+    """The recurrent layers over the patches of a series; count (B, 1): the whole patches that end in this call. Where
+    there is none, the layers read an unfinished patch, and their output does not count."""
+
+    hidden: Hidden
+    count: Value
+
+
+def patch_layers(
+    f: OnnxBackend,
+    recurrent: Recurrent,
+    level: Level,
+    opened: Value,
+    step_inputs: int,
+    end: Value,
+    precision: Precision,
+) -> PatchLayers:
+    """Write the recurrent layers of a forecaster of any series over the patches up to each row's last step, `end` (B,
+    1), and their new states. opened (B, PATCH - 1, step_inputs): the values of the open patch."""
+    count = read_so_far(level, end, f) // PATCH
+    x = f.transpose(patches(f, level, opened, step_inputs), 1, 0, 2)
+    rows = Rows(f.maximum(f.reshape(count, -1), 1).name, "_read")
+    hidden = _layers(f.g, recurrent, x.name, precision, rows)
+    for before, _ in hidden.state:
+        unchanged = Value(f.g, before.name, before.dtype)
+        after = f.where(count > 0, Value(f.g, before.name + rows.after, before.dtype), unchanged)
+        after.as_output(f"{before.name}_out")
+    return PatchLayers(hidden, count)
+
+
 def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGraph:
     g = Builder()
     f = OnnxBackend(g, Parameters.of(network))
@@ -88,23 +121,16 @@ def _global_graph(network: GlobalForecaster, precision: Precision) -> ExportedGr
     observed = f.cast(f.reshape(f.slice(inputs["mask"], 2, 0, 1), 0, -1), "float64") * before_end(f)
     scan, carried = network.scan(f, inputs, observed, state)
     end = lengths - 1
-    patch_count = read_so_far(scan, end, f) // PATCH
-    layer_inputs = f.transpose(patches(f, scan, state["open"], network.step_inputs), 1, 0, 2)
-    rows = Rows(f.maximum(f.reshape(patch_count, -1), 1).name, "_read")
-    hidden = _layers(g, network.recurrent, layer_inputs.name, precision, rows)
-    any_patch = patch_count > 0  # if not, the layers read an unfinished patch, and their output does not count
+    layers = patch_layers(f, network.recurrent, scan, state["open"], network.step_inputs, end, precision)
+    hidden = layers.hidden
 
     def every_hidden(f: OnnxBackend) -> Value:
         """The layers' outputs of the last patch of the state and of each new patch, (B, 1 + N, hidden)."""
         outputs = _in_float(f, hidden.every(f.g), hidden.precision)
         return f.concat([f.unsqueeze(Value(f.g, HIDDEN, "float32"), 1), f.transpose(outputs, 1, 0, 2)], 1)
 
-    last = f.where(any_patch, _in_float(f, hidden.last, hidden.precision), Value(g, HIDDEN, "float32"))
-    last = last.as_output(f"{HIDDEN}_out")
-    for before, _ in hidden.state:
-        unchanged = Value(g, before.name, before.dtype)
-        f.where(any_patch, Value(g, f"{before.name}_read", before.dtype), unchanged).as_output(f"{before.name}_out")
-    last = f.unsqueeze(last, 1)
+    last = f.where(layers.count > 0, _in_float(f, hidden.last, hidden.precision), Value(g, HIDDEN, "float32"))
+    last = f.unsqueeze(last.as_output(f"{HIDDEN}_out"), 1)
     ahead = np.arange(1, horizon + 1)
     future = []
     if known:

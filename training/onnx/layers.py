@@ -12,7 +12,7 @@ and how fast each is: docs/decisions/0005-int8-that-is-batch-invariant.md):
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal
 
 import numpy as np
@@ -38,16 +38,22 @@ ZERO = 128
 """The uint8 that stands for 0: an activation a in [-1, 1] is stored as ZERO + round(127 a)."""
 
 
+Every = Callable[[Builder], str]
+"""Writes the operators of a layer's outputs at every step, (T, B, hidden)."""
+
+
 @dataclass(frozen=True)
 class Hidden:
     """The outputs of the last layer, in float32 or as uint8 (`precision` int8), and the ports of the state.
 
-    last (B, hidden): at each row's end. every: writes the operators of the outputs at every step, (T, B, hidden)."""
+    last (B, hidden): at each row's end. every: at every step. layers: the outputs of each layer at every step, always
+    in float32."""
 
     last: str
-    every: Callable[[Builder], str]
+    every: Every
     precision: Precision
     state: StatePorts
+    layers: tuple[Every, ...]
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,20 @@ def float_layers(g: Builder, recurrent: Recurrent, x: str, widths: Sequence[int]
     hidden_widths = [recurrent.hidden] if widths else []
     write = _scan if recurrent.cell in ("elman", "jordan") else _operator
     last = ""
+    layers: list[Every] = []
     for i in range(len(recurrent.layers)):
         below, last_below = x, last
         x, last = write(g, recurrent, x, i, hidden_widths if i else widths, hidden_widths, rows)
         if i and recurrent.residual:
             x, last = g.op("Add", x, below), g.op("Add", last, last_below)
-    return Hidden(last, lambda _: x, "float32", [_state(name, recurrent.hidden) for name in recurrent.state_names])
+        layers.append(_written(x))
+    state = [_state(name, recurrent.hidden) for name in recurrent.state_names]
+    return Hidden(last, _written(x), "float32", state, tuple(layers))
+
+
+def _written(x: str) -> Every:
+    """What is written already."""
+    return lambda _: x
 
 
 def _state(name: str, hidden: int, quantised: bool = False) -> tuple[Port, Port]:
@@ -233,6 +247,7 @@ def int8_layers(g: Builder, recurrent: Recurrent, first: GateInputs, rows: Rows 
     at_end = row_ends(g, rows.lengths)
     inputs, ports = first, []
     outputs: list[str] = []
+    layers: list[Every] = []
     for i in range(len(recurrent.layers)):
         every, states = _int8_scan(g, recurrent, i, inputs)
         for (before, _), sequence in states:
@@ -240,16 +255,17 @@ def int8_layers(g: Builder, recurrent: Recurrent, first: GateInputs, rows: Rows 
         ports += [port for port, _ in states]
         # A layer reads the last output, or with residual layers the sum of all outputs so far.
         outputs = [*outputs, every] if recurrent.residual else [every]
+        layers.append(partial(_sum_of_int8, parts=outputs))
         if i + 1 < len(recurrent.layers):
             inputs = _int8_inputs(g, recurrent, i + 1, outputs)
-    return _int8_hidden(g, [g.op("GatherND", every, at_end) for every in outputs], outputs, ports)
+    return _int8_hidden(g, [g.op("GatherND", every, at_end) for every in outputs], outputs, ports, layers)
 
 
-def _int8_hidden(g: Builder, last: list[str], every: list[str], state: StatePorts) -> Hidden:
+def _int8_hidden(g: Builder, last: list[str], every: list[str], state: StatePorts, layers: list[Every]) -> Hidden:
     """The sums of these outputs, at each row's end and at every step."""
     if len(last) == 1:
-        return Hidden(last[0], lambda _: every[0], "int8", state)
-    return Hidden(_sum_of_int8(g, last), lambda b: _sum_of_int8(b, every), "float32", state)
+        return Hidden(last[0], _written(every[0]), "int8", state, tuple(layers))
+    return Hidden(_sum_of_int8(g, last), lambda b: _sum_of_int8(b, every), "float32", state, tuple(layers))
 
 
 def _sum_of_int8(g: Builder, parts: Sequence[str]) -> str:
@@ -265,15 +281,17 @@ def int8_step(g: Builder, recurrent: Recurrent, first: GateInputs) -> Hidden:
     """One step of what `int8_layers` computes, to the bit, without a loop: `first` gives (B, columns)."""
     inputs, ports = first, []
     outputs: list[str] = []
+    layers: list[Every] = []
     for i in range(len(recurrent.layers)):
         gates = range(len(recurrent.from_input(i)[0]) // recurrent.hidden)
         gate_inputs = [inputs(slice(k * recurrent.hidden, (k + 1) * recurrent.hidden)) for k in gates]
         output, states = _int8_cell(g, recurrent, i, gate_inputs, named=True)
         ports += [port for port, _ in states]
         outputs = [*outputs, output] if recurrent.residual else [output]
+        layers.append(partial(_sum_of_int8, parts=outputs))
         if i + 1 < len(recurrent.layers):
             inputs = _int8_inputs(g, recurrent, i + 1, outputs)
-    return _int8_hidden(g, outputs, outputs, ports)
+    return _int8_hidden(g, outputs, outputs, ports, layers)
 
 
 def _int8_inputs(g: Builder, recurrent: Recurrent, i: int, parts: Sequence[str]) -> GateInputs:
@@ -404,6 +422,7 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
     batch = g.shape_of(rows.lengths, 0)
     ports = [_state(name, hidden) for name in recurrent.state_names]
     last, lengths = "", g.op("Cast", rows.lengths, to=I32)
+    layers: list[Every] = []
     # NaN would be the largest of the whole batch.
     x = g.op("Where", g.op("IsNaN", x), g.const(0.0, "float32"), x)
     x = g.op("Clip", g.op("Div", x, g.const(bound, "float32")), g.const(-1.0, "float32"), g.const(1.0, "float32"))
@@ -465,4 +484,9 @@ def int8_operators(g: Builder, recurrent: Recurrent, x: str, bound: float, rows:
             x, last = g.op("Add", every, x), g.op("Add", outputs[0], last)
         else:
             x, last = every, outputs[0]
-    return Hidden(last, lambda b: b.op("Slice", x, b.const([0]), b.const([hidden]), b.const([2])), "float32", ports)
+        layers.append(partial(_without_sentinels, x=x, hidden=hidden))
+    return Hidden(last, partial(_without_sentinels, x=x, hidden=hidden), "float32", ports, tuple(layers))
+
+
+def _without_sentinels(b: Builder, x: str, hidden: int) -> str:
+    return b.op("Slice", x, b.const([0]), b.const([hidden]), b.const([2]))

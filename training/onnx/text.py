@@ -15,6 +15,7 @@ from training.nets.text import FEATURE_STEPS, NgramFeatures, TextModel
 from training.onnx.backend import OnnxBackend, Value
 from training.onnx.layers import (
     ZERO,
+    Hidden,
     Precision,
     float_layers,
     int8_layers,
@@ -42,18 +43,8 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
     """Tokens, lengths, state -> scores after each row's last token, scores after every token, new state."""
     g = Builder()
     vocabulary = network.head.out_features
-    tokens, features, recent = g.op("Transpose", "tokens", perm=[1, 0]), None, []
-    last_features = None
-    if network.ngrams is not None:
-        features, port = _row_features(g, network.ngrams, precision)
-        last_features = g.op("GatherND", features, row_ends(g))
-        recent = [port]
-    if precision == "int8":
-        table = table_inputs(g, network.recurrent, network.embedding.weight, tokens, features)
-        hidden = int8_layers(g, network.recurrent, table)
-    else:
-        embedded = g.op("Gather", g.const(network.embedding.weight), tokens, axis=0)
-        hidden = float_layers(g, network.recurrent, _first_input(g, embedded, features), network.input_widths)
+    hidden, features, recent = text_layers(g, network, precision)
+    last_features = None if features is None else g.op("GatherND", features, row_ends(g))
     _scores(g, network, hidden.last, hidden.precision, last_features, precision, name="logits")
     every = Port("logits_all", "float32", ("T", vocabulary))
 
@@ -69,6 +60,23 @@ def text_graph(network: TextModel, precision: Precision = "float32") -> Exported
         (Port("logits", "float32", (vocabulary,)), every),
         [*hidden.state, *recent],
     )
+
+
+def text_layers(
+    g: Builder, network: TextModel, precision: Precision
+) -> tuple[Hidden, str | None, list[tuple[Port, Port]]]:
+    """The recurrent layers over the graph's `tokens` (B, T); with n-grams also their features (T, B, width), and the
+    ports of the last tokens."""
+    tokens, features, recent = g.op("Transpose", "tokens", perm=[1, 0]), None, []
+    if network.ngrams is not None:
+        features, port = _row_features(g, network.ngrams, precision)
+        recent = [port]
+    if precision == "int8":
+        table = table_inputs(g, network.recurrent, network.embedding.weight, tokens, features)
+        return int8_layers(g, network.recurrent, table), features, recent
+    embedded = g.op("Gather", g.const(network.embedding.weight), tokens, axis=0)
+    x = _first_input(g, embedded, features)
+    return float_layers(g, network.recurrent, x, network.input_widths), features, recent
 
 
 def _scores(
