@@ -141,7 +141,7 @@ class Settings(BaseModel):
     """Maximum characters of a prompt or text."""
 
     max_generated_length: int = Field(default=10_000, ge=1)
-    """Maximum characters to generate, over all `n` texts of a request."""
+    """Maximum characters to generate, over all `n` texts or all `beams` of a request."""
 
     default_max_tokens: int = Field(default=256, ge=1)
     """Tokens to generate if a client of OpenAI's API sends no `max_tokens`."""
