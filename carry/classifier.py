@@ -12,8 +12,8 @@ from service.classify.task import graph_inputs, softmax
 from service.engine.runner import Runner
 from service.manifest import Graph, read_manifest
 
-ROWS = 64
-"""Sequences of one call."""
+ROWS, STEPS = 64, 512
+"""Sequences of one call, and its steps, as many as the service reads at once."""
 
 
 class Classifier:
@@ -40,25 +40,37 @@ class Classifier:
     def probabilities(self, sequences: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
         """The probabilities (N, C) of the classes at the end of each sequence: series (T, F), NaN where missing, or
         tokens (T,); T > 0."""
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-        scores = np.empty((len(sequences), len(self.manifest.classes)), np.float32)
-        for first in range(0, len(order), ROWS):
-            rows = order[first : first + ROWS]
-            scores[rows] = self._scores([sequences[i] for i in rows])
-        return softmax(scores)
+        steps = self._max_steps if self.manifest.directions == 2 else STEPS
+        return softmax(read_to_end(self._runner, "logits", len(self.manifest.classes), sequences, steps))
 
-    def _scores(self, sequences: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Of sequences that are read side by side. The longest come first, so that those that go on are the first."""
-        lengths = np.array([len(sequence) for sequence in sequences])
-        padded = np.zeros((len(sequences), int(lengths[0]), *sequences[0].shape[1:]), sequences[0].dtype)
-        for row, sequence in zip(padded, sequences, strict=True):
-            row[: len(sequence)] = sequence
-        scores = np.empty((len(sequences), len(self.manifest.classes)), np.float32)
-        states = self._runner.initial_states(len(sequences))
-        for at in range(0, int(lengths[0]), self._max_steps):
-            going = int((lengths > at).sum())
-            inputs = graph_inputs(self.manifest, padded[:going, at : at + self._max_steps])
-            states = {name: state[:going] for name, state in states.items()}
-            taken = np.minimum(lengths[:going] - at, self._max_steps)
-            [scores[:going]], states = self._runner.prefill(inputs, taken, states, ["logits"])
-        return scores
+
+def read_to_end(
+    runner: Runner, output: str, width: int, sequences: Sequence[NDArray[Any]], steps: int = STEPS
+) -> NDArray[np.float32]:
+    """An output of a graph, (N, width), at the end of each sequence, as `Classifier.probabilities` takes them; in calls
+    of at most so many steps."""
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    results = np.empty((len(sequences), width), np.float32)
+    for first in range(0, len(order), ROWS):
+        rows = order[first : first + ROWS]
+        results[rows] = _read_rows(runner, output, width, [sequences[i] for i in rows], steps)
+    return results
+
+
+def _read_rows(
+    runner: Runner, output: str, width: int, sequences: Sequence[NDArray[Any]], steps: int
+) -> NDArray[np.float32]:
+    """Of sequences that are read side by side. The longest come first, so that those that go on are the first."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    padded = np.zeros((len(sequences), int(lengths[0]), *sequences[0].shape[1:]), sequences[0].dtype)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    results = np.empty((len(sequences), width), np.float32)
+    states = runner.initial_states(len(sequences))
+    for at in range(0, int(lengths[0]), steps):
+        going = int((lengths > at).sum())
+        states = {name: state[:going] for name, state in states.items()}
+        taken = np.minimum(lengths[:going] - at, steps)
+        inputs = graph_inputs(padded[:going, at : at + steps])
+        [results[:going]], states = runner.prefill(inputs, taken, states, [output])
+    return results

@@ -1,7 +1,7 @@
 """The verb `carry train classify`. Importable without PyTorch or pandas, as training/cli.py."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from training.options import (
     Epochs,
     Hidden,
     Layers,
-    LearningRate,
     ModelsDir,
     Name,
     Patience,
@@ -29,6 +28,9 @@ from training.options import (
     loop_config,
     parse_cell,
 )
+
+if TYPE_CHECKING:
+    from training.models import ModelFolder
 
 
 def train_classify(
@@ -51,7 +53,7 @@ def train_classify(
             show_default="all of numbers but ds; or text",
         ),
     ] = "",
-    cell: Cell = "gru",
+    cell: Cell = "lstm",
     layers: Layers = 1,
     hidden: Hidden = 64,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers that a character (or word) is read as.")] = 32,
@@ -67,10 +69,13 @@ def train_classify(
         float, typer.Option(min=0, max=0.9, help="Share of values (or characters) hidden while training.")
     ] = 0.05,
     epochs: Epochs = 60,
-    learning_rate: LearningRate = 3e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="At its highest, after the warm-up.", show_default="0.01 of series, 0.003 of texts"),
+    ] = None,
     weight_decay: WeightDecay = 0.01,
     patience: Patience = 15,
-    rows: Rows = 32,
+    rows: Rows = 16,
     valid: Annotated[
         float | None,
         typer.Option(
@@ -83,6 +88,14 @@ def train_classify(
     test: Annotated[float, typer.Option(min=0, max=0.5, help="Share of each class held out to measure.")] = 0.2,
     test_on: Annotated[
         list[Path] | None, typer.Option(help="File to measure on, instead of a share of DATA. May be repeated.")
+    ] = None,
+    features_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the layers of a trained model as they are, and fit only a linear head: forecast or text (those "
+            "that come with Carry), or a forecaster of any series or a text model by name or folder.",
+            show_default="train layers of its own",
+        ),
     ] = None,
     baselines: Baselines = True,
     seed: Seed = 1,
@@ -104,7 +117,12 @@ def train_classify(
     from training.runs import describe_run, train_once
 
     to_test = test_on or []
-    run = describe_run(command, {"DATA": _files(data), "--test-on": _files(to_test)})
+    source = None if features_of is None else _source(features_of, command, models_dir)
+    run = describe_run(
+        command,
+        {"DATA": _files(data), "--test-on": _files(to_test)},
+        {"--features-of": [source.path / source.manifest.graph.file] if source else []},
+    )
 
     def work() -> Path | None:
         say(f"reading {', '.join(map(str, [*data, *to_test]))}")
@@ -127,11 +145,36 @@ def train_classify(
             weighted=weighted,
             mask_rate=mask_rate,
             baselines=baselines,
+            features_of=source,
         )
-        loop = loop_config(epochs, learning_rate, patience, weight_decay, seed, precision, device=device)
+        rate = recipe.default_rate(labelled) if learning_rate is None else learning_rate
+        loop = loop_config(epochs, rate, patience, weight_decay, seed, precision, device=device)
         return recipe.train(labelled, config, loop, run, tests)
 
     train_once(run, restart, work, "DATA")
+
+
+OF_THE_LAYERS = (
+    *("cell", "layers", "hidden", "embedding", "directions", "dropout", "unit", "min_count", "smoothing", "mask_rate"),
+    *("epochs", "learning_rate", "weight_decay", "patience", "rows", "valid", "precision", "device"),
+)
+"""Parameters that say how layers are built and trained."""
+
+
+def _source(name: str, command: typer.Context, models_dir: Path) -> "ModelFolder":
+    """The model that --features-of names."""
+    from training.models import find_model, shipped_model
+
+    for parameter in OF_THE_LAYERS:
+        source = command.get_parameter_source(parameter)
+        if source is not None and source.name != "DEFAULT":
+            raise typer.BadParameter(
+                "the layers of --features-of are trained already", param_hint=f"--{parameter.replace('_', '-')}"
+            )
+    try:
+        return shipped_model(name) or find_model(name, models_dir)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--features-of") from error
 
 
 def _files(paths: list[Path]) -> list[Path]:

@@ -78,7 +78,7 @@ def classify(
     names = ("logits", "logits_all") if request.per_step else ("logits",)
     states = {name: array for name, array in start.states.items() if name != SCORES}
     result: PrefillResult = yield Prefill(
-        graph_inputs(manifest, request.sequence[None]), names, states, whole=manifest.directions == 2
+        graph_inputs(request.sequence[None]), names, states, whole=manifest.directions == 2
     )
     scores = result.outputs["logits"]
     if not np.isfinite(scores).all():
@@ -88,9 +88,9 @@ def classify(
     return Classification(scores[0], result.outputs["logits_all"][0] if request.per_step else None, after)
 
 
-def graph_inputs(manifest: ClassifyManifest, sequences: NDArray[Any]) -> dict[str, Array]:
-    """The graph's inputs for sequences (B, T, F) or (B, T)."""
-    if manifest.reads_text:
+def graph_inputs(sequences: NDArray[Any]) -> dict[str, Array]:
+    """The graph's inputs for series (B, T, F), or for tokens (B, T)."""
+    if sequences.ndim == 2:
         return {"tokens": sequences}
     observed = np.isfinite(sequences)
     return {"values": np.where(observed, sequences, 0.0), "mask": observed.astype(np.float32)}

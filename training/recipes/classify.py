@@ -1,5 +1,6 @@
 """Trains a classifier and writes its model folder: network, loop, calibration, export, evaluation, pictures, card."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from carry.classifier import Classifier
 from carry.files import DataError
 from service.classify.manifest import ClassifyManifest
 from service.manifest import Graph
+from service.tokenizer import Tokenizer
 from training import plots
 from training.card import ModelCard, int8_text, markdown_table
+from training.checkpoint import LOG_FILE, resumable_checkpoint, save_checkpoint
 from training.data.labelled import Labelled, SequenceStream, class_names, split_by_class
 from training.data.texts import learn_tokenizer
 from training.evaluation.classify import (
@@ -24,15 +27,18 @@ from training.evaluation.classify import (
 )
 from training.evaluation.classify_baselines import baselines, shares_of
 from training.evaluation.confusion_plot import plot_confusion
-from training.loop import LoopConfig, fit
+from training.loop import Epoch, LoopConfig, fit, write_log
+from training.models import ModelFolder
 from training.nets.cells import Cell
 from training.nets.classifier import Classifier as Network
 from training.nets.classifier import SeriesInput, TextInput
+from training.nets.frozen import FrozenClassifier
 from training.nets.scaling import StandardScaler
 from training.onnx.classify import classify_graph  # noqa: F401  # registers classifiers with the export
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, standardise, write_folder
 from training.progress import say
 from training.provenance import Run, is_first_process, provenance
+from training.recipes.classify_frozen import fit_frozen
 
 LOSS = "log_loss"
 VALID, SMALL = 0.15, 200
@@ -46,7 +52,8 @@ BATCHES = 25
 class ClassifyConfig:
     """What to train. valid: the share held out to choose the weights; None: VALID, or nothing of a small set.
     smoothing: of the labels. weighted: by how rare a class is. mask_rate: the share of values or characters that is
-    hidden. unit, min_count: of texts."""
+    hidden. unit, min_count: of texts. features_of: a model whose layers to use as they are, whatever else is said here
+    of layers and of how to train them."""
 
     cell: Cell
     hidden: int
@@ -63,6 +70,12 @@ class ClassifyConfig:
     weighted: bool
     mask_rate: float
     baselines: bool
+    features_of: ModelFolder | None = None
+
+
+def default_rate(data: Labelled) -> float:
+    """The learning rate of these sequences, unless another is asked for."""
+    return 0.003 if data.is_text else 0.01
 
 
 def train(
@@ -79,6 +92,8 @@ def train(
     torch.manual_seed(loop.seed)
     classes = class_names(data)
     valid_share = (VALID if len(data) >= SMALL else 0.0) if config.valid is None else config.valid
+    if config.features_of is not None:
+        valid_share = 0.0  # its head is chosen and calibrated by leaving out one sequence at a time
     valid, test, train_part = split_by_class(data, [valid_share, 0.0 if test_data else config.test], loop.seed)
     test = test if test_data is None else test_data.of_features(data.features, "--test-on")
     if unknown := sorted(set(test.labels) - set(classes)):
@@ -87,36 +102,14 @@ def train(
         f"{len(classes):,} classes; {len(train_part):,} sequences to train on, {len(valid):,} to "
         f"choose the weights on, {len(test):,} to measure"
     )
-    tokenizer = None
-    if data.is_text:
-        tokenizer = learn_tokenizer(train_part.sequences, config.min_count, config.unit, None)  # type: ignore[arg-type]
-        reader: SeriesInput | TextInput = TextInput(tokenizer.size, config.embedding)
-    else:
-        reader = SeriesInput(StandardScaler(*standardise(train_part.sequences)))
-    network = Network(
-        reader, config.cell, config.hidden, config.layers, config.dropout, len(classes), config.directions
-    )
     labels = {name: i for i, name in enumerate(classes)}
-
-    def stream(part: Labelled, smoothing: float, mask_rate: float) -> SequenceStream:
-        y = np.array([labels[name] for name in part.labels], dtype=np.int64)
-        sequences = part.sequences if tokenizer is None else [tokenizer.encode(text)[1] for text in part.sequences]
-        kept = [i for i, sequence in enumerate(sequences) if len(sequence)]
-        weights = np.ones(len(classes), np.float32)
-        if config.weighted:
-            weights = (1 / np.maximum(shares_of(y, len(classes)), 1e-6) / len(classes)).astype(np.float32)
-        return SequenceStream([sequences[i] for i in kept], y[kept], weights, config.rows, smoothing, mask_rate)
-
-    passes = max(1, BATCHES * config.rows // max(1, len(train_part)))
-    often = train_part.take(np.tile(np.arange(len(train_part)), passes))
-    training, validation = stream(often, config.smoothing, config.mask_rate), stream(valid, 0.0, 0.0)
-    history = fit(network, training, validation if len(valid) else None, loop, run.folder, run.identity)
-    if not is_first_process():
+    fit_network = _fit_layers if config.features_of is None else _fit_head
+    fitted = fit_network(train_part, valid, labels, config, loop, run)
+    if fitted is None:
         return None
-    network = network.cpu().eval()
-    if len(valid):
-        network.temperature.fill_(calibrated_temperature(validation.labels, _torch_scores(network, validation)))
+    network, tokenizer, history = fitted.network, fitted.tokenizer, fitted.history
     say(f"exporting to ONNX, and comparing it with PyTorch; the scores are divided by {float(network.temperature):.2f}")
+    recurrent = network.recurrent
 
     def manifest(version: int, graphs: GraphSpec) -> ClassifyManifest:
         return ClassifyManifest(
@@ -125,20 +118,25 @@ def train(
             description=run.description,
             graph=graphs.graph,
             metrics={},
-            provenance=provenance(run, network, history, loop.seed, config.cell, config.layers, config.hidden),
+            provenance=provenance(
+                run, network, history, loop.seed, recurrent.cell, len(recurrent.layers), recurrent.hidden
+            ),
             classes=classes,
             features=data.features,
             unit="character" if tokenizer is None else tokenizer.level,
             vocabulary=() if tokenizer is None else tokenizer.vocabulary,
             replacements={} if tokenizer is None else dict(tokenizer.replacements),
-            directions=config.directions,
+            directions=fitted.directions,
         )
 
     def finalize(folder: Path, unmeasured: ClassifyManifest, int8: GraphSpec) -> ClassifyManifest:
         save_reference(network, folder)
         card = ModelCard(history)
-        plots.plot_losses(history, folder / "pictures" / "loss.png", "cross-entropy, nats")
-        card.losses()
+        if fitted.origin:
+            card.section("What it began with", fitted.origin)
+        else:
+            plots.plot_losses(history, folder / "pictures" / "loss.png", "cross-entropy, nats")
+            card.losses()
         metrics: dict[str, float] = {}
         losses = None
         if len(test):
@@ -162,6 +160,76 @@ def train(
         return complete
 
     return write_folder(run.models, run.name, build_graphs(network), manifest, finalize)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A trained network on the CPU, the tokenizer of texts, its log, and what the card says of what it began with."""
+
+    network: Network | FrozenClassifier
+    tokenizer: Tokenizer | None
+    history: list[Epoch]
+    directions: int = 1
+    origin: str = ""
+
+
+def _fit_layers(
+    train: Labelled, valid: Labelled, labels: Mapping[str, int], config: ClassifyConfig, loop: LoopConfig, run: Run
+) -> _Fitted | None:
+    """Train a new network; None in a process that only helped to."""
+    tokenizer = None
+    if train.is_text:
+        tokenizer = learn_tokenizer(train.sequences, config.min_count, config.unit, None)  # type: ignore[arg-type]
+        reader: SeriesInput | TextInput = TextInput(tokenizer.size, config.embedding)
+    else:
+        reader = SeriesInput(StandardScaler(*standardise(train.sequences)))
+    network = Network(reader, config.cell, config.hidden, config.layers, config.dropout, len(labels), config.directions)
+
+    def stream(part: Labelled, smoothing: float, mask_rate: float) -> SequenceStream:
+        y = _indices(part, labels)
+        sequences = part.sequences if tokenizer is None else [tokenizer.encode(text)[1] for text in part.sequences]
+        kept = [i for i, sequence in enumerate(sequences) if len(sequence)]
+        weights = _class_weights(y, len(labels), config)
+        return SequenceStream([sequences[i] for i in kept], y[kept], weights, config.rows, smoothing, mask_rate)
+
+    passes = max(1, BATCHES * config.rows // max(1, len(train)))
+    often = train.take(np.tile(np.arange(len(train)), passes))
+    training, validation = stream(often, config.smoothing, config.mask_rate), stream(valid, 0.0, 0.0)
+    history = fit(network, training, validation if len(valid) else None, loop, run.folder, run.identity)
+    if not is_first_process():
+        return None
+    network = network.cpu().eval()
+    if len(valid):
+        network.temperature.fill_(calibrated_temperature(validation.labels, _torch_scores(network, validation)))
+    return _Fitted(network, tokenizer, history, config.directions)
+
+
+def _fit_head(
+    train: Labelled, valid: Labelled, labels: Mapping[str, int], config: ClassifyConfig, loop: LoopConfig, run: Run
+) -> _Fitted | None:
+    """Fit a head to the layers of a model. `valid` is empty."""
+    assert config.features_of is not None
+    if not is_first_process():
+        return None
+    resumable_checkpoint(run.folder, run.identity)  # an unfinished run of another command is not overwritten
+    y = _indices(train, labels)
+    frozen = fit_frozen(config.features_of, train, y, _class_weights(y, len(labels), config))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_log(frozen.history, run.folder / LOG_FILE)
+    saved = {"identity": dict(run.identity), "wrote": None, "history": [vars(line) for line in frozen.history]}
+    save_checkpoint(run.folder, saved)
+    return _Fitted(frozen.network, frozen.tokenizer, frozen.history, origin=frozen.origin)
+
+
+def _indices(part: Labelled, labels: Mapping[str, int]) -> NDArray[np.int64]:
+    return np.array([labels[name] for name in part.labels], dtype=np.int64)
+
+
+def _class_weights(y: NDArray[np.int64], classes: int, config: ClassifyConfig) -> NDArray[np.float32]:
+    """How much a sequence of each class counts, (C,)."""
+    if not config.weighted:
+        return np.ones(classes, np.float32)
+    return (1 / np.maximum(shares_of(y, classes), 1e-6) / classes).astype(np.float32)
 
 
 def _torch_scores(network: Network, stream: SequenceStream) -> NDArray[np.float32]:
