@@ -68,7 +68,7 @@ def sequences(count: int, manifests: Sequence[ClassifyManifest], seed: int = 0) 
     }
     drawn = []
     for _ in range(count):
-        manifest = manifests[rng.integers(len(manifests))]
+        manifest = manifests[int(rng.integers(len(manifests)))]
         length = int(rng.integers(1, LONGEST + 1))
         steps: list[Any]
         if manifest.reads_text:

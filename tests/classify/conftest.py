@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.settings import Settings
-from tests.builders import forecaster, write_model
+from tests.builders import WORDS, forecaster, write_model
 from tests.classify.classifiers import classifier, write_classifier
 
 
@@ -18,6 +18,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     write_classifier(classifier(), models, "moves")
     write_classifier(classifier(features=1), models, "shapes")
     write_classifier(classifier(text=True), models, "moods")
+    write_classifier(classifier(text=True, tokenizer=WORDS), models, "words", tokenizer=WORDS)
     write_classifier(classifier(features=1, directions=2), models, "whole")
     write_model(forecaster(), models, "forecast")
     settings = Settings(models_dir=models, session_store="memory://", max_answer_items=300, max_text_length=200)

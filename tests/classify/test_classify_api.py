@@ -138,7 +138,7 @@ def test_a_request_names_its_model_unless_there_is_one(client: TestClient) -> No
     """None of several is the default; a model of another kind is refused elsewhere."""
     response = client.post("/classify", json={"series": [1]})
     assert response.status_code == 404
-    assert "moods@1, moves@1, shapes@1, whole@1" in response.json()["detail"]
+    assert "moods@1, moves@1, shapes@1, whole@1, words@1" in response.json()["detail"]
     response = client.post("/forecast", json={"model": "shapes", "series": [1]})
     assert response.json()["code"] == "wrong_model_kind"
 

@@ -99,7 +99,8 @@ def test_a_frame_may_not_have_the_columns_of_the_answer(place: Any) -> None:
 
 def test_a_session_begins_with_a_text_or_a_series(place: Any) -> None:
     """A text to classify, as one to continue."""
-    for name, first, more in (("moods", "a fine", " day"), ("shapes", [1.0, 4.0], [3.0])):
+    cases: list[tuple[str, Any, Any]] = [("moods", "a fine", " day"), ("shapes", [1.0, 4.0], [3.0])]
+    for name, first, more in cases:
         model, named = place(name)
         with model.session(first, **named) as session:
             assert session.position == len(first)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from tests.builders import WORDS
 from tests.classify.classifiers import classify
 
 PLAIN = "abc. T"
@@ -45,6 +46,23 @@ def test_a_text_in_pieces_has_the_bits_of_the_whole_or_a_piece_is_refused(
             start["state"] = answer["state"]
     assert (answer["probabilities"], answer["steps"]) == (whole["probabilities"], whole["steps"])
     assert classify(client, **start, text="")["probabilities"] == whole["probabilities"]
+
+
+@given(text=st.text("ab, .'\n", min_size=1, max_size=25), cuts=Cuts)
+def test_a_text_in_words_has_the_bits_of_the_whole_if_it_is_cut_between_them(
+    client: TestClient, text: str, cuts: set[int]
+) -> None:
+    """A word is one token with the space before it; one that is cut is two, as the documents say."""
+    tokens = WORDS.encode(text)[0]
+    whole = classify(client, model="words", text=text, per_step=True)
+    assert whole["steps"] == len(tokens)
+    start: dict[str, Any] = {"model": "words", "state": ""}
+    for piece in pieces(tokens, cuts):
+        answer = classify(client, **start, text="".join(piece))
+        start["state"] = answer["state"]
+        step = answer["steps"] - 1
+        assert answer["probabilities"] == {name: shares[step] for name, shares in whole["per_step"].items()}
+    assert answer["steps"] == len(tokens)
 
 
 @given(values=st.lists(st.integers(-20, 20) | st.none(), min_size=2, max_size=25), cuts=Cuts)
