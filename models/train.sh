@@ -80,7 +80,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         python -m training.data.control_charts > runs/control-charts.jsonl
         OMP_NUM_THREADS=1 carry train classify runs/control-charts.jsonl --name control-charts \
           --description "Tells six patterns of a control chart, from values in standard deviations of the process from its usual mean." \
-          --cell gru --hidden 32 --dropout 0.1 --mask-rate 0.02 --epochs 30 --patience 30 --seed 1 ;;
+          --cell gru --hidden 32 --dropout 0.1 --mask-rate 0.02 --rows 32 --learning-rate 3e-3 --epochs 20 --patience 20 --seed 1 ;;
       languages)
         python -m training.data.languages sentences "${SENTENCES:?the folder server/data of Common Voice}" > runs/sentences.jsonl
         python -m training.data.languages declaration "${DECLARATION:?the folder of udhr2}" > runs/declaration.jsonl

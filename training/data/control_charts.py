@@ -15,12 +15,12 @@ classifiers: Alcock and Manolopoulos, "Time-series similarity queries employing 
 
 
 def chart(pattern: str, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A chart (T,) of this pattern, 30 to 90 values in standard deviations of the process from its usual mean.
+    """A chart (T,) of this pattern, 12 to 80 values in standard deviations of the process from its usual mean.
 
     A cycle deviates by 1 to 3 standard deviations and repeats after 8 to 16 values. A trend begins in the first half
     and moves by 0.1 to 0.3 a value. A shift, in the middle half, is of 1.5 to 3.
     """
-    steps = int(rng.integers(30, 91))
+    steps = int(rng.integers(12, 81))
     t = np.arange(steps)
     values = rng.normal(size=steps)
     if pattern == "cyclic":
