@@ -56,7 +56,11 @@ def scores(runner: Runner, arrays: dict[str, Array], lengths: Array, states: Sta
 @given(seed=st.integers(0, 2**32), steps=st.integers(2, 40), cuts=st.sets(st.integers(1, 39), max_size=5))
 def test_a_sequence_in_pieces_has_the_bits_of_the_whole(name: str, seed: int, steps: int, cuts: set[int]) -> None:
     """The scores and the state, wherever it is cut; and the scores after every step are those of so many steps."""
-    manifest, runner = open_model(name)
+    check_pieces(*open_model(name), seed, steps, cuts)
+
+
+def check_pieces(manifest: ClassifyManifest, runner: Runner, seed: int, steps: int, cuts: set[int]) -> None:
+    """Compare a sequence that is cut with the whole."""
     arrays = inputs(manifest, seed, 1, steps)
     whole, after = scores(runner, arrays, np.array([steps]), runner.initial_states(1))
     (every,), _ = runner.prefill(arrays, np.array([steps]), runner.initial_states(1), ["logits_all"])

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from carry.classifier import read_to_end
 from carry.files import DataError
-from service.classify.task import softmax
 from service.text.manifest import TextManifest
 from service.tokenizer import Tokenizer
 from training.data.labelled import Labelled
@@ -29,6 +28,8 @@ Trunk = FrozenSeries | FrozenText
 PENALTIES = np.logspace(-1, 6, 15)
 SHARPNESS = 10.0
 """The scores are so many times the regression of 1 and -1, before calibration divides them."""
+SMALLEST = 1e-6
+"""A standard deviation below this is that of a number that does not change."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ def fit_frozen(
     labels = labels[kept]
     say(f"reading {len(kept):,} sequences through the layers of {source.label}")
     pooled = read_pooled(trunk, [sequences[i] for i in kept]).astype(np.float64)
-    with np.errstate(all="ignore"):
-        center, scale = np.nan_to_num(np.nanmean(pooled, axis=0)), np.nan_to_num(np.nanstd(pooled, axis=0))
+    read = np.isfinite(pooled)
+    count = np.maximum(read.sum(axis=0), 1)
+    center = np.where(read, pooled, 0.0).sum(axis=0) / count
+    x = np.where(read, pooled - center, 0.0)
+    scale = np.sqrt((x * x).sum(axis=0) / count)
     scale[scale < SMALLEST] = 1.0
-    x = np.nan_to_num((pooled - center) / scale)
+    x /= scale
     say(f"fitting {len(weights):,} classes to {trunk.width:,} numbers of each")
     targets = np.where(np.arange(len(weights)) == labels[:, None], 1.0, -1.0)
     counts = weights[labels].astype(np.float64)
@@ -83,7 +87,7 @@ def fit_frozen(
         network.temperature.fill_(calibrated_temperature(labels, scores))
     temperature = float(network.temperature)
     fitted = SHARPNESS * ridge.predict(x)
-    train_loss, valid_loss = (measures(labels, softmax(s / temperature))["log_loss"] for s in (fitted, scores))
+    train_loss, valid_loss = (_log_loss(labels, part / temperature) for part in (fitted, scores))
     seconds = time.monotonic() - started
     origin = (
         f"The recurrent layers are those of {source.label} and did not learn. A linear head reads, of all their units, "
@@ -95,8 +99,8 @@ def fit_frozen(
     return FrozenFit(network.eval(), tokenizer, origin, history)
 
 
-SMALLEST = 1e-6
-"""A standard deviation below this is that of a number that does not change."""
+def _log_loss(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    return measures(labels, torch.from_numpy(scores).softmax(1).numpy())["log_loss"]
 
 
 def read_pooled(trunk: Trunk, sequences: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
