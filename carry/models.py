@@ -284,6 +284,18 @@ class TextWriter:
             texts.append(row.text)
         return texts
 
+    def write_targets(self, sources: Sequence[str], max_length: int) -> list[str]:
+        """Of a model of pairs, the target of each source: always the most probable token next, until the end mark, or
+        until there are `max_length` tokens."""
+        pairs, greedy = self.manifest.pairs, SamplingParams(temperature=0.0)
+        assert pairs is not None
+        return self.write(
+            [
+                GenerateRequest(source + pairs.separator, max_length, greedy, seed=0, stop=(pairs.end,))
+                for source in sources
+            ]
+        )
+
     def close(self) -> None:
         """End the engine."""
         self._engine.close()

@@ -160,7 +160,7 @@ def _pattern(rng: Random, language: Language, day: date, unseen: bool) -> str:
     month_first = UNSEEN_MONTH_FIRST if unseen else MONTH_FIRST
     if day.day > 12 and rng.random() < 0.08:
         return rng.choice(month_first)
-    groups = (language.patterns, WITH_NAMES, NUMERIC)
+    groups: tuple[tuple[str, ...], ...] = (language.patterns, WITH_NAMES, NUMERIC)
     if unseen:
         groups = (language.unseen, UNSEEN_WITH_NAMES, UNSEEN_NUMERIC)
     return rng.choice(rng.choices(groups, (0.35, 0.4, 0.25))[0])

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from carry.files import DataError
 from service.text.manifest import Pairs
 from service.tokenizer import Tokenizer
-from service.unicode import CombiningMarksError, nfc
 from training.data.tbptt_batches import Batch
-from training.data.texts import is_json_lines, read_utf8
+from training.data.texts import compose, is_json_lines, read_utf8
 
 MARKS = Pairs()
 """Between a source and its target, and after the target."""
@@ -92,10 +91,7 @@ def _pair(place: str, source: str, target: str) -> Pair:
             raise DataError(f"{place}: the {name} is empty")
         if MARKS.separator in text or MARKS.end in text:
             raise DataError(f"{place}: the {name} holds a tab or a line end, which end a source and a target")
-    try:
-        return Pair(nfc(source), nfc(target))
-    except CombiningMarksError as error:
-        raise DataError(f"{place}: {error}") from None
+    return Pair(compose(place, source), compose(place, target))
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,10 @@ def read_documents(paths: Sequence[Path], lines: bool = False) -> list[Document]
     for path in paths:
         content = read_utf8(path)
         read = _json_documents(path, content) if is_json_lines(path) else [Document(path.name, content)]
-        composed = [Document(document.name, _compose(path, document)) for document in read]
+        composed = [
+            Document(each.name, compose(str(path) if each.name == path.name else f"{path}, {each.name}", each.text))
+            for each in read
+        ]
         if lines and not is_json_lines(path):
             numbered = enumerate(composed[0].text.split("\n"), 1)
             composed = [Document(f"{path.name}:{number}", f"{line}\n") for number, line in numbered if line]
@@ -116,11 +119,15 @@ def read_utf8(path: Path) -> str:
         raise DataError(f"{path}: not readable: {error}") from error
 
 
-def _compose(path: Path, document: Document) -> str:
+def compose(place: str, text: str) -> str:
+    """A text in composed form (NFC). place: where it is from.
+
+    Raises:
+        DataError: it has too many combining marks in a row.
+    """
     try:
-        return nfc(document.text)
+        return nfc(text)
     except CombiningMarksError as error:
-        place = f"{path}" if document.name == path.name else f"{path}, {document.name}"
         raise DataError(f"{place}: {error}") from None
 
 

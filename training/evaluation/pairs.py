@@ -13,8 +13,6 @@ from carry.files import DataError
 from carry.models import LanguageModel, TextWriter
 from service.manifest import Precision, read_manifest
 from service.text.manifest import TextManifest
-from service.text.sampling import SamplingParams
-from service.text.task import GenerateRequest
 from training.data.pairs import EncodedPair, Pair, encode_pairs, read_pairs
 from training.models import ModelFolder
 from training.progress import say
@@ -28,13 +26,9 @@ def have_pairs(models: Sequence[ModelFolder]) -> bool:
 def write_targets(writer: TextWriter, pairs: Sequence[Pair]) -> list[str]:
     """What a model writes for each source, always its most probable token next. A text ends where the model ends it, or
     when it is twice as long as the longest target."""
-    tokenizer, marks = writer.manifest.tokenizer, writer.manifest.pairs
-    assert marks is not None
+    tokenizer = writer.manifest.tokenizer
     longest = 2 * max(len(tokenizer.encode(pair.target)[1]) for pair in pairs) + 1
-    greedy = SamplingParams(temperature=0.0)
-    return writer.write(
-        [GenerateRequest(pair.prompt(marks), longest, greedy, seed=0, stop=(marks.end,)) for pair in pairs]
-    )
+    return writer.write_targets([pair.source for pair in pairs], longest)
 
 
 def target_nats(model: LanguageModel, pairs: Sequence[EncodedPair]) -> float:
