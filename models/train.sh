@@ -86,7 +86,7 @@ for name in "${@:-sine walk stock forecast-unseen forecast text text-fast shakes
         python -m training.data.languages declaration "${DECLARATION:?the folder of udhr2}" > runs/declaration.jsonl
         OMP_NUM_THREADS=1 carry train classify runs/sentences.jsonl --test-on runs/declaration.jsonl --name languages \
           --description "Tells in which of 36 languages a text is: a sentence, or a few words." \
-          --cell gru --hidden 128 --min-count 10 --rows 64 --valid 0.05 --weighted --epochs 4 --no-baselines --seed 1 ;;
+          --cell gru --hidden 96 --min-count 10 --rows 128 --learning-rate 4e-3 --valid 0.05 --weighted --epochs 4 --no-baselines --seed 1 ;;
       *) echo "no model $model; there are sine, walk, stock, forecast-unseen, forecast, text, text-fast, shakespeare, ptb, control-charts, languages, dates" >&2; exit 2 ;;
     esac
   done

@@ -1,9 +1,11 @@
 """The four properties of every model: split invariance, batch invariance, reproducibility, agreement with PyTorch.
 
-The tests run every cell, with random weights, and every shipped model on random input.
+The tests run every cell, with random weights, and every shipped model on random input. Those of classifiers are in
+classify/test_classify_properties.py.
 """
 
 import itertools
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -36,9 +38,13 @@ UNTRAINED = [f"{kind}-{cell}" for kind in ("causal", "standard", "text") for cel
     "ngrams-lstm",
     "ngrams-gru",
 ]
-SHIPPED_MODELS = sorted(f"shipped-{path.parent.parent.name}" for path in SHIPPED.glob("*/1/manifest.json"))
+SHIPPED_MODELS = sorted(
+    f"shipped-{path.parent.parent.name}"
+    for path in SHIPPED.glob("*/1/manifest.json")
+    if json.loads(path.read_text())["kind"] != "classify"
+)
 ALL = [f"{name}-{precision}" for name in (*UNTRAINED, *SHIPPED_MODELS) for precision in ("float32", "int8")]
-TEXT_PREFIXES = ("text-", "ngrams-", "shipped-text", "shipped-shakespeare")
+TEXT_PREFIXES = ("text-", "ngrams-", "shipped-text", "shipped-shakespeare", "shipped-dates")
 TEXT = [name for name in ALL if name.startswith(TEXT_PREFIXES)]
 
 OpenModel = tuple[Manifest, Runner, Scheduler]

@@ -1,5 +1,7 @@
 """A classifier has the four properties of every model: a sequence may be cut anywhere, a row is the same in any batch,
-what is random follows from a seed, and the graph agrees with PyTorch (`build_graphs` checks that for every folder)."""
+what is random follows from a seed, and the graph agrees with PyTorch (`build_graphs` checks that for every folder).
+
+The tests run every cell, with random weights, and the shipped classifiers on random input."""
 
 import itertools
 from functools import cache
@@ -15,11 +17,15 @@ from service.classify.manifest import ClassifyManifest
 from service.engine.runner import Array, Runner, States
 from service.manifest import read_manifest
 from tests.classify.classifiers import classifier, write_classifier
+from tests.conftest import SHIPPED
 from training.nets.cells import CELLS
+from training.onnx.export import REFERENCE_FILE, TOLERANCE
 
 ALL = [
     f"{form}-{cell}-{precision}" for form in ("series", "text") for cell in CELLS for precision in ("float32", "int8")
 ]
+SHIPPED_MODELS = ("control-charts", "languages")
+ALL += [f"shipped-{name}-{precision}" for name in SHIPPED_MODELS for precision in ("float32", "int8")]
 WHOLE = [f"{form}-{precision}" for form in ("series", "text") for precision in ("float32", "int8")]
 
 
@@ -27,9 +33,12 @@ WHOLE = [f"{form}-{precision}" for form in ("series", "text") for precision in (
 def open_model(name: str, directions: int = 1) -> tuple[ClassifyManifest, Runner]:
     """A model by its name in this module."""
     form, *cells, precision = name.split("-")
-    cell = CELLS[[str(known) for known in CELLS].index(cells[0])] if cells else "gru"
-    network = classifier(cell, form == "text", directions=directions)
-    folder = write_classifier(network, Path(mkdtemp()), "untrained")
+    if form == "shipped":
+        folder = SHIPPED / "-".join(cells) / "1"
+    else:
+        cell = CELLS[[str(known) for known in CELLS].index(cells[0])] if cells else "gru"
+        network = classifier(cell, form == "text", directions=directions)
+        folder = write_classifier(network, Path(mkdtemp()), "untrained")
     manifest = read_manifest(folder, ClassifyManifest)
     assert manifest.int8 is not None
     graph = manifest.graph if precision == "float32" else manifest.int8.graph
@@ -96,3 +105,14 @@ def check_rows(manifest: ClassifyManifest, runner: Runner, seed: int, lengths: l
         alone, after = scores(runner, piece, np.array([length]), runner.initial_states(1))
         assert np.array_equal(together[row : row + 1], alone)
         assert all(np.array_equal(states[key][row : row + 1], state) for key, state in after.items())
+
+
+@pytest.mark.parametrize("name", SHIPPED_MODELS)
+def test_a_shipped_graph_agrees_with_its_pytorch_network(name: str) -> None:
+    """With what PyTorch computed at export."""
+    manifest, runner = open_model(f"shipped-{name}-float32")
+    with np.load(SHIPPED / name / "1" / REFERENCE_FILE) as saved:
+        arrays = {tensor.name: saved[tensor.name] for tensor in manifest.graph.inputs if tensor.name in saved}
+        rows, steps = next(iter(arrays.values())).shape[:2]
+        [every], _ = runner.prefill(arrays, np.full(rows, steps), runner.initial_states(rows), ["logits_all"])
+        np.testing.assert_allclose(every, saved["logits_all"], rtol=0, atol=TOLERANCE * np.abs(every).max())

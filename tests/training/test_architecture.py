@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.classify.manifest import ClassifyManifest
 from service.forecast.manifest import ForecastManifest
 from service.manifest import read_manifest
 from service.text.manifest import TextManifest
@@ -23,6 +24,7 @@ from training.onnx.architecture import (
     architecture_of,
     read_architecture,
 )
+from training.onnx.classify import ClassifierArchitecture
 from training.onnx.export import REFERENCE_FILE
 from training.onnx.weights import read_forecaster, read_text_model
 
@@ -99,12 +101,16 @@ SHIPPED_MANIFESTS = sorted(path for path in SHIPPED.glob("*/*/manifest.json") if
 
 @pytest.mark.parametrize("path", SHIPPED_MANIFESTS, ids=lambda path: path.parent.parent.name)
 def test_the_facts_of_a_shipped_network_are_those_of_its_manifest(path: Path) -> None:
-    manifest = read_manifest(path.parent, ForecastManifest, TextManifest)
+    manifest = read_manifest(path.parent, ForecastManifest, TextManifest, ClassifyManifest)
     made_by = manifest.provenance
-    facts: TextArchitecture | ForecasterArchitecture | GlobalForecasterArchitecture
+    facts: TextArchitecture | ForecasterArchitecture | GlobalForecasterArchitecture | ClassifierArchitecture
     if isinstance(manifest, TextManifest):
         facts = read_architecture(path.parent, TextArchitecture)
         assert facts.vocabulary == len(manifest.vocabulary)
+    elif isinstance(manifest, ClassifyManifest):
+        facts = read_architecture(path.parent, ClassifierArchitecture)
+        assert (facts.features, facts.vocabulary) == (len(manifest.features), len(manifest.vocabulary))
+        assert (facts.classes, facts.directions) == (len(manifest.classes), manifest.directions)
     else:
         assert isinstance(manifest, ForecastManifest)
         if manifest.longest_season:
