@@ -108,8 +108,8 @@ def classify_graph(network: Classifier, precision: Precision = "float32") -> Exp
         last += [in_float(hidden.last), *pools[-1].at_end(after)]
         state += [*hidden.state, *pools[-1].state]
     weight, bias = network.head.weight / network.temperature, network.head.bias / network.temperature
-    # In three axes, as after every step: of two, ONNX Runtime adds the bias before the last products (Gemm), and the last
-    # bits would differ.
+    # In three axes, as after every step: of two, ONNX Runtime adds the bias before the last products (Gemm), and the
+    # last bits would differ.
     at_end = g.op("Unsqueeze", g.op("Concat", *last, axis=1), g.const([0]))
     g.op("Squeeze", linear(g, at_end, weight, bias, "float32"), g.const([0]), name="logits")
     logits = Port("logits", "float32", (classes,))

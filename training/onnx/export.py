@@ -41,13 +41,15 @@ class DisagreementError(Exception):
 
 @dataclass(frozen=True)
 class Graphs:
-    """A network in both precisions, and its facts; `decode` of a text model."""
+    """A network in both precisions, and its facts; `decode` of a text model. shared: whether the graphs hold the same
+    constants, to be stored once."""
 
     architecture: Architecture
     float32: ExportedGraph
     int8: ExportedGraph
     decode: ExportedGraph | None = None
     int8_decode: ExportedGraph | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _text_graphs(network: TextModel) -> Graphs:
     facts = architecture_of(network)
     round_matrices(network)
     prefill = text_graph(network), text_graph(network, "int8")
-    return Graphs(facts, *prefill, decode_graph(network), decode_graph(network, "int8"))
+    return Graphs(facts, *prefill, decode_graph(network), decode_graph(network, "int8"), shared=True)
 
 
 @graphs_of.register
@@ -252,14 +254,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def write_graphs(folder: Path, graphs: Graphs) -> tuple[GraphSpec, GraphSpec]:
     """Write the files of the graphs and `network.json`. Returns the graphs' descriptions in float32 and in int8.
 
-    The four graphs of a text model share one file of constants.
+    Graphs that hold the same constants, such as the four of a text model, share one file of them.
     """
     write_architecture(folder, graphs.architecture)
     weights = None
-    if graphs.decode is not None and graphs.int8_decode is not None:
+    if graphs.shared:
         path = folder / "model.weights"
         every = (graphs.float32, graphs.decode, graphs.int8, graphs.int8_decode)
-        weights = Weights(file=path.name, sha256=share_weights([graph.model for graph in every], path))
+        weights = Weights(file=path.name, sha256=share_weights([graph.model for graph in every if graph], path))
 
     def write(precision: str, graph: ExportedGraph, decode: ExportedGraph | None) -> GraphSpec:
         model, writes = (folder / f"{name}{precision}.onnx" for name in ("model", "decode"))

@@ -56,7 +56,7 @@ def _of_frozen(network: FrozenClassifier) -> Architecture:
 @graphs_of.register
 def _frozen_graphs(network: FrozenClassifier) -> Graphs:
     graphs = frozen_graph(network), frozen_graph(network, "int8")
-    return Graphs(architecture_of(network), *graphs)
+    return Graphs(architecture_of(network), *graphs, shared=isinstance(network.trunk, FrozenText))
 
 
 @reference.register
