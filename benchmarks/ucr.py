@@ -1,12 +1,12 @@
 """Classifies the small sets of the UCR archive: by Carry's classifiers, and by the usual methods beside them.
 
-`make bench-ucr` runs it; on two idle cores it takes about half an hour. What a set gave is kept in
+`make bench-ucr` runs it; on two idle cores it takes about a quarter of an hour. What a set gave is kept in
 results/partial.ucr.json, so that a run goes on where one ended; --restart measures all anew. Prints a table, writes
 results/ucr.json, and ends with one JSON line; all else goes to standard error.
 """
 
+import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import orjson
+import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
@@ -35,6 +35,7 @@ from service.engine.engine import Engine
 from service.engine.runner import Runner
 from service.manifest import read_manifest
 from service.metrics import Metrics
+from training.cli import train as train_verbs
 from training.data.labelled import Labelled, read_labelled
 
 MAX_TRAIN, MAX_TEST, MAX_LENGTH = 400, 1200, 300
@@ -76,7 +77,7 @@ class Peer:
         return outcome
 
 
-@contextmanager
+@contextlib.contextmanager
 def peer() -> Iterator[Peer]:
     """In its environment, which is made where it is absent."""
     environment = ENVIRONMENTS / "ucr"
@@ -90,11 +91,10 @@ def peer() -> Iterator[Peer]:
 
 def train(name: str, options: Sequence[str], folder: Path) -> Path:
     """Train on the folder's training part by `carry train classify` with its defaults; the model's folder."""
-    carry = str(Path(sys.executable).parent / "carry")
-    command = [carry, "train", "classify", str(folder / "train.jsonl"), "--name", name]
-    command += ["--test-on", str(folder / "test.jsonl"), "--no-baselines", *options]
-    command += ["--models-dir", str(folder / "models"), "--run-dir", str(folder / "runs" / name)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    arguments = ["classify", str(folder / "train.jsonl"), "--test-on", str(folder / "test.jsonl"), "--name", name]
+    arguments += ["--models-dir", str(folder / "models"), "--run-dir", str(folder / "runs" / name), "--no-baselines"]
+    with contextlib.redirect_stdout(sys.stderr):
+        typer.main.get_command(train_verbs).main([*arguments, *options], "carry train", standalone_mode=False)
     return folder / "models" / name / "1"
 
 
@@ -178,7 +178,7 @@ def main(
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an unfinished run measured.")] = False,
 ) -> None:
     """Measure the sets that the rule names, or some sets of the packages."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the trainings: small networks gain nothing by more
+    torch.set_num_threads(1)  # small networks gain nothing by more
     results = [] if restart or sets or not PARTIAL.exists() else orjson.loads(PARTIAL.read_bytes())
     done = {result["name"] for result in results}
     with peer() as others:

@@ -44,7 +44,7 @@ LOSS = "log_loss"
 VALID, SMALL = 0.15, 200
 """The share held out to choose the weights; of fewer sequences than SMALL, nothing is: a handful chooses badly, and
 training lacks it. Then the last weights are kept, and no temperature is found."""
-BATCHES = 25
+BATCHES = 16
 """An epoch has about so many batches at least: a small training part is read several times in it."""
 
 
