@@ -124,7 +124,7 @@ bench-page: chromium $(SERVICE)/installed $(DEV)/installed
 bench-ucr: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.ucr
 
-# Classifiers of sentences (MR, SUBJ, TREC) beside n-grams; about an hour. TEXTS: a folder with these corpora of NLTK.
+# Classifiers of sentences (MR, SUBJ, TREC) beside n-grams; about half an hour. TEXTS: a folder with these corpora of NLTK.
 bench-texts: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.texts "$(TEXTS)"
 

@@ -136,4 +136,4 @@ def main(source: str, folder: str, seed: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])
