@@ -3,8 +3,8 @@
 `make bench-texts TEXTS=/path/to/corpora` runs it. The folder has the corpora `sentence_polarity` (MR: is a review of a
 film good; Pang and Lee 2005), `subjectivity` (SUBJ: is a sentence of a review or of the plot; Pang and Lee 2004) and
 `qc` (TREC: what does a question ask for; Li and Roth 2002) of NLTK's data, unpacked. TREC has a published test part; of
-the others every tenth sentence is one. Writes results/texts.json after each set, prints a table, and ends with one JSON
-line; all else goes to standard error.
+the others every tenth sentence is one. Writes results/texts.json after each method, prints a table, and ends with one
+JSON line; all else goes to standard error.
 """
 
 import json
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +30,8 @@ from training.evaluation.classify_baselines import baselines
 
 LAYERS = ("--cell", "gru", "--rows", "64", "--epochs", "12", "--patience", "3")
 OURS = {
-    "carry, features of text": ("--features-of", "text"),
     "carry, words": ("--unit", "word", *LAYERS),
+    "carry, features of text": ("--features-of", "text"),
     "carry, characters": LAYERS,
 }
 """Our methods, and their options beside the defaults."""
@@ -81,20 +81,18 @@ def train(options: Sequence[str], folder: Path, name: str) -> dict[str, float]:
     return {**read_manifest(folder / "models" / name / "1", ClassifyManifest).metrics, "seconds": seconds}
 
 
-def measure_set(train_part: Rows, test: Rows) -> dict[str, dict[str, float]]:
-    """The measures of every method."""
-    known, asked = (Labelled([label for label, _ in rows], [text for _, text in rows]) for rows in (train_part, test))
-    others = baselines(known, asked, class_names(known))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for name, rows in (("train", train_part), ("test", test)):
-            lines = [json.dumps({"label": label, "text": text}) + "\n" for label, text in rows]
-            (folder / f"{name}.jsonl").write_text("".join(lines))
-        ours = {method: train(options, folder, f"ours-{i}") for i, (method, options) in enumerate(OURS.items())}
-    return ours | others
+def measure(parts: tuple[Rows, Rows], folder: Path) -> Iterator[dict[str, dict[str, float]]]:
+    """The measures of each method, the quick ones first."""
+    known, asked = (Labelled([label for label, _ in rows], [text for _, text in rows]) for rows in parts)
+    yield baselines(known, asked, class_names(known))
+    for name, rows in zip(("train", "test"), parts, strict=True):
+        lines = [json.dumps({"label": label, "text": text}) + "\n" for label, text in rows]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    for number, (method, options) in enumerate(OURS.items()):
+        yield {method: train(options, folder, f"ours-{number}")}
 
 
-def table(results: dict[str, Measured]) -> Table:
+def table(results: Mapping[str, Measured]) -> Table:
     """The accuracies, a method a line."""
     lines = Table("method", *results)
     for method in next(iter(results.values()))["methods"]:
@@ -102,17 +100,19 @@ def table(results: dict[str, Measured]) -> Table:
     return lines
 
 
-def main(
-    folder: Annotated[Path, typer.Argument(help="Folder of NLTK's corpora.")],
-    sets: Annotated[str, typer.Option(help="Only these, separated by commas.", show_default="all")] = "",
-) -> None:
+def main(folder: Annotated[Path, typer.Argument(help="Folder of NLTK's corpora.")]) -> None:
     """Measure all methods on TREC, MR and SUBJ."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the trainings: small networks gain nothing by more
-    results: dict[str, Measured] = orjson.loads(WRITTEN.read_bytes())["sets"] if sets and WRITTEN.exists() else {}
-    for name, train_part, test in read_sets(folder):
-        if not sets or name in sets.split(","):
-            methods = measure_set(train_part, test)
-            results[name] = {"train": len(train_part), "test": len(test), "methods": methods}
+    results: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        measured = {}
+        for name, train_part, test in read_sets(folder):
+            results[name] = {"train": len(train_part), "test": len(test), "methods": {}}
+            (Path(temporary) / name).mkdir()
+            measured[name] = measure((train_part, test), Path(temporary) / name)
+        for each in zip(*measured.values(), strict=True):
+            for name, methods in zip(measured, each, strict=True):
+                results[name]["methods"] |= methods
             content = {"machine": {key: machine()[key] for key in ("cpu", "cores")}, "sets": results}
             WRITTEN.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
     Console(width=160, stderr=True).print(table(results))
