@@ -67,22 +67,21 @@ function Steps({ shares, series = {}, letters, label }) {
 /** The request for a terminal, and for Python. */
 function callsOf({ model, text, series }) {
   const sequence = series ? JSON.stringify(series).replaceAll("null", "None") : JSON.stringify(text);
-  return {
-    curl: curlOf("classify", { model, text, series }),
-    Python: pythonOf(`print(client.classify(${sequence}, model="${model}"))`),
-  };
+  const Python = pythonOf(`print(client.classify(${sequence}, model="${model}"))`);
+  return { curl: curlOf("classify", { model, text, series }), Python };
 }
 
 /** A sequence with its classes, as it is typed. */
 export function Tab({ api, models, active }) {
   const [chosen, choose] = useState(null);
-  const [typed, setTyped] = useState({}); // by the model's name
+  const [typed, setTyped] = useState({}); // by the model
   const classifiers = models.filter(({ kind }) => kind === "classify").map(labelOf);
   const model = classifiers.includes(chosen) ? chosen : classifiers[0];
-  const { answer: manifest, error: unknown } = useAnswer(
+  const { answer: loaded, error: unknown } = useAnswer(
     active && model && (async () => (await api.get(`models/${model}`)).body.manifest), [active, model]);
+  const manifest = loaded && labelOf(loaded) === model ? loaded : null;
   const { name, features = [], classes = [] } = manifest ?? {};
-  const text = typed[name] ?? (features.length ? SERIES[name] ?? "" : TEXT);
+  const text = typed[model] ?? (features.length ? SERIES[name] ?? "" : TEXT);
   const { answer, error, busy } = useAnswer(manifest && text.trim() && (async (signal) => {
     const request = { model: labelOf(manifest), ...sequenceOf(manifest, text) };
     const { body } = await api.post("classify", { ...request, per_step: manifest.directions === 1 }, { signal });
@@ -95,7 +94,7 @@ export function Tab({ api, models, active }) {
       <${Choice} label="Model" value=${model} options=${classifiers.map((each) => [each, each])} onChange=${choose} />
       <${Field} label=${features.length ? "CSV" : "Text"} tag="textarea" rows="8" spellcheck=${false} value=${text}
         class=${features.length ? "mono" : ""} placeholder=${features.join(",")}
-        onInput=${({ target }) => setTyped((last) => ({ ...last, [name]: target.value }))}
+        onInput=${({ target }) => setTyped((last) => ({ ...last, [model]: target.value }))}
         hint=${features.length > 0 && `A row for each step: ${features.join(", ")}.`} />
       ${manifest && html`<p class="hint">${classes.length} classes: ${classes.join(", ")}.</p>`}
     </section>
