@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from carry.classifier import Classifier
 from service.app import create_app
 from service.classify.manifest import ClassifyManifest
-from service.engine.runner import Runner
+from service.engine.runner import Array, Runner
 from service.manifest import read_manifest
 from service.settings import Settings
 from tests.builders import CHARACTERS, character_model, forecaster, write_model
@@ -57,18 +57,17 @@ def test_before_the_first_whole_patch_a_class_is_as_probable_as_in_training() ->
     network = frozen_classifier()
     bias = (network.head.bias / network.temperature).detach().numpy()
     _, runner = open_model("two-float32")
-    values, mask = np.ones((1, 3, 2)), np.ones((1, 3, 2), np.float32)
-    [scores], _ = runner.prefill({"values": values, "mask": mask}, np.array([3]), runner.initial_states(1), ["logits"])
-    assert np.array_equal(scores[0], bias)
-    shown = np.random.default_rng(0).normal(size=(1, 12, 2))
-    hidden = np.broadcast_to(np.array([1, 0], np.float32), shown.shape).copy()
-    inputs = {"values": shown, "mask": hidden}
-    [first], _ = runner.prefill(inputs, np.array([12]), runner.initial_states(1), ["logits"])
-    assert not np.array_equal(first[0], bias)
-    [again], _ = runner.prefill(
-        inputs | {"values": shown * [1, 7]}, np.array([12]), runner.initial_states(1), ["logits"]
-    )
-    assert np.array_equal(first, again)
+
+    def scores(values: Array, mask: Array) -> Array:
+        inputs = {"values": values, "mask": mask.astype(np.float32)}
+        [output], _ = runner.prefill(inputs, np.array([values.shape[1]]), runner.initial_states(1), ["logits"])
+        row: Array = output[0]
+        return row
+
+    assert np.array_equal(scores(np.ones((1, 3, 2)), np.ones((1, 3, 2))), bias)
+    values, mask = np.random.default_rng(0).normal(size=(1, 12, 2)), np.ones((1, 12, 2)) * [1, 0]
+    assert not np.array_equal(scores(values, mask), bias)
+    assert np.array_equal(scores(values, mask), scores(values * [1, 7], mask))
 
 
 @pytest.fixture(scope="module")
