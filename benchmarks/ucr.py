@@ -179,7 +179,9 @@ def main(
 ) -> None:
     """Measure the sets that the rule names, or some sets of the packages."""
     torch.set_num_threads(1)  # small networks gain nothing by more
-    results = [] if restart or sets or not PARTIAL.exists() else orjson.loads(PARTIAL.read_bytes())
+    results: list[dict[str, Any]] = (
+        [] if restart or sets or not PARTIAL.exists() else orjson.loads(PARTIAL.read_bytes())
+    )
     done = {result["name"] for result in results}
     with peer() as others:
         known = others.line()
