@@ -213,7 +213,7 @@ def _fit_head(
         return None
     resumable_checkpoint(run.folder, run.identity)  # an unfinished run of another command is not overwritten
     y = _indices(train, labels)
-    frozen = fit_frozen(config.features_of, train, y, _class_weights(y, len(labels), config))
+    frozen = fit_frozen(config.features_of, train, y, _class_weights(y, len(labels), config), loop.seed)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_log(frozen.history, run.folder / LOG_FILE)
     saved = {"identity": dict(run.identity), "wrote": None, "history": [vars(line) for line in frozen.history]}

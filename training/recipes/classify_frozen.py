@@ -28,6 +28,9 @@ Trunk = FrozenSeries | FrozenText
 PENALTIES = np.logspace(-1, 6, 15)
 SHARPNESS = 10.0
 """The scores are so many times the regression of 1 and -1, before calibration divides them."""
+MOST_NUMBERS = 10**8
+"""What a head is fitted to, and its scores, are at most so many; memory has some five copies, 4 GB. Of more sequences,
+some are drawn."""
 SMALLEST = 1e-6
 """A standard deviation below this is that of a number that does not change."""
 
@@ -43,7 +46,7 @@ class FrozenFit:
 
 
 def fit_frozen(
-    source: ModelFolder, data: Labelled, labels: NDArray[np.int64], weights: NDArray[np.float32]
+    source: ModelFolder, data: Labelled, labels: NDArray[np.int64], weights: NDArray[np.float32], seed: int
 ) -> FrozenFit:
     """Read all sequences once through the layers of a model, and fit a head to what they leave.
 
@@ -60,10 +63,14 @@ def fit_frozen(
     started = time.monotonic()
     trunk, tokenizer = _trunk(source, data)
     sequences = [tokenizer.encode(text)[1] for text in data.sequences] if tokenizer else data.sequences
-    kept = [i for i, sequence in enumerate(sequences) if len(sequence)]
+    kept = np.array([i for i, sequence in enumerate(sequences) if len(sequence)])
+    most, drawn = MOST_NUMBERS // (trunk.width + len(PENALTIES) * len(weights)), ""
+    if len(kept) > most:
+        drawn = f" It was fitted to {most:,} of the {len(kept):,} training sequences, drawn at random."
+        kept = np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
     labels = labels[kept]
     say(f"reading {len(kept):,} sequences through the layers of {source.label}")
-    pooled = read_pooled(trunk, [sequences[i] for i in kept]).astype(np.float64)
+    pooled = read_pooled(trunk, [sequences[i] for i in kept.tolist()]).astype(np.float64)
     read = np.isfinite(pooled)
     count = np.maximum(read.sum(axis=0), 1)
     center = np.where(read, pooled, 0.0).sum(axis=0) / count
@@ -93,7 +100,7 @@ def fit_frozen(
         f"The recurrent layers are those of {source.label} and did not learn. A linear head reads, of all their units, "
         "the last output, and the mean, the maximum and the minimum of all so far; it is a ridge regression with the "
         f"penalty {PENALTIES[best]:g}, chosen by leaving out one sequence at a time. The validation loss is that of "
-        "each training sequence by the head of all others."
+        f"each training sequence by the head of all others.{drawn}"
     )
     history = [Epoch(1, train_loss, valid_loss, 0.0, seconds, len(labels) / seconds)]
     return FrozenFit(network.eval(), tokenizer, origin, history)
