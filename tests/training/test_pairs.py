@@ -120,7 +120,7 @@ def test_a_pair_that_is_too_long_is_refused_with_its_beginning() -> None:
 
 @pytest.mark.parametrize("unit", ["character", "word"])
 @given(pairs=PAIRS, rows=st.integers(1, 7), epoch=st.integers(0, 3), training=st.booleans())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_every_target_and_its_end_counts_once_after_its_source_and_nothing_else(
     unit: str, pairs: list[Pair], rows: int, epoch: int, training: bool
 ) -> None:
@@ -331,7 +331,7 @@ def test_a_source_can_be_written_as_a_pair_and_its_target_is_a_date(seed: int, u
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @given(st.dates(date(1000, 1, 1), date(2999, 12, 31)), st.randoms(use_true_random=False))
-@settings(max_examples=20)
+@settings(max_examples=5)
 def test_every_format_says_the_day_the_month_and_the_year(language: str, day: date, rng: Random) -> None:
     names = LANGUAGES[language]
     assert [len(each) for each in (names.months, names.short_months)] == [12, 12]
