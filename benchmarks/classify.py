@@ -31,7 +31,8 @@ from training.models import MANIFESTS
 
 RESULTS = Path(__file__).parent / "results" / "classify.json"
 MODELS = Path(__file__).parent.parent / "models"
-LONGEST = 60
+LONGEST = 30
+"""Steps of a sequence: each is a call of its own in a session."""
 
 Body = dict[str, Any]
 Shares = Mapping[str, float]
