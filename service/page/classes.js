@@ -10,7 +10,8 @@ const TEXT = "Das alte Haus stand am Rande des Waldes";
 const SERIES = { // by the name of the model
   "control-charts": "0.3 -1.1 0.8 0.1 -0.6 1.2 -0.4 0.5 -0.9 0.2 -0.3 0.7 2.6 1.9 2.2 3.1 1.4 2.7 2.0 2.9",
 };
-const COLOURS = ["--chart-median", "--chart-naive", "--chart-blue", "--chart-violet", "--chart-anomaly"];
+const COLOURS = ["--chart-median", "--chart-naive", "--chart-blue", "--chart-violet", "--chart-anomaly",
+  "--chart-truth"]; // of the most probable classes; others are not drawn
 const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000]; // between two marks of the axis
 const LETTER = 12; // px: with so much room for each character, the text itself is the axis
 
@@ -101,10 +102,10 @@ export function Tab({ api, models, active }) {
     <section class="card stack first" aria-label="Result" aria-busy=${busy}>
       <${Problem} error=${unknown ?? error} />
       ${answer && html`<p role="status">${inWords(answer)}</p>
-        <div class="grid" role="group" aria-label="Probabilities">${Object.entries(answer.probabilities).map(
-          ([each, share], i) => html`<label key=${each}><span class="row apart"><span>${each}</span>
-            <span class="number">${shareOf(share)}</span></span><progress value=${share} max="1"
-              style=${{ accentColor: `var(${COLOURS[i] ?? "--chart-text"})` }} /></label>`)}</div>
+        <div class="grid" role="group" aria-label="Probabilities">
+          ${Object.entries(answer.probabilities).slice(0, COLOURS.length).map(([each, share], i) => html`<label>
+            <span class="row apart"><span>${each}</span><span class="number">${shareOf(share)}</span></span>
+            <progress value=${share} max="1" style=${{ accentColor: `var(${COLOURS[i]})` }} /></label>`)}</div>
         ${answer.per_step && html`<${Steps} shares=${answer.per_step} series=${answer.request.series}
           letters=${isLetters && Array.from(answer.request.text.normalize("NFC"))}
           label="Probabilities after each step. At the end ${inWords(answer)}" />`}
