@@ -133,6 +133,8 @@ def read_architecture(folder: Path, kind: type[A]) -> A:
     try:
         found = _Named.model_validate_json(path.read_bytes()).network
         wanted = kind.model_fields["network"].default
+        if found not in {each.model_fields["network"].default for each in Architecture.__subclasses__()}:
+            raise ValueError(f"{path} describes no network of this version of Carry: {found!r}")
         if found != wanted:
             raise ValueError(f"{path} describes a network {found!r}, not {wanted!r}")
         return kind.model_validate_json(path.read_bytes())
