@@ -58,7 +58,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "guided_regex": (("",), _GRAMMAR),
     "include_stop_str_in_output": ((False,), "a text ends before its stop text: add that yourself"),
     "json_schema": (({},), _GRAMMAR),
-    "length_penalty": ((1,), "beams are not searched: leave it out"),
+    "length_penalty": ((1,), "only POST /generate searches, with `beams`: leave it out"),
     "logits_processors": (([],), "use `logit_bias`"),
     "max_completion_tokens": ((), _LENGTH),
     "max_new_tokens": ((), _LENGTH),
@@ -89,7 +89,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "top_n_sigma": ((-1, 0), _FILTERS),
     "truncate_prompt_tokens": ((-1,), "a prompt is read whole: cut it yourself"),
     "typical_p": ((0, 1), _FILTERS),
-    "use_beam_search": ((False,), "use `best_of`"),
+    "use_beam_search": ((False,), "use `best_of`, or `beams` of POST /generate"),
     "web_search_options": ((), _LEAVE),
     "xtc_probability": ((0,), _FILTERS),
 }
