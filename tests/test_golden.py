@@ -33,6 +33,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "sampled": {"prompt": "The old house ", "max_length": 80, "temperature": 0.8, "top_p": 0.95, "seed": 7},
     "with a stop text": {"prompt": "It was ", "max_length": 200, "temperature": 0.7, "seed": 3, "stop": [". ", "\n\n"]},
     "text-fast": {"model": "text-fast", "prompt": "It was ", "max_length": 60, "temperature": 0.7, "seed": 11},
+    "dates": {"model": "dates", "source": "le 1er févr. 98", "beams": 4, "n": 2, "seed": 1},
 }
 IN_TWO_PARTS = [
     {"prompt": "The captain ", "max_length": 30, "temperature": 0.7, "seed": 5},
@@ -53,6 +54,10 @@ FORECASTS: dict[str, dict[str, Any]] = {
         "upper": 100,
         "quantiles": [0.001, 0.5, 0.999],
     },
+}
+CLASSES: dict[str, dict[str, Any]] = {
+    "control-charts": {"model": "control-charts", "series": [*DAYS[:3], None, -2.0, 1.4, 2.9], "per_step": True},
+    "languages": {"model": "languages", "text": "Wo ist der Bahnhof? \u4e2d", "top_k": 5, "per_step": True},
 }
 OPENAI = {"model": "text", "prompt": "It was ", "max_tokens": 20, "temperature": 0.7, "seed": 7, "logprobs": 2}
 NIXTLA = {
@@ -147,6 +152,16 @@ def test_a_text_of_a_session_in_two_parts(served: TestClient, precision: str) ->
 def test_forecasts(served: TestClient, precision: str, name: str) -> None:
     answer = post(served, "/forecast", FORECASTS[name])
     check(precision, f"forecast: {name}", answer)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes(served: TestClient, precision: str, name: str) -> None:
+    """Both models serve float32 by default, and only that is written down."""
+    if precision == "int8":
+        pytest.skip("not recorded")
+    answer = post(served, "/classify", CLASSES[name])
+    shares = answer.pop("probabilities")
+    check(precision, f"classes: {name}", answer | {"classes": [*shares], "shares": [*shares.values()]})
 
 
 def test_openai(served: TestClient, precision: str) -> None:
