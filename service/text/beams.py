@@ -10,7 +10,7 @@ with the highest mean log-probability of a token are the best: sums alone would 
 Neural Machine Translation System", 2016, section 7).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +68,8 @@ def beam_search(tokenizer: Tokenizer, rows: list[Row], beams: int, start: Sequen
         NonFiniteOutputError: the model gives no finite scores. `path`: of the prompt.
     """
     max_length, stops, keeps_scores = rows[0].max_length, rows[0].stops, rows[0].scores is not None
-    scores, states = start.states["logits"], recurrent_states(start)
+    scores = start.states["logits"]
+    states: Mapping[str, Array] = recurrent_states(start)
     sums, stop_states = np.zeros(1), [0]
     steps: list[_Step] = []
     endings: list[_Ending] = []

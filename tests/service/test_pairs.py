@@ -40,7 +40,7 @@ def pair_model(tokenizer: Tokenizer, seed: int) -> TextModel:
     network = TextModel("lstm", tokenizer.size, 8, 24, 2, 0.0)
     with torch.no_grad():
         for weights in network.recurrent.parameters():
-            weights *= 2
+            weights.mul_(2)
     nn.init.normal_(network.head.weight, std=2.0)
     return network.eval()
 
@@ -106,7 +106,7 @@ def test_a_target_is_the_most_probable_text_unless_the_request_wants_chance(pair
 
 @given(source=LETTERS, model=MODELS, n=st.integers(1, 3))
 def test_a_streamed_target_is_the_whole_target(pairs: TestClient, source: str, model: str, n: int) -> None:
-    body = {"model": model, "source": source, "seed": 4, "n": n, "max_length": 20, "temperature": 1.0}
+    body: dict[str, Any] = {"model": model, "source": source, "seed": 4, "n": n, "max_length": 20, "temperature": 1.0}
     whole = post(pairs, "/generate", **body)
     stream = [data for _, data in events(pairs.post("/generate", json={**body, "stream": True}).text)]
     for i, choice in enumerate(whole["choices"] or [whole]):
@@ -198,7 +198,7 @@ def test_bad_input_names_the_field_and_what_is_accepted(pairs: TestClient, name:
 
 
 def test_the_platforms_send_sources_too(pairs: TestClient) -> None:
-    body = {"source": "abc", "beams": 2}
+    body: dict[str, Any] = {"source": "abc", "beams": 2}
     assert without_ids(post(pairs, "/invocations", **body)) == without_ids(post(pairs, "/generate", **body))
 
 
