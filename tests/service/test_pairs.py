@@ -86,7 +86,8 @@ def test_a_source_is_a_prompt_with_the_separator_and_the_end_as_stop_text(
     plain = post(pairs, "/generate", prompt=source + MARKS.separator, stop=[MARKS.end], **shared)
     assert without_ids(target) == without_ids(plain)
     assert MARKS.end not in target["text"]
-    assert target["text"].startswith(source + MARKS.separator) is echo
+    if echo:
+        assert target["text"].startswith(source + MARKS.separator)
 
 
 def test_a_target_ends_at_the_mark_of_the_pairs_or_at_the_length(pairs: TestClient) -> None:
@@ -129,7 +130,7 @@ def test_the_best_texts_of_a_search_come_in_the_order_of_their_scores(
     ends = [choice["text"] + MARKS.end * (choice["finish_reason"] == "stop") for choice in choices]
     ranked = post(pairs, "/predict", text=source + MARKS.separator, candidates=ends)["candidates"]
     means = {candidate["index"]: candidate["logprob_per_character"] for candidate in ranked}
-    assert scores == pytest.approx([means[i] for i in range(n)], rel=1e-4)
+    assert scores == pytest.approx([means[i] for i in range(n)], rel=1e-4, abs=1e-5)
 
 
 def test_a_sampled_text_has_no_score(pairs: TestClient) -> None:
