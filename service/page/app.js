@@ -72,8 +72,9 @@ function App() {
     setTimeout(() => setOthers(true), 1000 * OTHERS_SECONDS);
     list();
   }, []);
-  const shown = TABS.filter(([, , kind]) => !kind || listed.models.some((each) => each.kind === kind));
-  const current = listed.models.length && !shown.some(([id]) => id === selected) ? TABS[0][0] : selected;
+  const isOffered = (kind) => !kind || listed.models.some((each) => each.kind === kind);
+  const shown = TABS.filter(([id, , kind]) => (listed.models.length || id !== selected ? isOffered(kind) : true));
+  const current = shown.some(([id]) => id === selected) ? selected : TABS[0][0];
   const skip = (event) => {
     event.preventDefault();
     document.getElementById("main").focus();
