@@ -49,7 +49,7 @@ GENERATE_EXAMPLES: dict[str, Example] = {
     },
     "source": {
         "summary": "A model of pairs turns a source into the most probable target that a search finds",
-        "value": {"model": "dates", "source": "3. Mai 2021", "beams": 4},
+        "value": {"model": "dates", "source": "3. Mai 2021", "beams": 4, "max_length": 20},
     },
     "greedy": {
         "summary": "The most probable character each time, with five candidates at each",
