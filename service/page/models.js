@@ -17,10 +17,12 @@ const MEASURES = {
   mse: ["mean squared error", () => ""],
   scaled_quantile_loss: ["scaled quantile loss", () => "error of all quantiles, in the same unit"],
   coverage_80: ["of the values in the 80 % interval", () => "", percent],
+  accuracy: ["of the sequences in the right class", () => "", percent],
+  exact_match: ["of the texts exactly right", () => "", percent],
   free_running_mae: ["mean error of the free run", () => "each forecast fed back as if it had come true"],
 };
 const FREQUENCIES = { Y: "yearly", Q: "quarterly", M: "monthly", W: "weekly", D: "daily", H: "hourly", O: "other" };
-const HEADLINES = ["bits_per_character", "mase", "coverage_80", "smape", "mae"];
+const HEADLINES = ["accuracy", "exact_match", "bits_per_character", "mase", "coverage_80", "smape", "mae"];
 
 /** A metric in words. Its key ends with the measure; before it may stand a collection of series and its frequency. */
 function figureOf([key, value]) {

@@ -14,19 +14,21 @@ from tests.page.conftest import KEY, Visit, open_tab
 
 def test_each_model_has_a_card_in_words(page: Page) -> None:
     panel = open_tab(page, "models")
-    expect(panel.get_by_text("7 loaded.")).to_be_visible()
-    expect(panel.get_by_role("article")).to_have_count(7)
-    first = panel.get_by_role("article").first
-    expect(first.get_by_text("default", exact=True)).to_be_visible()
+    expect(panel.get_by_text("10 loaded.")).to_be_visible()
+    expect(panel.get_by_role("article")).to_have_count(10)
     text = panel.get_by_role("article", name="text@1")
     expect(text.get_by_text("Continues English prose: learnt from 584 works published up to 1928.")).to_be_visible()
     expect(text.get_by_role("definition")).to_have_text(["1.38"])
     expect(text.get_by_text("as if 2.6 of them were equally likely")).to_be_visible()
     expect(text.get_by_text(re.compile("^(float32|int8)$"))).to_be_visible()
     forecast = panel.get_by_role("article", name="forecast@2")
+    expect(forecast.get_by_text("default", exact=True)).to_be_visible()
     expect(forecast.get_by_text("MASE, M3, all")).to_be_visible()
     forecast.get_by_text("All figures").click()
     expect(forecast.get_by_role("row", name="sMAPE, % Hourly, hourly 8.3")).to_be_visible()
+    languages = panel.get_by_role("article", name="languages@1")
+    expect(languages.get_by_role("term")).to_have_text(["of the sequences in the right class"])
+    expect(languages.get_by_role("definition")).to_have_text(["94.4 %"])
 
 
 def test_a_picture_is_shown_large_with_its_caption(page: Page) -> None:
