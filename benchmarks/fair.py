@@ -34,8 +34,8 @@ KEYS = {"large": "the-key-of-the-large-caller", "small": "the-key-of-the-small-c
 BATCH_SERIES = 10_000
 BATCH_LENGTH = 170
 """Values of a series of the batch: with the horizon, ten thousand of them just fit in the queue of a model."""
-BATCH_PROMPTS = 256
-BATCH_TOKENS = 100
+BATCH_PROMPTS = 128
+BATCH_TOKENS = 75
 TOKENS = 20
 CONNECTIONS = (1, 4)
 """On how many connections the batches come."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 BASE_MEMORY = 100 * 2**20
 """Bytes of the supervisor, and of what all processes share."""
-PROCESS_MEMORY = 150 * 2**20
-"""Bytes of each process, with the models that Carry ships, in ordinary use."""
+PROCESS_MEMORY = 250 * 2**20
+"""Bytes of each process, with the models that Carry ships, in float32, in ordinary use."""
 
 
 def available_cores(root: Path = Path("/")) -> int:

@@ -99,7 +99,7 @@ class Settings(BaseModel):
 
     processes: int = Field(default_factory=processes_to_run, ge=1, le=256)
     """Processes that share the port, each with its own models. If not set, one for each available core, but no
-    more than memory allows, at 150 MB for each process and 100 MB for all."""
+    more than memory allows, at 250 MB for each process and 100 MB for all."""
 
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of one step of one model. A process for each core does more than one process with many threads."""

@@ -106,9 +106,9 @@ def test_cores_are_those_of_the_group_and_all_above_it(
 def test_memory_limits_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        root = write(tmp_path / name, {f"sys/fs/cgroup/{name}": f"{512 * 2**20}\n"})
-        assert available_memory(root) == 512 * 2**20
-        assert processes_to_run(root) == (512 * 2**20 - BASE_MEMORY) // PROCESS_MEMORY == 2
+        root = write(tmp_path / name, {f"sys/fs/cgroup/{name}": f"{700 * 2**20}\n"})
+        assert available_memory(root) == 700 * 2**20
+        assert processes_to_run(root) == (700 * 2**20 - BASE_MEMORY) // PROCESS_MEMORY == 2
     assert processes_to_run(write(tmp_path, {"sys/fs/cgroup/memory.max": "1000000\n"})) == 1
 
 
