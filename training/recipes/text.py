@@ -1,7 +1,7 @@
 """Trains a text model and writes its model folder: network, loop, export, evaluation, pictures, card."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from carry.files import DataError
 from carry.models import LanguageModel, write_samples
-from service.text.manifest import TextManifest
+from service.text.manifest import Pairs, TextManifest
 from training import plots
 from training.card import ModelCard, int8_text, markdown_table
 from training.data.tbptt_batches import TextStream
 from training.data.texts import Encoded, Parts, encode_all
 from training.evaluation.text_baselines import HMM_TOKENS, NGRAM_TOKENS, hmm_bits, ngram_bits
 from training.evaluation.texts import text_scores
-from training.loop import Epoch, LoopConfig, evaluate, fit
+from training.loop import Epoch, LoopConfig, Stream, evaluate, fit
 from training.models import ModelFolder, shipped_model
 from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, write_folder
 from training.progress import say
 from training.provenance import Run, is_first_process, provenance, rank_and_world_size
-from training.recipes.text_start import TextConfig, begin
+from training.recipes.text_start import Start, TextConfig, begin
 
 UNKNOWN_RATE = 0.002
 VALID_SEGMENTS, VALID_TOKENS = 40, 5_000
@@ -39,7 +39,7 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     """
     torch.manual_seed(loop.seed)
     start = begin(parts, config)
-    network, tokenizer = start.network, start.tokenizer
+    tokenizer = start.tokenizer
     say(start.origin)
     tokens, valid = ([tokenizer.encode(text)[1] for text in part] for part in (parts.train, parts.valid))
     test = encode_all(tokenizer, parts.test)
@@ -55,17 +55,43 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
     )
     line_end = tokenizer.vocabulary.index("\n") if "\n" in tokenizer.vocabulary else None
     validation = TextStream(_sample_segments(valid), 500, VALID_SEGMENTS)
-    history = fit(
-        network,
-        TextStream(tokens, config.context, config.rows, UNKNOWN_RATE, line_end, rank_and_world_size()),
-        validation,
-        loop,
-        run.folder,
-        run.identity,
-    )
+    training = TextStream(tokens, config.context, config.rows, UNKNOWN_RATE, line_end, rank_and_world_size())
+
+    def measure(
+        folder: Path, unmeasured: TextManifest, int8: GraphSpec, history: list[Epoch], rounding: float
+    ) -> TextManifest:
+        models = (
+            LanguageModel.of_folder(folder, unmeasured, unmeasured.graph),
+            LanguageModel.of_folder(folder, unmeasured, int8.graph),
+        )
+        return _measure(models, int8, rounding, tokens, test, parts, config, history, folder, start.origin)
+
+    return fit_and_write(start, training, validation, loop, run, config.context, None, measure)
+
+
+Measure = Callable[[Path, TextManifest, GraphSpec, list[Epoch], float], TextManifest]
+"""From the unfinished folder, its manifest, the int8 graphs, the log, and by how much rounding the matrices raised the
+loss on the validation part, to the whole manifest; it measures the model and adds the card and the pictures."""
+
+
+def fit_and_write(
+    start: Start,
+    training: Stream,
+    validation: Stream,
+    loop: LoopConfig,
+    run: Run,
+    context: int,
+    pairs: Pairs | None,
+    measure: Measure,
+) -> Path | None:
+    """Train the network, round its matrices, and write its model folder. context, pairs: of the manifest.
+
+    Returns the model folder, or None in a process that only helped to train.
+    """
+    history = fit(start.network, training, validation, loop, run.folder, run.identity)
     if not is_first_process():
         return None
-    network = network.cpu()
+    network, tokenizer = start.network.cpu(), start.tokenizer
     say("exporting: rounding the matrices to int8, building the graphs, comparing them with PyTorch")
     loss = evaluate(network, validation)
     graphs, recurrent = build_graphs(network), network.recurrent
@@ -85,16 +111,13 @@ def train(parts: Parts, config: TextConfig, loop: LoopConfig, run: Run) -> Path 
             unit=tokenizer.level,
             vocabulary=tokenizer.vocabulary,
             replacements=dict(tokenizer.replacements),
-            context=config.context,
+            context=context,
+            pairs=pairs,
         )
 
     def finalize(folder: Path, unmeasured: TextManifest, int8: GraphSpec) -> TextManifest:
         save_reference(network, folder)
-        models = (
-            LanguageModel.of_folder(folder, unmeasured, unmeasured.graph),
-            LanguageModel.of_folder(folder, unmeasured, int8.graph),
-        )
-        return _measure(models, int8, rounding, tokens, test, parts, config, history, folder, start.origin)
+        return measure(folder, unmeasured, int8, history, rounding)
 
     return write_folder(run.models, run.name, graphs, manifest, finalize)
 

@@ -14,11 +14,11 @@ from training.card import ModelCard, int8_text, markdown_table
 from training.data.pairs import MARKS, EncodedPair, Pair, PairParts, PairStream, encode_pairs
 from training.data.texts import Parts
 from training.evaluation.pairs import pair_scores, target_nats, write_targets
-from training.loop import Epoch, LoopConfig, evaluate, fit
-from training.onnx.export import GraphSpec, build_graphs, evaluate_int8, save_reference, write_folder
+from training.loop import Epoch, LoopConfig
+from training.onnx.export import GraphSpec, evaluate_int8
 from training.progress import say
-from training.provenance import Run, is_first_process, provenance, rank_and_world_size
-from training.recipes.text import UNKNOWN_RATE, rounding_text
+from training.provenance import Run, rank_and_world_size
+from training.recipes.text import UNKNOWN_RATE, fit_and_write, rounding_text
 from training.recipes.text_start import TextConfig, begin
 
 VALID_PAIRS = 2_000
@@ -35,7 +35,7 @@ def train(parts: PairParts, config: TextConfig, loop: LoopConfig, run: Run) -> P
     """
     torch.manual_seed(loop.seed)
     start = begin(Parts([pair.text() for pair in parts.train], [], []), config, (MARKS.separator, MARKS.end))
-    network, tokenizer = start.network, start.tokenizer
+    tokenizer = start.tokenizer
     say(start.origin)
     if parts.left_out:
         say(f"{parts.left_out:,} pairs are not trained on: their sources are held out")
@@ -46,46 +46,14 @@ def train(parts: PairParts, config: TextConfig, loop: LoopConfig, run: Run) -> P
         f"{len(pairs):,} pairs to train on, {len(parts.valid):,} to choose the weights on, {len(test):,} to measure; "
         f"the longest has {longest:,} {tokenizer.level}s; the model knows {tokenizer.size - 1:,} {tokenizer.level}s"
     )
-    validation = PairStream(valid, config.rows)
-    history = fit(
-        network,
-        PairStream(pairs, config.rows, UNKNOWN_RATE, rank_and_world_size()),
-        validation,
-        loop,
-        run.folder,
-        run.identity,
-    )
-    if not is_first_process():
-        return None
-    network = network.cpu()
-    say("exporting: rounding the matrices to int8, building the graphs, comparing them with PyTorch")
-    loss = evaluate(network, validation)
-    graphs, recurrent = build_graphs(network), network.recurrent
-    rounding = evaluate(network, validation) / loss - 1
+    training = PairStream(pairs, config.rows, UNKNOWN_RATE, rank_and_world_size())
 
-    def manifest(version: int, float32: GraphSpec) -> TextManifest:
-        return TextManifest(
-            name=run.name,
-            version=version,
-            description=run.description,
-            graph=float32.graph,
-            decode=float32.decode,
-            metrics={},
-            provenance=provenance(
-                run, network, history, loop.seed, recurrent.cell, len(recurrent.layers), recurrent.hidden
-            ),
-            unit=tokenizer.level,
-            vocabulary=tokenizer.vocabulary,
-            replacements=dict(tokenizer.replacements),
-            context=longest,
-            pairs=MARKS,
-        )
-
-    def finalize(folder: Path, unmeasured: TextManifest, int8: GraphSpec) -> TextManifest:
-        save_reference(network, folder)
+    def measure(
+        folder: Path, unmeasured: TextManifest, int8: GraphSpec, history: list[Epoch], rounding: float
+    ) -> TextManifest:
         return _measure(folder, unmeasured, int8, parts, test, history, start.origin, rounding)
 
-    return write_folder(run.models, run.name, graphs, manifest, finalize)
+    return fit_and_write(start, training, PairStream(valid, config.rows), loop, run, longest, MARKS, measure)
 
 
 def _measure(
